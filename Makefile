@@ -1,0 +1,53 @@
+# Everything a fresh machine with python3, pip and make needs:
+#
+#   make screen [ARCHIVE=path]   screen a folder of X-ray studies (default: the example archive)
+#   make test                    run the tests
+#   make check                   the ritual before a commit: style, types, tests
+#   make lock                    choose dependencies' versions anew
+
+PYTHON ?= python3
+ARCHIVE ?= examples/archive
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: screen test check style types lock clean
+
+screen: .venv/screen.done
+	@$(BIN)/bonescreen screen "$(ARCHIVE)"
+
+test: .venv/develop.done
+	@$(BIN)/python -m pytest -n 4
+
+check: style types test
+
+style: .venv/develop.done
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: .venv/develop.done
+	@$(BIN)/mypy
+
+lock: .venv/develop.done
+	@$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --python-version 3.11 --strip-extras \
+		--no-annotate --no-header --no-emit-index-url pyproject.toml --output-file constraints.txt
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "bonescreen needs Python 3.11, 3.12 or 3.13; say which: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "Setting up .venv (once) ..."
+	@# Debian's python3 comes without ensurepip, but its pip can serve another environment.
+	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv \
+		&& $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; }
+
+.venv/screen.done: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing bonescreen into .venv (about 600 MB, once) ..."
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/develop.done: .venv/screen.done
+	@echo "Installing what training and the tests need (TensorFlow: about 2 GB, once) ..."
+	@$(INSTALL) --editable ".[dev,postgres,tensorflow]"
+	@touch $@
