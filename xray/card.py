@@ -1,0 +1,210 @@
+"""What a model package says of itself: a frozen tree of plain values, read strictly from JSON."""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xray.errors import PackageError
+from xray.vocabulary import BODY_PARTS
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """A calibrated probability at or over which an image, or a study's score, is positive; and how it was chosen."""
+
+    value: float
+    chosen: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Platt's scaling: probability = sigmoid(slope * logit + intercept).
+
+    References
+    ----------
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+    """
+
+    slope: float
+    intercept: float
+
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Return probabilities in [0, 1] for logits of any shape, float64."""
+        z = self.slope * np.asarray(logits, np.float64) + self.intercept
+        # exp of a non-positive number only, so that no logit overflows
+        small = np.exp(-np.abs(z))
+        return np.where(z >= 0, 1 / (1 + small), small / (1 + small))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """A data set that the weights have seen, and on what terms."""
+
+    name: str
+    role: str
+    licence: str
+    terms: str
+    attribution: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One measured number with its 95 % interval; ``population`` says on what it was measured."""
+
+    name: str
+    population: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A model package's card.
+
+    Attributes
+    ----------
+    schema : int
+        Version of this layout.
+    name, version : str
+        The package's name, and its version.
+    backbone : str
+        Name of the ``keras.applications`` model.
+    head : tuple of int
+        Widths of the head's two hidden layers.
+    finding, wording : str
+        What is looked for (``"fracture"``), and how a positive is worded (``"positive: fracture"``).
+    body_parts : tuple of str
+        Body parts in scope, DICOM Body Part Examined terms; images of others are out of scope.
+    input_size : int
+        Side of the square input, pixels.
+    preprocessing : str
+        Id of the preprocessing that turns a radiograph into the input.
+    image_threshold, study_threshold : Threshold
+        Cut-offs on calibrated probabilities.
+    calibration : Calibration
+        From logits to probabilities.
+    heat_map_scale : float
+        The CAM value, logit units, that is drawn at the colour map's top.
+    training_data : tuple of TrainingData
+        What the weights have seen.
+    metrics : tuple of Metric
+        What was measured.
+    limits : tuple of str
+        What a user must know before believing a number.
+    command : str
+        The command that made the package.
+    files : mapping of str to str
+        SHA-256, hexadecimal, of the package's other files.
+    """
+
+    schema: int
+    name: str
+    version: str
+    backbone: str
+    head: tuple[int, int]
+    finding: str
+    wording: str
+    body_parts: tuple[str, ...]
+    input_size: int
+    preprocessing: str
+    image_threshold: Threshold
+    study_threshold: Threshold
+    calibration: Calibration
+    heat_map_scale: float
+    training_data: tuple[TrainingData, ...]
+    metrics: tuple[Metric, ...]
+    limits: tuple[str, ...]
+    command: str
+    files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse values that no package can mean."""
+        unknown = [part for part in self.body_parts if part not in BODY_PARTS]
+        if self.schema != SCHEMA:
+            raise PackageError(f"schema version {self.schema} is not known here (known: {SCHEMA})")
+        if unknown:
+            raise PackageError(f"unknown body parts: {', '.join(unknown)}")
+        for field in ("image_threshold", "study_threshold"):
+            if not 0 <= getattr(self, field).value <= 1:
+                raise PackageError(f"{field} is not a probability")
+        if self.heat_map_scale <= 0 or self.input_size <= 0 or min(self.head) <= 0:
+            raise PackageError("heat_map_scale, input_size and head must be positive")
+
+    def probability(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated probabilities of the finding.
+
+        Parameters
+        ----------
+        logits : array_like
+            The network's logits, any shape.
+
+        Returns
+        -------
+        ndarray of float64
+            Probabilities in [0, 1], same shape.
+        """
+        return self.calibration.apply(logits)
+
+    def to_json(self) -> str:
+        """Return the card as JSON text, the same bytes for the same card."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """Read a card.
+
+        Raises
+        ------
+        PackageError
+            If the text is not JSON, or a field is missing, unknown or of a wrong type; the field is named.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise PackageError(f"not JSON: {error}") from error
+        if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
+            raise PackageError(f"schema version {raw.get('schema')!r} is not known here (known: {SCHEMA})")
+        card: Card = _decode(cls, raw, "card")
+        return card
+
+
+def _decode(kind: Any, raw: Any, where: str) -> Any:
+    """Turn a JSON value into ``kind``: a dataclass, tuple, mapping of strings, or plain type."""
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, raw, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        kinds = (arguments[0],) * len(raw) if isinstance(raw, list) and Ellipsis in arguments else arguments
+        if not isinstance(raw, list) or len(raw) != len(kinds):
+            raise PackageError(f"{where} is not a list of the right length")
+        pairs = enumerate(zip(kinds, raw, strict=True))
+        return tuple(_decode(each, value, f"{where}[{i}]") for i, (each, value) in pairs)
+    if origin is not None:
+        if not isinstance(raw, dict):
+            raise PackageError(f"{where} is not an object")
+        return {key: _decode(arguments[1], value, f"{where}.{key}") for key, value in raw.items()}
+    if kind is float and type(raw) is int:
+        raw = float(raw)
+    if type(raw) is not kind:
+        raise PackageError(f"{where} is {type(raw).__name__}, not {kind.__name__}")
+    if kind is float and not math.isfinite(raw):
+        raise PackageError(f"{where} is not finite")
+    return raw
+
+
+def _decode_dataclass(kind: Any, raw: Any, where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(raw, dict):
+        raise PackageError(f"{where} is not an object")
+    for name in sorted(hints.keys() ^ raw.keys()):
+        raise PackageError(f"{where}.{name} is {'missing' if name in hints else 'unknown'}")
+    return kind(**{name: _decode(hint, raw[name], f"{where}.{name}") for name, hint in hints.items()})

@@ -1,0 +1,187 @@
+"""The OpenVINO engine: CPUs, without TensorFlow."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from xray.engine import Inference, forward_batches
+from xray.errors import PackageError, StorageOutage
+from xray.package import ModelPackage, file_sha256
+
+GRAPH_FILE, WEIGHTS_FILE, DIGESTS_FILE = "network.xml", "network.bin", "SHA256SUMS"
+FORWARD_BATCH = 1
+"""Measured (docs/model.md): single images on parallel streams are the fastest on a CPU."""
+
+
+class OpenVINOEngine:
+    """A package's network as an OpenVINO graph.
+
+    Parameters
+    ----------
+    package : ModelPackage
+        The model.
+    graph : Path
+        Its graph, from :func:`derive_graph`.
+    threads : int, optional
+        CPU threads; all by default.
+
+    Raises
+    ------
+    PackageError
+        If OpenVINO cannot load the graph, or it is not a network of ours.
+    """
+
+    name = "openvino"
+    precision = "fp32"
+
+    def __init__(self, package: ModelPackage, graph: Path, threads: int | None = None) -> None:
+        size = package.card.input_size
+        threads = threads or len(os.sched_getaffinity(0))
+        core = ov.Core()
+        try:
+            model = core.read_model(graph)
+            model.reshape([FORWARD_BATCH, size, size])
+            compiled = core.compile_model(
+                model,
+                "CPU",
+                # CPUs with bfloat16 would otherwise use it; fp32 names a model version.
+                {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads},
+            )
+        except RuntimeError as error:
+            raise PackageError(f"{graph}: OpenVINO cannot load it: {str(error).splitlines()[0]}") from error
+        shapes = [tuple(output.shape) for output in compiled.outputs]
+        if [len(shape) for shape in shapes] != [1, 3]:
+            raise PackageError(f"{graph}: outputs {shapes} are not logits and CAMs")
+        self._map_shape = shapes[1][1:]
+        self._queue = ov.AsyncInferQueue(compiled, threads)
+
+    def infer(self, images: NDArray[np.uint8]) -> Inference:
+        """Run the network; see :meth:`xray.engine.Engine.infer`."""
+        logits = np.empty(len(images), np.float32)
+        cams = np.empty((len(images), *self._map_shape), np.float32)
+
+        def keep(request: ov.InferRequest, place: slice) -> None:
+            count = place.stop - place.start
+            logits[place] = request.get_output_tensor(0).data[:count]
+            cams[place] = request.get_output_tensor(1).data[:count]
+
+        self._queue.set_callback(keep)
+        for place, batch in forward_batches(images, FORWARD_BATCH):
+            self._queue.start_async({0: batch}, place)
+        self._queue.wait_all()
+        return Inference(logits, cams)
+
+
+def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> tuple[Path, bool]:
+    """Return a package's OpenVINO graph, derived from its weights unless the cache has it.
+
+    The cache is keyed by the package's digest and the versions of Keras and OpenVINO. A graph appears in it whole or
+    not at all, whoever else derives it at the same time, with the SHA-256 of its files. Those are compared each time it
+    is taken from the cache, as golden images do not exercise every weight; a graph that differs is derived again.
+
+    Parameters
+    ----------
+    package : ModelPackage
+        The model.
+    cache : Path
+        Folder of derived graphs; made if missing.
+    again : bool
+        Replace what the cache has.
+
+    Returns
+    -------
+    graph : Path
+        The ``.xml``.
+    fresh : bool
+        Whether this call derived it.
+
+    Raises
+    ------
+    PackageError
+        If the network cannot be exported.
+    StorageOutage
+        If the cache cannot be read or written, or its disk is full.
+    """
+    kept = cache / f"{package.digest[:32]}-keras{version('keras')}-openvino{version('openvino')}"
+    try:
+        if not again and _is_intact(kept):
+            return kept / GRAPH_FILE, False
+        cache.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".deriving-", dir=cache))
+    except OSError as error:
+        raise _cache_outage(cache, error) from error
+    try:
+        # Not the staging folder itself, which nobody else may enter.
+        derived = staging / "derived"
+        derived.mkdir()
+        derived.chmod(0o755)
+        _export(package, derived / GRAPH_FILE)
+        (derived / DIGESTS_FILE).write_bytes(_digests(derived))
+        _put_in_place(derived, kept, staging / "replaced", again=again)
+    except OSError as error:
+        raise _cache_outage(cache, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return kept / GRAPH_FILE, True
+
+
+def _put_in_place(derived: Path, kept: Path, replaced: Path, *, again: bool) -> None:
+    if again or not _is_intact(kept):
+        # Moved, not deleted: another process may be reading it.
+        with suppress(FileNotFoundError):
+            kept.rename(replaced)
+    try:
+        derived.rename(kept)
+    except OSError:
+        # Another process was first: the same weights, so the same graph.
+        if not _is_intact(kept):
+            raise
+
+
+def _is_intact(kept: Path) -> bool:
+    try:
+        return (kept / DIGESTS_FILE).read_bytes() == _digests(kept)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _digests(folder: Path) -> bytes:
+    """Return what ``sha256sum`` writes of a graph's two files."""
+    return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in (GRAPH_FILE, WEIGHTS_FILE)).encode()
+
+
+def _cache_outage(cache: Path, error: OSError) -> StorageOutage:
+    return StorageOutage(f"the graph cache {cache} cannot be used: {error.strerror or error}")
+
+
+def _export(package: ModelPackage, out: Path) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "openvino", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "xray.export", str(package.path.resolve()), str(out.resolve())],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not out.is_file():
+        _require_room(package, out.parent)
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise PackageError(f"{package.path}: no OpenVINO graph could be derived: {reason[0]}")
+
+
+def _require_room(package: ModelPackage, folder: Path) -> None:
+    """Raise what the disk says to a file as large as a graph: OpenVINO says "iostream error" when it is full."""
+    # The graph is float32, the package float16; the rest is for the XML.
+    room = 3 * package.weights_path.stat().st_size
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, room)

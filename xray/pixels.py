@@ -1,0 +1,264 @@
+"""From a file's bytes to the square of gray that the network takes: one code for training and screening."""
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from xray.errors import FileFault, PackageError
+from xray.vocabulary import Reason
+
+MAX_PIXELS = 100_000_000
+"""Over twice the largest radiograph detectors. While such a film is decoded, it takes 292 MB as 8-bit gray, 585 MB as
+16-bit gray and 684 MB as colour (measured); the gray that comes out takes 100 MB."""
+
+Geometry = Literal["squash", "pad"]
+
+# Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# Pillow's own classes instead of `Image.open`: nothing else is ever tried, and no process-wide pixel limit is in play.
+_OPENERS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"II\x2a\x00", TiffImageFile),
+    (b"MM\x00\x2a", TiffImageFile),
+    (b"II\x2b\x00", TiffImageFile),
+    (b"MM\x00\x2b", TiffImageFile),
+)
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 322, 323
+_OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
+_WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a film becomes the network's input; its id is part of a model package.
+
+    Parameters
+    ----------
+    size : int
+        Side of the square, pixels.
+    geometry : {"squash", "pad"}
+        ``squash`` stretches the film to the square; ``pad`` keeps its proportions, centred on black.
+    """
+
+    size: int
+    geometry: Geometry
+
+    @property
+    def id(self) -> str:
+        """The id, such as ``gray8-pad-224-bilinear-1``; the last number counts changes of this module's meaning."""
+        return f"gray8-{self.geometry}-{self.size}-bilinear-1"
+
+    @classmethod
+    def from_id(cls, text: str) -> "Preprocessing":
+        """Read an id.
+
+        Raises
+        ------
+        PackageError
+            This bonescreen does not know the id.
+        """
+        match = re.fullmatch(r"gray8-(squash|pad)-([1-9][0-9]{1,3})-bilinear-1", text)
+        if match is None:
+            raise PackageError(f"this bonescreen does not know the preprocessing {text!r}; update bonescreen")
+        return cls(int(match[2]), cast("Geometry", match[1]))
+
+    def placement(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Say where a film of `height` x `width` pixels lies in the square: top, left, height, width."""
+        if self.geometry == "squash":
+            return 0, 0, self.size, self.size
+        scale = self.size / max(height, width)
+        h, w = max(1, round(height * scale)), max(1, round(width * scale))
+        return (self.size - h) // 2, (self.size - w) // 2, h, w
+
+    def apply(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fit a film into the square, antialiased (Pillow's bilinear filter with support scaled to the reduction).
+
+        Parameters
+        ----------
+        gray : ndarray of uint8, shape (H, W)
+            The film, bone bright.
+
+        Returns
+        -------
+        ndarray of uint8, shape (size, size)
+        """
+        top, left, height, width = self.placement(gray.shape[0], gray.shape[1])
+        square = np.zeros((self.size, self.size), np.uint8)
+        resized = Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR)
+        square[top : top + height, left : left + width] = np.asarray(resized)
+        return square
+
+
+def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode a file's bytes and fit the film into the square: uint8, shape (size, size). Raises `FileFault`."""
+    return preprocessing.apply(decode(data))
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG or TIFF to gray at its full size; safe in threads.
+
+    One channel deeper than 8 bits is mapped linearly from the image's own least and greatest value to 0..255, as 10,
+    12 and 16 bits come in the same 16-bit files. Several such channels are not read: Pillow would drop their low bytes,
+    and leave a 12-bit film nearly black. Colour becomes luma (ITU-R BT.601), alpha lies on black, the EXIF
+    orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the first picture is read.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+    max_pixels : int
+        Cap on width x height, held against the header before anything is decoded.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W)
+        May be read-only.
+
+    Raises
+    ------
+    FileFault
+        The bytes are no image we read, are damaged, hold several frames, or are over the cap.
+    """
+    if not data:
+        raise FileFault(Reason.EMPTY)
+    opener = _opener(data)
+    if opener is None:
+        raise FileFault(Reason.NOT_AN_IMAGE)
+    try:
+        with opener(io.BytesIO(data)) as image:
+            _check_header(image, len(data), max_pixels)
+            if isinstance(image, JpegImageFile):
+                image.draft("L", None)
+            image.load()
+            _orient(image)
+            return _gray(image)
+    except (FileFault, MemoryError):
+        # Whose memory ran out is not the file's fault: its need is capped.
+        raise
+    # Hostile bytes bring out nearly every exception there is, and none may take the neighbours along.
+    except Exception as error:
+        raise _fault(data, error) from error
+
+
+def pixel_count(data: bytes) -> int:
+    """Say from a file's header, cheaply, for how many pixels its decoding makes room; 0 for no image we read."""
+    opener = _opener(data)
+    if opener is None:
+        return 0
+    try:
+        with opener(io.BytesIO(data)) as image:
+            width, height = _room(image)
+            return width * height
+    # As in `decode`, which says what is wrong.
+    except Exception:
+        return 0
+
+
+def _opener(data: bytes) -> Callable[[io.BytesIO], ImageFile] | None:
+    return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
+
+
+def _room(image: ImageFile) -> tuple[int, int]:
+    if not isinstance(image, TiffImageFile):
+        return image.size
+    # A decoder makes room for a whole tile, however small the image.
+    tile = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
+    return max(image.size, tile, key=lambda size: size[0] * size[1])
+
+
+def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
+    width, height = _room(image)
+    if width * height > max_pixels:
+        raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
+    if getattr(image, "is_animated", False):
+        raise FileFault(Reason.MULTI_FRAME)
+    if _has_deep_channels(image):
+        raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel")
+    if isinstance(image, TiffImageFile):
+        _check_strips(image, length)
+
+
+def _has_deep_channels(image: ImageFile) -> bool:
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+        samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
+        return bool(max(bits) > 8 and max(len(bits), samples) > 1)
+    # Such as "RGB;16B": what the file holds, where the mode says what Pillow makes of it.
+    return image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def _check_strips(image: TiffImageFile, length: int) -> None:
+    # libtiff only says "decoder error" of strips or tiles that lie behind the file's end.
+    for offset_tag, count_tag in _OFFSETS_AND_BYTE_COUNTS:
+        places = zip(image.tag_v2.get(offset_tag, ()), image.tag_v2.get(count_tag, ()), strict=False)
+        if any(offset + count > length for offset, count in places):
+            raise FileFault(Reason.TRUNCATED, "strips or tiles lie behind the end of the file")
+
+
+def _orient(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
+        # The pixels are decoded by now: a damaged EXIF block is no reason to lose the film.
+        return
+
+
+def _gray(image: ImageFile) -> NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        gray = _stretch(np.asarray(image))
+        # Pillow inverts such a TIFF itself up to 8 bits, and not above.
+        inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        return np.invert(gray) if inverted else gray
+    if image.has_transparency_data:
+        layers = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        return np.asarray(ImageChops.multiply(layers.convert("L"), layers.getchannel("A")))
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise FileFault(Reason.CORRUPT, "values that are not numbers")
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    # In bands, as NumPy's intermediate values take eight bytes a pixel.
+    bands = np.array_split(values, 64)
+    if values.dtype.itemsize == 2:
+        table = _to_bytes(np.arange(65536.0), low, high)
+        return np.concatenate([np.take(table, band) for band in bands])
+    return np.concatenate([_to_bytes(band.astype(np.float64), low, high) for band in bands])
+
+
+def _to_bytes(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+    return np.rint((values - low) / (high - low) * 255.0).clip(0, 255).astype(np.uint8)
+
+
+def _fault(data: bytes, error: Exception) -> FileFault:
+    # Nothing but printable ASCII: the text is stored, and may quote the file's bytes.
+    detail = " ".join(re.sub(r"[^ -~]+", " ", str(error)).split())[:200] or type(error).__name__
+    if re.search(r"unknown pixel mode|unknown data organization|cannot handle|not supported|not available", detail):
+        return FileFault(Reason.UNSUPPORTED, detail)
+    return FileFault(Reason.TRUNCATED if _is_cut(data, detail.lower()) else Reason.CORRUPT, detail)
+
+
+def _is_cut(data: bytes, detail: str) -> bool:
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    return re.search("truncated|not enough|requires a buffer|not identified|missing dimensions", detail) is not None

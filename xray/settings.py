@@ -1,0 +1,165 @@
+"""The environment, read once into one frozen object and passed on as an argument."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import parse_qs, urlsplit
+
+from xray.errors import UsageError
+from xray.message import DEFAULT_BATCH_SIZE
+
+DEFAULT_MODEL = "fracture-densenet169-1"
+EngineName = Literal["auto", "openvino", "keras"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+_ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "password", "virtual_host", "db"})
+"""What a broker's URL says before its query, and Celery takes only from there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    Parameters
+    ----------
+    home : Path
+        Folder of the embedded database, the embedded broker and the graph cache (``BONESCREEN_HOME``).
+    broker_url : str or None
+        Redis-protocol URL; None means the embedded broker (``BONESCREEN_BROKER_URL``).
+    database_url : str or None
+        SQLAlchemy URL; None means the embedded SQLite file (``BONESCREEN_DATABASE_URL``).
+    archives : mapping of str to Path
+        Archive roots on this host by name (``BONESCREEN_ARCHIVES``, ``name=/path,...``).
+    model : str
+        Model package, by name or folder (``BONESCREEN_MODEL``).
+    engine : str
+        ``auto``, ``openvino`` or ``keras`` (``BONESCREEN_ENGINE``).
+    batch_size : int
+        Images a ledger batch holds (``BONESCREEN_BATCH_SIZE``).
+    """
+
+    home: Path
+    broker_url: str | None
+    database_url: str | None
+    archives: Mapping[str, Path]
+    model: str
+    engine: EngineName
+    batch_size: int
+
+    @property
+    def effective_database_url(self) -> str:
+        """The database's URL, embedded or configured."""
+        return self.database_url or f"sqlite:///{self.home / 'bonescreen.db'}"
+
+    @property
+    def graph_cache(self) -> Path:
+        """Where derived inference graphs are kept."""
+        return self.home / "graphs"
+
+    def archive_root(self, name: str) -> Path | None:
+        """Return an archive's root on this host, or None when it is not configured here."""
+        return self.archives.get(name)
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Read every ``BONESCREEN_*`` setting.
+
+    Raises
+    ------
+    UsageError
+        A setting has no valid value; the text names it.
+    """
+    return Settings(
+        home=_home(environ.get("BONESCREEN_HOME") or "~/.bonescreen"),
+        broker_url=_broker_url(environ.get("BONESCREEN_BROKER_URL") or None),
+        database_url=environ.get("BONESCREEN_DATABASE_URL") or None,
+        archives=parse_archives(environ.get("BONESCREEN_ARCHIVES") or ""),
+        model=environ.get("BONESCREEN_MODEL") or DEFAULT_MODEL,
+        engine=_engine(environ.get("BONESCREEN_ENGINE") or "auto"),
+        batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
+    )
+
+
+def parse_archives(text: str) -> dict[str, Path]:
+    """Read ``name=/path,name=/path``.
+
+    Raises
+    ------
+    UsageError
+        A part is not of that form, a name repeats, or a path is not absolute.
+    """
+    found: dict[str, Path] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, path = part.partition("=")
+        if not equals or not is_archive_name(name) or not path.startswith("/"):
+            raise UsageError(f"BONESCREEN_ARCHIVES: {part!r} is not name=/absolute/path")
+        if name in found:
+            raise UsageError(f"BONESCREEN_ARCHIVES names {name!r} twice")
+        found[name] = Path(path)
+    return found
+
+
+def can_hand_on(name: str, root: Path) -> bool:
+    """Tell whether an archive can be written into ``BONESCREEN_ARCHIVES`` and read back the same."""
+    text = f"{name}={root}"
+    try:
+        text.encode()
+        return "\n" not in text and parse_archives(text) == {name: root}
+    except (UnicodeEncodeError, UsageError):
+        return False
+
+
+def is_archive_name(name: str) -> bool:
+    """Tell whether a text can name an archive: letters, digits, dot, dash and underscore."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name) is not None
+
+
+def _home(text: str) -> Path:
+    try:
+        home = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"BONESCREEN_HOME={text!r} is the home of nobody known here") from error
+    # It becomes part of two URLs, which are not written and read alike by all that take them.
+    if any(character in "?#%" or not character.isprintable() for character in str(home)):
+        raise UsageError(f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose another")
+    return home
+
+
+def _broker_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    if not url.startswith(("redis://", "rediss://", "redis+socket://")):
+        raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://")
+    # Nothing of the URL is shown, as what is wrong with it may be its password.
+    wrong = UsageError(
+        "BONESCREEN_BROKER_URL is no URL of a broker; write redis://user:password@host:6379/0 with any special "
+        "character of the password as %XX, or redis+socket:///path"
+    )
+    try:
+        parts = urlsplit(url)
+        # A port that is no number is an error only to whom asks for it.
+        parts.port  # noqa: B018
+    except ValueError as error:
+        raise wrong from error
+    if parts.scheme == "redis+socket":
+        return url
+    if re.fullmatch(r"/?[0-9]*", parts.path) is None or "@" in parts.query + parts.fragment:
+        raise wrong
+    if _ADDRESS & parse_qs(parts.query, keep_blank_values=True).keys():
+        raise wrong
+    return url
+
+
+def _engine(text: str) -> EngineName:
+    for engine in ENGINES:
+        if text == engine:
+            return engine
+    raise UsageError(f"BONESCREEN_ENGINE={text!r} is none of {', '.join(ENGINES)}")
+
+
+def _batch_size(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise UsageError(f"BONESCREEN_BATCH_SIZE={text!r} is not a number from 1 to 4096")
+    return int(text)

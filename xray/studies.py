@@ -1,0 +1,171 @@
+"""Which study a file of an archive belongs to, told from its path alone."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePath, PurePosixPath
+
+from xray.vocabulary import Label
+
+
+class Layout(StrEnum):
+    """How an archive's files make studies."""
+
+    AUTO = "auto"
+    MURA = "mura"
+    FOLDER = "folder"
+    FLAT = "flat"
+
+
+class SkipReason(StrEnum):
+    """Why a file or folder is passed over; said with a count, as in "12 hidden"."""
+
+    HIDDEN = "hidden"
+    NOT_AN_IMAGE = "not an image"
+    OUTSIDE_LAYOUT = "outside the layout"
+    NAME_NOT_UTF8 = "name not UTF-8"
+    LINKED_FOLDER = "linked folder"
+    SPECIAL_FILE = "special file"
+    UNREADABLE = "unreadable"
+    NESTED_TOO_DEEP = "nested too deep"
+    PATH_TOO_LONG = "path too long"
+    VANISHED = "vanished during the scan"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An image's place.
+
+    Parameters
+    ----------
+    study : str
+        The study's key in the archive: the study folder's path below the root, or the image's own.
+    body_part : str or None
+        A DICOM Body Part Examined term (PS3.16 Annex L), when the layout tells one.
+    human_label : Label or None
+        The study's human label, when the layout tells one.
+    """
+
+    study: str
+    body_part: str | None = None
+    human_label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A file that makes no image of a study."""
+
+    reason: SkipReason
+
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff"})
+
+MAX_PATH_BYTES = 1000
+"""PostgreSQL indexes no more than 2,700 bytes a row, and a flat archive's rows hold the path twice."""
+
+FOLDER_MAX_IMAGES = 20
+"""A folder with more images is taken for a collection: MURA's largest studies have about a dozen."""
+
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found"})
+_BODY_PART_FOLDER = re.compile(r"XR_([A-Z]{2,16})", re.IGNORECASE)
+_STUDY_FOLDER = re.compile(r"study[0-9]+(?:_(positive|negative))?", re.IGNORECASE)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of this name is the system's.
+
+    That is a dot file, or what macOS, NAS boxes
+    and file systems leave.
+    """
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether a name can be stored and shown; bytes that are no UTF-8 come from the file system as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def place(relative: str, layout: Layout, root: PurePath) -> Placed | Skip:
+    """Place a file in its study.
+
+    Parameters
+    ----------
+    relative : str
+        The file's path below the root, POSIX. A name that is no UTF-8 (surrogates in it) is skipped, as neither a
+        database nor a report could hold it.
+    layout : Layout
+        Not ``AUTO``.
+    root : PurePath
+        The archive's root. Its last names count too in the ``mura`` layout, as somebody may screen one
+        ``XR_HUMERUS``, one patient or one study of a larger tree.
+
+    Returns
+    -------
+    Placed or Skip
+
+    Notes
+    -----
+    ``mura`` is the tree of Rajpurkar et al. 2018: ``XR_<PART>/patient<N>/study<N>_<label>/<image>``, at any depth;
+    the label may be missing. A part that is no MURA part is kept, so that it shows as out of scope.
+    ``folder`` makes a study of each folder that directly holds images; an image loose in the root is its own study.
+    ``flat`` makes a study of each image.
+    """
+    path = PurePosixPath(relative)
+    if any(is_hidden(part) for part in path.parts):
+        return Skip(SkipReason.HIDDEN)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return Skip(SkipReason.NOT_AN_IMAGE)
+    if not is_utf8(relative):
+        return Skip(SkipReason.NAME_NOT_UTF8)
+    if len(relative.encode()) > MAX_PATH_BYTES:
+        return Skip(SkipReason.PATH_TOO_LONG)
+    folder = path.parent.as_posix()
+    match layout:
+        case Layout.MURA:
+            return _place_mura(path, root)
+        case Layout.FOLDER:
+            return Placed(relative if folder == "." else folder)
+        case Layout.FLAT:
+            return Placed(relative)
+        case Layout.AUTO:
+            raise ValueError("detect the layout first")
+
+
+def detect_layout(sample: Iterable[str], root: PurePath) -> Layout:
+    """Choose a layout by a sample of an archive's paths.
+
+    ``mura`` when at least half of the images lie in folders named as MURA names a study; else ``folder`` when most
+    of the folders that hold images, the root aside, have no more than `FOLDER_MAX_IMAGES`; else ``flat``.
+
+    Parameters
+    ----------
+    sample : iterable of str
+        Paths below the root, POSIX; of a folder with many images, more than `FOLDER_MAX_IMAGES`.
+    root : PurePath
+        The archive's root.
+    """
+    images = [path for path in sample if isinstance(place(path, Layout.FLAT, root), Placed)]
+    in_studies = sum(isinstance(place(path, Layout.MURA, root), Placed) for path in images)
+    if images and 2 * in_studies >= len(images):
+        return Layout.MURA
+    folders = Counter(PurePosixPath(path).parent.as_posix() for path in images)
+    del folders["."]
+    small = sum(count <= FOLDER_MAX_IMAGES for count in folders.values())
+    return Layout.FOLDER if folders and 2 * small > len(folders) else Layout.FLAT
+
+
+def _place_mura(path: PurePosixPath, root: PurePath) -> Placed | Skip:
+    folders = (*root.parts[-3:], *path.parent.parts)
+    study = _STUDY_FOLDER.fullmatch(folders[-1]) if folders else None
+    if study is None:
+        return Skip(SkipReason.OUTSIDE_LAYOUT)
+    parts = filter(None, map(_BODY_PART_FOLDER.fullmatch, reversed(folders)))
+    body_part = next((part[1].upper() for part in parts), None)
+    key = path.parent.as_posix() if path.parent.parts else root.name
+    return Placed(key, body_part, Label(study[1].lower()) if study[1] else None)

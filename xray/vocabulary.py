@@ -1,0 +1,79 @@
+"""The words that all rooms share: labels, statuses, reason codes, body parts."""
+
+from enum import StrEnum
+
+RESEARCH_NOTICE = "For research only, not for diagnosis."
+
+
+class Label(StrEnum):
+    """A finding's label, human or predicted; the user of the word says which."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
+class StudyStatus(StrEnum):
+    """What a run can say of a study. Only ``SCORED`` may be shown as positive or negative."""
+
+    PENDING = "pending"
+    SCORED = "scored"
+    INCOMPLETE = "incomplete"
+    NOT_ASSESSABLE = "not assessable"
+    OUT_OF_SCOPE = "out of scope"
+
+
+class BatchState(StrEnum):
+    """The ledger's states: ``pending -> sent -> claimed -> done | split | quarantined | cancelled``."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    CLAIMED = "claimed"
+    DONE = "done"
+    SPLIT = "split"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+
+
+OPEN_STATES = (BatchState.PENDING, BatchState.SENT, BatchState.CLAIMED)
+
+
+class Reason(StrEnum):
+    """Why an image has no prediction."""
+
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED = "unsupported"
+    MULTI_FRAME = "multi_frame"
+    TOO_LARGE = "too_large"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    UNREADABLE = "unreadable"
+    VANISHED = "vanished"
+    BROKEN_LINK = "broken_link"
+    OUTSIDE_ARCHIVE = "outside_archive"
+    QUARANTINED = "quarantined"
+
+
+REASON_TEXT: dict[Reason, str] = {
+    Reason.EMPTY: "the file has no bytes",
+    Reason.TRUNCATED: "the file ends before the image does",
+    Reason.CORRUPT: "the image data are damaged",
+    Reason.NOT_AN_IMAGE: "the content is not PNG, JPEG or TIFF",
+    Reason.UNSUPPORTED: "the pixel format is not supported",
+    Reason.MULTI_FRAME: "the file holds more than one frame",
+    Reason.TOO_LARGE: "the file is over the byte cap",
+    Reason.TOO_MANY_PIXELS: "the image is over the pixel cap",
+    Reason.UNREADABLE: "the file cannot be opened",
+    Reason.VANISHED: "the file is no longer in the archive",
+    Reason.BROKEN_LINK: "the link leads nowhere",
+    Reason.OUTSIDE_ARCHIVE: "the path leads out of the archive",
+    Reason.QUARANTINED: "workers were lost three times on this image alone",
+}
+
+# MURA's seven upper-limb parts (Rajpurkar et al. 2018) and the other DICOM Body Part Examined terms
+# (PS3.16 Annex L) that limb archives use.
+BODY_PARTS = (
+    "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST",
+    "ANKLE", "CLAVICLE", "FEMUR", "FOOT", "HIP", "KNEE", "LEG", "PELVIS", "TOE",
+)  # fmt: skip
