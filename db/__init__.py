@@ -1,0 +1,1 @@
+"""Tables, session, ledger, store (writes), queries (reads) and migrations."""

@@ -1,0 +1,280 @@
+"""Reads: what commands, exports and pages show, as frozen dataclasses. Nothing here writes."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select
+
+from db.run_queries import newest_run_ids
+from db.session import Database
+from db.tables import (
+    archives,
+    contents,
+    images,
+    models,
+    outcomes,
+    predictions,
+    runs,
+    studies,
+    study_results,
+)
+from xray.errors import UsageError
+from xray.vocabulary import Label, StudyStatus
+
+USABLE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
+"""Statuses of studies whose score says something; all others have none to go by."""
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper)."""
+
+    run: int
+    study: str
+    body_part: str | None
+    human_label: str | None
+    status: str
+    score: float | None
+    label: str | None
+    flagged: bool
+    images: int
+    failed: int
+    model: str
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One current image of a study in one run: a prediction, a failure, or neither yet.
+
+    `label` is the predicted one: positive from the model's image threshold on.
+
+    `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
+    """
+
+    image: str
+    archive: str
+    label: str | None
+    probability: float | None
+    logit: float | None
+    cam: bytes | None
+    cam_shape: tuple[int, int] | None
+    reason: str | None
+    detail: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study in one run, with its images."""
+
+    row: StudyRow
+    digest: str
+    images: list[ImageRow]
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """One image that has no prediction, and why."""
+
+    run: int
+    study: str
+    image: str
+    reason: str
+    detail: str | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class ResultFilter:
+    """Which studies to list; None means all, but for `run`: of each archive its newest run, so each study once.
+
+    `threshold` replaces the model's study threshold.
+    """
+
+    run: int | None = None
+    flagged: bool = False
+    min_score: float | None = None
+    threshold: float | None = None
+    body_part: str | None = None
+    label: Label | None = None
+    limit: int | None = None
+
+
+def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
+    """Stream studies, the highest score first, those of which no score may be used last."""
+    rows = _wanted_rows(wanted).subquery()
+    usable = case((rows.c.status.in_(USABLE), rows.c.score))
+    listed = select(rows).order_by(usable.desc().nulls_last(), rows.c.study, rows.c.run.desc())
+    if wanted.limit is not None:
+        listed = listed.limit(wanted.limit)
+    with database.read() as connection:
+        for row in connection.execute(listed.execution_options(yield_per=1000)):
+            yield _study_row(row._asdict())
+
+
+def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus, int]:
+    """Count the studies that `results` would list without a limit, by status."""
+    rows = _wanted_rows(wanted).subquery()
+    with database.read() as connection:
+        counted = connection.execute(select(rows.c.status, func.count()).group_by(rows.c.status)).all()
+    return {StudyStatus(row[0]): row[1] for row in counted}
+
+
+def find_study(database: Database, key: str, run_id: int | None = None) -> list[Study]:
+    """Return a study by its key, or by an unambiguous end of it, once for each run that holds it, newest first.
+
+    Raises
+    ------
+    UsageError
+        No study, or more than one, answers to the key.
+    """
+    with database.read() as connection:
+        matches = connection.execute(
+            select(studies.c.id, studies.c.key)
+            .where(or_(studies.c.key == key, studies.c.key.endswith("/" + key, autoescape=True)))
+            .limit(6)
+        ).all()
+    exact = [match for match in matches if match.key == key]
+    chosen = exact or matches
+    keys = sorted({match.key for match in chosen})
+    if not chosen:
+        raise UsageError(f"no study {key!r} in the database; see: bonescreen results")
+    if len(keys) > 1:
+        raise UsageError(f"{key!r} fits more than one study, say which: " + ", ".join(keys[:5]))
+    found = []
+    query = _study_rows(None).where(studies.c.id.in_([match.id for match in chosen])).order_by(runs.c.id.desc())
+    if run_id is not None:
+        query = query.where(runs.c.id == run_id)
+    with database.read() as connection:
+        for row in connection.execute(query).mappings().all():
+            held = connection.execute(_image_rows(row["run"], row["study_id"])).all()
+            found.append(Study(_study_row(dict(row)), row["digest"], [_image_row(image._asdict()) for image in held]))
+    if not found:
+        raise UsageError(f"run {run_id} does not hold the study {key!r}")
+    return found
+
+
+def failures(database: Database, run_id: int | None = None) -> Generator[FailureRow, None, None]:
+    """Stream the current images that could not be read, of one run or of each archive's newest."""
+    query = (
+        select(
+            outcomes.c.run_id, studies.c.key, images.c.path, outcomes.c.reason, outcomes.c.detail, outcomes.c.attempts
+        )
+        .join(images, images.c.id == outcomes.c.image_id)
+        .join(studies, studies.c.id == images.c.study_id)
+        .where(outcomes.c.reason.is_not(None), images.c.current)
+        .order_by(outcomes.c.run_id, studies.c.key, images.c.path)
+        .execution_options(yield_per=1000)
+    )
+    query = query.where(outcomes.c.run_id.in_(newest_run_ids()) if run_id is None else outcomes.c.run_id == run_id)
+    with database.read() as connection:
+        for row in connection.execute(query):
+            yield FailureRow(*row)
+
+
+def count_failures(database: Database, run_id: int | None = None) -> dict[str, int]:
+    """Count what `failures` streams, by reason, the most frequent first."""
+    query = (
+        select(outcomes.c.reason, func.count().label("images"))
+        .join(images, images.c.id == outcomes.c.image_id)
+        .where(outcomes.c.reason.is_not(None), images.c.current)
+        .where(outcomes.c.run_id.in_(newest_run_ids()) if run_id is None else outcomes.c.run_id == run_id)
+        .group_by(outcomes.c.reason)
+        .order_by(func.count().desc(), outcomes.c.reason)
+    )
+    with database.read() as connection:
+        return {row.reason: row.images for row in connection.execute(query)}
+
+
+def _wanted_rows(wanted: ResultFilter) -> Select[tuple[object, ...]]:
+    rows = _study_rows(wanted.threshold).subquery()
+    listed = select(rows).where(rows.c.run.in_(newest_run_ids()) if wanted.run is None else rows.c.run == wanted.run)
+    if wanted.flagged:
+        listed = listed.where(rows.c.flagged)
+    if wanted.min_score is not None:
+        listed = listed.where(rows.c.score >= wanted.min_score, rows.c.status.in_(USABLE))
+    if wanted.body_part is not None:
+        listed = listed.where(rows.c.body_part == wanted.body_part.upper())
+    if wanted.label is not None:
+        listed = listed.where(rows.c.label == wanted.label)
+    return listed
+
+
+def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
+    status = func.coalesce(study_results.c.status, StudyStatus.PENDING)
+    flagged: ColumnElement[bool] = func.coalesce(study_results.c.flagged, False)
+    if threshold is not None:
+        flagged = and_(status.in_(USABLE), func.coalesce(study_results.c.score, -1.0) >= threshold)
+    label = case(
+        (flagged, literal(Label.POSITIVE.value)),
+        # Only a study all of whose images were read may be called negative.
+        (status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
+        else_=null(),
+    )
+    images_held = select(func.count()).where(images.c.study_id == studies.c.id, images.c.current).scalar_subquery()
+    return (
+        select(
+            runs.c.id.label("run"),
+            studies.c.id.label("study_id"),
+            studies.c.key.label("study"),
+            studies.c.body_part,
+            studies.c.human_label,
+            status.label("status"),
+            study_results.c.score,
+            label.label("label"),
+            flagged.label("flagged"),
+            func.coalesce(study_results.c.images, images_held).label("images"),
+            func.coalesce(study_results.c.failed, 0).label("failed"),
+            (models.c.name + " " + models.c.version).label("model"),
+            models.c.digest,
+        )
+        .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
+        .join(models, models.c.id == runs.c.model_id)
+        .outerjoin(study_results, and_(study_results.c.run_id == runs.c.id, study_results.c.study_id == studies.c.id))
+    )
+
+
+def _study_row(values: dict[str, object]) -> StudyRow:
+    fields = {name: values[name] for name in StudyRow.__dataclass_fields__}
+    fields["flagged"] = bool(fields["flagged"])
+    return StudyRow(**fields)  # type: ignore[arg-type]
+
+
+def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
+    label = case(
+        (predictions.c.probability >= models.c.image_threshold, literal(Label.POSITIVE.value)),
+        (predictions.c.probability < models.c.image_threshold, literal(Label.NEGATIVE.value)),
+        else_=null(),
+    )
+    return (
+        select(
+            images.c.path,
+            archives.c.name.label("archive"),
+            label.label("label"),
+            *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns")),
+            outcomes.c.reason,
+            outcomes.c.detail,
+            contents.c.sha256,
+        )
+        .join_from(images, archives, archives.c.id == images.c.archive_id)
+        .join(runs, runs.c.id == run_id)
+        .join(models, models.c.id == runs.c.model_id)
+        .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
+        .outerjoin(contents, contents.c.id == outcomes.c.content_id)
+        .outerjoin(
+            predictions,
+            and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == runs.c.model_id),
+        )
+        .where(images.c.study_id == study_id, images.c.current)
+        .order_by(images.c.path)
+    )
+
+
+def _image_row(values: dict[str, object]) -> ImageRow:
+    rows, columns, digest = values.pop("cam_rows"), values.pop("cam_columns"), values.pop("sha256")
+    return ImageRow(
+        image=values.pop("path"),  # type: ignore[arg-type]
+        cam_shape=None if rows is None else (rows, columns),  # type: ignore[arg-type]
+        sha256=None if digest is None else bytes(digest).hex(),  # type: ignore[call-overload]
+        **values,  # type: ignore[arg-type]
+    )

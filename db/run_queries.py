@@ -1,0 +1,158 @@
+"""Reads of runs: how far they are, and what they hold in numbers. Nothing here writes."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Select, func, select
+
+from db.session import Database
+from db.tables import archives, batches, images, models, outcomes, runs, scans, studies, study_results
+from xray.errors import UsageError
+from xray.vocabulary import OPEN_STATES
+
+
+class RunState(StrEnum):
+    """Where a run stands; done when its scan is complete and no batch is open."""
+
+    SCANNING = "scanning"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in numbers. `inferred` counts distinct contents, so copies of a file count once."""
+
+    run: int
+    archive: str
+    root: str
+    model: str
+    digest: str
+    queue: str
+    finding: str
+    study_threshold: float
+    state: RunState
+    studies: int
+    images: int
+    settled: int
+    failed: int
+    inferred: int
+    flagged: int
+    open_batches: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: images to settle, settled, and failed among those."""
+
+    state: RunState
+    images: int
+    settled: int
+    failed: int
+    found: int
+
+
+def newest_runs(database: Database) -> list[int]:
+    """List the newest run of each archive, the newest first."""
+    with database.read() as connection:
+        return sorted(connection.execute(newest_run_ids()).scalars(), reverse=True)
+
+
+def list_runs(database: Database) -> list[RunSummary]:
+    """Sum up every run, the newest first."""
+    with database.read() as connection:
+        ids = list(connection.execute(select(runs.c.id).order_by(runs.c.id.desc())).scalars())
+    return [run_summary(database, run_id) for run_id in ids]
+
+
+def run_summary(database: Database, run_id: int) -> RunSummary:
+    """Sum up one run.
+
+    Raises
+    ------
+    UsageError
+        There is no such run.
+    """
+    here = study_results.c.run_id == run_id
+    with database.read() as connection:
+        row = connection.execute(
+            select(
+                runs.c.created_at,
+                runs.c.archive_id,
+                archives.c.name.label("archive"),
+                archives.c.root,
+                *(models.c[name] for name in ("version", "digest", "queue", "finding", "study_threshold")),
+                models.c.name.label("model_name"),
+            )
+            .join(archives, archives.c.id == runs.c.archive_id)
+            .join(models, models.c.id == runs.c.model_id)
+            .where(runs.c.id == run_id)
+        ).one_or_none()
+        if row is None:
+            raise UsageError(f"there is no run {run_id}; see: bonescreen runs")
+        study_count = connection.execute(select(func.count()).where(studies.c.archive_id == row.archive_id))
+        inferred = connection.execute(
+            select(func.count(outcomes.c.content_id.distinct())).where(outcomes.c.run_id == run_id)
+        )
+        flagged = connection.execute(select(func.count()).where(here, study_results.c.flagged))
+        open_count = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
+        numbers = {
+            "studies": study_count.scalar_one(),
+            "inferred": inferred.scalar_one(),
+            "flagged": flagged.scalar_one(),
+            "open_batches": connection.execute(open_count).scalar_one(),
+        }
+    progress = run_progress(database, run_id)
+    return RunSummary(
+        run=run_id,
+        archive=row.archive,
+        root=row.root,
+        model=f"{row.model_name} {row.version}",
+        digest=row.digest,
+        queue=row.queue,
+        finding=row.finding,
+        study_threshold=row.study_threshold,
+        state=progress.state,
+        images=progress.images,
+        settled=progress.settled,
+        failed=progress.failed,
+        created_at=row.created_at,
+        **numbers,
+    )
+
+
+def run_progress(database: Database, run_id: int) -> Progress:
+    """Say how far a run is; cheap enough to be asked every second."""
+    open_scan = select(scans.c.found).where(scans.c.run_id == run_id, scans.c.finished_at.is_(None))
+    any_open = select(batches.c.id).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES)).limit(1)
+    with database.read() as connection:
+        run = connection.execute(select(runs.c.archive_id, runs.c.cancelled_at).where(runs.c.id == run_id)).one()
+        scanning = connection.execute(open_scan).scalar_one_or_none()
+        running = connection.execute(any_open).first() is not None
+        held = connection.execute(
+            select(func.count()).where(images.c.archive_id == run.archive_id, images.c.current)
+        ).scalar_one()
+        tally = connection.execute(
+            select(func.count(), func.count(outcomes.c.reason))
+            .select_from(outcomes)
+            .join(images, images.c.id == outcomes.c.image_id)
+            .where(outcomes.c.run_id == run_id, images.c.current)
+        ).one()
+    state = run_state(cancelled=run.cancelled_at is not None, scanning=scanning is not None, running=running)
+    return Progress(state, held, tally[0], tally[1], scanning or 0)
+
+
+def run_state(*, cancelled: bool, scanning: bool, running: bool) -> RunState:
+    """Name a run's state from what is open."""
+    if cancelled:
+        return RunState.CANCELLED
+    if scanning:
+        return RunState.SCANNING
+    return RunState.RUNNING if running else RunState.DONE
+
+
+def newest_run_ids() -> Select[int]:
+    """Select the newest run of each archive."""
+    return select(func.max(runs.c.id)).group_by(runs.c.archive_id)

@@ -1,0 +1,87 @@
+"""Runs, and the archives and models they join: written by the producer, named by everybody."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+
+from db.session import Database, Now
+from db.tables import archives, models, runs
+from db.upsert import insert_into
+from xray.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What the ledger keeps of a model package: enough to queue for it and to judge a study by it."""
+
+    name: str
+    version: str
+    digest: str
+    precision: str
+    finding: str
+    image_threshold: float
+    study_threshold: float
+    body_parts: Sequence[str]
+    queue: str
+
+
+def register_archive(database: Database, name: str, root: str) -> int:
+    """Return the id of an archive, made if it is new; its root is kept up to date for people to read."""
+    with database.write() as connection:
+        upsert = insert_into(connection, archives).values(name=name, root=root)
+        upsert = upsert.on_conflict_do_update(index_elements=["name"], set_={"root": upsert.excluded.root})
+        archive_id: int = connection.execute(upsert.returning(archives.c.id)).scalar_one()
+    return archive_id
+
+
+def archive_layout(database: Database, archive_id: int) -> str | None:
+    """Return the layout that an archive was first scanned in, or None before that."""
+    with database.read() as connection:
+        query = select(archives.c.layout).where(archives.c.id == archive_id)
+        layout: str | None = connection.execute(query).scalar_one()
+    return layout
+
+
+def archive_roots(database: Database) -> dict[str, str]:
+    """Map every archive's name to the root it was last scanned at."""
+    with database.read() as connection:
+        return {row.name: row.root for row in connection.execute(select(archives.c.name, archives.c.root))}
+
+
+def register_model(database: Database, model: ModelVersion) -> int:
+    """Return the id of a model version, made if it is new."""
+    values = {**vars(model), "body_parts": " ".join(model.body_parts)}
+    with database.write() as connection:
+        connection.execute(insert_into(connection, models).values(**values).on_conflict_do_nothing())
+        same = (models.c.digest == model.digest, models.c.precision == model.precision)
+        model_id: int = connection.execute(select(models.c.id).where(*same)).scalar_one()
+    return model_id
+
+
+def open_run(database: Database, archive_id: int, model_id: int, batch_size: int) -> int:
+    """Return the id of the run of a model version over an archive, made if it is new."""
+    with database.write() as connection:
+        connection.execute(
+            insert_into(connection, runs)
+            .values(archive_id=archive_id, model_id=model_id, batch_size=batch_size, created_at=Now())
+            .on_conflict_do_nothing()
+        )
+        here = (runs.c.archive_id == archive_id, runs.c.model_id == model_id)
+        connection.execute(update(runs).where(*here).values(batch_size=batch_size))
+        run_id: int = connection.execute(select(runs.c.id).where(*here)).scalar_one()
+    return run_id
+
+
+def require_run(database: Database, run_id: int) -> None:
+    """Refuse a run number that is none.
+
+    Raises
+    ------
+    UsageError
+        There is no such run.
+    """
+    with database.read() as connection:
+        found = connection.execute(select(runs.c.id).where(runs.c.id == run_id)).scalar_one_or_none()
+    if found is None:
+        raise UsageError(f"there is no run {run_id}; see: bonescreen runs")

@@ -1,0 +1,237 @@
+"""A scan in the database: its lease, its staging rows, and their merge into studies and images.
+
+A scan is fenced like a batch: whoever takes over an expired one raises its token, and the earlier holder's next
+write finds no row and stops. What a dead scan has staged is thrown away; what it has merged is found again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from db.cut import cut_batches
+from db.merge import Entry, merge_entries
+from db.session import Database, Now
+from db.tables import archives, images, runs, scan_entries, scans
+from db.upsert import chunks
+from xray.errors import TakenOver
+from xray.message import LEASE_SECONDS
+
+MERGE_ROWS = 5_000
+"""Staging rows a merge transaction takes: short enough that workers on SQLite are not kept waiting."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One hold on an open scan."""
+
+    scan_id: int
+    archive_id: int
+    run_id: int
+    layout: str
+    token: int
+
+
+@dataclass(frozen=True)
+class OpenScan:
+    """An open scan as others see it; a holder that lives moves `lease_expires_at` on every few seconds."""
+
+    scan_id: int
+    run_id: int
+    archive: str
+    holder: str
+    found: int
+    lease_expires_at: float
+    expired: bool
+
+
+def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Scan | None:
+    """Open a scan for a run, or return None while another scan of the archive is open."""
+    try:
+        with database.write() as connection:
+            archive_id = connection.execute(select(runs.c.archive_id).where(runs.c.id == run_id)).scalar_one()
+            scan_id = connection.execute(
+                insert(scans)
+                .values(
+                    archive_id=archive_id,
+                    run_id=run_id,
+                    layout=layout,
+                    token=1,
+                    holder=holder,
+                    lease_expires_at=Now() + LEASE_SECONDS,
+                    found=0,
+                    added=0,
+                    skipped="{}",
+                    started_at=Now(),
+                )
+                .returning(scans.c.id)
+            ).scalar_one()
+    except IntegrityError:
+        return None
+    return Scan(scan_id, archive_id, run_id, layout, 1)
+
+
+def open_scans(database: Database, archive_id: int | None = None) -> list[OpenScan]:
+    """List the open scans, of one archive or of all."""
+    query = (
+        select(
+            scans.c.id,
+            scans.c.run_id,
+            archives.c.name,
+            scans.c.holder,
+            scans.c.found,
+            scans.c.lease_expires_at,
+            (scans.c.lease_expires_at < Now()).label("expired"),
+        )
+        .join(archives, archives.c.id == scans.c.archive_id)
+        .where(scans.c.finished_at.is_(None))
+        .order_by(scans.c.id)
+    )
+    if archive_id is not None:
+        query = query.where(scans.c.archive_id == archive_id)
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        OpenScan(row.id, row.run_id, row.name, row.holder, row.found, row.lease_expires_at, bool(row.expired))
+        for row in rows
+    ]
+
+
+def take_over(database: Database, scan_id: int, holder: str, layout: str | None = None) -> Scan | None:
+    """Take an open scan whose lease ran out, to be walked again from its start; None when somebody was faster.
+
+    A `layout` replaces the one that the scan was begun in.
+    """
+    changed = {} if layout is None else {"layout": layout}
+    with database.write() as connection:
+        row = connection.execute(
+            update(scans)
+            .where(scans.c.id == scan_id, scans.c.finished_at.is_(None), scans.c.lease_expires_at < Now())
+            .values(
+                token=scans.c.token + 1,
+                holder=holder,
+                lease_expires_at=Now() + LEASE_SECONDS,
+                found=0,
+                added=0,
+                **changed,
+            )
+            .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token)
+        ).one_or_none()
+        if row is None:
+            return None
+        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan_id))
+    return Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+
+
+def renew_scan(database: Database, scan: Scan) -> None:
+    """Prolong a scan's lease while its walk finds nothing to stage.
+
+    Raises
+    ------
+    TakenOver
+        The scan is another's by now, or closed.
+    """
+    with database.write() as connection:
+        _hold(connection, scan)
+
+
+def release_scan(database: Database, scan: Scan) -> None:
+    """Let go of a scan that an outage broke off, so that whoever sees the archive again may take it over at once."""
+    with database.write() as connection:
+        _hold(connection, scan)
+        connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(lease_expires_at=Now() - 1))
+
+
+def stage(database: Database, scan: Scan, entries: Sequence[Entry]) -> None:
+    """Add found files to a scan's staging rows; paths must not repeat. Raises `TakenOver`."""
+    with database.write() as connection:
+        _hold(connection, scan)
+        for chunk in chunks(entries):
+            connection.execute(insert(scan_entries), [{"scan_id": scan.scan_id, **vars(entry)} for entry in chunk])
+        connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(found=scans.c.found + len(entries)))
+
+
+def merge(database: Database, scan: Scan) -> None:
+    """Turn staging rows into studies and images, a chunk a transaction. Raises `TakenOver`."""
+    last: tuple[str, str] | None = None
+    while True:
+        with database.write() as connection:
+            _hold(connection, scan)
+            query = (
+                select(scan_entries)
+                .where(scan_entries.c.scan_id == scan.scan_id)
+                .order_by(scan_entries.c.study_key, scan_entries.c.path)
+                .limit(MERGE_ROWS)
+            )
+            if last is not None:
+                query = query.where(tuple_(scan_entries.c.study_key, scan_entries.c.path) > last)
+            rows = connection.execute(query).all()
+            if not rows:
+                return
+            entries = [
+                Entry(row.study_key, row.path, row.size, row.mtime_ns, row.body_part, row.human_label) for row in rows
+            ]
+            added = merge_entries(connection, scan.archive_id, scan.run_id, entries)
+            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
+            last = (entries[-1].study_key, entries[-1].path)
+
+
+def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
+    """Mark what the scan did not see, cut the run's batches, and close the scan, in one transaction.
+
+    Returns
+    -------
+    int
+        The number of batches cut for what the run has not settled.
+
+    Raises
+    ------
+    TakenOver
+        The scan is another's by now.
+    """
+    seen = exists().where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.path == images.c.path)
+    with database.write() as connection:
+        _hold(connection, scan)
+        connection.execute(
+            update(images)
+            .where(images.c.archive_id == scan.archive_id, images.c.current, ~images.c.missing, ~seen)
+            .values(missing=True)
+        )
+        # Scanning lifts a cancellation that came before it, and heeds one that came meanwhile.
+        started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
+        connection.execute(
+            update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
+        )
+        cut = cut_batches(connection, scan.run_id)
+        connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
+        connection.execute(
+            update(scans)
+            .where(scans.c.id == scan.scan_id)
+            .values(finished_at=Now(), skipped=json.dumps(dict(sorted(skipped.items()))))
+        )
+        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
+    return cut
+
+
+def abandon_scan(database: Database, scan: Scan) -> None:
+    """Undo a scan that found no image, and the run and archive that were made for it."""
+    with database.write() as connection:
+        _hold(connection, scan)
+        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
+        connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
+        if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
+            connection.execute(delete(runs).where(runs.c.id == scan.run_id))
+        if connection.execute(select(func.count()).where(runs.c.archive_id == scan.archive_id)).scalar_one() == 0:
+            connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
+
+
+def _hold(connection: Connection, scan: Scan) -> None:
+    held = connection.execute(
+        update(scans)
+        .where(scans.c.id == scan.scan_id, scans.c.token == scan.token, scans.c.finished_at.is_(None))
+        .values(lease_expires_at=Now() + LEASE_SECONDS)
+    ).rowcount
+    if held != 1:
+        raise TakenOver("another process has taken this scan over; see: bonescreen status")

@@ -1,0 +1,222 @@
+"""The tables. Times are seconds since the epoch on the database's own clock, so that hosts need not agree.
+
+::
+
+    archives ─┬─ studies ── images          what the producer found
+              └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
+    models ────────────┤
+                       ├─ batches           the ledger
+                       ├─ outcomes          one row an image a run: a prediction's content, or a reason
+                       └─ study_results     one row a study a run
+    contents ── predictions                 one row a content a model version, immutable
+    heartbeats                              who is alive, and what hinders them
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = MetaData(naming_convention=NAMING)
+
+# SQLite numbers rows by itself only for a column declared exactly INTEGER PRIMARY KEY.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("root", Text, nullable=False),
+    Column("layout", String(20)),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("version", String(50), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("precision", String(10), nullable=False),
+    Column("finding", String(100), nullable=False),
+    Column("image_threshold", Double, nullable=False),
+    Column("study_threshold", Double, nullable=False),
+    Column("body_parts", Text, nullable=False),
+    Column("queue", String(100), nullable=False),
+    UniqueConstraint("digest", "precision"),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("archive_id", ForeignKey("archives.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("body_part", String(20)),
+    Column("human_label", String(10)),
+    UniqueConstraint("archive_id", "key"),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("archive_id", ForeignKey("archives.id"), nullable=False),
+    Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    # A changed file is a new image; the old one stays for its results and is no longer current.
+    Column("current", Boolean, nullable=False),
+    # Not seen by the latest scan: if it cannot be opened either, that is its failure and no outage.
+    Column("missing", Boolean, nullable=False),
+    UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("archive_id", ForeignKey("archives.id"), nullable=False),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("batch_size", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("cancelled_at", Double),
+    UniqueConstraint("archive_id", "model_id"),
+)
+
+scans = Table(
+    "scans",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("archive_id", ForeignKey("archives.id"), nullable=False),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("layout", String(20), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("lease_expires_at", Double, nullable=False),
+    Column("holder", String(200), nullable=False),
+    Column("found", BigInteger, nullable=False),
+    Column("added", BigInteger, nullable=False),
+    Column("skipped", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double),
+    # One open scan an archive: two at once would each call the other's files missing.
+    Index(
+        "uq_scans_open",
+        "archive_id",
+        unique=True,
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
+)
+
+scan_entries = Table(
+    "scan_entries",
+    metadata,
+    Column("scan_id", ForeignKey("scans.id"), primary_key=True),
+    Column("study_key", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("body_part", String(20)),
+    Column("human_label", String(10)),
+    Index("ix_scan_entries_path", "scan_id", "path"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("parent_id", ForeignKey("batches.id")),
+    Column("first_image_id", BigInteger, nullable=False),
+    Column("last_image_id", BigInteger, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("worker", String(200)),
+    Column("lease_expires_at", Double),
+    Column("sent_at", Double),
+    # Which life of the broker the message was sent in: another life has forgotten it.
+    Column("epoch", String(32)),
+    Index("ix_batches_run_id_state", "run_id", "state"),
+    Index("ix_batches_state", "state"),
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("frame", Integer, nullable=False),
+    UniqueConstraint("sha256", "frame"),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("content_id", ForeignKey("contents.id"), primary_key=True),
+    Column("model_id", ForeignKey("models.id"), primary_key=True),
+    Column("logit", Double, nullable=False),
+    Column("probability", Double, nullable=False),
+    # float16, row-major, signed
+    Column("cam", LargeBinary, nullable=False),
+    Column("cam_rows", Integer, nullable=False),
+    Column("cam_columns", Integer, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("content_id", ForeignKey("contents.id")),
+    Column("reason", String(30)),
+    Column("detail", Text),
+    Column("attempts", Integer, nullable=False),
+    Index("ix_outcomes_image_id", "image_id"),
+)
+
+study_results = Table(
+    "study_results",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("study_id", ForeignKey("studies.id"), primary_key=True),
+    Column("status", String(20), nullable=False),
+    Column("score", Double),
+    Column("flagged", Boolean, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Index("ix_study_results_run_id_score", "run_id", "score"),
+)
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("role", String(10), nullable=False),
+    Column("queue", String(100)),
+    Column("problem", Text),
+    Column("seen_at", Double, nullable=False),
+)

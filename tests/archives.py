@@ -1,0 +1,135 @@
+"""Look-alike archives of small generated films, and files of every sort that goes wrong."""
+
+import io
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+NOBODY = 65534
+
+
+def film(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
+    """Return a film that differs from that of every other seed, uint8 (height, width)."""
+    pixels = np.add.outer(np.arange(height) * 4, np.arange(width) * 5).astype(np.uint8)
+    pixels[0, :4] = np.frombuffer(struct.pack("<I", seed), np.uint8)
+    return pixels
+
+
+def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
+    """Return an image's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png(seed: int) -> bytes:
+    """Return a small PNG, different for each seed."""
+    return png_of(film(seed), bits=8)
+
+
+def png_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, bits: int) -> bytes:
+    """Write a gray PNG of 8 or 16 bits by hand: thousands a second."""
+    height, width = pixels.shape
+    rows = pixels.astype(">u2" if bits == 16 else np.uint8).view(np.uint8).reshape(height, -1)
+    lines = np.pad(rows, ((0, 0), (1, 0))).tobytes()
+    return png_file(width, height, zlib.compress(lines, 1), bits=bits)
+
+
+def png_file(width: int, height: int, compressed: bytes, *, bits: int = 8) -> bytes:
+    """Write a gray PNG that claims a size, with any compressed data."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", compressed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, chunks))
+
+
+def png_bomb() -> bytes:
+    """Return two kilobytes that claim ten gigapixels."""
+    return png_file(100_000, 100_000, zlib.compress(bytes(1_000_000), 9))
+
+
+def tiff_file(fields: Mapping[int, int]) -> bytes:
+    """Write a TIFF of nothing but a header and these fields, by tag."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4)
+
+
+def jpeg(seed: int) -> bytes:
+    """Return a small JPEG, different for most seeds."""
+    return encoded(Image.fromarray(film(seed)), "JPEG", quality=95)
+
+
+def cut(data: bytes) -> bytes:
+    """Return the first half of a file."""
+    return data[: len(data) // 2]
+
+
+def mura_tree(root: Path, images: int, *, images_per_study: int = 2, parts: Sequence[str] = ("HUMERUS", "HAND")) -> int:
+    """Make an archive as MURA is published, clutter of macOS included; return the number of its studies.
+
+    Of each ten studies three are positive; one suffix in seven is in upper case.
+    """
+    studies = 0
+    for first in range(0, images, images_per_study):
+        label = "positive" if studies % 10 < 3 else "negative"
+        part = parts[studies % len(parts)]
+        study = root / f"XR_{part}" / f"patient{studies:05}" / f"study1_{label}"
+        study.mkdir(parents=True)
+        for number in range(first, min(first + images_per_study, images)):
+            suffix = ".PNG" if number % 7 == 6 else ".png"
+            (study / f"image{number - first + 1}{suffix}").write_bytes(png(number))
+        studies += 1
+    clutter = root / f"XR_{parts[0]}" / "patient00000" / "study1_positive"
+    (clutter / "._image1.png").write_bytes(b"\x00\x05\x16\x07")
+    (root / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    (root / "train_image_paths.csv").write_text("path\n")
+    (root / f"XR_{parts[0]}" / "patient99999" / "study1_negative").mkdir(parents=True)
+    return studies
+
+
+def folder_tree(root: Path, studies: int, *, images_per_study: int = 2) -> None:
+    """Make an archive of one folder a study."""
+    for study in range(studies):
+        folder = root / f"case{study:05}"
+        folder.mkdir(parents=True)
+        for number in range(images_per_study):
+            (folder / f"{number}.png").write_bytes(png(study * images_per_study + number))
+
+
+def flat_tree(root: Path, images: int) -> None:
+    """Make an archive of loose images."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(images):
+        (root / f"film{number:06}.png").write_bytes(png(number))
+
+
+@contextmanager
+def folder_for_others() -> Iterator[Path]:
+    """Make a temporary folder that other users reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@contextmanager
+def as_plain_user() -> Iterator[None]:
+    """Do without root's rights, which would open anything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def _chunk(named: tuple[bytes, bytes]) -> bytes:
+    name, body = named
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

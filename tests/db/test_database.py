@@ -1,0 +1,113 @@
+"""The database itself: its schema, its refusals, its outages."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from db.heartbeats import beat, list_heartbeats, retire
+from db.migrate import check, upgrade
+from db.session import Database
+from db.tables import metadata
+from tests.seeding import entries, scan
+from xray.errors import DatabaseOutage, UsageError
+
+
+def test_the_migrations_build_exactly_the_tables_that_the_code_uses(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_upgrading_twice_changes_nothing_and_an_empty_database_is_refused_until_then(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        with pytest.raises(UsageError, match="bonescreen db upgrade"):
+            check(database)
+        assert upgrade(database)[0] is None
+        before, after = upgrade(database)
+        assert before == after
+        check(database)
+
+
+def test_many_processes_may_upgrade_at_once(database_url: str) -> None:
+    reached: list[str] = []
+
+    def migrate() -> None:
+        with closing(Database(database_url)) as database:
+            reached.append(upgrade(database)[1])
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reached) == 4
+
+
+def test_a_database_made_by_a_newer_bonescreen_is_left_alone(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for act in (check, upgrade):
+        with pytest.raises(UsageError, match="newer bonescreen"):
+            act(database)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
+def test_a_url_that_names_no_database_we_support_is_refused_in_words(url: str) -> None:
+    with pytest.raises(UsageError):
+        Database(url)
+
+
+def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.session.BUSY_SECONDS", 0.1)
+    file = tmp_path / "test.db"
+    database = Database(f"sqlite:///{file}")
+    upgrade(database)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseOutage, match="locked"):
+        scan(database, entries(1))
+    other.execute("ROLLBACK")
+    other.close()
+    assert scan(database, entries(1)) == 1
+
+
+def test_a_new_sqlite_file_that_another_process_writes_first_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "test.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    ends = threading.Timer(0.5, other.execute, ["ROLLBACK"])
+    ends.start()
+    with closing(Database(f"sqlite:///{file}")) as database:
+        upgrade(database)
+        check(database)
+    ends.join()
+    other.close()
+
+
+def test_a_server_that_is_not_there_is_an_outage_and_its_password_stays_hidden() -> None:
+    database = Database("postgresql://me:secret@127.0.0.1:9/none")
+    with pytest.raises(DatabaseOutage) as caught:
+        check(database)
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseOutage, match="unable to open"):
+        upgrade(Database(f"sqlite:///{tmp_path}/missing/test.db"))
+
+
+def test_heartbeats_tell_who_is_alive_and_what_hinders_them(database: Database) -> None:
+    beat(database, "host:1", "worker", "q", None)
+    beat(database, "host:2", "feeder", None, "the broker is away")
+    beat(database, "host:1", "worker", "q", "the archive is away")
+    found = {(one.name, one.problem): one.alive for one in list_heartbeats(database)}
+    assert found == {("host:1", "the archive is away"): True, ("host:2", "the broker is away"): True}
+    retire(database, "host:1")
+    assert [one.name for one in list_heartbeats(database)] == ["host:2"]

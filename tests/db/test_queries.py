@@ -1,0 +1,49 @@
+"""Reads give the same on both databases."""
+
+from dataclasses import replace
+
+from db.queries import ResultFilter, count_failures, count_results, failures, results
+from db.run_queries import newest_runs
+from db.session import Database
+from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
+from tests.seeding import MODEL
+from xray.vocabulary import Label, StudyStatus
+
+
+def _keys(database: Database, wanted: ResultFilter) -> list[str]:
+    return [row.study for row in results(database, wanted)]
+
+
+def test_results_come_by_usable_score_and_those_without_one_last(database: Database) -> None:
+    fill(database)
+    assert _keys(database, ResultFilter()) == [POSITIVE, INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE]
+    assert _keys(database, ResultFilter(limit=1)) == [POSITIVE]
+
+
+def test_only_usable_scores_are_held_against_a_least_score(database: Database) -> None:
+    fill(database)
+    assert _keys(database, ResultFilter(min_score=0.15)) == [POSITIVE, INCOMPLETE]
+
+
+def test_another_threshold_changes_labels_and_flags(database: Database) -> None:
+    fill(database)
+    assert _keys(database, ResultFilter(flagged=True)) == [POSITIVE]
+    assert _keys(database, ResultFilter(flagged=True, threshold=0.2)) == [POSITIVE, INCOMPLETE]
+    assert _keys(database, ResultFilter(label=Label.NEGATIVE, threshold=0.9)) == [POSITIVE, NEGATIVE]
+
+
+def test_results_are_counted_by_status_without_regard_to_the_limit(database: Database) -> None:
+    fill(database, {"XR_HAND/a": [0.9], "XR_HAND/b": [0.8], "XR_HAND/c": [None]})
+    wanted = ResultFilter(limit=1)
+    assert count_results(database, wanted) == {StudyStatus.SCORED: 2, StudyStatus.PENDING: 1}
+
+
+def test_the_newest_run_of_each_archive_stands_for_it(database: Database) -> None:
+    fill(database, archive="first")
+    second = fill(database, archive="second")
+    third = fill(database, archive="first", model=replace(MODEL, version="2", digest="cd" * 32))
+    assert newest_runs(database) == [third, second]
+    assert {row.run for row in results(database, ResultFilter())} == {second, third}
+    assert {row.run for row in failures(database)} == {second, third}
+    assert count_failures(database) == {"empty": 2, "truncated": 2}
+    assert count_failures(database, second) == {"empty": 1, "truncated": 1}

@@ -1,0 +1,215 @@
+"""Scans: leases, what changes between two of them, and what cutting leaves alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+
+from db import ledger, scans
+from db.cut import spans
+from db.queries import ResultFilter, find_study, results
+from db.run_queries import RunState, list_runs, run_progress
+from db.runs import open_run, register_archive, register_model
+from db.scans import Scan
+from db.session import Database, Now
+from db.tables import images, scan_entries
+from db.tables import scans as scans_table
+from tests.seeding import MODEL, entries, entry, scan, scored, send_all
+from xray.errors import TakenOver
+
+
+def begin(database: Database, *, archive: str = "archive") -> Scan | None:
+    archive_id = register_archive(database, archive, f"/{archive}")
+    run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
+    return scans.begin_scan(database, run_id, "folder", "test")
+
+
+def let_expire(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(update(scans_table).values(lease_expires_at=Now() - 1))
+
+
+def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int:
+    """Work through a run; return the number of images settled."""
+    done = 0
+    while ledger.open_batches(database, run_id):
+        for sent in send_all(database):
+            held = ledger.claim(database, *sent, "w")
+            assert held is not None
+            work = ledger.work_of(database, held)
+            assert ledger.finish(database, held, [scored(item.image_id, probability) for item in work])
+            done += len(work)
+    return done
+
+
+def test_a_second_scan_of_unchanged_files_leaves_nothing_to_do(database: Database) -> None:
+    run = scan(database, entries(6))
+    assert finish_all(database, run) == 6
+    assert scan(database, entries(6)) == run
+    assert run_progress(database, run).state is RunState.DONE
+
+
+def test_a_grown_archive_gives_work_for_what_is_new_only(database: Database) -> None:
+    run = scan(database, entries(6))
+    finish_all(database, run)
+    scan(database, entries(9))
+    assert finish_all(database, run) == 3
+
+
+def test_a_changed_file_is_screened_again_and_its_study_waits_for_it(database: Database) -> None:
+    run = scan(database, entries(2, images_each=2))
+    finish_all(database, run, probability=0.9)
+    before = entries(2, images_each=2)
+    changed = [entry("study0000", "image0.png", size=999), *before[1:]]
+    scan(database, changed)
+    statuses = {row.study: row.status for row in results(database, ResultFilter(run=run))}
+    assert statuses == {"study0000": "pending", "study0001": "scored"}
+    assert finish_all(database, run, probability=0.1) == 1
+    (study,) = find_study(database, "study0000")
+    assert study.row.score == pytest.approx((0.1 + 0.9) / 2)
+
+
+def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(database: Database) -> None:
+    original = [entry("s", "image.png", size=1)]
+    run = scan(database, original)
+    finish_all(database, run, probability=0.9)
+    scan(database, [entry("s", "image.png", size=2)])
+    finish_all(database, run, probability=0.1)
+    scan(database, original)
+    assert finish_all(database, run) == 0
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.score, row.images, row.status) == (pytest.approx(0.9), 1, "scored")
+
+
+def test_files_that_went_away_keep_their_results_and_are_known_as_missing(database: Database) -> None:
+    run = scan(database, entries(3))
+    finish_all(database, run)
+    scan(database, entries(2))
+    assert len(list(results(database, ResultFilter(run=run)))) == 3
+    with database.read() as connection:
+        assert connection.execute(select(images.c.path).where(images.c.missing)).scalars().all() == [
+            "study0002/image0.png"
+        ]
+
+
+def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> None:
+    assert begin(database) is not None
+    assert begin(database) is None
+    assert begin(database, archive="another") is not None
+
+
+def test_a_scan_whose_holder_vanished_is_taken_over_and_the_holder_is_shut_out(database: Database) -> None:
+    first = begin(database)
+    assert first is not None
+    scans.stage(database, first, entries(3))
+    assert scans.take_over(database, first.scan_id, "too early") is None
+    let_expire(database)
+    heir = scans.take_over(database, first.scan_id, "heir")
+    assert heir is not None
+    assert scans.take_over(database, first.scan_id, "too late") is None
+    with pytest.raises(TakenOver):
+        scans.stage(database, first, entries(3))
+    with database.read() as connection:
+        assert connection.execute(select(scan_entries)).all() == []
+    scans.stage(database, heir, entries(5))
+    scans.merge(database, heir)
+    scans.close_scan(database, heir, {})
+    assert run_progress(database, heir.run_id).images == 5
+
+
+def test_a_run_is_not_done_while_its_scan_is_open(database: Database) -> None:
+    held = begin(database)
+    assert held is not None
+    assert run_progress(database, held.run_id).state is RunState.SCANNING
+
+
+def test_a_scan_broken_off_within_its_merge_and_walked_again_counts_every_file_once(database: Database) -> None:
+    first = begin(database)
+    assert first is not None
+    scans.stage(database, first, entries(10))
+    scans.merge(database, first)
+    let_expire(database)
+    heir = scans.take_over(database, first.scan_id, "heir")
+    assert heir is not None
+    scans.stage(database, heir, entries(10))
+    scans.merge(database, heir)
+    scans.close_scan(database, heir, {})
+    assert finish_all(database, heir.run_id) == 10
+
+
+def test_a_scan_taken_over_may_be_given_another_layout(database: Database) -> None:
+    first = begin(database)
+    assert first is not None
+    let_expire(database)
+    heir = scans.take_over(database, first.scan_id, "heir", "flat")
+    assert heir is not None
+    assert heir.layout == "flat"
+
+
+def test_scanning_lifts_a_cancellation_that_came_before_it_and_heeds_one_that_came_meanwhile(
+    database: Database,
+) -> None:
+    run = scan(database, entries(3))
+    ledger.cancel(database, run)
+    held = begin(database)
+    assert held is not None
+    scans.abandon_scan(database, held)
+    assert run_progress(database, run).state is RunState.CANCELLED
+    scan(database, entries(3))
+    assert run_progress(database, run).state is RunState.RUNNING
+    held = begin(database)
+    assert held is not None
+    ledger.cancel(database, run)
+    scans.stage(database, held, entries(4))
+    scans.merge(database, held)
+    assert scans.close_scan(database, held, {}) == 0
+    assert run_progress(database, run).state is RunState.CANCELLED
+
+
+def test_abandoning_a_scan_that_found_nothing_leaves_no_trace(database: Database) -> None:
+    held = begin(database)
+    assert held is not None
+    scans.abandon_scan(database, held)
+    assert list_runs(database) == []
+
+
+def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(database: Database) -> None:
+    first = scan(database, entries(3))
+    finish_all(database, first)
+    other = type(MODEL)(**{**vars(MODEL), "digest": "cd" * 32})
+    second = open_run(database, register_archive(database, "archive", "/archive"), register_model(database, other), 4)
+    held = scans.begin_scan(database, second, "folder", "test")
+    assert held is not None
+    scans.stage(database, held, entries(3))
+    scans.merge(database, held)
+    scans.close_scan(database, held, {})
+    assert finish_all(database, second, probability=0.2) == 3
+    for run, score in ((first, 0.7), (second, 0.2)):
+        assert [row.score for row in results(database, ResultFilter(run=run))] == [pytest.approx(score)] * 3
+
+
+def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "MERGE_ROWS", 7)
+    run = scan(database, entries(10, images_each=5), batch_size=16)
+    assert finish_all(database, run) == 50
+
+
+@given(
+    ids=st.lists(st.integers(1, 200), unique=True).map(sorted),
+    covered=st.lists(st.tuples(st.integers(1, 200), st.integers(0, 15)), max_size=6),
+    size=st.integers(1, 20),
+)
+def test_spans_hold_every_uncovered_id_once_and_reach_over_no_covered_range(
+    ids: list[int], covered: list[tuple[int, int]], size: int
+) -> None:
+    ranges: list[tuple[int, int]] = []
+    for first, length in sorted(covered):
+        if not ranges or first > ranges[-1][1]:
+            ranges.append((first, first + length))
+    cut = list(spans(ids, ranges, size))
+    free = [i for i in ids if not any(first <= i <= last for first, last in ranges)]
+    assert [i for span in cut for i in free if span.first <= i <= span.last] == free
+    assert sum(span.images for span in cut) == len(free)
+    for span in cut:
+        assert span.images <= size
+        assert not any(span.first <= last and first <= span.last for first, last in ranges)

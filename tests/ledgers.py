@@ -1,0 +1,95 @@
+"""A home with an embedded database, filled as producer and workers fill it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from db import dispatch, ledger
+from db.merge import Entry
+from db.migrate import upgrade
+from db.runs import ModelVersion, open_run, register_archive, register_model
+from db.scans import begin_scan, close_scan, merge, stage
+from db.session import Database
+from db.store import ImageOutcome, Prediction
+from tests.seeding import MODEL
+from xray.vocabulary import Reason
+
+Outcome = float | Reason | None
+"""A probability, a failure, or None for an image that nobody has looked at yet."""
+
+POSITIVE = "XR_HUMERUS/patient1/study1_positive"
+NEGATIVE = "XR_HUMERUS/patient2/study1_negative"
+INCOMPLETE = "XR_HAND/patient3/study1_negative"
+NOT_ASSESSABLE = "XR_HAND/patient4/study1_positive"
+OUT_OF_SCOPE = "XR_KNEE/patient5/study1_positive"
+
+STUDIES: dict[str, list[Outcome]] = {
+    POSITIVE: [0.9, 0.8],
+    NEGATIVE: [0.1],
+    INCOMPLETE: [0.2, Reason.TRUNCATED],
+    NOT_ASSESSABLE: [Reason.EMPTY],
+    OUT_OF_SCOPE: [0.95],
+}
+
+
+def embedded(home: Path) -> Database:
+    """Open the embedded database of a home, made if it is new."""
+    home.mkdir(parents=True, exist_ok=True)
+    database = Database(f"sqlite:///{home / 'bonescreen.db'}")
+    upgrade(database)
+    return database
+
+
+def screened(home: Path, studies: Mapping[str, list[Outcome]] = STUDIES, **about: Any) -> int:
+    """Screen an archive into the embedded database of a home, as `fill` does; return the run."""
+    database = embedded(home)
+    try:
+        return fill(database, studies, **about)
+    finally:
+        database.close()
+
+
+def fill(
+    database: Database,
+    studies: Mapping[str, list[Outcome]] = STUDIES,
+    *,
+    archive: str = "clinic",
+    root: Path = Path("/clinic"),
+    model: ModelVersion = MODEL,
+) -> int:
+    """Screen an archive of these studies, by key, each with its images' outcomes; return the run."""
+    found = [_entry(key, number) for key, outcomes in studies.items() for number in range(len(outcomes))]
+    settled = {_entry(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)}
+    archive_id = register_archive(database, archive, str(root))
+    run_id = open_run(database, archive_id, register_model(database, model), batch_size=1)
+    scan = begin_scan(database, run_id, "mura", "test")
+    assert scan is not None
+    stage(database, scan, found)
+    merge(database, scan)
+    close_scan(database, scan, {})
+    touched = any(outcome is not None for outcome in settled.values())
+    for run, batch in dispatch.take_for_sending(database, model.queue, 1000, "epoch") if touched else []:
+        if run != run_id:
+            dispatch.unsend(database, [batch])
+            continue
+        claim = ledger.claim(database, run, batch, "worker")
+        assert claim is not None
+        (item,) = ledger.work_of(database, claim)
+        outcome = settled[item.path]
+        if outcome is None:
+            ledger.hand_back(database, claim)
+        else:
+            ledger.finish(database, claim, [_outcome(item.image_id, outcome)])
+    return run_id
+
+
+def _entry(key: str, number: int) -> Entry:
+    part, label = key.split("/")[0].removeprefix("XR_"), key.rpartition("_")[2]
+    human_label = label if label in ("positive", "negative") else None
+    return Entry(key, f"{key}/image{number + 1}.png", 100, 1, part, human_label)
+
+
+def _outcome(image_id: int, outcome: float | Reason) -> ImageOutcome:
+    if isinstance(outcome, Reason):
+        return ImageOutcome(image_id, reason=outcome, detail="the file ends early")
+    return ImageOutcome(image_id, image_id.to_bytes(32, "big"), Prediction(0.1, outcome, b"\x00\x00" * 4, (2, 2)))

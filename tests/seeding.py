@@ -1,0 +1,64 @@
+"""Fill a ledger through the same functions that the producer uses."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from db import scans
+from db.dispatch import take_for_sending
+from db.merge import Entry
+from db.runs import ModelVersion, open_run, register_archive, register_model
+from db.session import Database
+from db.store import ImageOutcome, Prediction
+from db.tables import images
+
+MODEL = ModelVersion(
+    name="tiny",
+    version="1",
+    digest="ab" * 32,
+    precision="fp32",
+    finding="fracture",
+    image_threshold=0.5,
+    study_threshold=0.5,
+    body_parts=("HUMERUS", "HAND"),
+    queue="screen.tiny.fp32",
+)
+
+
+def entry(study: str, name: str, *, size: int = 100, body_part: str | None = "HUMERUS") -> Entry:
+    """One found file."""
+    return Entry(study, f"{study}/{name}", size, 1_000, body_part, "positive")
+
+
+def entries(studies: int, images_each: int = 1) -> list[Entry]:
+    """Files of several studies."""
+    return [entry(f"study{s:04}", f"image{i}.png") for s in range(studies) for i in range(images_each)]
+
+
+def scan(database: Database, found: Sequence[Entry], *, batch_size: int = 4, archive: str = "archive") -> int:
+    """Scan an archive that holds these files; return its run."""
+    archive_id = register_archive(database, archive, f"/{archive}")
+    run_id = open_run(database, archive_id, register_model(database, MODEL), batch_size)
+    held = scans.begin_scan(database, run_id, "folder", "test")
+    assert held is not None
+    scans.stage(database, held, found)
+    scans.merge(database, held)
+    scans.close_scan(database, held, {})
+    return run_id
+
+
+def send_all(database: Database, limit: int = 1000) -> list[tuple[int, int]]:
+    """Mark all pending batches sent, as the feeder would."""
+    return take_for_sending(database, MODEL.queue, limit, "epoch")
+
+
+def scored(image_id: int, probability: float = 0.7, content: int | None = None) -> ImageOutcome:
+    """An outcome with a prediction of its own content."""
+    digest = (image_id if content is None else content).to_bytes(32, "big")
+    return ImageOutcome(image_id, digest, Prediction(0.1, probability, b"\x00\x00" * 4, (2, 2)))
+
+
+def image_ids(database: Database) -> list[int]:
+    """All image ids, ascending."""
+    with database.read() as connection:
+        return list(connection.execute(select(images.c.id).order_by(images.c.id)).scalars())

@@ -1,0 +1,93 @@
+"""A real model package small enough for every test: the whole path, a fast backbone, random weights.
+
+``python -m tests.tiny PATH SEED`` writes one; Keras runs there on its OpenVINO backend, so the tests' own process needs
+neither TensorFlow nor a Keras backend.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xray.card import SCHEMA, Calibration, Card, Metric, Threshold, TrainingData
+from xray.package import Golden, ModelPackage, load_package, write_package
+
+BACKBONE = "MobileNet"
+SIZE = 64
+HEAD = (8, 4)
+
+CARD = Card(
+    schema=SCHEMA,
+    name="tiny",
+    version="1",
+    backbone=BACKBONE,
+    head=HEAD,
+    finding="fracture",
+    wording="positive: fracture",
+    body_parts=("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"),
+    input_size=SIZE,
+    preprocessing=f"gray8-pad-{SIZE}-bilinear-1",
+    image_threshold=Threshold(0.5, "random weights"),
+    study_threshold=Threshold(0.5, "random weights"),
+    calibration=Calibration(1.0, 0.0),
+    heat_map_scale=1.0,
+    training_data=(TrainingData("none", "random weights", "none", "none", "none"),),
+    metrics=(Metric("auroc", "none", 0.5, 0.4, 0.6),),
+    limits=("random weights: for tests only",),
+    command="python -m tests.tiny",
+    files={},
+)
+
+
+def write_tiny_package(path: Path, seed: int = 0) -> ModelPackage:
+    """Write a tiny real model package at ``path``; another seed gives other weights."""
+    subprocess.run(
+        [sys.executable, "-m", "tests.tiny", str(path), str(seed)],
+        env={**os.environ, "KERAS_BACKEND": "openvino", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    return load_package(path)
+
+
+def _write(path: Path, seed: int) -> None:
+    import openvino as ov
+
+    from xray.network import build_network, network_weights
+    from xray.weights import round_to_storage
+
+    rng = np.random.default_rng(seed)
+    network = build_network(BACKBONE, SIZE, HEAD)
+    for variable in network.weights:
+        variable.assign(round_to_storage(random_weight(variable.name, tuple(variable.shape), rng)))
+    images = np.kron(rng.integers(0, 256, (8, 4, 4), np.uint8), np.ones((1, SIZE // 4, SIZE // 4), np.uint8))
+    graph = path.parent / f".{path.name}.xml"
+    network.export(str(graph), format="openvino", verbose=False)
+    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    logits, cams = (np.array(output) for output in compiled(images).values())
+    graph.unlink()
+    graph.with_suffix(".bin").unlink()
+    # probabilities of about 0.1 to 0.9, so that both labels occur
+    slope = 1.5 / float(logits.std())
+    card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))
+    golden = Golden(images, logits, cams, 1e-3)
+    write_package(path, card, weights=network_weights(network), golden=golden, readme="# Tiny, for tests\n")
+
+
+def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw a weight under which a deep network still tells its inputs apart."""
+    if name in ("gamma", "moving_variance"):
+        return np.ones(shape, np.float32)
+    if len(shape) == 1:
+        return np.full(shape, 0.1 if name.startswith("bias") else 0.0, np.float32)
+    # a depthwise kernel (3, 3, channels, 1) sums over 3 x 3 only
+    fan_in = np.prod(shape[:2] if len(shape) == 4 and shape[-1] == 1 else shape[:-1])
+    return rng.normal(0, (2 / fan_in) ** 0.5, shape).astype(np.float32)
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,181 @@
+"""Reading below an archive root: what is a fault of one file, and what is an outage."""
+
+import hashlib
+import os
+import socket
+
+import pytest
+
+from tests.archives import as_plain_user, folder_for_others
+from xray.errors import ArchiveOutage, FileFault
+from xray.files import content_digest, read_image_file
+from xray.vocabulary import Reason
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "archive"
+    (folder / "study").mkdir(parents=True)
+    (folder / "study" / "image.png").write_bytes(b"film")
+    return folder
+
+
+def fault_of(root, relative, **options) -> FileFault:
+    with pytest.raises(FileFault) as caught:
+        read_image_file(root, relative, **options)
+    assert "/" not in str(caught.value)
+    assert "image" not in caught.value.detail
+    return caught.value
+
+
+def test_a_file_below_the_root_is_read(root):
+    assert read_image_file(root, "study/image.png") == b"film"
+
+
+def test_an_empty_file_gives_no_bytes(root):
+    (root / "empty.png").touch()
+
+    assert read_image_file(root, "empty.png") == b""
+
+
+def test_a_root_that_is_a_link_is_followed(root, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+
+    assert read_image_file(tmp_path / "link", "study/image.png") == b"film"
+
+
+def test_a_link_within_the_archive_is_followed(root):
+    (root / "again.png").symlink_to("study/image.png")
+
+    assert read_image_file(root, "again.png") == b"film"
+
+
+@pytest.mark.parametrize("relative", ["", ".", "..", "../secret", "study/../../secret", "/etc/passwd", "study/\0"])
+def test_a_path_that_is_not_below_is_refused(root, relative):
+    (root.parent / "secret").write_bytes(b"secret")
+
+    assert fault_of(root, relative).reason is Reason.OUTSIDE_ARCHIVE
+
+
+def test_a_link_out_of_the_archive_is_refused(root):
+    (root.parent / "secret").write_bytes(b"secret")
+    (root / "leak.png").symlink_to(root.parent / "secret")
+    (root / "outside").symlink_to(root.parent)
+
+    assert fault_of(root, "leak.png").reason is Reason.OUTSIDE_ARCHIVE
+    assert fault_of(root, "outside/secret").reason is Reason.OUTSIDE_ARCHIVE
+
+
+def test_a_neighbour_whose_name_begins_like_the_root_is_outside(root):
+    twin = root.with_name(root.name + "2")
+    twin.mkdir()
+    (twin / "image.png").write_bytes(b"secret")
+    (root / "leak.png").symlink_to(twin / "image.png")
+
+    assert fault_of(root, "leak.png").reason is Reason.OUTSIDE_ARCHIVE
+
+
+def test_a_fifo_is_refused_without_waiting_for_a_writer(root):
+    os.mkfifo(root / "pipe.png")
+
+    assert fault_of(root, "pipe.png").reason is Reason.UNREADABLE
+
+
+def test_a_socket_and_a_folder_are_unreadable(root, monkeypatch):
+    monkeypatch.chdir(root)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.png")
+
+        reasons = [fault_of(root, name).reason for name in ("socket.png", "study")]
+
+    assert reasons == [Reason.UNREADABLE] * 2
+
+
+def test_refusals_leave_no_file_open(root):
+    os.mkfifo(root / "pipe.png")
+    before = len(os.listdir("/proc/self/fd"))
+
+    for name in ("pipe.png", "study", "study/image.png"):
+        fault_of(root, name, max_bytes=3)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_name_longer_than_the_file_system_takes_is_unreadable(root):
+    assert fault_of(root, "n" * 300).reason is Reason.UNREADABLE
+
+
+def test_the_byte_cap_holds_without_reading(root):
+    with (root / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+
+    assert fault_of(root, "sparse.png").reason is Reason.TOO_LARGE
+
+
+def test_the_byte_cap_is_inclusive(root):
+    assert read_image_file(root, "study/image.png", max_bytes=4) == b"film"
+    assert fault_of(root, "study/image.png", max_bytes=3).reason is Reason.TOO_LARGE
+
+
+def test_a_file_that_may_not_be_read_is_unreadable():
+    with folder_for_others() as root:
+        (root / "image.png").touch(mode=0o000)
+        with as_plain_user():
+            assert fault_of(root, "image.png").reason is Reason.UNREADABLE
+
+
+def test_a_root_that_may_not_be_read_is_an_outage():
+    with folder_for_others() as root:
+        (root / "closed").mkdir(mode=0o700)
+        (root / "closed" / "image.png").touch()
+        (root / "closed").chmod(0o000)
+        with as_plain_user(), pytest.raises(ArchiveOutage, match="cannot be listed"):
+            read_image_file(root / "closed", "image.png")
+
+
+def test_a_missing_file_has_vanished(root):
+    reasons = [fault_of(root, name).reason for name in ("study/gone.png", "gone/image.png")]
+
+    assert reasons == [Reason.VANISHED] * 2
+
+
+def test_a_link_that_leads_nowhere_is_told_from_a_missing_file(root):
+    (root / "broken.png").symlink_to("nowhere.png")
+    (root / "itself.png").symlink_to("itself.png")
+
+    assert [fault_of(root, name).reason for name in ("broken.png", "itself.png")] == [Reason.BROKEN_LINK] * 2
+
+
+def test_a_file_below_what_is_no_folder_any_more_has_vanished(root):
+    assert fault_of(root, "study/image.png/image.png").reason is Reason.VANISHED
+
+
+def test_a_missing_root_is_an_outage_that_names_it(tmp_path):
+    with pytest.raises(ArchiveOutage, match=r"gone is missing: is it mounted\?"):
+        read_image_file(tmp_path / "gone", "image.png")
+
+
+def test_an_empty_root_is_an_outage_as_an_unmounted_one_looks_so(tmp_path):
+    with pytest.raises(ArchiveOutage, match="is empty"):
+        read_image_file(tmp_path, "image.png")
+
+
+def test_a_root_that_is_a_file_is_an_outage(tmp_path):
+    (tmp_path / "root").touch()
+
+    with pytest.raises(ArchiveOutage, match="not a folder"):
+        read_image_file(tmp_path / "root", "image.png")
+
+
+def test_a_name_of_other_bytes_than_utf8_is_read_back(root):
+    (root / os.fsdecode(b"M\xfcller.png")).write_bytes(b"film")
+
+    assert read_image_file(root, os.fsdecode(b"M\xfcller.png")) == b"film"
+
+
+def test_a_name_that_no_host_can_have_is_unreadable(root):
+    assert fault_of(root, "\ud800.png").reason is Reason.UNREADABLE
+
+
+def test_the_digest_is_sha256():
+    assert content_digest(b"film") == hashlib.sha256(b"film").digest()

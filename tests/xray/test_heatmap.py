@@ -1,0 +1,71 @@
+"""Heat maps: evidence lies where it was, and nothing glows without it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xray.heatmap import MARGIN, cam_on_film, colour, render_heat_map
+from xray.pixels import Geometry, Preprocessing
+
+
+def panels(image: Image.Image, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the film and the overlay out of a rendered heat map."""
+    pixels = np.asarray(image).astype(int)
+    rows = slice(MARGIN, MARGIN + height)
+    return pixels[rows, MARGIN : MARGIN + width], pixels[rows, 2 * MARGIN + width : 2 * MARGIN + 2 * width]
+
+
+def render(gray: np.ndarray, cam: np.ndarray, geometry: Geometry = "pad", caption: str = "a caption") -> Image.Image:
+    return render_heat_map(gray, cam, preprocessing=Preprocessing(64, geometry), scale=2.0, caption=[caption])
+
+
+@pytest.mark.parametrize("geometry", ["pad", "squash"])
+@pytest.mark.parametrize("shape", [(640, 320), (320, 640), (640, 640)])
+def test_evidence_lies_on_the_film_where_the_network_saw_it(geometry: Geometry, shape: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(64, geometry)
+    gray = np.zeros(shape, np.uint8)
+    height, width = shape
+    gray[height // 4 : height // 2, width // 2 : 3 * width // 4] = 255
+    # a network that sees brightness: its map is the preprocessed film, shrunk to 8 x 8
+    cam = preprocessing.apply(gray).reshape(8, 8, 8, 8).mean(axis=(1, 3)) / 255
+    seen = cam_on_film(cam, height, width, preprocessing)
+    assert seen.shape == shape
+    centre = np.array([np.average(axis, weights=seen) for axis in np.indices(shape)])
+    np.testing.assert_allclose(centre / shape, [0.375, 0.625], atol=0.02)
+
+
+def test_a_film_without_evidence_is_drawn_as_it_is() -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (640, 400), np.uint8)
+    film, overlay = panels(render(gray, np.full((7, 7), -3.0)), 640, 400)
+    np.testing.assert_array_equal(overlay, film)
+    np.testing.assert_array_equal(film[..., 0], gray)
+
+
+def test_the_scale_is_the_cards_and_not_the_films() -> None:
+    gray = np.full((640, 640), 96, np.uint8)
+    changes = []
+    for top in (0.02, 0.2, 2.0, 4.0):
+        film, overlay = panels(render(gray, np.full((7, 7), top)), 640, 640)
+        changes.append(np.abs(overlay - film).sum())
+    assert changes[0] < changes[1] < changes[2] == changes[3]
+    assert changes[0] < 0.15 * changes[2]
+
+
+def test_colours_grow_steadily_lighter() -> None:
+    lightness = colour(np.linspace(0, 1, 256)) @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(lightness) >= -0.5).all()
+    assert lightness[-1] - lightness[0] > 200
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (64, 64), (2880, 2304)])
+def test_films_of_any_shape_are_drawn(shape: tuple[int, int]) -> None:
+    image = render(np.zeros(shape, np.uint8), np.ones((7, 7)))
+    assert image.mode == "RGB"
+    assert max(image.size) < 1500
+
+
+def test_a_long_caption_is_broken_into_lines() -> None:
+    gray = np.zeros((64, 64), np.uint8)
+    short, long = (render(gray, np.ones((2, 2)), caption="word " * count) for count in (2, 200))
+    assert long.width == short.width
+    assert long.height > short.height

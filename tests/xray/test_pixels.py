@@ -1,0 +1,386 @@
+"""Decoding and preprocessing: every form of film we read, and every kind of damage."""
+
+import io
+import random
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.archives import cut, encoded, film, jpeg, png, png_bomb, png_file, png_of, tiff_file
+from xray.errors import FileFault, PackageError
+from xray.pixels import Preprocessing, decode, load, pixel_count
+from xray.vocabulary import Reason
+
+GRAY = film(7)
+ORIENTATION = 0x0112
+
+
+def reason_of(data: bytes, **options: int) -> Reason:
+    with pytest.raises(FileFault) as fault:
+        decode(data, **options)
+    assert "/" not in fault.value.detail
+    return fault.value.reason
+
+
+def film_or_fault(data: bytes) -> np.ndarray | FileFault:
+    try:
+        return decode(data, max_pixels=1_000_000)
+    except FileFault as fault:
+        return fault
+
+
+def twelve_bits() -> np.ndarray:
+    return (np.arange(600, dtype=np.uint16) * 6 + 400).reshape(20, 30)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
+def test_a_gray_film_comes_out_the_same_in_every_lossless_form(file_format, mode):
+    data = encoded(Image.fromarray(GRAY).convert(mode), file_format)
+
+    assert np.array_equal(decode(data), GRAY)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_comes_out_bone_bright_in_gray_colour_and_cmyk(mode):
+    smooth = Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8) * 2)
+
+    decoded = decode(encoded(smooth.convert(mode), "JPEG", quality=95))
+
+    assert np.abs(decoded.astype(int) - np.asarray(smooth)).max() <= 4
+
+
+def test_one_bit_becomes_black_and_white():
+    mask = GRAY > 90
+
+    assert np.array_equal(decode(encoded(Image.fromarray(mask), "PNG")), np.where(mask, 255, 0))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_twelve_bits_in_sixteen_use_the_whole_range(compression):
+    pixels = twelve_bits()
+
+    decoded = decode(encoded(Image.fromarray(pixels), "TIFF", compression=compression))
+
+    assert np.array_equal(decoded, decode(png_of(pixels, bits=16)))
+    assert (decoded.min(), decoded.max()) == (0, 255)
+    assert np.all(np.diff(decoded.ravel().astype(int)) >= 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_thirty_two_bits_are_mapped_as_sixteen(dtype):
+    pixels = twelve_bits()
+
+    decoded = decode(encoded(Image.fromarray(pixels.astype(dtype) - 1000), "TIFF"))
+
+    assert np.array_equal(decoded, decode(png_of(pixels, bits=16)))
+
+
+def test_a_deep_film_of_one_value_is_black():
+    assert not decode(png_of(np.full((4, 4), 900, np.uint16), bits=16)).any()
+
+
+def test_floats_that_are_no_numbers_are_corrupt():
+    pixels = np.full((4, 4), np.nan, np.float32)
+
+    assert reason_of(encoded(Image.fromarray(pixels), "TIFF")) is Reason.CORRUPT
+
+
+def test_white_is_zero_is_inverted_at_eight_bits():
+    # Pillow inverts both ways, so the file's bytes are what tells.
+    data = encoded(Image.fromarray(GRAY), "TIFF", tiffinfo={262: 0})
+
+    assert np.invert(GRAY).tobytes() in data
+    assert np.array_equal(decode(data), GRAY)
+
+
+def test_white_is_zero_is_inverted_at_sixteen_bits():
+    plain = encoded(Image.fromarray(twelve_bits()), "TIFF", tiffinfo={262: 1})
+    inverted = encoded(Image.fromarray(twelve_bits()), "TIFF", tiffinfo={262: 0})
+
+    assert np.array_equal(decode(inverted), np.invert(decode(plain)))
+
+
+def test_what_is_transparent_is_black():
+    layers = np.dstack([GRAY, GRAY, GRAY, np.where(GRAY > 90, 255, 0).astype(np.uint8)])
+
+    decoded = decode(encoded(Image.fromarray(layers), "PNG"))
+
+    assert np.array_equal(decoded, np.where(GRAY > 90, GRAY, 0))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
+def test_the_exif_orientation_is_applied(file_format):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = Image.fromarray(np.repeat(np.repeat(GRAY, 8, 0), 8, 1))
+
+    turned = decode(encoded(image, file_format, exif=exif))
+
+    assert np.abs(turned.astype(int) - np.rot90(np.asarray(image), -1)).max() <= 40
+    assert turned.shape == (image.width, image.height)
+
+
+def test_a_damaged_exif_block_does_not_lose_the_film():
+    data = encoded(Image.fromarray(GRAY), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF")
+
+    assert decode(data).shape == GRAY.shape
+
+
+def test_no_bytes_are_empty():
+    assert reason_of(b"") is Reason.EMPTY
+
+
+@pytest.mark.parametrize("data", [b"image,label\n", b"GIF89a", encoded(Image.fromarray(GRAY), "BMP"), b"\x00"])
+def test_other_content_is_no_image_whatever_its_name(data):
+    assert reason_of(data) is Reason.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        jpeg(1),
+        encoded(Image.fromarray(GRAY).convert("RGB"), "JPEG", progressive=True),
+        png(1),
+        encoded(Image.fromarray(film(1, 200, 200)), "TIFF"),
+        encoded(Image.fromarray(film(1, 200, 200)), "TIFF", compression="tiff_lzw"),
+    ],
+)
+def test_half_a_file_is_truncated(whole):
+    assert reason_of(cut(whole)) is Reason.TRUNCATED
+
+
+def test_a_signature_alone_is_truncated():
+    assert reason_of(b"\xff\xd8\xff") is Reason.TRUNCATED
+    assert reason_of(b"\x89PNG\r\n\x1a\n") is Reason.TRUNCATED
+
+
+def test_damage_within_is_corrupt():
+    assert reason_of(png_file(20, 24, b"this is no zlib stream")) is Reason.CORRUPT
+
+
+def test_a_form_that_is_not_read_is_unsupported():
+    lab = Image.fromarray(GRAY).convert("RGB").convert("LAB")
+
+    assert reason_of(encoded(lab, "TIFF")) is Reason.UNSUPPORTED
+
+
+PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
+
+
+@pytest.mark.parametrize("colour_type", PNG_CHANNELS)
+def test_deep_colour_or_alpha_in_a_png_is_unsupported_and_never_a_dark_film(colour_type):
+    lines = zlib.compress((b"\x00" + bytes(2 * PNG_CHANNELS[colour_type] * 24)) * 20)
+    deep = bytearray(png_file(24, 20, lines, bits=16))
+    deep[25] = colour_type
+    deep[29:33] = zlib.crc32(deep[12:29]).to_bytes(4)
+
+    with pytest.raises(FileFault, match="unsupported: colour or alpha of more than 8 bits"):
+        decode(bytes(deep))
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("bits_given", [1, 3])
+def test_deep_colour_in_a_tiff_is_unsupported(byte_order, bits_given):
+    pixels, bits = bytes(2 * 3 * 4), struct.pack(f"{byte_order}3H", 16, 16, 16)
+    behind = 8 + 2 + 8 * 12 + 4
+    # BitsPerSample, three times or once for all, as some writers have it
+    shorts = {258: 16, 259: 1, 262: 2, 277: 3, 278: 2}
+    entries = {tag: struct.pack(f"{byte_order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
+    longs = {256: 2, 257: 2, 273: behind + len(bits)}
+    entries |= {tag: struct.pack(f"{byte_order}HHII", tag, 4, 1, value) for tag, value in longs.items()}
+    if bits_given == 3:
+        entries[258] = struct.pack(f"{byte_order}HHII", 258, 3, 3, behind)
+    head = struct.pack(f"{byte_order}2sHIH", b"II" if byte_order == "<" else b"MM", 42, 8, len(entries))
+    data = head + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4) + bits + pixels
+
+    with pytest.raises(FileFault, match="unsupported: colour or alpha of more than 8 bits"):
+        decode(data)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_more_than_one_frame_is_refused(file_format):
+    first, second = Image.fromarray(GRAY), Image.fromarray(film(8))
+
+    data = encoded(first, file_format, save_all=True, append_images=[second])
+
+    assert reason_of(data) is Reason.MULTI_FRAME
+
+
+def test_a_bomb_is_refused_by_its_header():
+    assert reason_of(png_bomb()) is Reason.TOO_MANY_PIXELS
+
+
+def test_a_tile_is_held_against_the_cap_as_the_image_is():
+    image = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 324: 8, 325: 8}
+
+    assert reason_of(tiff_file({**image, 322: 16, 323: 16})) is Reason.CORRUPT
+    assert reason_of(tiff_file({**image, 322: 100_000, 323: 100_000})) is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (png(1), GRAY.size),
+        (jpeg(1), GRAY.size),
+        (encoded(Image.fromarray(GRAY), "TIFF"), GRAY.size),
+        (png_bomb(), 100_000**2),
+        (tiff_file({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 322: 5000, 323: 5000, 324: 8, 325: 8}), 5000**2),
+        (b"", 0),
+        (b"image,label\n", 0),
+        (b"\xff\xd8\xff", 0),
+    ],
+)
+def test_a_header_tells_for_how_many_pixels_decoding_makes_room(data, count):
+    assert pixel_count(data) == count
+
+
+def test_the_cap_is_inclusive():
+    assert decode(png(1), max_pixels=GRAY.size).shape == GRAY.shape
+    assert reason_of(png(1), max_pixels=GRAY.size - 1) is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, 0), (2**31 - 1, 1)])
+def test_absurd_dimensions_are_faults(size):
+    assert reason_of(png_file(*size, zlib.compress(b"\x00"))) in (Reason.CORRUPT, Reason.TOO_MANY_PIXELS)
+
+
+SEEDS = [
+    jpeg(1),
+    png(1),
+    png_of(twelve_bits(), bits=16),
+    encoded(Image.fromarray(GRAY), "TIFF"),
+    encoded(Image.fromarray(GRAY).convert("RGBA"), "TIFF", compression="tiff_lzw"),
+    encoded(Image.fromarray(GRAY).convert("P"), "PNG"),
+    encoded(Image.fromarray(GRAY), "PNG", save_all=True, append_images=[Image.fromarray(film(8))]),
+]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(SEEDS), st.integers(0, 2**32), st.integers(1, 12))
+def test_mutated_bytes_give_a_film_or_a_fault(data, seed, changes):
+    chance, mutated = random.Random(seed), bytearray(data)
+    for _ in range(changes):
+        place = chance.randrange(min(len(mutated), chance.choice([48, 4096])))
+        mutated[place] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+    if chance.random() < 0.3:
+        del mutated[chance.randrange(len(mutated)) :]
+    outcome = film_or_fault(bytes(mutated))
+    if isinstance(outcome, FileFault):
+        assert all(" " <= character <= "~" for character in outcome.detail)
+    else:
+        assert outcome.dtype == np.uint8
+        assert outcome.ndim == 2
+        assert outcome.size > 0
+
+
+def test_decoding_in_threads_leaves_the_warning_filters_alone():
+    before = list(warnings.filters)
+    data = [jpeg(1), cut(jpeg(2)), png_bomb(), png(3)] * 20
+
+    def decode_all() -> None:
+        for item in data:
+            film_or_fault(item)
+
+    threads = [threading.Thread(target=decode_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("text", ["gray8-pad-224-bilinear-1", "gray8-squash-320-bilinear-1"])
+def test_an_id_is_read_back_as_it_was_written(text):
+    assert Preprocessing.from_id(text).id == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "gray8-pad-224-bilinear-2", "gray8-crop-224-bilinear-1", "gray8-pad-0-bilinear-1"],
+)
+def test_an_unknown_id_is_refused(text):
+    with pytest.raises(PackageError, match="update bonescreen"):
+        Preprocessing.from_id(text)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(10, 512))
+def test_a_padded_film_is_centred_and_keeps_its_proportions(height, width, size):
+    top, left, h, w = Preprocessing(size, "pad").placement(height, width)
+
+    assert max(h, w) == size
+    assert abs(top - (size - h - top)) <= 1
+    assert abs(left - (size - w - left)) <= 1
+    assert abs(h * max(height, width) - height * size) <= max(height, width)
+
+
+def test_padding_is_black_and_the_film_lies_where_placement_says():
+    preprocessing = Preprocessing(64, "pad")
+    bright = np.full((100, 50), 200, np.uint8)
+
+    square = preprocessing.apply(bright)
+
+    top, left, height, width = preprocessing.placement(100, 50)
+    inside = square[top : top + height, left : left + width]
+    assert square.shape == (64, 64)
+    assert (inside == 200).all()
+    assert int(square.sum()) == int(inside.sum())
+
+
+def test_squashing_fills_the_square():
+    assert (Preprocessing(64, "squash").apply(np.full((100, 50), 200, np.uint8)) == 200).all()
+
+
+def test_reduction_is_antialiased():
+    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))
+
+    reduced = Preprocessing(32, "squash").apply(stripes)
+
+    assert np.abs(reduced.astype(int) - 128).max() <= 8
+
+
+def test_loading_is_decoding_and_fitting():
+    preprocessing = Preprocessing(32, "pad")
+
+    assert np.array_equal(load(png(5), preprocessing), preprocessing.apply(film(5)))
+
+
+def test_a_tinted_jpeg_gives_its_luma():
+    gray = np.add.outer(np.arange(64), np.arange(64))
+    tinted = Image.fromarray(np.stack([gray + 40, gray + 60, gray + 90], -1).astype(np.uint8))
+    data = encoded(tinted, "JPEG", quality=95)
+
+    luma = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+
+    assert np.abs(decode(data).astype(int) - luma).max() <= 2
+
+
+def test_a_host_short_of_memory_is_not_taken_for_a_damaged_file(tmp_path):
+    rows = zlib.compress(bytes(9001) * 9000)
+    (tmp_path / "large.png").write_bytes(png_file(9000, 9000, rows))
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from xray.pixels import decode\n"
+        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + 40_000_000\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "try:\n"
+        "    decode(Path(sys.argv[1]).read_bytes())\n"
+        "except MemoryError:\n"
+        "    print('out of memory')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "large.png")], capture_output=True, text=True)
+
+    assert done.stdout == "out of memory\n", done.stderr
