@@ -1,0 +1,1 @@
+"""Archive to ledger (scan), ledger to Redis (feed)."""

@@ -1,0 +1,44 @@
+"""``python -m producer``: the feeder, until it is told to stop."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from db.session import Database
+from producer.feeder import Feeder
+from producer.transport import Transport
+from xray.errors import BonescreenError, UsageError
+from xray.settings import Settings, read_settings
+
+
+def run_feeder(settings: Settings) -> None:
+    """Feed until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    UsageError
+        No broker is configured.
+    """
+    if settings.broker_url is None:
+        raise UsageError("the feeder needs BONESCREEN_BROKER_URL; `bonescreen screen` brings its own broker and feeder")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s feeder %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Feeder(Database(settings.effective_database_url), Transport(settings.broker_url), settings).run(stop)
+
+
+def main() -> int:
+    """Run the feeder; return the exit code."""
+    try:
+        run_feeder(read_settings(os.environ))
+    except BonescreenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

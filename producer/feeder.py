@@ -1,0 +1,172 @@
+"""The feeder: keeps queues filled from the ledger and takes back what was lost. It alone owns recovery.
+
+Any number of feeders may run at once: every step is one guarded UPDATE, so the worst that two of them do is to
+send a message twice, which the second delivery's claim makes a no-op.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from db import dispatch
+from db.heartbeats import beat, retire
+from db.scans import open_scans
+from db.session import Database
+from producer.scan import finish_abandoned_scan
+from producer.transport import Transport
+from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
+from xray.message import LEASE_SECONDS, RENEW_SECONDS
+from xray.settings import Settings
+from xray.vocabulary import BatchState
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+
+LOW_WATER = 32
+HIGH_WATER = 64
+"""Messages a queue holds: enough that no worker waits a tick, few enough that a lost broker loses little."""
+
+OVERDUE_SECONDS = 20.0
+"""A message sent that long ago and not claimed, while its queue is empty, is lost or in a dead worker's hands."""
+
+STALE_SECONDS = 600.0
+"""The same while the queue is not empty."""
+
+ABSENT_SECONDS = 15.0
+"""After a round that took that long, leases are not judged at once."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one round of the feeder did."""
+
+    sent: int = 0
+    expired: int = 0
+    lost: int = 0
+
+
+class Feeder:
+    """Feeds every queue of one database.
+
+    Parameters
+    ----------
+    database : Database
+    transport : Transport
+    settings : Settings
+        Its archive roots say which abandoned scans can be finished from this host.
+    """
+
+    def __init__(self, database: Database, transport: Transport, settings: Settings) -> None:
+        self._database = database
+        self._transport = transport
+        self._settings = settings
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._patient_until = 0.0
+        self._seen_at = time.time()
+        self._scanning: threading.Thread | None = None
+        self._scan_problem: str | None = None
+        self.problem: str | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until told to stop; outages are waited out."""
+        while not stop.is_set():
+            now = time.time()
+            self.noticed(away_for=now - self._seen_at)
+            self._seen_at = now
+            try:
+                self.tick()
+                self._report(self._scan_problem)
+            except (DatabaseOutage, StorageOutage) as outage:
+                # Workers could not renew their leases either: give them time to, before calling them dead.
+                self._patient_until = time.monotonic() + LEASE_SECONDS
+                self._note(str(outage))
+            except BrokerOutage as outage:
+                self._report(str(outage))
+            stop.wait(TICK_SECONDS)
+        self._end()
+
+    def noticed(self, away_for: float) -> None:
+        """Take note of the seconds since the last round: leases are not judged at once after a long absence.
+
+        A database that was locked, or a machine that slept, kept workers from renewing them too.
+        """
+        if away_for > ABSENT_SECONDS:
+            self._patient_until = max(self._patient_until, time.monotonic() + 2 * RENEW_SECONDS)
+
+    def tick(self) -> Tick:
+        """Do one round.
+
+        Raises
+        ------
+        Outage
+            The database or the broker does not answer; nothing is lost by it.
+        """
+        expired = 0
+        if time.monotonic() >= self._patient_until:
+            expired = dispatch.return_expired(self._database)
+            self._adopt_scan()
+        epoch = self._transport.epoch()
+        lost = dispatch.return_lost_epochs(self._database, epoch)
+        for queue in dispatch.queues_with(self._database, BatchState.SENT):
+            empty = self._transport.depth(queue) == 0
+            lost += dispatch.return_overdue(self._database, queue, OVERDUE_SECONDS if empty else STALE_SECONDS)
+        sent = sum(self._fill(queue, epoch) for queue in dispatch.queues_with(self._database, BatchState.PENDING))
+        if sent or expired or lost:
+            log.info("sent %d, leases expired %d, messages lost %d", sent, expired, lost)
+        return Tick(sent, expired, lost)
+
+    def _fill(self, queue: str, epoch: str) -> int:
+        depth = self._transport.depth(queue)
+        if depth >= LOW_WATER:
+            return 0
+        taken = dispatch.take_for_sending(self._database, queue, HIGH_WATER - depth, epoch)
+        for position, (run_id, batch_id) in enumerate(taken):
+            try:
+                self._transport.send(queue, run_id, batch_id)
+            except BrokerOutage:
+                dispatch.unsend(self._database, [unsent for _, unsent in taken[position:]])
+                raise
+        return len(taken)
+
+    def _adopt_scan(self) -> None:
+        if self._scanning is not None and self._scanning.is_alive():
+            return
+        for scan in open_scans(self._database):
+            root = self._settings.archive_root(scan.archive)
+            if scan.expired and root is not None:
+                self._scanning = threading.Thread(target=self._scan, args=(scan.scan_id, root), daemon=True)
+                self._scanning.start()
+                return
+        self._scan_problem = None
+
+    def _scan(self, scan_id: int, root: Path) -> None:
+        try:
+            finish_abandoned_scan(self._database, scan_id, root, self._name)
+            self._scan_problem = None
+        except Outage as outage:
+            self._scan_problem = str(outage)
+        except BonescreenError as error:
+            self._scan_problem = f"an abandoned scan cannot be finished: {error}"
+
+    def _report(self, problem: str | None) -> None:
+        self._note(problem)
+        try:
+            beat(self._database, self._name, "feeder", None, problem)
+        except Outage as outage:
+            self._note(str(outage))
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            log.warning("waiting: %s", problem)
+        self.problem = problem
+
+    def _end(self) -> None:
+        try:
+            retire(self._database, self._name)
+        except Outage as outage:
+            log.warning("ended while waiting: %s", outage)

@@ -1,0 +1,80 @@
+"""What the producer needs of the broker: send a message, see a queue's depth, know the broker's life."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from celery import Celery
+from kombu.exceptions import KombuError
+from kombu.exceptions import OperationalError as KombuOperationalError
+
+from xray.errors import BrokerOutage
+from xray.message import TASK_NAME, transport_options
+
+EPOCH_KEY = "bonescreen.epoch"
+"""Lives and dies with the broker's data: a new value means that messages sent before are lost."""
+
+
+class Transport:
+    """One process's way to the broker.
+
+    Parameters
+    ----------
+    broker_url : str
+        Redis-protocol URL, as Celery takes it.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = Celery("bonescreen", broker=broker_url, set_as_current=False)
+        self._app.conf.update(
+            task_serializer="json",
+            task_ignore_result=True,
+            task_create_missing_queues=True,
+            task_publish_retry=False,
+            task_send_sent_event=False,
+            broker_transport_options={**transport_options(), "socket_timeout": 5},
+        )
+        self.shown_url = self._app.connection_for_write().as_uri()
+
+    def epoch(self) -> str:
+        """Return the broker's life; the first to ask in a new life names it."""
+        with self._client() as client:
+            client.set(EPOCH_KEY, uuid.uuid4().hex, nx=True)
+            value: bytes = client.get(EPOCH_KEY)
+        return value.decode()
+
+    def depth(self, queue: str) -> int:
+        """Count the messages that wait in a queue; those in a worker's hands are not among them."""
+        with self._client() as client:
+            waiting: int = client.llen(queue)
+        return waiting
+
+    def send(self, queue: str, run_id: int, batch_id: int) -> None:
+        """Send one message: two integers.
+
+        Raises
+        ------
+        BrokerOutage
+            The broker does not answer; the message may or may not have been sent.
+        """
+        with self._outages():
+            self._app.send_task(TASK_NAME, args=(run_id, batch_id), queue=queue, retry=False)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._app.close()
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        with self._outages(), self._app.connection_for_write() as connection:
+            yield connection.default_channel.client
+
+    @contextmanager
+    def _outages(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, KombuError, KombuOperationalError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BrokerOutage(f"the broker {self.shown_url} does not answer: {reason}") from error

@@ -1,0 +1,213 @@
+"""Walk an archive's tree, streaming: memory grows with its depth and with nothing else."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+
+from xray.errors import ArchiveOutage, UsageError
+from xray.files import OUTAGE_ERRNOS, root_absence
+from xray.studies import FOLDER_MAX_IMAGES, Layout, SkipReason, detect_layout, is_hidden, is_utf8
+
+MAX_DEPTH = 64
+"""Folders held open at once, one for each level."""
+
+SURVEY_DEPTH = 10
+SURVEY_FOLDERS = 64
+SURVEY_ENTRIES = 4 * FOLDER_MAX_IMAGES
+
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of an archive.
+
+    Parameters
+    ----------
+    path : str
+        Below the root, POSIX.
+    size : int
+        Bytes.
+    mtime_ns : int
+        Time of the last change, nanoseconds since 1970, within 64 bits.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    r"""A file or folder that the walk passes over.
+
+    Parameters
+    ----------
+    path : str
+        Below the root, for a person: bytes that are no UTF-8 are written out as ``\xNN``.
+    reason : SkipReason
+        What to count it under.
+    """
+
+    path: str
+    reason: SkipReason
+
+
+def walk(root: Path) -> Iterator[FileEntry | Skipped]:
+    """Yield every file below a root, in no particular order, and what is passed over.
+
+    Links to folders are not followed; links to files are yielded, as it is for the worker to refuse those that lead
+    out of the archive. A folder that may not be listed, or whose name is no UTF-8, is passed over whole; its name is
+    for the caller to tell.
+
+    Parameters
+    ----------
+    root : Path
+        The archive's root.
+
+    Raises
+    ------
+    UsageError
+        There is no folder at `root`, or it may not be listed.
+    ArchiveOutage
+        The storage does not answer, or the root went away meanwhile: what was yielded is not the whole archive.
+    """
+    identity = _identity(root)
+    levels = [("", _list_root(root))]
+    try:
+        while levels:
+            folder, entries = levels[-1]
+            entry = _next(root, entries)
+            if entry is None:
+                entries.close()
+                levels.pop()
+                continue
+            path = folder + entry.name
+            if is_hidden(entry.name):
+                yield Skipped(_printable(path), SkipReason.HIDDEN)
+                continue
+            if not is_utf8(entry.name):
+                yield Skipped(_printable(path), SkipReason.NAME_NOT_UTF8)
+                continue
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield _file(entry, path)
+                elif len(levels) == MAX_DEPTH:
+                    yield Skipped(_printable(path), SkipReason.NESTED_TOO_DEEP)
+                else:
+                    levels.append((path + "/", os.scandir(entry.path)))
+            except OSError as error:
+                yield Skipped(_printable(path), _trouble(root, error))
+    finally:
+        for _, entries in levels:
+            entries.close()
+    if _identity(root) != identity:
+        raise ArchiveOutage(f"the archive at {root} went away during the scan")
+
+
+def survey(root: Path) -> Layout:
+    """Look into an archive and tell its layout; the work is bounded, however large the archive.
+
+    At each of the first `SURVEY_DEPTH` levels, at most `SURVEY_FOLDERS` folders are looked into, taken in turn from
+    different parents, and of each the first `SURVEY_ENTRIES` entries.
+
+    Raises
+    ------
+    UsageError
+        There is no folder at `root`, or it may not be listed.
+    ArchiveOutage
+        The storage does not answer.
+    """
+    _list_root(root).close()
+    sample: list[str] = []
+    level = [""]
+    for _ in range(SURVEY_DEPTH):
+        children = []
+        for folder in level[:SURVEY_FOLDERS]:
+            try:
+                children.append(_look(root, folder, sample))
+            except OSError as error:
+                _trouble(root, error)
+        level = [folder for folder in chain.from_iterable(zip_longest(*children)) if folder]
+    return detect_layout(sample, root)
+
+
+def _look(root: Path, folder: str, sample: list[str]) -> list[str]:
+    prefix = folder + "/" if folder else ""
+    folders = []
+    with os.scandir(root / folder) as entries:
+        for entry in islice(entries, SURVEY_ENTRIES):
+            if entry.is_dir(follow_symlinks=False):
+                if not is_hidden(entry.name):
+                    folders.append(prefix + entry.name)
+            else:
+                sample.append(prefix + entry.name)
+    return folders
+
+
+def _list_root(root: Path) -> "os._ScandirIterator[str]":
+    try:
+        return os.scandir(os.fspath(root))
+    except FileNotFoundError as error:
+        raise UsageError(f"{root} does not exist; name a folder of X-ray studies, mounted on this host") from error
+    except NotADirectoryError as error:
+        raise UsageError(f"{root} is not a folder; name the folder that holds the X-ray studies") from error
+    except OSError as error:
+        if error.errno in OUTAGE_ERRNOS:
+            raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
+        raise UsageError(f"{root} cannot be listed ({error.strerror}); give this user the right to read it") from error
+
+
+def _next(root: Path, entries: "os._ScandirIterator[str]") -> "os.DirEntry[str] | None":
+    try:
+        return next(entries, None)
+    except OSError as error:
+        # Whatever the error, the folder is half listed, and no caller may take it for listed.
+        raise ArchiveOutage(f"the archive at {root} broke off: {error.strerror}") from error
+
+
+def _file(entry: "os.DirEntry[str]", path: str) -> FileEntry | Skipped:
+    status = _follow(entry)
+    if stat.S_ISDIR(status.st_mode):
+        return Skipped(_printable(path), SkipReason.LINKED_FOLDER)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+        return Skipped(_printable(path), SkipReason.SPECIAL_FILE)
+    # Some file systems reach beyond the year 2262, databases do not.
+    return FileEntry(path, status.st_size, min(max(status.st_mtime_ns, -_INT64_MAX), _INT64_MAX))
+
+
+def _follow(entry: "os.DirEntry[str]") -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in OUTAGE_ERRNOS or not entry.is_symlink():
+            raise
+        # A broken link becomes an image that fails, by name, and not one that was never seen.
+        return entry.stat(follow_symlinks=False)
+
+
+def _trouble(root: Path, error: OSError) -> SkipReason:
+    """Tell what to pass an entry over for; raises `ArchiveOutage` where it is the archive that has the trouble."""
+    if error.errno in OUTAGE_ERRNOS:
+        raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return SkipReason.UNREADABLE
+    absence = root_absence(root)
+    if absence is not None:
+        raise ArchiveOutage(f"the archive at {root} {absence}") from error
+    return SkipReason.VANISHED
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
