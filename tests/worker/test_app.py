@@ -1,0 +1,55 @@
+"""The Celery parent stays light, and a child does not outlive it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.awaiting import await_that
+from worker.orphan import PR_SET_PDEATHSIG
+from xray.package import ModelPackage
+
+HEAVY = {"openvino", "keras", "tensorflow", "jax", "torch", "xray.engine_openvino", "xray.engine_keras", "xray.network"}
+
+PARENT = """
+import os, sys
+import worker.__main__
+from worker.app import make_app
+from xray.package import load_package
+from xray.settings import read_settings
+app = make_app(read_settings(os.environ), load_package(sys.argv[1]), "redis://127.0.0.1:1/0")
+app.loader.import_default_modules()
+print(*sys.modules)
+"""
+
+FAMILY = """
+import os, sys, time
+from worker.orphan import end_with_parent
+if os.fork() == 0:
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+os.wait()
+"""
+
+
+def test_the_celery_parent_imports_nothing_heavy_before_the_fork(tiny_package: ModelPackage) -> None:
+    command = [sys.executable, "-c", PARENT, str(tiny_package.path)]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "worker.batch" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_a_child_dies_with_its_parent_at_once() -> None:
+    assert PR_SET_PDEATHSIG == 1
+    with subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    await_that(lambda: not _lives(child), 5, "the child is gone")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""The Celery worker: claim a batch, load, infer, explain, store."""

@@ -1,0 +1,98 @@
+"""The Celery application of a worker: prefork, one process a device, nothing heavy before the fork."""
+
+import logging
+import os
+import socket
+from dataclasses import asdict
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_process_shutdown
+
+from db.session import Database
+from worker.batch import BatchWorker
+from worker.orphan import end_with_parent
+from worker.pulse import Pulse
+from xray.engine import Engine, open_engine
+from xray.errors import EngineOutage
+from xray.message import PRECISION, TASK_NAME, queue_name, transport_options
+from xray.package import ModelPackage
+from xray.settings import Settings
+
+# INFO lines of Celery's tracer name the task, its id and its result: numbers only, see worker.batch.BatchSummary.
+log = logging.getLogger(__name__)
+
+
+def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Celery:
+    """Build the application that screens with one model version.
+
+    Parameters
+    ----------
+    settings : Settings
+        The environment.
+    package : ModelPackage
+        Names the queue; its weights are read in the child, on the first batch.
+    broker_url : str
+        Redis-protocol URL.
+    """
+    queue = queue_name(package.digest, PRECISION)
+    app = Celery("bonescreen", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_default_queue=queue,
+        task_create_missing_queues=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_proc_alive_timeout=60.0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=transport_options(),
+        result_backend_transport_options=transport_options(),
+        visibility_timeout=transport_options()["visibility_timeout"],
+    )
+    child = _Child(settings, package, queue)
+    # Kept alive by the closure below; Celery's signal would hold it only weakly.
+    worker_process_init.connect(child.start, weak=False)
+    worker_process_shutdown.connect(child.stop, weak=False)
+
+    @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
+    def screen_batch(run_id: int, batch_id: int) -> dict[str, object]:
+        return asdict(child.worker.run(run_id, batch_id))
+
+    return app
+
+
+class _Child:
+    """What a forked child owns: its database connections, its pulse and its network."""
+
+    worker: BatchWorker
+
+    def __init__(self, settings: Settings, package: ModelPackage, queue: str) -> None:
+        self._settings = settings
+        self._package = package
+        self._queue = queue
+
+    def start(self, **_: object) -> None:
+        """Set a fresh child up; the network waits for the first batch."""
+        end_with_parent()
+        database = Database(self._settings.effective_database_url)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self._pulse = Pulse(database, name, self._queue, parent=os.getppid())
+        self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._pulse, name)
+        self._pulse.start()
+
+    def stop(self, **_: object) -> None:
+        """End a child in good order, so that nobody takes it for alive."""
+        self._pulse.retire()
+
+    def _open_engine(self) -> Engine:
+        try:
+            return open_engine(self._package, self._settings.engine, self._settings.graph_cache)
+        except Exception as error:
+            # Whatever a network library raises here is this host's trouble, never an image's.
+            raise EngineOutage(f"the model cannot be loaded: {error}") from error
