@@ -1,0 +1,1 @@
+"""Dataset, recipe, fit, evaluation: how a model package is made."""
