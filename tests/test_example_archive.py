@@ -1,0 +1,48 @@
+"""The example archive that ships: what its README says of it is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from producer.walk import FileEntry, survey, walk
+from xray.errors import FileFault
+from xray.files import read_image_file
+from xray.pixels import decode
+from xray.studies import Layout, Placed, place
+from xray.vocabulary import Label, Reason
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = EXAMPLES / "archive"
+TRUNCATED = "XR_HAND/patient00005/study1_negative/image2.jpg"
+
+
+def images() -> dict[str, Placed]:
+    found = {seen.path: place(seen.path, Layout.MURA, ROOT) for seen in walk(ROOT) if isinstance(seen, FileEntry)}
+    return {path: placed for path, placed in found.items() if isinstance(placed, Placed)}
+
+
+def test_it_is_told_for_a_mura_archive_of_ten_studies_of_two_images():
+    assert survey(ROOT) is Layout.MURA
+    assert len(images()) == 20
+    assert len({placed.study for placed in images().values()}) == 10
+
+
+def test_one_image_is_truncated_and_all_others_decode():
+    for path in images():
+        if path != TRUNCATED:
+            assert decode(read_image_file(ROOT, path)).size > 0
+
+    with pytest.raises(FileFault) as fault:
+        decode(read_image_file(ROOT, TRUNCATED))
+    assert fault.value.reason is Reason.TRUNCATED
+
+
+def test_its_readme_names_the_origin_and_label_of_every_image():
+    readme = (EXAMPLES / "README.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| `(IMG\d{7}\.jpg)` \| (yes|no)", readme, re.MULTILINE)
+
+    fractured = {place(path, Layout.MURA, ROOT).study for path, _, mark in rows if mark == "yes"}
+    assert {path for path, _, _ in rows} == set(images())
+    assert len({origin for _, origin, _ in rows}) == 20
+    assert fractured == {placed.study for placed in images().values() if placed.human_label is Label.POSITIVE}
