@@ -1,0 +1,1 @@
+"""The front door: command line, one-machine stack, tables and exports."""

@@ -1,0 +1,155 @@
+"""Heat maps: rendered from the stored map and the original file when somebody looks."""
+
+import hashlib
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bonescreen.commands.failures import reason_text
+from bonescreen.commands.study import RunOption, StudyKey
+from bonescreen.context import open_ledger, roots_here, settings_here
+from bonescreen.show import notice, say
+from db.queries import ImageRow, Study, find_study
+from db.runs import require_run
+from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
+from xray.settings import Settings
+from xray.vocabulary import RESEARCH_NOTICE, Label
+
+if TYPE_CHECKING:
+    from xray.package import ModelPackage
+
+
+ENDING = ".heatmap.png"
+LONGEST_NAME = 255
+"""Bytes of a file's name that Linux file systems take."""
+
+
+class _Changed(Exception):
+    """The file is not the one that was screened."""
+
+
+def heatmap(
+    study: StudyKey,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures; made if missing.")
+    ],
+    run: RunOption = None,
+) -> None:
+    """Draw the heat maps of a study's images as PNG files.
+
+    Prints their paths. They lie below DIR as the images lie in the archive, so those of two studies never meet; drawing
+    again replaces them. By default the newest run that holds the study is drawn.
+
+    Example: bonescreen heatmap patient00001/study1_positive -o heatmaps
+    """
+    settings = settings_here()
+    with open_ledger(settings) as database:
+        if run is not None:
+            require_run(database, run)
+        held = _chosen(find_study(database, study, run))
+        roots = roots_here(settings, database)
+    _refuse_inside_archive(output, roots)
+    package = _package(held, settings)
+    drawn = [_draw(image, held, package, roots, output) for image in held.images]
+    notice(RESEARCH_NOTICE)
+    if not all(drawn):
+        raise typer.Exit(1)
+
+
+def _chosen(found: list[Study]) -> Study:
+    places = {image.archive: held.row.run for held in reversed(found) for image in held.images}
+    if len(places) > 1:
+        where = ", ".join(f"--run {number} ({name})" for name, number in sorted(places.items()))
+        raise UsageError(f"{found[0].row.study!r} lies in more than one archive, say which: {where}")
+    return found[0]
+
+
+def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
+    for name, root in roots.items():
+        if output.resolve().is_relative_to(root.resolve()):
+            raise UsageError(
+                f"{output} is in the archive {name}: its next scan would take the pictures for radiographs"
+            )
+
+
+def _package(held: Study, settings: Settings) -> "ModelPackage":
+    from xray.package import installed_packages, load_package
+
+    for name in dict.fromkeys((settings.model, *installed_packages())):
+        try:
+            package = load_package(name)
+        except PackageError:
+            continue
+        if package.digest == held.digest:
+            return package
+    raise UsageError(
+        f"run {held.row.run} was made with {held.row.model} (digest {held.digest[:12]}), which is not installed here; "
+        "set BONESCREEN_MODEL to its folder"
+    )
+
+
+def _draw(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[str, Path], output: Path) -> bool:
+    """Draw one image, or say why not; False when a heat map that there should be is missing."""
+    if image.probability is None:
+        why = "not screened yet" if image.reason is None else f"no prediction, as {reason_text(image.reason)}"
+        notice(f"{image.image}: {why}")
+        return True
+    try:
+        picture = _render(image, held, package, roots)
+    except _Changed:
+        notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
+        return False
+    except FileFault as fault:
+        notice(f"{image.image}: cannot be read any more, as {reason_text(fault.reason)}")
+        return False
+    target = output / _target(PurePosixPath(image.image))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(picture)
+    except OSError as error:
+        notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
+        return False
+    say(str(target))
+    return True
+
+
+def _target(image: PurePosixPath) -> PurePosixPath:
+    """Name an image's heat map; a name too long for a file system keeps its beginning and gets a digest."""
+    name = image.name + ENDING
+    if len(name.encode()) > LONGEST_NAME:
+        ending = f"-{hashlib.sha256(image.name.encode()).hexdigest()[:16]}{ENDING}"
+        name = name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+    return image.with_name(name)
+
+
+def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
+    import numpy as np
+
+    from xray.files import read_image_file
+    from xray.heatmap import render_heat_map
+    from xray.pixels import Preprocessing, decode
+
+    if image.archive not in roots:
+        raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
+    data = read_image_file(roots[image.archive], image.image)
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise _Changed
+    cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
+    label = package.card.wording if image.label == Label.POSITIVE else image.label
+    drawn = render_heat_map(
+        decode(data),
+        cam,
+        preprocessing=Preprocessing.from_id(package.card.preprocessing),
+        scale=package.card.heat_map_scale,
+        caption=[
+            image.image,
+            f"{label}, probability {image.probability:.3f} ({held.row.model}, run {held.row.run})",
+            RESEARCH_NOTICE,
+        ],
+    )
+    file = BytesIO()
+    drawn.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,173 @@
+"""``bonescreen screen``: scan, enqueue, work, wait: the whole job."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bonescreen.broker import await_broker, broker_socket
+from bonescreen.commands.results import print_results
+from bonescreen.progress import Shown
+from bonescreen.show import count
+from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
+from bonescreen.supervisor import Supervisor
+from db.heartbeats import ALIVE_SECONDS, list_heartbeats
+from db.queries import ResultFilter
+from db.run_queries import RunState, run_progress, run_summary
+from db.runs import ModelVersion, archive_roots
+from db.session import Database
+from producer.model import model_version
+from producer.scan import ScanReport, scan_archive
+from xray.engine import require_engine
+from xray.errors import Outage
+from xray.package import ModelPackage, load_package
+from xray.settings import Settings, read_settings
+from xray.studies import Layout
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `screen`: what it works with."""
+
+    settings: Settings
+    database: Database
+    package: ModelPackage
+    model: ModelVersion
+    console: Console
+
+
+def screen(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", readable=False, help="Folders of X-ray studies.")],
+    layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Flag studies at or over this score in the table shown.")
+    ] = None,
+) -> None:
+    """Screen folders of X-ray studies: score, label and heat map for every study.
+
+    Scans the folders, screens what is new with the model, shows progress, and ends with a table. Interrupt it
+    whenever you like; run again, it does only what is left.
+
+    It always brings a worker of its own; to leave the work to other machines, see `bonescreen enqueue`.
+
+    Example: bonescreen screen /data/archive
+    """
+    settings = read_settings(os.environ)
+    require_engine(settings.engine)
+    console = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as held:
+        held.enter_context(home_lock(settings))
+        package = load_package(settings.model)
+        database = open_database(settings)
+        archives = name_archives(settings, archive_roots(database), paths)
+        settings = with_archives(settings, database, archives)
+        job = Job(settings, database, package, model_version(package), console)
+        reports = _scan_and_work(job, archives, layout)
+    ended = [_conclude(job, report, threshold, worked=worked) for report, worked in reports]
+    if RunState.CANCELLED in ended:
+        raise typer.Exit(1)
+
+
+def _scan_and_work(job: Job, archives: dict[str, Path], layout: Layout) -> list[tuple[ScanReport, bool]]:
+    """Do it all; give each archive's report, and whether there was anything to do."""
+    try:
+        reports = [_scan(job, name, root, layout) for name, root in archives.items()]
+        opened = [_open(job, report) for report in reports]
+        if any(opened):
+            _work(job, reports)
+    except KeyboardInterrupt:
+        job.console.print("\nStopped. Nothing is lost: run the same command again to do what is left.")
+        raise typer.Exit(130) from None
+    return list(zip(reports, opened, strict=True))
+
+
+def _scan(job: Job, name: str, root: Path, layout: Layout) -> ScanReport:
+    with job.console.status(f"Scanning {root} ...") as status:
+
+        def found(images: int) -> None:
+            status.update(f"Scanning ... {images:,} images")
+
+        report = scan_archive(
+            job.database,
+            name,
+            root,
+            job.model,
+            batch_size=job.settings.batch_size,
+            layout=layout,
+            progress=found,
+        )
+    job.console.print(
+        f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})", markup=False, soft_wrap=True
+    )
+    if report.skipped:
+        passed = ", ".join(f"{number:,} {reason}" for reason, number in report.skipped.most_common())
+        job.console.print(f"  passed over: {passed}", markup=False, soft_wrap=True)
+    for place in report.look_at:
+        job.console.print(f"  warning, not screened: {place}", markup=False, soft_wrap=True)
+    return report
+
+
+def _open(job: Job, report: ScanReport) -> bool:
+    return run_progress(job.database, report.run_id).state is not RunState.DONE
+
+
+def _work(job: Job, reports: list[ScanReport]) -> None:
+    with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
+        if job.settings.broker_url is None:
+            await_broker(broker_socket(job.settings), supervisor.check)
+        for report in reports:
+            _await(job, report, supervisor)
+
+
+def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
+    """Show progress until a run is done; an outage is shown and waited out."""
+    patient_until = time.monotonic() + 2 * ALIVE_SECONDS
+    with Shown(job.console) as shown:
+        while True:
+            try:
+                now = run_progress(job.database, report.run_id)
+                problem = _problem(job, supervisor.check(), starting=time.monotonic() < patient_until)
+                shown.update(now, problem)
+                if now.state in (RunState.DONE, RunState.CANCELLED):
+                    return
+            except Outage as outage:
+                shown.problem(str(outage))
+                supervisor.check()
+            time.sleep(POLL_SECONDS)
+
+
+def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: bool) -> RunState:
+    summary = run_summary(job.database, report.run_id)
+    if not worked:
+        job.console.print(f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
+    print_results(job.database, ResultFilter(run=report.run_id, threshold=threshold), [summary])
+    if summary.failed:
+        job.console.print(f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
+    if summary.state is RunState.CANCELLED:
+        settled = f"{summary.settled:,} of {count(summary.images, 'image')} settled"
+        job.console.print(
+            f"Run {summary.run} was cancelled, {settled}. Take it up again with: bonescreen resume {summary.run}"
+        )
+    job.console.print("Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
+    return summary.state
+
+
+def _problem(job: Job, dying: list[str], *, starting: bool) -> str | None:
+    if dying:
+        return f"the {dying[0]} keeps ending; see {job.settings.home / 'logs'}/{dying[0]}.log"
+    alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
+    if not alive and not starting:
+        # They can write down no problem while another process locks an SQLite database, which can still be read.
+        return (
+            f"feeder and worker cannot write to the database {job.database.shown_url}; see {job.settings.home / 'logs'}"
+        )
+    return next((beat.problem for beat in alive if beat.problem), None)

@@ -1,0 +1,84 @@
+"""``enqueue``, ``worker`` and ``feed``: the parts that `screen` joins, each by itself, for many machines."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bonescreen.stack import name_archives, open_database, service_environ, with_archives, work_services
+from bonescreen.supervisor import Supervisor
+from db.runs import archive_roots
+from producer.model import model_version
+from producer.scan import scan_archive
+from xray.engine import require_engine
+from xray.errors import UsageError
+from xray.package import load_package
+from xray.settings import read_settings
+from xray.studies import Layout
+
+
+def enqueue(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", readable=False, help="Folders of studies, or configured archives."),
+    ],
+    layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
+) -> None:
+    """Scan archives into the database and leave the work to workers.
+
+    With a database configured, every archive must be named in BONESCREEN_ARCHIVES, as workers find it by its name.
+
+    Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
+    """
+    settings = read_settings(os.environ)
+    model = model_version(load_package(settings.model))
+    if settings.database_url is None:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = open_database(settings)
+    archives = name_archives(settings, archive_roots(database), paths)
+    for name, root in archives.items():
+        if settings.database_url is not None and name not in settings.archives:
+            raise UsageError(
+                f"{root} has no name that workers could find it by; "
+                f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
+            )
+    for name, root in archives.items():
+        report = scan_archive(database, name, root, model, batch_size=settings.batch_size, layout=layout)
+        typer.echo(f"run {report.run_id}: {report.found:,} images in {root}, {report.batches:,} batches to do")
+
+
+def worker() -> None:
+    """Screen batches from the broker with the configured model, until stopped.
+
+    Runs one Celery worker and a feeder and keeps both running; start one on each machine or device.
+
+    Example: BONESCREEN_BROKER_URL=redis://queue/0 BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen worker
+    """
+    settings = read_settings(os.environ)
+    if settings.broker_url is None:
+        raise UsageError("set BONESCREEN_BROKER_URL; without a broker of your own, `bonescreen screen` does it all")
+    require_engine(settings.engine)
+    package = load_package(settings.model)
+    settings = with_archives(settings, open_database(settings), {})
+    services = work_services(service_environ(settings, package.path))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Supervisor(services) as supervisor:
+        while True:
+            supervisor.check()
+            time.sleep(0.5)
+
+
+def feed() -> None:
+    """Feed the broker from the database, until stopped.
+
+    Every worker brings a feeder of its own; one more, near the database, does no harm and survives them all.
+
+    Example: BONESCREEN_BROKER_URL=redis://queue/0 bonescreen feed
+    """
+    # Celery takes half a second to import, which the other commands need not wait for.
+    from producer.__main__ import run_feeder
+
+    run_feeder(read_settings(os.environ))

@@ -1,0 +1,149 @@
+"""The one-machine stack: which services a home needs, and who may run it."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bonescreen.broker import broker_service, broker_url
+from bonescreen.supervisor import Service
+from db.migrate import check, upgrade
+from db.runs import archive_roots
+from db.session import Database
+from xray.errors import StorageOutage, UsageError
+from xray.settings import Settings, can_hand_on, is_archive_name
+
+
+@contextmanager
+def home_lock(settings: Settings) -> Iterator[None]:
+    """Hold a home for one `screen` at a time; the kernel lets go of it even when the process is killed.
+
+    Raises
+    ------
+    UsageError
+        Another `screen` holds it.
+    StorageOutage
+        The home cannot be written.
+    """
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (settings.home / "logs").mkdir(exist_ok=True)
+        file = (settings.home / "screen.lock").open("a+")
+    except OSError as error:
+        raise StorageOutage(f"{settings.home} cannot be written ({error.strerror}); set BONESCREEN_HOME") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"another `bonescreen screen` is at work in {settings.home}; "
+                "watch it with: bonescreen status (or give this one its own BONESCREEN_HOME)"
+            ) from error
+        yield
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database to work with; an embedded one is made and migrated on the way."""
+    database = Database(settings.effective_database_url)
+    if settings.database_url is None:
+        upgrade(database)
+    else:
+        check(database)
+    return database
+
+
+def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[Path]) -> dict[str, Path]:
+    """Name the archives at several paths, each differently: name to root. Raises `UsageError`."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        name, root = name_archive(settings, {**known, **{name: str(root) for name, root in named.items()}}, path)
+        named[name] = root
+    return named
+
+
+def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
+    """Name the archive at a path: a configured name, the name it had before, or its folder's.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configured archives go first; a bare name of one of them may stand for its path.
+    known : mapping of str to str
+        Archives in the database, name to root.
+    path : Path
+        As the user gave it.
+
+    Raises
+    ------
+    UsageError
+        There is nothing at the path, or the path cannot be written in BONESCREEN_ARCHIVES, by which services get it.
+    """
+    name, root = _named(settings, known, path)
+    if not can_hand_on(name, root):
+        raise UsageError(
+            f"the archive's path cannot be handed on to a worker, as it has a comma, a line break, a blank at its end "
+            f"or is not UTF-8; rename the folder: {str(root)!r}"
+        )
+    return name, root
+
+
+def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
+    if str(path) in settings.archives and not path.exists():
+        return str(path), settings.archives[str(path)]
+    if not path.exists():
+        raise UsageError(f"there is no {path}; give the folder that holds the studies")
+    if not path.is_dir():
+        raise UsageError(f"{path} is a file; give the folder that holds the studies")
+    root = path.resolve()
+    for name, configured in settings.archives.items():
+        if configured.resolve() == root:
+            return name, root
+    for name, earlier in known.items():
+        if earlier == str(root):
+            return name, root
+    base = "".join(c if is_archive_name(c) else "_" for c in root.name)[:180] or "archive"
+    name, number = base, 2
+    while name in known or name in settings.archives:
+        name, number = f"{base}-{number}", number + 1
+    return name, root
+
+
+def with_archives(settings: Settings, database: Database, more: Mapping[str, Path]) -> Settings:
+    """Add archives to the settings: those given, and, on an embedded database, all that this machine has scanned."""
+    known = (
+        {name: Path(root) for name, root in archive_roots(database).items()} if settings.database_url is None else {}
+    )
+    return replace(settings, archives={**known, **settings.archives, **more})
+
+
+def stack_services(settings: Settings, model_path: Path) -> list[Service]:
+    """List the services a `screen` supervises: its broker where none is configured, a feeder, and a worker."""
+    broker = [broker_service(settings)] if settings.broker_url is None else []
+    return broker + work_services(service_environ(settings, model_path), settings.home / "logs")
+
+
+def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[Service]:
+    """List a feeder and a worker; their output goes to the folder `logs`, or where this process's goes."""
+    return [
+        Service(name, [sys.executable, "-P", "-m", module], environ, logs and logs / f"{name}.log")
+        for name, module in (("feeder", "producer"), ("worker", "worker"))
+    ]
+
+
+def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
+    """Write the settings out as a service's environment; archives that cannot be handed on were refused before."""
+    handed = [f"{name}={root}" for name, root in settings.archives.items() if can_hand_on(name, root)]
+    return {
+        **os.environ,
+        "BONESCREEN_HOME": str(settings.home),
+        "BONESCREEN_BROKER_URL": settings.broker_url or broker_url(settings),
+        "BONESCREEN_DATABASE_URL": settings.effective_database_url,
+        "BONESCREEN_ARCHIVES": ",".join(handed),
+        "BONESCREEN_MODEL": str(model_path),
+        "PYTHONUNBUFFERED": "1",
+        # What `-P` is to a service, for the Python processes it starts in turn.
+        "PYTHONSAFEPATH": "1",
+    }

@@ -1,0 +1,52 @@
+"""The command line as people use it, in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bonescreen.cli import main
+from tests.tiny import write_tiny_package
+from xray.package import ModelPackage
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Bonescreen = Callable[..., Done]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a BONESCREEN_HOME of its own, and no other setting."""
+    for name in ("BROKER_URL", "DATABASE_URL", "ARCHIVES", "MODEL", "ENGINE", "BATCH_SIZE"):
+        monkeypatch.delenv(f"BONESCREEN_{name}", raising=False)
+    monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def bonescreen(capsys: pytest.CaptureFixture[str]) -> Bonescreen:
+    """Run one command; gives its exit code and both outputs."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Done(left.value.code if isinstance(left.value.code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """Write a real model package, small enough for tests."""
+    return write_tiny_package(tmp_path_factory.mktemp("models") / "tiny")

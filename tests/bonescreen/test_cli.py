@@ -1,0 +1,93 @@
+"""The front door: help, exit codes, and what never reaches a terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bonescreen.conftest import Bonescreen
+from tests.ledgers import screened
+
+
+def test_help_starts_without_any_heavy_import() -> None:
+    program = (
+        "import sys\nfrom bonescreen.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'celery'} & sys.modules.keys()\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_the_version_is_printed(bonescreen: Bonescreen) -> None:
+    assert bonescreen("--version").out.startswith("bonescreen 0.")
+
+
+def test_a_wrong_option_is_a_usage_error(bonescreen: Bonescreen) -> None:
+    assert bonescreen("runs", "--nonsense").code == 2
+
+
+def test_a_command_before_the_first_screening_says_what_to_run(bonescreen: Bonescreen, home: Path) -> None:
+    done = bonescreen("results")
+    assert done.code == 2
+    assert done.err == f"error: nothing has been screened yet in {home}; run: bonescreen screen PATH\n"
+    assert not home.exists()
+
+
+def test_a_wrong_setting_is_one_line_and_no_traceback(bonescreen: Bonescreen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BONESCREEN_ENGINE", "abacus")
+    done = bonescreen("runs")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: BONESCREEN_ENGINE='abacus'")
+
+
+def test_a_damaged_database_is_said_to_be_damaged(bonescreen: Bonescreen, home: Path) -> None:
+    home.mkdir()
+    (home / "bonescreen.db").write_bytes(b"no database" * 1000)
+    done = bonescreen("runs")
+    assert done.code == 1
+    assert "is damaged" in done.err
+
+
+def test_a_configured_database_without_tables_asks_for_the_upgrade(
+    bonescreen: Bonescreen, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DATABASE_URL", f"sqlite:///{tmp_path / 'mine.db'}")
+    done = bonescreen("runs")
+    assert done.code == 2
+    assert "run: bonescreen db upgrade" in done.err
+    assert "is at revision 0001" in bonescreen("db", "upgrade").out
+    assert "is up to date" in bonescreen("db", "upgrade").out
+    assert bonescreen("runs").code == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    screened(home, {f"study{n}": [0.5] for n in range(100)})
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bonescreen", "results", "--format", "csv"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=os.environ, text=True, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_an_interrupt_while_the_commands_load_is_an_end_like_any_other() -> None:
+    # Python says what it imports as it goes: how far it is, without a clock.
+    command = [sys.executable, "-v", "-m", "bonescreen", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if line.startswith("import 'typer'"))]
+        process.send_signal(signal.SIGINT)
+        said += process.stderr
+    assert process.returncode == 130
+    assert not [line for line in said if line.startswith("Traceback")]
+
+
+def test_file_names_cannot_steer_the_terminal(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home, {"[bold]brackets[/bold]/\x1b[2Jclear": [0.9]})
+    done = bonescreen("results")
+    assert "[bold]brackets[/bold]/\\x1b[2Jclear" in done.out
+    assert "\x1b" not in done.out

@@ -1,0 +1,158 @@
+"""`bonescreen results`: what is listed, how it is judged, and how other programs read it."""
+
+import csv
+import io
+import json
+import tracemalloc
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from bonescreen.cli import main
+from tests.bonescreen.conftest import Bonescreen, Done
+from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, screened
+from xray.vocabulary import RESEARCH_NOTICE
+
+COLUMNS = "run,study,body_part,human_label,status,score,label,flagged,images,failed,model"
+
+
+def _line(done: Done, study: str) -> str:
+    return next(line for line in done.out.splitlines() if study in line)
+
+
+def _studies(done: Done) -> list[str]:
+    return [row["study"] for row in json.loads(done.out)]
+
+
+def test_the_csv_columns_are_the_documented_ones_and_nothing_else_is_on_standard_output(
+    bonescreen: Bonescreen, home: Path
+) -> None:
+    screened(home)
+    done = bonescreen("results", "--format", "csv")
+    assert done.out.splitlines()[0] == COLUMNS
+    assert len(done.out.splitlines()) == 6
+    assert RESEARCH_NOTICE in done.err
+    assert "study threshold 0.50" in done.err
+
+
+def test_csv_and_json_say_the_same(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    as_json = json.loads(bonescreen("results", "--format", "json").out)
+    as_csv = list(csv.DictReader(io.StringIO(bonescreen("results", "--format", "csv").out)))
+    written = {None: "", True: "true", False: "false"}
+    assert as_csv == [{k: written.get(v, str(v)) if v is None or v is True or v is False else str(v)
+                       for k, v in row.items()} for row in as_json]  # fmt: skip
+
+
+def test_studies_come_with_the_highest_score_first_and_those_without_one_last(
+    bonescreen: Bonescreen, home: Path
+) -> None:
+    screened(home)
+    listed = _studies(bonescreen("results", "--format", "json"))
+    assert listed[:3] == [POSITIVE, INCOMPLETE, NEGATIVE]
+    assert set(listed[3:]) == {NOT_ASSESSABLE, OUT_OF_SCOPE}
+
+
+def test_only_a_study_that_was_scored_whole_is_called_negative(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    done = bonescreen("results", "--threshold", 1)
+    assert " negative " in _line(done, NEGATIVE).replace(NEGATIVE, "")
+    for study, word in ((INCOMPLETE, "incomplete"), (NOT_ASSESSABLE, "not assessable"), (OUT_OF_SCOPE, "out of scope")):
+        said = _line(done, study).replace(study, "")
+        assert word in said
+        assert said.count("negative") == (study == INCOMPLETE)  # its human label
+    assert "Never counted as negative: 1 incomplete, 1 not assessable, 1 out of scope." in done.out
+
+
+def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    done = bonescreen("results")
+    assert "positive: fracture" in _line(done, POSITIVE)
+    assert RESEARCH_NOTICE in done.out
+
+
+def test_another_threshold_judges_anew_and_is_shown(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    done = bonescreen("results", "--flagged", "--threshold", 0.15)
+    assert "study threshold 0.15 (the model's own: 0.50)" in done.out
+    assert "positive: fracture (incomplete)" in _line(done, INCOMPLETE)
+    assert NEGATIVE not in done.out
+    assert OUT_OF_SCOPE not in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "studies"),
+    [
+        (["--flagged"], [POSITIVE]),
+        (["--min-score", "0.2"], [POSITIVE, INCOMPLETE]),
+        (["--body-part", "humerus"], [POSITIVE, NEGATIVE]),
+        (["--label", "negative"], [NEGATIVE]),
+        (["--label", "positive", "--threshold", "0.05"], [POSITIVE, INCOMPLETE, NEGATIVE]),
+        (["--limit", "2"], [POSITIVE, INCOMPLETE]),
+        (["--flagged", "--body-part", "WRIST"], []),
+    ],
+)
+def test_options_choose_studies(bonescreen: Bonescreen, home: Path, options: list[str], studies: list[str]) -> None:
+    screened(home)
+    assert _studies(bonescreen("results", "--format", "json", *options)) == studies
+
+
+def test_by_default_each_archive_is_listed_once_by_its_newest_run(bonescreen: Bonescreen, home: Path) -> None:
+    from dataclasses import replace
+
+    from tests.seeding import MODEL
+
+    screened(home, {"a": [0.1]}, archive="first")
+    screened(home, {"b": [0.2]}, archive="second")
+    newer = screened(home, {"a": [0.9]}, archive="first", model=replace(MODEL, version="2", digest="cd" * 32))
+    rows = json.loads(bonescreen("results", "--format", "json").out)
+    assert [(row["study"], row["run"]) for row in rows] == [("a", newer), ("b", 2)]
+    assert _studies(bonescreen("results", "--format", "json", "--run", 1)) == ["a"]
+
+
+def test_a_long_table_stops_and_says_how_many_more(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home, {f"study{n:03}": [0.5] for n in range(53)})
+    assert "... and 3 more" in bonescreen("results").out
+    assert "more" not in bonescreen("results", "--limit", 53).out
+
+
+def test_an_unknown_run_is_refused(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    done = bonescreen("results", "--run", 9)
+    assert (done.code, done.err) == (2, "error: there is no run 9; see: bonescreen runs\n")
+
+
+def test_a_run_that_goes_on_is_marked(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home, {"read": [0.5], "waiting": [None]})
+    done = bonescreen("results")
+    assert "running, 50 % settled" in done.out
+    assert "pending" in _line(done, "waiting")
+
+
+@pytest.mark.parametrize("key", ["=1+1", "+1", "-1", "@SUM(A1)", "'quoted"])
+def test_csv_gives_no_spreadsheet_a_formula_and_loses_no_key(bonescreen: Bonescreen, home: Path, key: str) -> None:
+    screened(home, {key: [0.5]})
+    (row,) = csv.DictReader(io.StringIO(bonescreen("results", "--format", "csv").out))
+    assert row["study"] == "'" + key
+    assert _studies(bonescreen("results", "--format", "json")) == [key]
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_exports_are_streamed(home: Path, form: str) -> None:
+    screened(home, {f"{n:04}" + "x" * 3000: [None] for n in range(5_000)})
+
+    class Sink(io.StringIO):
+        def write(self, text: str) -> int:
+            return len(text)
+
+    with redirect_stdout(Sink()), redirect_stderr(Sink()):
+        with pytest.raises(SystemExit):
+            main(["results", "--limit", "1", "--format", form])
+        tracemalloc.start()
+        with pytest.raises(SystemExit):
+            main(["results", "--format", form])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    # The keys alone are 15 MB; two fetches of 1000 rows are 6 MB.
+    assert peak < 10_000_000

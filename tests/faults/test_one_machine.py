@@ -1,0 +1,150 @@
+"""`bonescreen screen` on SQLite and the embedded broker, with something killed, stopped, locked or gone."""
+
+import shutil
+import time
+from pathlib import Path
+
+from tests.awaiting import await_that
+from tests.faults.conftest import MakeArchive, MakeStack
+from tests.faults.stack import FETCHED, Command, Stack
+
+END = 150.0
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def screening(stack: Stack) -> Command:
+    """Start `screen` and await its first results."""
+    command = stack.start("screen", str(stack.archive.root))
+    await_that(lambda: stack.ledger.exists() and stack.ledger.settled(), 90, "the first results")
+    return command
+
+
+def test_a_killed_worker_child_delays_nothing_but_its_batch(make_archive: MakeArchive, home_stack: MakeStack) -> None:
+    stack = home_stack(make_archive(320))
+    command = screening(stack)
+    child, held = stack.stopped_in_work()
+    assert "openvino" in maps(child.pid)
+    assert "openvino" not in maps(child.ppid()), "the Celery parent stays light"
+    child.kill()
+    stack.goes_on(45, after="SIGKILL of the worker child")
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+    assert stack.ledger.batch(held.batch_id) == ("done", 1)
+
+
+def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(480))
+    command = screening(stack)
+    child, _ = stack.stopped_in_work()
+    child.resume()
+    command.service("worker").kill()
+    await_that(lambda: not child.is_running(), 5, "the orphan has ended")
+    stack.goes_on(60, after="SIGKILL of the Celery parent")
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+
+
+def test_screen_killed_while_it_scans_and_while_it_works_leaves_nothing_running_and_goes_on_when_run_again(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(4000, side=64))
+    stack.environ["BONESCREEN_BATCH_SIZE"] = "64"
+    first = stack.start("screen", str(stack.archive.root))
+    await_that(lambda: stack.ledger.exists() and stack.ledger.scanned(), 60, "the scan is half-way")
+    first.kill()
+    scanned = stack.ledger.scanned()
+    assert scanned is not None
+    assert scanned > 0
+    assert first.survivors() == []
+    second = stack.start("screen", str(stack.archive.root))
+    await_that(lambda: stack.ledger.settled() > 100, 90, "the scan was taken over and work began")
+    second.kill()
+    await_that(lambda: not second.survivors(), 5, "nothing of it is left")
+    done = stack.ledger.done_batches()
+    assert stack.ledger.settled() < 4000
+    third = stack.start("screen", str(stack.archive.root))
+    assert third.ended(END) == 0
+    stack.ends_done(1)
+    assert done.items() <= stack.ledger.done_batches().items()
+    code, text = stack.run("screen", str(stack.archive.root))
+    assert code == 0
+    assert "Everything is already screened" in text
+
+
+def test_a_killed_broker_and_a_killed_feeder_are_replaced_even_when_the_brokers_data_is_lost(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(640))
+    command = screening(stack)
+    command.service("valkey").kill()
+    stack.goes_on(45, after="SIGKILL of the broker, data kept", images=FETCHED)
+    command.service("producer").kill()
+    broker = command.service("valkey")
+    shutil.rmtree(stack.home / "broker")
+    broker.kill()
+    stack.goes_on(45, after="SIGKILL of the feeder and of the broker, data lost", images=FETCHED)
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+
+
+def test_a_worker_stopped_past_its_lease_stores_nothing_when_it_wakes(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(200))
+    command = screening(stack)
+    child, held = stack.stopped_in_work()
+    await_that(lambda: stack.ledger.batch(held.batch_id)[1] == 1, 60, "its lease ran out")
+    child.resume()
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+    assert stack.ledger.batch(held.batch_id) == ("done", 1)
+    assert "was taken back meanwhile; nothing stored" in (stack.home / "logs" / "worker.log").read_text()
+
+
+def test_an_archive_that_vanishes_or_is_empty_for_a_while_fails_no_image(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(400))
+    command = screening(stack)
+    root = stack.archive.root
+    away = root.with_name("away")
+    for empty in (False, True):
+        root.rename(away)
+        if empty:
+            root.mkdir()
+        await_that(lambda: _status_names(stack, root), 60, "status names the archive")
+        assert stack.ledger.failed() == []
+        if empty:
+            root.rmdir()
+        away.rename(root)
+        stack.goes_on(45, after=f"an archive that was {'empty' if empty else 'missing'}")
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+    assert f"waiting: the archive at {root}" in " ".join(command.text.split())
+
+
+def _status_names(stack: Stack, root: Path) -> bool:
+    code, text = stack.run("status")
+    return code == 1 and str(root) in text and "waits" in text
+
+
+def test_a_database_locked_for_longer_than_anyone_waits_fails_no_image(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(320))
+    command = screening(stack)
+    with stack.ledger.locked():
+        settled, began = stack.ledger.settled(), time.monotonic()
+        await_that(lambda: time.monotonic() - began > 48, 60, "more than the busy timeout passed")
+        assert stack.ledger.settled() == settled
+        code, text = stack.run("status")
+        assert code == 1, text
+    stack.goes_on(45, after="an SQLite database locked for 48 s")
+    assert command.ended(END) == 0
+    stack.ends_done(1)
+    assert "waiting: feeder and worker cannot write to the database" in " ".join(command.text.split())
