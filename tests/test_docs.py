@@ -1,0 +1,80 @@
+"""The reference names every command, option and setting, and nothing else; its examples parse."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from bonescreen.cli import app
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = (ROOT / "docs" / "commands.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _leaves(child, (*path, name))
+    if not hasattr(command, "commands"):
+        yield " ".join(path), command
+
+
+COMMANDS = dict(_leaves(typer.main.get_command(app)))
+SECTIONS = dict(re.findall(r"^### `bonescreen ([a-z ]+)`\n(.*?)(?=^#|\Z)", REFERENCE, re.MULTILINE | re.DOTALL))
+
+
+def _examples() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for block in re.findall(r"```(?:console|sh|bash)\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if match := re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*bonescreen (.*)", line.strip()):
+                    yield page.name, match[1]
+    for name, command in COMMANDS.items():
+        example = re.search(r"^\s*Example: (?:[A-Z_]+=\S+ )*bonescreen (.*)$", command.help or "", re.MULTILINE)
+        yield name, example[1] if example else "--no-example-in-the-help"
+
+
+def test_every_command_has_its_section_and_every_section_its_command() -> None:
+    assert SECTIONS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_section_names_the_options_of_its_command_and_no_others(name: str) -> None:
+    options = {flag for parameter in COMMANDS[name].params for flag in parameter.opts if flag.startswith("--")}
+    rows = re.findall(r"^\| `(--[a-z-]+)", SECTIONS[name], re.MULTILINE)
+    assert sorted(rows) == sorted(options - {"--help"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_section_has_an_example(name: str) -> None:
+    assert re.search(rf"^(?:[A-Z_]+=\S+ )*bonescreen {name}\b", SECTIONS[name], re.MULTILINE)
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    read = set(re.findall(r"BONESCREEN_[A-Z_]+", (ROOT / "xray" / "settings.py").read_text()))
+    documented = set(re.findall(r"^\| `(BONESCREEN_[A-Z_]+)`", REFERENCE, re.MULTILINE))
+    assert documented == read
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_leads_only_to_what_is_there_and_has_no_gap_to_fill(page: Path) -> None:
+    text = page.read_text()
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    tests = {ROOT / name for name in re.findall(r"`(tests/[a-z_/.]+)`", text)}
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [str(test) for test in tests if not test.exists()] == []
+    assert "@@" not in text
+
+
+@pytest.mark.parametrize(("where", "example"), list(_examples()))
+def test_an_example_parses(where: str, example: str) -> None:
+    words = shlex.split(example.split(" > ")[0].split(" | ")[0], comments=True)
+    group: Any = typer.main.get_command(app)
+    while hasattr(group, "commands") and words and words[0] in group.commands:
+        group = group.commands[words.pop(0)]
+    if words not in (["--help"], ["--version"]):
+        group.make_context(where, words)
