@@ -5,16 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xray.errors import UsageError
-from xray.metrics import auroc
-
-pytest.importorskip("tensorflow")
-
 from training.crossval import assign_folds, cross_validate
 from training.evaluate import evaluate, fit_platt
 from training.fit import fit_head
 from training.recipe import RECIPES
 from xray.cam import head_forward
+from xray.errors import UsageError
+from xray.metrics import auroc
 
 RECIPE = dataclasses.replace(
     RECIPES["fracture-densenet169"], head=(8, 4), dropout=0.0, batch_size=16, folds=3, max_epochs=12, learning_rate=1e-2

@@ -3,21 +3,17 @@
 import dataclasses
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from bonescreen.commands.train import train as train_command
 from tests.tiny import random_weight
+from training.recipe import RECIPES, find_recipe
+from training.train import train
 from xray.engine import open_engine
 from xray.errors import UsageError
 from xray.package import load_package
-
-pytest.importorskip("tensorflow")
-
-import keras
-
-from training.recipe import RECIPES, find_recipe
-from training.train import train
 
 # Keras 3.15 saves weights through an interface that NumPy 2 wants changed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

@@ -102,7 +102,6 @@ def test_an_engine_limited_to_one_thread_gives_the_same_answers(tiny_package: Mo
 
 
 def test_engines_agree_on_the_tiny_package(tiny_package: ModelPackage, graph_cache: Path) -> None:
-    pytest.importorskip("tensorflow")
     images = some_images(tiny_package.card.input_size, 21)
     one = open_engine(tiny_package, "openvino", graph_cache).infer(images)
     other = open_engine(tiny_package, "keras", graph_cache).infer(images)
@@ -113,7 +112,6 @@ def test_engines_agree_on_the_tiny_package(tiny_package: ModelPackage, graph_cac
 def test_engines_agree_on_the_shipped_package_to_a_thousandth_in_probability(
     shipped_package: ModelPackage, graph_cache: Path
 ) -> None:
-    pytest.importorskip("tensorflow")
     images = np.concatenate([shipped_package.golden().images, some_images(shipped_package.card.input_size, 9)])
     one = open_engine(shipped_package, "openvino", graph_cache).infer(images)
     other = open_engine(shipped_package, "keras", graph_cache).infer(images)
@@ -202,8 +200,6 @@ def rewritten(package: ModelPackage, path: Path, **changes: object) -> ModelPack
 def test_outputs_that_differ_from_the_golden_ones_are_refused_by_name(
     tiny_package: ModelPackage, tmp_path: Path, name: str, what: str
 ) -> None:
-    if name == "keras":
-        pytest.importorskip("tensorflow")
     golden = tiny_package.golden()
     changed = rewritten(tiny_package, tmp_path / "changed", **{what: getattr(golden, what) + np.float32(0.01)})
     with pytest.raises(PackageError, match=rf"engine {name} differs from the golden {what} by 0.01"):

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
 from xray.metrics import auroc, average_precision, group_interval, rates, sensitivity_threshold, youden_threshold
-
-sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 
 def cases() -> list[tuple[np.ndarray, np.ndarray]]:

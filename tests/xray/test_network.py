@@ -4,19 +4,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from xray.cam import HeadWeights, head_forward
 from xray.errors import UsageError
+from xray.network import _application, backbone_names, build_network, load_network
 from xray.package import ModelPackage
-
-tf = pytest.importorskip("tensorflow")
-
-import keras  # noqa: E402  (only where TensorFlow is)
-
-from xray.network import _application, backbone_names, build_network, load_network  # noqa: E402
 
 
 class Opened:
