@@ -45,6 +45,7 @@ clean:
 .venv/screen.done: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing bonescreen into .venv (about 600 MB, once) ..."
 	@$(INSTALL) --editable .
+	@echo "The command is .venv/bin/bonescreen"
 	@touch $@
 
 .venv/develop.done: .venv/screen.done

@@ -88,7 +88,8 @@ class Shown:
             self._bar.update(self._task, total=max(now.images, 1), completed=now.settled, facts=facts)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(f"Screening {now.settled:,}/{now.images:,} {facts}", markup=False, soft_wrap=True)
+            line = f"Screening {now.settled:,}/{now.images:,} {facts}".rstrip()
+            self._console.print(line, markup=False, soft_wrap=True)
         self.problem(problem)
 
     def problem(self, problem: str | None) -> None:

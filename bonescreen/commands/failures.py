@@ -42,6 +42,7 @@ def failures(
     if not listed:
         say("No failed images.")
         return
+    held = sorted({row.run for row in listed})
     print_table((" run", "reason", " attempts", "image"), [_row(row) for row in listed])
     more = sum(reasons.values()) - len(listed)
     if more > 0:
@@ -49,7 +50,7 @@ def failures(
     say("")
     for reason, number in reasons.items():
         say(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
-    say(f"After repair, read them again with: bonescreen retry {run or 'RUN'}")
+    say("After repair, read them again with: " + ", ".join(f"bonescreen retry {number}" for number in held))
 
 
 def reason_text(reason: str) -> str:

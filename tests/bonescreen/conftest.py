@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from bonescreen.cli import main
-from tests.tiny import write_tiny_package
-from xray.package import ModelPackage
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,3 @@ def bonescreen(capsys: pytest.CaptureFixture[str]) -> Bonescreen:
         return Done(left.value.code if isinstance(left.value.code, int) else 0, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """Write a real model package, small enough for tests."""
-    return write_tiny_package(tmp_path_factory.mktemp("models") / "tiny")
