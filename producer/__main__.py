@@ -19,11 +19,12 @@ def run_feeder(settings: Settings) -> None:
     Raises
     ------
     UsageError
-        No broker is configured.
+        No broker is configured, or the database waits for ``bonescreen db upgrade``.
     """
     if settings.broker_url is None:
         raise UsageError("the feeder needs BONESCREEN_BROKER_URL; `bonescreen screen` brings its own broker and feeder")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s feeder %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

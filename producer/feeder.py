@@ -14,6 +14,7 @@ from pathlib import Path
 
 from db import dispatch
 from db.heartbeats import beat, retire
+from db.migrate import check
 from db.scans import open_scans
 from db.session import Database
 from producer.scan import finish_abandoned_scan
@@ -73,12 +74,22 @@ class Feeder:
         self.problem: str | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until told to stop; outages are waited out."""
+        """Tick until told to stop; outages are waited out.
+
+        Raises
+        ------
+        UsageError
+            The database waits for ``bonescreen db upgrade``.
+        """
+        fits = False
         while not stop.is_set():
             now = time.time()
             self.noticed(away_for=now - self._seen_at)
             self._seen_at = now
             try:
+                if not fits:
+                    check(self._database)
+                    fits = True
                 self.tick()
                 self._report(self._scan_problem)
             except (DatabaseOutage, StorageOutage) as outage:

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def test_a_queue_is_filled_to_the_high_water_mark_and_again_only_below_the_low_o
     take(broker, 1)
     assert feeder.tick().sent == HIGH_WATER - LOW_WATER + 1
     assert len(messages(broker)) == HIGH_WATER
+
+
+def test_a_database_that_nobody_upgraded_is_said_to_be_instead_of_waited_for(
+    database_url: str, transport: Transport, settings: Settings
+) -> None:
+    with closing(Database(database_url)) as database, pytest.raises(UsageError, match="bonescreen db upgrade"):
+        Feeder(database, transport, settings).run(threading.Event())
 
 
 def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
