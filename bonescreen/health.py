@@ -11,7 +11,7 @@ from bonescreen.context import roots_here
 from bonescreen.show import count
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.queries import count_failures
-from db.run_queries import RunState, RunSummary
+from db.run_queries import AT_AN_END, RunSummary
 from db.scans import open_scans
 from db.session import Database
 from xray.settings import Settings
@@ -74,7 +74,7 @@ class Facts:
 
 def is_open(run: RunSummary) -> bool:
     """Tell whether a run still has something to do."""
-    return run.state in (RunState.SCANNING, RunState.RUNNING)
+    return run.state not in AT_AN_END
 
 
 def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> Facts:

@@ -11,10 +11,10 @@ from pathlib import Path
 from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
-from db.runs import archive_roots
 from db.session import Database
 from xray.errors import StorageOutage, UsageError
 from xray.settings import Settings, can_hand_on, is_archive_name
+from xray.studies import is_utf8
 
 
 @contextmanager
@@ -79,13 +79,16 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     Raises
     ------
     UsageError
-        There is nothing at the path, or the path cannot be written in BONESCREEN_ARCHIVES, by which services get it.
+        There is nothing at the path, or no database could hold it, or, with a configured database, it cannot be
+        written in BONESCREEN_ARCHIVES, by which services get it.
     """
     name, root = _named(settings, known, path)
-    if not can_hand_on(name, root):
+    if not is_utf8(str(root)):
+        raise UsageError(f"the archive's path is not UTF-8; rename the folder: {str(root)!r}")
+    if settings.database_url is not None and not can_hand_on(name, root):
         raise UsageError(
-            f"the archive's path cannot be handed on to a worker, as it has a comma, a line break, a blank at its end "
-            f"or is not UTF-8; rename the folder: {str(root)!r}"
+            f"the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a blank "
+            f"at its end; rename the folder: {str(root)!r}"
         )
     return name, root
 
@@ -111,12 +114,9 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
     return name, root
 
 
-def with_archives(settings: Settings, database: Database, more: Mapping[str, Path]) -> Settings:
-    """Add archives to the settings: those given, and, on an embedded database, all that this machine has scanned."""
-    known = (
-        {name: Path(root) for name, root in archive_roots(database).items()} if settings.database_url is None else {}
-    )
-    return replace(settings, archives={**known, **settings.archives, **more})
+def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:
+    """Add archives to those configured, unless the database is embedded: it tells services the roots itself."""
+    return replace(settings, archives={**settings.archives, **more}) if settings.database_url else settings
 
 
 def stack_services(settings: Settings, model_path: Path) -> list[Service]:
@@ -134,14 +134,14 @@ def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[
 
 
 def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
-    """Write the settings out as a service's environment; archives that cannot be handed on were refused before."""
-    handed = [f"{name}={root}" for name, root in settings.archives.items() if can_hand_on(name, root)]
+    """Write the settings out as a service's environment."""
+    configured = {} if settings.database_url is None else {"BONESCREEN_DATABASE_URL": settings.database_url}
     return {
         **os.environ,
+        **configured,
         "BONESCREEN_HOME": str(settings.home),
         "BONESCREEN_BROKER_URL": settings.broker_url or broker_url(settings),
-        "BONESCREEN_DATABASE_URL": settings.effective_database_url,
-        "BONESCREEN_ARCHIVES": ",".join(handed),
+        "BONESCREEN_ARCHIVES": ",".join(f"{name}={root}" for name, root in settings.archives.items()),
         "BONESCREEN_MODEL": str(model_path),
         "PYTHONUNBUFFERED": "1",
         # What `-P` is to a service, for the Python processes it starts in turn.

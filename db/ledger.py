@@ -22,22 +22,24 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 @dataclass(frozen=True)
 class Claim:
-    """One worker's hold on one batch."""
+    """One worker's hold on one batch; `scanned_at` is the root that the archive was scanned at, on the scan's host."""
 
     run_id: int
     batch_id: int
     token: int
     model_id: int
     archive: str
+    scanned_at: str
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One unsettled image of a claimed batch; `missing` when the latest scan did not see it."""
+    """One unsettled image of a claimed batch, with the size and the time of change (ns) that the scan saw."""
 
     image_id: int
     path: str
-    missing: bool
+    size: int
+    mtime_ns: int
 
 
 # -- working -----------------------------------------------------------------------------------------------------
@@ -64,32 +66,32 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim 
         if row is None:
             return None
         run = connection.execute(
-            select(runs.c.model_id, archives.c.name)
+            select(runs.c.model_id, archives.c.name, archives.c.root)
             .join(archives, archives.c.id == runs.c.archive_id)
             .where(runs.c.id == run_id)
         ).one()
-    return Claim(run_id, batch_id, row.token, run.model_id, run.name)
+    return Claim(run_id, batch_id, row.token, run.model_id, run.name, run.root)
 
 
 def work_of(database: Database, held: Claim) -> list[WorkItem]:
     """List the images of a claimed batch that are current and not settled, in id order."""
     with database.read() as connection:
         rows = connection.execute(unsettled(held.run_id, held.batch_id)).all()
-    return [WorkItem(row.id, row.path, row.missing) for row in rows]
+    return [WorkItem(*row) for row in rows]
 
 
-def image_read_before(database: Database, held: Claim) -> str | None:
-    """Return the path of an image of the claim's archive that a worker has read, the latest, or None."""
+def image_read_before(database: Database, held: Claim) -> WorkItem | None:
+    """Return an image of the claim's archive that a worker has read, the latest, or None."""
     query = (
-        select(images.c.path)
+        select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
         .join(outcomes, outcomes.c.image_id == images.c.id)
         .where(outcomes.c.run_id == held.run_id, outcomes.c.content_id.is_not(None), images.c.current)
         .order_by(images.c.id.desc())
         .limit(1)
     )
     with database.read() as connection:
-        path: str | None = connection.execute(query).scalar_one_or_none()
-    return path
+        row = connection.execute(query).one_or_none()
+    return None if row is None else WorkItem(*row)
 
 
 def renew(database: Database, held: Claim) -> bool:
@@ -130,9 +132,9 @@ def _update_held(connection: Connection, held: Claim, **values: object) -> bool:
 
 
 def unsettled(run_id: int, batch_id: int) -> Select[Any]:
-    """Select id, path and missing of a batch's images that are current and not settled, in id order."""
+    """Select id, path, size and time of change of a batch's images that are current and not settled, in id order."""
     return (
-        select(images.c.id, images.c.path, images.c.missing)
+        select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
         .join_from(batches, runs, runs.c.id == batches.c.run_id)
         .join(
             images,

@@ -1,12 +1,12 @@
-"""Merge found files into studies and images: gather, decide, apply."""
+"""Merge what a scan found, and what it did not find, into studies and images: gather, decide, apply."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
 from db.store import refresh_studies
-from db.tables import images, studies
+from db.tables import images, runs, scan_entries, studies
 from db.upsert import chunks, insert_into
 
 
@@ -29,7 +29,7 @@ class Version:
     image_id: int
     size: int
     mtime_ns: int
-    as_is: bool
+    current: bool
 
 
 @dataclass(frozen=True)
@@ -48,37 +48,74 @@ def changes(entries: Sequence[Entry], known: Mapping[str, Sequence[Version]]) ->
         versions = known.get(entry.path, ())
         same = [v for v in versions if (v.size, v.mtime_ns) == (entry.size, entry.mtime_ns)]
         decided.superseded.extend(v.image_id for v in versions if v not in same)
-        decided.restored.extend((v.image_id, entry) for v in same if not v.as_is)
+        decided.restored.extend((v.image_id, entry) for v in same if not v.current)
         if not same:
             decided.new.append(entry)
     return decided
 
 
-def merge_entries(connection: Connection, archive_id: int, run_id: int, entries: Sequence[Entry]) -> int:
+def merge_entries(connection: Connection, archive_id: int, entries: Sequence[Entry]) -> int:
     """Bring the rows of these files up to date; return how many images are new."""
+    run_ids = _hold_runs(connection, archive_id)
     study_ids = _study_ids(connection, archive_id, entries)
     decided = changes(entries, _versions(connection, archive_id, [entry.path for entry in entries]))
     for ids in chunks(decided.superseded):
         connection.execute(update(images).where(images.c.id.in_(ids), images.c.current).values(current=False))
     for ids in chunks([image_id for image_id, _ in decided.restored]):
-        connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True, missing=False))
+        connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True))
     for rows in chunks(decided.new):
         connection.execute(insert(images), [_image_row(archive_id, study_ids, entry) for entry in rows])
-    touched = {study_ids[entry.study_key] for entry in (*decided.new, *(entry for _, entry in decided.restored))}
-    refresh_studies(connection, run_id, sorted(touched), only_known=True)
+    grown = {study_ids[entry.study_key] for entry in decided.new}
+    # What was gone altogether has no result to bring up to date, and may have all its images settled.
+    back = {study_ids[entry.study_key] for _, entry in decided.restored}
+    for run_id in run_ids:
+        refresh_studies(connection, run_id, sorted(grown - back), only_known=True)
+        refresh_studies(connection, run_id, sorted(back))
     return len(decided.new)
+
+
+def drop_unseen(
+    connection: Connection, archive_id: int, scan_id: int, after: int, limit: int
+) -> tuple[int, int] | None:
+    """Make images that a scan did not see no longer current, a chunk at a time in id order.
+
+    Returns
+    -------
+    tuple of (int, int), or None
+        The last id dropped, to go on after, and how many there were; None when there are no more.
+    """
+    run_ids = _hold_runs(connection, archive_id)
+    seen = exists().where(scan_entries.c.scan_id == scan_id, scan_entries.c.path == images.c.path)
+    rows = connection.execute(
+        select(images.c.id, images.c.study_id)
+        .where(images.c.archive_id == archive_id, images.c.current, images.c.id > after, ~seen)
+        .order_by(images.c.id)
+        .limit(limit)
+    ).all()
+    if not rows:
+        return None
+    for chunk in chunks(rows):
+        connection.execute(update(images).where(images.c.id.in_([row.id for row in chunk])).values(current=False))
+    for run_id in run_ids:
+        refresh_studies(connection, run_id, sorted({row.study_id for row in rows}), only_known=True)
+    return rows[-1].id, len(rows)
+
+
+def _hold_runs(connection: Connection, archive_id: int) -> list[int]:
+    # A batch that is being stored locks its run against this: it would else count a study's images as they were.
+    query = select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id).with_for_update()
+    return list(connection.execute(query).scalars())
 
 
 def _versions(connection: Connection, archive_id: int, paths: Sequence[str]) -> dict[str, list[Version]]:
     known: dict[str, list[Version]] = {}
     for chunk in chunks(paths):
         for row in connection.execute(
-            select(
-                images.c.id, images.c.path, images.c.size, images.c.mtime_ns, images.c.current, images.c.missing
-            ).where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
+            select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns, images.c.current).where(
+                images.c.archive_id == archive_id, images.c.path.in_(chunk)
+            )
         ):
-            as_is = row.current and not row.missing
-            known.setdefault(row.path, []).append(Version(row.id, row.size, row.mtime_ns, as_is))
+            known.setdefault(row.path, []).append(Version(row.id, row.size, row.mtime_ns, row.current))
     return known
 
 
@@ -115,5 +152,4 @@ def _image_row(archive_id: int, study_ids: Mapping[str, int], entry: Entry) -> d
         "size": entry.size,
         "mtime_ns": entry.mtime_ns,
         "current": True,
-        "missing": False,
     }

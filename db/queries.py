@@ -1,9 +1,9 @@
 """Reads: what commands, exports and pages show, as frozen dataclasses. Nothing here writes."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, exists, func, literal, null, select
 
 from db.run_queries import newest_run_ids
 from db.session import Database
@@ -15,6 +15,7 @@ from db.tables import (
     outcomes,
     predictions,
     runs,
+    scans,
     studies,
     study_results,
 )
@@ -27,7 +28,10 @@ USABLE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper)."""
+    """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
+
+    None where it would say nothing: of a study that is pending, not assessable or out of scope.
+    """
 
     run: int
     study: str
@@ -46,7 +50,7 @@ class StudyRow:
 class ImageRow:
     """One current image of a study in one run: a prediction, a failure, or neither yet.
 
-    `label` is the predicted one: positive from the model's image threshold on.
+    `label` is the predicted one: positive from the model's image threshold on, and none out of scope.
 
     `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
     """
@@ -103,8 +107,7 @@ class ResultFilter:
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
     """Stream studies, the highest score first, those of which no score may be used last."""
     rows = _wanted_rows(wanted).subquery()
-    usable = case((rows.c.status.in_(USABLE), rows.c.score))
-    listed = select(rows).order_by(usable.desc().nulls_last(), rows.c.study, rows.c.run.desc())
+    listed = select(rows).order_by(rows.c.score.desc().nulls_last(), rows.c.study, rows.c.run.desc())
     if wanted.limit is not None:
         listed = listed.limit(wanted.limit)
     with database.read() as connection:
@@ -121,7 +124,9 @@ def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus,
 
 
 def find_study(database: Database, key: str, run_id: int | None = None) -> list[Study]:
-    """Return a study by its key, or by an unambiguous end of it, once for each run that holds it, newest first.
+    """Return a study by its key, or by an unambiguous end of it, once for each run that holds it.
+
+    The run that was scanned last comes first.
 
     Raises
     ------
@@ -129,29 +134,31 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
         No study, or more than one, answers to the key.
     """
     with database.read() as connection:
-        matches = connection.execute(
-            select(studies.c.id, studies.c.key)
-            .where(or_(studies.c.key == key, studies.c.key.endswith("/" + key, autoescape=True)))
-            .limit(6)
-        ).all()
-    exact = [match for match in matches if match.key == key]
-    chosen = exact or matches
-    keys = sorted({match.key for match in chosen})
-    if not chosen:
-        raise UsageError(f"no study {key!r} in the database; see: bonescreen results")
-    if len(keys) > 1:
-        raise UsageError(f"{key!r} fits more than one study, say which: " + ", ".join(keys[:5]))
-    found = []
-    query = _study_rows(None).where(studies.c.id.in_([match.id for match in chosen])).order_by(runs.c.id.desc())
-    if run_id is not None:
-        query = query.where(runs.c.id == run_id)
-    with database.read() as connection:
-        for row in connection.execute(query).mappings().all():
+        rows = _rows_of_study(connection, key, run_id)
+        if not rows:
+            where = "in the database" if run_id is None else f"in run {run_id}"
+            raise UsageError(f"no study {key!r} {where}; see: bonescreen results")
+        found = []
+        for row in rows:
             held = connection.execute(_image_rows(row["run"], row["study_id"])).all()
             found.append(Study(_study_row(dict(row)), row["digest"], [_image_row(image._asdict()) for image in held]))
-    if not found:
-        raise UsageError(f"run {run_id} does not hold the study {key!r}")
     return found
+
+
+def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequence[RowMapping]:
+    last_scan = select(func.max(scans.c.id)).where(scans.c.run_id == runs.c.id).scalar_subquery()
+    held = _study_rows(None).order_by(last_scan.desc())
+    if run_id is not None:
+        held = held.where(runs.c.id == run_id)
+    exact = connection.execute(held.where(studies.c.key == key)).mappings().all()
+    if exact:
+        return exact
+    ends_so = studies.c.key.endswith("/" + key, autoescape=True)
+    fitting = held.with_only_columns(studies.c.key).where(ends_so).order_by(None).distinct().limit(6)
+    keys = list(connection.execute(fitting).scalars())
+    if len(keys) > 1:
+        raise UsageError(f"{key!r} fits more than one study, say which: " + ", ".join(sorted(keys)[:5]))
+    return connection.execute(held.where(studies.c.key.in_(keys))).mappings().all()
 
 
 def failures(database: Database, run_id: int | None = None) -> Generator[FailureRow, None, None]:
@@ -192,7 +199,7 @@ def _wanted_rows(wanted: ResultFilter) -> Select[tuple[object, ...]]:
     if wanted.flagged:
         listed = listed.where(rows.c.flagged)
     if wanted.min_score is not None:
-        listed = listed.where(rows.c.score >= wanted.min_score, rows.c.status.in_(USABLE))
+        listed = listed.where(rows.c.score >= wanted.min_score)
     if wanted.body_part is not None:
         listed = listed.where(rows.c.body_part == wanted.body_part.upper())
     if wanted.label is not None:
@@ -202,16 +209,18 @@ def _wanted_rows(wanted: ResultFilter) -> Select[tuple[object, ...]]:
 
 def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
     status = func.coalesce(study_results.c.status, StudyStatus.PENDING)
+    score = case((status.in_(USABLE), study_results.c.score))
     flagged: ColumnElement[bool] = func.coalesce(study_results.c.flagged, False)
     if threshold is not None:
-        flagged = and_(status.in_(USABLE), func.coalesce(study_results.c.score, -1.0) >= threshold)
+        flagged = func.coalesce(score, -1.0) >= threshold
     label = case(
         (flagged, literal(Label.POSITIVE.value)),
         # Only a study all of whose images were read may be called negative.
         (status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
         else_=null(),
     )
-    images_held = select(func.count()).where(images.c.study_id == studies.c.id, images.c.current).scalar_subquery()
+    held = and_(images.c.study_id == studies.c.id, images.c.current)
+    images_held = select(func.count()).where(held).scalar_subquery()
     return (
         select(
             runs.c.id.label("run"),
@@ -220,7 +229,7 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
             studies.c.body_part,
             studies.c.human_label,
             status.label("status"),
-            study_results.c.score,
+            score.label("score"),
             label.label("label"),
             flagged.label("flagged"),
             func.coalesce(study_results.c.images, images_held).label("images"),
@@ -231,6 +240,7 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
         .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
         .join(models, models.c.id == runs.c.model_id)
         .outerjoin(study_results, and_(study_results.c.run_id == runs.c.id, study_results.c.study_id == studies.c.id))
+        .where(exists().where(held))
     )
 
 
@@ -241,7 +251,9 @@ def _study_row(values: dict[str, object]) -> StudyRow:
 
 
 def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
+    out_of_scope = study_results.c.status == StudyStatus.OUT_OF_SCOPE
     label = case(
+        (out_of_scope, null()),
         (predictions.c.probability >= models.c.image_threshold, literal(Label.POSITIVE.value)),
         (predictions.c.probability < models.c.image_threshold, literal(Label.NEGATIVE.value)),
         else_=null(),
@@ -259,6 +271,7 @@ def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
         .join_from(images, archives, archives.c.id == images.c.archive_id)
         .join(runs, runs.c.id == run_id)
         .join(models, models.c.id == runs.c.model_id)
+        .outerjoin(study_results, and_(study_results.c.run_id == run_id, study_results.c.study_id == images.c.study_id))
         .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
         .outerjoin(contents, contents.c.id == outcomes.c.content_id)
         .outerjoin(

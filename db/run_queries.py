@@ -1,28 +1,40 @@
 """Reads of runs: how far they are, and what they hold in numbers. Nothing here writes."""
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import Select, func, select
 
 from db.session import Database
-from db.tables import archives, batches, images, models, outcomes, runs, scans, studies, study_results
+from db.tables import archives, batches, images, models, outcomes, runs, scans, study_results
 from xray.errors import UsageError
 from xray.vocabulary import OPEN_STATES
 
 
 class RunState(StrEnum):
-    """Where a run stands; done when its scan is complete and no batch is open."""
+    """Where a run stands; done when its scan is complete and no batch is open.
+
+    One that is behind would be done, but a scan for another model version has found images that it has not screened.
+    """
 
     SCANNING = "scanning"
     RUNNING = "running"
     DONE = "done"
+    BEHIND = "behind"
     CANCELLED = "cancelled"
+
+
+AT_AN_END = (RunState.DONE, RunState.BEHIND, RunState.CANCELLED)
+"""Nothing happens in such a run until somebody scans its archive again, retries it or resumes it."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run in numbers. `inferred` counts distinct contents, so copies of a file count once."""
+    """One run in numbers. `inferred` counts distinct contents, so copies of a file count once.
+
+    `skipped` (by reason) and `gone` count what its last finished scan passed over, and what was no longer there.
+    """
 
     run: int
     archive: str
@@ -40,6 +52,8 @@ class RunSummary:
     inferred: int
     flagged: int
     open_batches: int
+    skipped: dict[str, int]
+    gone: int
     created_at: float
 
 
@@ -55,7 +69,7 @@ class Progress:
 
 
 def newest_runs(database: Database) -> list[int]:
-    """List the newest run of each archive, the newest first."""
+    """List the run of each archive that was scanned last, the highest number first."""
     with database.read() as connection:
         return sorted(connection.execute(newest_run_ids()).scalars(), reverse=True)
 
@@ -92,11 +106,21 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         ).one_or_none()
         if row is None:
             raise UsageError(f"there is no run {run_id}; see: bonescreen runs")
-        study_count = connection.execute(select(func.count()).where(studies.c.archive_id == row.archive_id))
+        study_count = connection.execute(
+            select(func.count(images.c.study_id.distinct())).where(
+                images.c.archive_id == row.archive_id, images.c.current
+            )
+        )
         inferred = connection.execute(
             select(func.count(outcomes.c.content_id.distinct())).where(outcomes.c.run_id == run_id)
         )
         flagged = connection.execute(select(func.count()).where(here, study_results.c.flagged))
+        scan = connection.execute(
+            select(scans.c.skipped, scans.c.gone)
+            .where(scans.c.run_id == run_id, scans.c.finished_at.is_not(None))
+            .order_by(scans.c.id.desc())
+            .limit(1)
+        ).one_or_none()
         open_count = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
         numbers = {
             "studies": study_count.scalar_one(),
@@ -118,6 +142,8 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         images=progress.images,
         settled=progress.settled,
         failed=progress.failed,
+        skipped=json.loads(scan.skipped) if scan else {},
+        gone=scan.gone if scan else 0,
         created_at=row.created_at,
         **numbers,
     )
@@ -140,19 +166,27 @@ def run_progress(database: Database, run_id: int) -> Progress:
             .join(images, images.c.id == outcomes.c.image_id)
             .where(outcomes.c.run_id == run_id, images.c.current)
         ).one()
-    state = run_state(cancelled=run.cancelled_at is not None, scanning=scanning is not None, running=running)
+    state = run_state(
+        cancelled=run.cancelled_at is not None,
+        scanning=scanning is not None,
+        running=running,
+        unsettled=held - tally[0],
+    )
     return Progress(state, held, tally[0], tally[1], scanning or 0)
 
 
-def run_state(*, cancelled: bool, scanning: bool, running: bool) -> RunState:
-    """Name a run's state from what is open."""
+def run_state(*, cancelled: bool, scanning: bool, running: bool, unsettled: int) -> RunState:
+    """Name a run's state from what is open and how many images are not settled."""
     if cancelled:
         return RunState.CANCELLED
     if scanning:
         return RunState.SCANNING
-    return RunState.RUNNING if running else RunState.DONE
+    if running:
+        return RunState.RUNNING
+    return RunState.BEHIND if unsettled else RunState.DONE
 
 
 def newest_run_ids() -> Select[int]:
-    """Select the newest run of each archive."""
-    return select(func.max(runs.c.id)).group_by(runs.c.archive_id)
+    """Select the newest run of each archive: the one that was scanned last."""
+    latest = select(func.max(scans.c.id)).group_by(scans.c.archive_id)
+    return select(scans.c.run_id).where(scans.c.id.in_(latest))

@@ -8,13 +8,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.cut import cut_batches
-from db.merge import Entry, merge_entries
+from db.merge import Entry, drop_unseen, merge_entries
 from db.session import Database, Now
-from db.tables import archives, images, runs, scan_entries, scans
+from db.tables import archives, runs, scan_entries, scans
 from db.upsert import chunks
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
@@ -41,6 +41,7 @@ class OpenScan:
     scan_id: int
     run_id: int
     archive: str
+    root: str
     holder: str
     found: int
     lease_expires_at: float
@@ -63,6 +64,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
                     lease_expires_at=Now() + LEASE_SECONDS,
                     found=0,
                     added=0,
+                    gone=0,
                     skipped="{}",
                     started_at=Now(),
                 )
@@ -80,6 +82,7 @@ def open_scans(database: Database, archive_id: int | None = None) -> list[OpenSc
             scans.c.id,
             scans.c.run_id,
             archives.c.name,
+            archives.c.root,
             scans.c.holder,
             scans.c.found,
             scans.c.lease_expires_at,
@@ -94,7 +97,7 @@ def open_scans(database: Database, archive_id: int | None = None) -> list[OpenSc
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [
-        OpenScan(row.id, row.run_id, row.name, row.holder, row.found, row.lease_expires_at, bool(row.expired))
+        OpenScan(row.id, row.run_id, row.name, row.root, row.holder, row.found, row.lease_expires_at, bool(row.expired))
         for row in rows
     ]
 
@@ -115,6 +118,7 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
                 lease_expires_at=Now() + LEASE_SECONDS,
                 found=0,
                 added=0,
+                gone=0,
                 **changed,
             )
             .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token)
@@ -173,13 +177,30 @@ def merge(database: Database, scan: Scan) -> None:
             entries = [
                 Entry(row.study_key, row.path, row.size, row.mtime_ns, row.body_part, row.human_label) for row in rows
             ]
-            added = merge_entries(connection, scan.archive_id, scan.run_id, entries)
+            added = merge_entries(connection, scan.archive_id, entries)
             connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
             last = (entries[-1].study_key, entries[-1].path)
 
 
+def sweep(database: Database, scan: Scan) -> int:
+    """Make images that the scan did not see no longer current, a chunk a transaction; return how many.
+
+    Their results stay, for when they come back. Raises `TakenOver`.
+    """
+    after = total = 0
+    while True:
+        with database.write() as connection:
+            _hold(connection, scan)
+            dropped = drop_unseen(connection, scan.archive_id, scan.scan_id, after, MERGE_ROWS)
+            if dropped is None:
+                return total
+            after, number = dropped
+            total += number
+            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
+
+
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
-    """Mark what the scan did not see, cut the run's batches, and close the scan, in one transaction.
+    """Cut the run's batches and close the scan, in one transaction.
 
     Returns
     -------
@@ -191,14 +212,8 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
     TakenOver
         The scan is another's by now.
     """
-    seen = exists().where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.path == images.c.path)
     with database.write() as connection:
         _hold(connection, scan)
-        connection.execute(
-            update(images)
-            .where(images.c.archive_id == scan.archive_id, images.c.current, ~images.c.missing, ~seen)
-            .values(missing=True)
-        )
         # Scanning lifts a cancellation that came before it, and heeds one that came meanwhile.
         started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
         connection.execute(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select
 
 from db.session import Database
 from db.tables import contents, images, models, outcomes, predictions, runs, studies, study_results
@@ -121,7 +121,10 @@ def forget_failures(connection: Connection, run_id: int) -> int:
 
 
 def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int], *, only_known: bool = False) -> None:
-    """Compute the results of studies anew from their images' outcomes; `only_known` makes no new rows."""
+    """Compute the results of studies anew from their images' outcomes; `only_known` makes no new rows.
+
+    A study that has no current image any more has no result either.
+    """
     model = connection.execute(
         select(models.c.id, models.c.study_threshold, models.c.body_parts)
         .join(runs, runs.c.model_id == models.c.id)
@@ -130,27 +133,31 @@ def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int
     body_parts = frozenset(model.body_parts.split())
     for chunk in chunks(sorted(study_ids)):
         locked = _lock_results(connection, run_id, chunk, make=not only_known)
-        rows = []
-        for study in connection.execute(_tally(run_id, model.id, locked)):
-            in_scope = study.body_part is None or study.body_part in body_parts
-            status = judge(study.images, study.settled, study.scored, in_scope=in_scope)
-            shown = status in (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
-            flagged = shown and study.score is not None and study.score >= model.study_threshold
-            rows.append(
-                {
-                    "run_id": run_id,
-                    "study_id": study.id,
-                    "status": status,
-                    "score": study.score,
-                    "flagged": flagged,
-                    "images": study.images,
-                    "failed": study.settled - study.scored,
-                }
-            )
+        tallied = connection.execute(_tally(run_id, model.id, locked))
+        rows = [_result_row(run_id, study, model.study_threshold, body_parts) for study in tallied]
         if rows:
             upsert = insert_into(connection, study_results)
             fresh = {name: upsert.excluded[name] for name in ("status", "score", "flagged", "images", "failed")}
             connection.execute(upsert.on_conflict_do_update(index_elements=["run_id", "study_id"], set_=fresh), rows)
+        if empty := set(locked) - {row["study_id"] for row in rows}:
+            connection.execute(
+                delete(study_results).where(study_results.c.run_id == run_id, study_results.c.study_id.in_(empty))
+            )
+
+
+def _result_row(run_id: int, study: Row[Any], threshold: float, body_parts: frozenset[str]) -> dict[str, Any]:
+    in_scope = study.body_part is None or study.body_part in body_parts
+    status = judge(study.images, study.settled, study.scored, in_scope=in_scope)
+    shown = status in (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
+    return {
+        "run_id": run_id,
+        "study_id": study.id,
+        "status": status,
+        "score": study.score,
+        "flagged": shown and study.score is not None and study.score >= threshold,
+        "images": study.images,
+        "failed": study.settled - study.scored,
+    }
 
 
 def judge(images_held: int, settled: int, scored: int, *, in_scope: bool) -> StudyStatus:

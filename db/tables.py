@@ -86,10 +86,9 @@ images = Table(
     Column("path", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
-    # A changed file is a new image; the old one stays for its results and is no longer current.
+    # As the latest scan saw it. A file that changed is a new image; one that changed or went away keeps its results,
+    # for when it comes back, and is no longer current.
     Column("current", Boolean, nullable=False),
-    # Not seen by the latest scan: if it cannot be opened either, that is its failure and no outage.
-    Column("missing", Boolean, nullable=False),
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
 )
 
@@ -117,10 +116,11 @@ scans = Table(
     Column("holder", String(200), nullable=False),
     Column("found", BigInteger, nullable=False),
     Column("added", BigInteger, nullable=False),
+    Column("gone", BigInteger, nullable=False),
     Column("skipped", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
-    # One open scan an archive: two at once would each call the other's files missing.
+    # One open scan an archive: two at once would each call the other's files gone.
     Index(
         "uq_scans_open",
         "archive_id",

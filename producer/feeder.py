@@ -148,7 +148,7 @@ class Feeder:
         if self._scanning is not None and self._scanning.is_alive():
             return
         for scan in open_scans(self._database):
-            root = self._settings.archive_root(scan.archive)
+            root = self._settings.archive_root(scan.archive, scan.root)
             if scan.expired and root is not None:
                 self._scanning = threading.Thread(target=self._scan, args=(scan.scan_id, root), daemon=True)
                 self._scanning.start()

@@ -23,7 +23,7 @@ STAGE_ROWS = 1_000
 POLL_SECONDS = 0.5
 SHOWN_PATHS = 10
 
-WORTH_A_LOOK = frozenset(SkipReason) - {SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE, SkipReason.OUTSIDE_LAYOUT}
+WORTH_A_LOOK = frozenset(SkipReason) - {SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE}
 """Reasons behind which images may lie that somebody wants screened."""
 
 
@@ -39,6 +39,8 @@ class ScanReport:
         The layout used.
     found : int
         Images found.
+    gone : int
+        Images that were there before and are not any more.
     batches : int
         Batches cut for what the run has not settled.
     skipped : Counter of str
@@ -50,6 +52,7 @@ class ScanReport:
     run_id: int
     layout: Layout
     found: int = 0
+    gone: int = 0
     batches: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     look_at: list[str] = field(default_factory=list)
@@ -172,6 +175,7 @@ def _walk_and_merge(database: Database, scan: Scan, root: Path, progress: Callab
         scans.abandon_scan(database, scan)
         raise UsageError(_nothing_found(root, report))
     scans.merge(database, scan)
+    report.gone = scans.sweep(database, scan)
     report.batches = scans.close_scan(database, scan, report.skipped)
     return report
 

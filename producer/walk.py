@@ -8,7 +8,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from xray.errors import ArchiveOutage, UsageError
-from xray.files import OUTAGE_ERRNOS, root_absence
+from xray.files import OUTAGE_ERRNOS, mtime_ns, root_absence
 from xray.studies import FOLDER_MAX_IMAGES, Layout, SkipReason, detect_layout, is_hidden, is_utf8
 
 MAX_DEPTH = 64
@@ -17,8 +17,6 @@ MAX_DEPTH = 64
 SURVEY_DEPTH = 10
 SURVEY_FOLDERS = 64
 SURVEY_ENTRIES = 4 * FOLDER_MAX_IMAGES
-
-_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +173,7 @@ def _file(entry: "os.DirEntry[str]", path: str) -> FileEntry | Skipped:
         return Skipped(_printable(path), SkipReason.LINKED_FOLDER)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
         return Skipped(_printable(path), SkipReason.SPECIAL_FILE)
-    # Some file systems reach beyond the year 2262, databases do not.
-    return FileEntry(path, status.st_size, min(max(status.st_mtime_ns, -_INT64_MAX), _INT64_MAX))
+    return FileEntry(path, status.st_size, mtime_ns(status))
 
 
 def _follow(entry: "os.DirEntry[str]") -> os.stat_result:

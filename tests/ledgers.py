@@ -8,7 +8,7 @@ from db import dispatch, ledger
 from db.merge import Entry
 from db.migrate import upgrade
 from db.runs import ModelVersion, open_run, register_archive, register_model
-from db.scans import begin_scan, close_scan, merge, stage
+from db.scans import begin_scan, close_scan, merge, stage, sweep
 from db.session import Database
 from db.store import ImageOutcome, Prediction
 from tests.seeding import MODEL
@@ -66,6 +66,7 @@ def fill(
     assert scan is not None
     stage(database, scan, found)
     merge(database, scan)
+    sweep(database, scan)
     close_scan(database, scan, {})
     touched = any(outcome is not None for outcome in settled.values())
     for run, batch in dispatch.take_for_sending(database, model.queue, 1000, "epoch") if touched else []:

@@ -35,14 +35,22 @@ def entries(studies: int, images_each: int = 1) -> list[Entry]:
     return [entry(f"study{s:04}", f"image{i}.png") for s in range(studies) for i in range(images_each)]
 
 
-def scan(database: Database, found: Sequence[Entry], *, batch_size: int = 4, archive: str = "archive") -> int:
+def scan(
+    database: Database,
+    found: Sequence[Entry],
+    *,
+    batch_size: int = 4,
+    archive: str = "archive",
+    model: ModelVersion = MODEL,
+) -> int:
     """Scan an archive that holds these files; return its run."""
     archive_id = register_archive(database, archive, f"/{archive}")
-    run_id = open_run(database, archive_id, register_model(database, MODEL), batch_size)
+    run_id = open_run(database, archive_id, register_model(database, model), batch_size)
     held = scans.begin_scan(database, run_id, "folder", "test")
     assert held is not None
     scans.stage(database, held, found)
     scans.merge(database, held)
+    scans.sweep(database, held)
     scans.close_scan(database, held, {})
     return run_id
 

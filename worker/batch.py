@@ -31,7 +31,7 @@ T = TypeVar("T")
 PAUSE_SECONDS = 3.0
 """Between two tries while something is away."""
 
-OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE})
+OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE, Reason.CHANGED})
 """Failures that, shared by every image of a batch, may say something of the archive and not of the files."""
 
 GROUP = 32
@@ -71,7 +71,7 @@ class BatchWorker:
     database : Database
         This process's own.
     settings : Settings
-        Archive roots are read from here and from nowhere else.
+        Says where archives lie on this host.
     package : ModelPackage
         The model version this worker serves.
     start_engine : callable returning Engine
@@ -134,7 +134,7 @@ class BatchWorker:
         return self._engine
 
     def _screen(self, engine: Engine, claim: Claim, lost: threading.Event) -> list[ImageOutcome]:
-        root = self._root(claim.archive)
+        root = self._root(claim)
         items = self._patiently(lambda: ledger.work_of(self._database, claim))
         outcomes: list[ImageOutcome] = []
         seen: set[bytes] = set()
@@ -142,12 +142,11 @@ class BatchWorker:
             if lost.is_set():
                 raise _ClaimLost
             outcomes.extend(self._infer(engine, claim, group, seen))
-        gone = frozenset(item.image_id for item in items if item.missing)
-        reason = shared_fault([outcome for outcome in outcomes if outcome.image_id not in gone])
+        reason = shared_fault(outcomes)
         if reason is not None and not self._still_reads(claim, root):
             raise ArchiveOutage(
                 f"all {len(outcomes)} images of a batch of {claim.archive} are {reason}: is it mounted and readable? "
-                "If they are gone for good, scan the archive again"
+                "If it is, scan it again"
             )
         return outcomes
 
@@ -157,7 +156,7 @@ class BatchWorker:
         if witness is None:
             return False
         try:
-            read_image_file(root, witness)
+            read_image_file(root, witness.path, seen=(witness.size, witness.mtime_ns))
         except FileFault:
             return False
         return True
@@ -197,11 +196,12 @@ class BatchWorker:
             for logit, probability, cam in zip(inferred.logits, probabilities, inferred.cams, strict=True)
         ]
 
-    def _root(self, archive: str) -> Path:
-        root = self._settings.archive_root(archive)
+    def _root(self, claim: Claim) -> Path:
+        root = self._settings.archive_root(claim.archive, claim.scanned_at)
         if root is None:
             raise ArchiveOutage(
-                f"the archive {archive!r} has no root on this host; add it to BONESCREEN_ARCHIVES={archive}=/path"
+                f"the archive {claim.archive!r} has no root on this host; "
+                f"add it to BONESCREEN_ARCHIVES={claim.archive}=/path"
             )
         return root
 

@@ -11,6 +11,11 @@ from xray.vocabulary import Reason
 
 MAX_BYTES = 256 * 1024 * 1024
 
+MTIME_SLACK_NS = 2_000_000_000
+"""Mounts of one archive keep times to a nanosecond, a second or (FAT) two, so hosts see them a little apart."""
+
+_INT64_MAX = 2**63 - 1
+
 OUTAGE_ERRNOS = frozenset(
     {
         errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
@@ -24,7 +29,9 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
-def read_image_file(root: Path, relative: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+def read_image_file(
+    root: Path, relative: str, *, seen: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
+) -> bytes:
     """Read a whole file below an archive's root.
 
     Parameters
@@ -33,6 +40,9 @@ def read_image_file(root: Path, relative: str, *, max_bytes: int = MAX_BYTES) ->
         The archive's root on this host.
     relative : str
         The image's path below it, POSIX.
+    seen : tuple of (int, int), optional
+        The size (bytes) and the time of the last change (ns) that the file had when it was scanned; it must still have
+        them when it has been read.
     max_bytes : int
         Cap on the file's size, held before anything is read.
 
@@ -43,7 +53,8 @@ def read_image_file(root: Path, relative: str, *, max_bytes: int = MAX_BYTES) ->
     Raises
     ------
     FileFault
-        This one file is missing, no regular file, not to be opened, over the cap, or not below the root.
+        This one file is missing, no regular file, not to be opened, over the cap, not as it was seen, or not below the
+        root.
     ArchiveOutage
         The root is missing, empty or no folder, or the storage does not answer.
     """
@@ -55,7 +66,7 @@ def read_image_file(root: Path, relative: str, *, max_bytes: int = MAX_BYTES) ->
         real_path = os.path.realpath(root.joinpath(*parts), strict=True)
         if not real_path.startswith(real_root.rstrip(os.sep) + os.sep):
             raise FileFault(Reason.OUTSIDE_ARCHIVE, "a link leads out of the archive")
-        return _read_regular(real_path, max_bytes)
+        return _read_regular(real_path, seen, max_bytes)
     except OSError as error:
         raise _sort_out(root, root.joinpath(*parts), error) from error
     except UnicodeEncodeError as error:
@@ -67,7 +78,15 @@ def content_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _read_regular(path: str, max_bytes: int) -> bytes:
+def mtime_ns(status: os.stat_result) -> int:
+    """Return a file's time of the last change, nanoseconds since 1970, within 64 bits.
+
+    Some file systems reach beyond the year 2262, databases do not.
+    """
+    return min(max(status.st_mtime_ns, -_INT64_MAX), _INT64_MAX)
+
+
+def _read_regular(path: str, seen: tuple[int, int] | None, max_bytes: int) -> bytes:
     # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOFOLLOW: the path is resolved, and must have stayed so.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -77,9 +96,18 @@ def _read_regular(path: str, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise FileFault(Reason.TOO_LARGE, f"{status.st_size:,} bytes, the cap is {max_bytes:,}")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(status.st_size)
+            data = file.read(status.st_size)
+        # Only now, so that a file that is written while it is read is found out too.
+        if seen is not None and _differs(os.fstat(descriptor), seen):
+            raise FileFault(Reason.CHANGED)
+        return data
     finally:
         os.close(descriptor)
+
+
+def _differs(status: os.stat_result, seen: tuple[int, int]) -> bool:
+    size, changed_at = seen
+    return status.st_size != size or abs(mtime_ns(status) - changed_at) > MTIME_SLACK_NS
 
 
 def _sort_out(root: Path, path: Path, error: OSError) -> FileFault | ArchiveOutage:

@@ -58,8 +58,13 @@ class Settings:
         """Where derived inference graphs are kept."""
         return self.home / "graphs"
 
-    def archive_root(self, name: str) -> Path | None:
-        """Return an archive's root on this host, or None when it is not configured here."""
+    def archive_root(self, name: str, scanned_at: str) -> Path | None:
+        """Return an archive's root on this host, or None when this host does not know it.
+
+        As configured; the root that it was scanned at stands in on an embedded database, which only one host uses.
+        """
+        if self.database_url is None:
+            return self.archives.get(name, Path(scanned_at))
         return self.archives.get(name)
 
 

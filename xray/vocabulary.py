@@ -50,6 +50,7 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     UNREADABLE = "unreadable"
     VANISHED = "vanished"
+    CHANGED = "changed"
     BROKEN_LINK = "broken_link"
     OUTSIDE_ARCHIVE = "outside_archive"
     QUARANTINED = "quarantined"
@@ -66,6 +67,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.TOO_MANY_PIXELS: "the image is over the pixel cap",
     Reason.UNREADABLE: "the file cannot be opened",
     Reason.VANISHED: "the file is no longer in the archive",
+    Reason.CHANGED: "the file has changed since it was scanned: scan the archive again",
     Reason.BROKEN_LINK: "the link leads nowhere",
     Reason.OUTSIDE_ARCHIVE: "the path leads out of the archive",
     Reason.QUARANTINED: "workers were lost three times on this image alone",

@@ -138,7 +138,7 @@ def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mappin
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise _Changed
     cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
-    label = package.card.wording if image.label == Label.POSITIVE else image.label
+    label = package.card.wording if image.label == Label.POSITIVE else image.label or held.row.status
     drawn = render_heat_map(
         decode(data),
         cam,

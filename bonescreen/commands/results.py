@@ -113,7 +113,7 @@ def outcome(row: StudyRow, finding: str) -> Text:
 
 def score(row: StudyRow) -> str:
     """Write a study's score, where it means something."""
-    return f"{row.score:.3f}" if row.status in queries.USABLE and row.score is not None else "-"
+    return "-" if row.score is None else f"{row.score:.3f}"
 
 
 def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:

@@ -37,7 +37,7 @@ def runs(as_json: Json = False) -> None:
 
 
 def resume(run: Run) -> None:
-    """Go on with a run that was cancelled.
+    """Go on with a run that was cancelled, or take in what a scan for another model found.
 
     Example: bonescreen resume 3
     """
@@ -62,8 +62,8 @@ def cancel(run: Run) -> None:
     """
     with open_ledger(settings_here()) as database:
         summary = run_summary(database, run)
-        if summary.state is RunState.DONE:
-            say(f"Run {run} is done already: there is nothing to cancel.")
+        if summary.state in (RunState.DONE, RunState.BEHIND):
+            say(f"Run {run} has no open batches: there is nothing to cancel.")
             return
         _refuse_while_scanned(database, run)
         closed = ledger.cancel(database, run)

@@ -14,12 +14,13 @@ from rich.console import Console
 from bonescreen.broker import await_broker, broker_socket
 from bonescreen.commands.results import print_results
 from bonescreen.progress import Shown
+from bonescreen.scanned import report_lines
 from bonescreen.show import count
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
-from db.run_queries import RunState, run_progress, run_summary
+from db.run_queries import AT_AN_END, RunState, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
 from producer.model import model_version
@@ -69,7 +70,7 @@ def screen(
         package = load_package(settings.model)
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
-        settings = with_archives(settings, database, archives)
+        settings = with_archives(settings, archives)
         job = Job(settings, database, package, model_version(package), console)
         reports = _scan_and_work(job, archives, layout)
     ended = [_conclude(job, report, threshold, worked=worked) for report, worked in reports]
@@ -105,14 +106,8 @@ def _scan(job: Job, name: str, root: Path, layout: Layout) -> ScanReport:
             layout=layout,
             progress=found,
         )
-    job.console.print(
-        f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})", markup=False, soft_wrap=True
-    )
-    if report.skipped:
-        passed = ", ".join(f"{number:,} {reason}" for reason, number in report.skipped.most_common())
-        job.console.print(f"  passed over: {passed}", markup=False, soft_wrap=True)
-    for place in report.look_at:
-        job.console.print(f"  warning, not screened: {place}", markup=False, soft_wrap=True)
+    for line in report_lines(report, root):
+        job.console.print(line, markup=False, soft_wrap=True)
     return report
 
 
@@ -137,7 +132,7 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
                 now = run_progress(job.database, report.run_id)
                 problem = _problem(job, supervisor.check(), starting=time.monotonic() < patient_until)
                 shown.update(now, problem)
-                if now.state in (RunState.DONE, RunState.CANCELLED):
+                if now.state in AT_AN_END:
                     return
             except Outage as outage:
                 shown.problem(str(outage))

@@ -1,6 +1,6 @@
 """How the work stands, and what to do if it stands still."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import typer
 from bonescreen.commands.runs import Json, percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.health import Facts, Problem, gather, is_open, problems
+from bonescreen.scanned import counts
 from bonescreen.show import count, print_table, say, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
@@ -82,14 +83,22 @@ def _print_run(run: RunSummary, facts: Facts) -> None:
     settled = f"{run.settled:,} of {run.images:,} settled, {run.failed:,} failed"
     lines = (
         ("archive", f"{run.archive} at {run.root}"),
-        ("model", f"{run.model}, study threshold {run.study_threshold:.2f}"),
+        ("model", f"{run.model}, study threshold {run.study_threshold:.3f}"),
         ("images", settled + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
         ("work", count(run.open_batches, "open batch") + (", scan under way" if run.run in facts.scans else "")),
+        *(("scan", text) for text in _last_scan(run)),
     )
     for name, text in lines:
         say(f"  {name:<8} {text}")
     say("")
+
+
+def _last_scan(run: RunSummary) -> Iterator[str]:
+    if run.skipped:
+        yield f"passed over: {counts(run.skipped)}"
+    if run.gone:
+        yield f"no longer there: {count(run.gone, 'image')}"
 
 
 def _process(process: Heartbeat) -> list[str]:
@@ -103,6 +112,9 @@ def _next_step(facts: Facts) -> str:
     if facts.open_runs:
         return "All is well: the work goes on by itself."
     run = facts.runs[0]
+    if run.state is RunState.BEHIND:
+        lacking = count(run.images - run.settled, "image")
+        return f"A scan for another model found {lacking} more. Take them in with: bonescreen resume {run.run}"
     if run.state is RunState.CANCELLED:
         return f"Run {run.run} is cancelled. Take it up again with: bonescreen resume {run.run}"
     return f"Nothing is left to do. See what was found: bonescreen results --run {run.run} --flagged"

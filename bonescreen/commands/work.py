@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from bonescreen.stack import name_archives, open_database, service_environ, with_archives, work_services
+from bonescreen.scanned import report_lines
+from bonescreen.show import count, say
+from bonescreen.stack import name_archives, open_database, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from db.runs import archive_roots
 from producer.model import model_version
@@ -47,7 +49,9 @@ def enqueue(
             )
     for name, root in archives.items():
         report = scan_archive(database, name, root, model, batch_size=settings.batch_size, layout=layout)
-        typer.echo(f"run {report.run_id}: {report.found:,} images in {root}, {report.batches:,} batches to do")
+        for line in report_lines(report, root):
+            say(line)
+        say(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
 
 
 def worker() -> None:
@@ -62,7 +66,7 @@ def worker() -> None:
         raise UsageError("set BONESCREEN_BROKER_URL; without a broker of your own, `bonescreen screen` does it all")
     require_engine(settings.engine)
     package = load_package(settings.model)
-    settings = with_archives(settings, open_database(settings), {})
+    open_database(settings).close()
     services = work_services(service_environ(settings, package.path))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Supervisor(services) as supervisor:

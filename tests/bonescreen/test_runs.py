@@ -37,7 +37,7 @@ def test_a_cancelled_run_is_resumed_where_it_stood(bonescreen: Bonescreen, home:
 
 def test_a_run_that_is_done_stays_done_when_it_is_cancelled_or_resumed(bonescreen: Bonescreen, home: Path) -> None:
     run = screened(home, {"read": [0.9]})
-    assert "done already" in bonescreen("cancel", run).out
+    assert "nothing to cancel" in bonescreen("cancel", run).out
     assert "nothing left to do" in bonescreen("resume", run).out
     assert json.loads(bonescreen("runs", "--json").out)[0]["state"] == "done"
 

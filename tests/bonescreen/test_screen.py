@@ -9,13 +9,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from db import ledger
 from db.heartbeats import beat
 from db.queries import ResultFilter, failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
-from db.runs import register_archive
 from db.session import Database
+from db.tables import archives
 from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
 from tests.broker import TcpBroker
 from tests.faults.stack import await_that
@@ -237,22 +238,48 @@ def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, 
     database.close()
 
 
-@pytest.mark.parametrize("name", ["a,b", "blank ", "two\nlines", os.fsdecode(b"b\xfcro")])
-def test_a_path_that_no_worker_could_be_given_is_refused_before_anything_is_scanned(tmp_path, environ, name):
-    flat_tree(tmp_path / name, 1)
+def test_folders_with_commas_blanks_and_line_breaks_in_their_names_are_screened(tmp_path, environ):
+    folders = [tmp_path / name for name in ("a,b", "blank ", "two\nlines")]
+    for folder in folders:
+        flat_tree(folder, 1)
 
-    done = run(environ, "screen", tmp_path / name)
+    done = run(environ, "screen", *folders)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("film000000.png") == 3
+
+
+def test_a_path_that_no_database_could_hold_is_refused_before_anything_is_scanned(tmp_path, environ):
+    flat_tree(tmp_path / os.fsdecode(b"b\xfcro"), 1)
+
+    done = run(environ, "screen", tmp_path / os.fsdecode(b"b\xfcro"))
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: the archive's path cannot be handed on to a worker")
+    assert done.stderr.startswith("error: the archive's path is not UTF-8")
     assert len(done.stderr.splitlines()) == 1
     assert run(environ, "runs", "--json").stdout.strip() == "[]"
 
 
-def test_an_archive_that_cannot_be_handed_on_does_not_hinder_the_others(tmp_path, environ):
+@pytest.mark.parametrize("name", ["a,b", "blank ", "two\nlines"])
+def test_a_path_that_no_worker_could_be_given_is_refused_before_anything_is_scanned(tmp_path, environ, name):
+    flat_tree(tmp_path / name, 1)
+    environ["BONESCREEN_DATABASE_URL"] = f"sqlite:///{tmp_path / 'own.db'}"
+    assert run(environ, "db", "upgrade").returncode == 0
+
+    done = run(environ, "screen", tmp_path / name)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the archive's path cannot be written in BONESCREEN_ARCHIVES")
+    assert len(done.stderr.splitlines()) == 1
+    assert run(environ, "runs", "--json").stdout.strip() == "[]"
+
+
+def test_a_home_may_know_more_archives_than_an_environment_holds(tmp_path, environ):
     flat_tree(tmp_path / "archive", 1)
     database = embedded(Path(environ["BONESCREEN_HOME"]))
-    register_archive(database, "earlier", "/clinic, old")
+    with database.write() as connection:
+        rows = [{"name": f"earlier-{n}", "root": f"/clinics/{n:0100}"} for n in range(2000)]
+        connection.execute(insert(archives), rows)
     database.close()
 
     done = run(environ, "screen", tmp_path / "archive")

@@ -19,7 +19,7 @@ def test_a_writer_stopped_within_a_transaction_loses_its_row_locks(
     upgrade(other)
     scan(other, entries(4))
     monkeypatch.setattr(session, "_GIVE_UP_LOCKS", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
-    change = update(images).values(missing=True)
+    change = update(images).values(current=False)
 
     def write_and_stop() -> None:
         with stopped.write() as connection:

@@ -1,5 +1,7 @@
 """Scans: leases, what changes between two of them, and what cutting leaves alone."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,14 +10,14 @@ from sqlalchemy import select, update
 from db import ledger, scans
 from db.cut import spans
 from db.queries import ResultFilter, find_study, results
-from db.run_queries import RunState, list_runs, run_progress
+from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
 from db.runs import open_run, register_archive, register_model
 from db.scans import Scan
 from db.session import Database, Now
-from db.tables import images, scan_entries
+from db.tables import scan_entries
 from db.tables import scans as scans_table
 from tests.seeding import MODEL, entries, entry, scan, scored, send_all
-from xray.errors import TakenOver
+from xray.errors import TakenOver, UsageError
 
 
 def begin(database: Database, *, archive: str = "archive") -> Scan | None:
@@ -81,15 +83,53 @@ def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(dat
     assert (row.score, row.images, row.status) == (pytest.approx(0.9), 1, "scored")
 
 
-def test_files_that_went_away_keep_their_results_and_are_known_as_missing(database: Database) -> None:
-    run = scan(database, entries(3))
+def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_they_come_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scans, "MERGE_ROWS", 2)
+    run = scan(database, entries(9, images_each=2))
     finish_all(database, run)
-    scan(database, entries(2))
-    assert len(list(results(database, ResultFilter(run=run)))) == 3
-    with database.read() as connection:
-        assert connection.execute(select(images.c.path).where(images.c.missing)).scalars().all() == [
-            "study0002/image0.png"
-        ]
+    # All of the last five studies, and one image of the fourth.
+    scan(database, entries(4, images_each=2)[:-1])
+    rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
+    assert rows == {f"study000{n}": (1 if n == 3 else 2, "scored") for n in range(4)}
+    summary = run_summary(database, run)
+    assert (summary.state, summary.studies, summary.images, summary.settled, summary.gone) == ("done", 4, 7, 7, 11)
+    scan(database, entries(9, images_each=2))
+    assert ledger.open_batches(database, run) == 0
+    rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
+    assert rows == {f"study000{n}": (2, "scored") for n in range(9)}
+
+
+def test_a_study_that_went_away_is_not_found(database: Database) -> None:
+    finish_all(database, scan(database, entries(2)))
+    scan(database, entries(1))
+    with pytest.raises(UsageError, match="no study 'study0001' in the database"):
+        find_study(database, "study0001")
+
+
+def test_open_work_on_files_that_went_away_ends_without_an_outcome(database: Database) -> None:
+    run = scan(database, entries(3), batch_size=1)
+    scan(database, entries(1))
+    assert finish_all(database, run) == 1
+    assert run_summary(database, run).state is RunState.DONE
+
+
+def test_what_a_scan_for_one_model_changes_is_not_kept_from_the_run_of_another(database: Database) -> None:
+    first = scan(database, entries(2))
+    finish_all(database, first, probability=0.1)
+    other = replace(MODEL, digest="cd" * 32)
+    second = scan(database, entries(2), model=other)
+    finish_all(database, second, probability=0.1)
+    assert newest_runs(database) == [second]
+    scan(database, [entry("study0000", "image0.png", size=999), entry("study0002", "image0.png")])
+    assert newest_runs(database) == [first]
+    stale = {row.study: (row.status, row.label) for row in results(database, ResultFilter(run=second))}
+    assert stale == {"study0000": ("pending", None), "study0002": ("pending", None)}
+    assert run_summary(database, second).state is RunState.BEHIND
+    assert ledger.resume(database, second) == 1
+    finish_all(database, second)
+    assert run_summary(database, second).state is RunState.DONE
 
 
 def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> None:
@@ -176,13 +216,7 @@ def test_abandoning_a_scan_that_found_nothing_leaves_no_trace(database: Database
 def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(database: Database) -> None:
     first = scan(database, entries(3))
     finish_all(database, first)
-    other = type(MODEL)(**{**vars(MODEL), "digest": "cd" * 32})
-    second = open_run(database, register_archive(database, "archive", "/archive"), register_model(database, other), 4)
-    held = scans.begin_scan(database, second, "folder", "test")
-    assert held is not None
-    scans.stage(database, held, entries(3))
-    scans.merge(database, held)
-    scans.close_scan(database, held, {})
+    second = scan(database, entries(3), model=replace(MODEL, digest="cd" * 32))
     assert finish_all(database, second, probability=0.2) == 3
     for run, score in ((first, 0.7), (second, 0.2)):
         assert [row.score for row in results(database, ResultFilter(run=run))] == [pytest.approx(score)] * 3

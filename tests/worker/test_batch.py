@@ -1,6 +1,7 @@
 """One batch with a real network: what is screened, what is a failure, and what is an outage."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -152,16 +153,45 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     files = [put(clinic, number, png(number)) for number in range(4)]
     run = scanned(8)
     for file in files:
-        file.unlink()
+        file.rename(file.with_name("away"))
     assert worker.run(run, 1) == NOTHING
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert pulse.problem is not None
     assert "all 4 images of a batch of clinic are" in pulse.problem
     assert run_summary(database, run).settled == 0
-    for number, file in enumerate(files):
-        file.write_bytes(png(number))
+    for file in files:
+        file.with_name("away").rename(file)
     assert worker.run(run, 1).inferred == 4
     assert pulse.problem is None
+
+
+def test_a_file_that_has_changed_since_its_scan_gets_no_prediction_until_it_is_scanned_again(
+    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+) -> None:
+    files = [put(clinic, number, png(number)) for number in range(3)]
+    run = scanned(8)
+    files[0].write_bytes(png(100))
+    os.utime(files[0], ns=(0, 0))
+    files[1].write_bytes(png(101) + bytes(1))
+    assert worker.run(run, 1).inferred == 1
+    assert [row.reason for row in failures(database, run)] == [Reason.CHANGED, Reason.CHANGED]
+    assert scanned(8) == run
+    assert list(failures(database, run)) == []
+    assert worker.run(run, 2).inferred == 2
+
+
+def test_a_host_that_sees_all_times_of_an_archive_shifted_takes_it_for_an_outage(
+    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int], pulse: Pulse
+) -> None:
+    files = [put(clinic, number, png(number)) for number in range(4)]
+    run = scanned(2)
+    assert worker.run(run, 1).inferred == 2
+    for file in files:
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 3600 * 10**9))
+    assert worker.run(run, 2) == NOTHING
+    assert pulse.problem is not None
+    assert "are changed" in pulse.problem
+    assert list(failures(database, run)) == []
 
 
 def test_a_batch_whose_files_are_all_gone_is_settled_while_the_rest_of_the_archive_can_be_read(
