@@ -148,7 +148,7 @@ def _take_back(database: Database, batch_id: int) -> bool:
         ).one_or_none()
         if taken is None or run.cancelled_at is not None:
             return taken is not None
-        left = [image.id for image in connection.execute(unsettled(taken.run_id, batch_id))]
+        left = [image.id for image in connection.execute(unsettled(connection, taken.run_id, batch_id))]
         decided = after_loss(len(left), taken.attempts)
         if decided is BatchState.SPLIT:
             for span in spans(left, [], -(-len(left) // SPLIT_INTO)):

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from db.store import refresh_studies
-from db.tables import images, runs, scan_entries, studies
+from db.tables import images, outcomes, runs, scan_entries, studies
 from db.upsert import chunks, insert_into
+from xray.vocabulary import Reason
+
+PASSING = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
+"""Failures of a file that was away or another one: when it is back, it is read again."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def merge_entries(connection: Connection, archive_id: int, entries: Sequence[Ent
     for ids in chunks(decided.superseded):
         connection.execute(update(images).where(images.c.id.in_(ids), images.c.current).values(current=False))
     for ids in chunks([image_id for image_id, _ in decided.restored]):
+        connection.execute(delete(outcomes).where(outcomes.c.image_id.in_(ids), outcomes.c.reason.in_(PASSING)))
         connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True))
     for rows in chunks(decided.new):
         connection.execute(insert(images), [_image_row(archive_id, study_ids, entry) for entry in rows])

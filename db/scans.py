@@ -8,13 +8,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.cut import cut_batches
 from db.merge import Entry, drop_unseen, merge_entries
 from db.session import Database, Now
-from db.tables import archives, runs, scan_entries, scans
+from db.tables import archives, runs, scan_entries, scans, studies, study_results
 from db.upsert import chunks
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
@@ -105,9 +105,9 @@ def open_scans(database: Database, archive_id: int | None = None) -> list[OpenSc
 def take_over(database: Database, scan_id: int, holder: str, layout: str | None = None) -> Scan | None:
     """Take an open scan whose lease ran out, to be walked again from its start; None when somebody was faster.
 
-    A `layout` replaces the one that the scan was begun in.
+    A `layout` replaces the one that the scan was begun in: somebody asks for this scan anew, and it begins now.
     """
-    changed = {} if layout is None else {"layout": layout}
+    changed = {} if layout is None else {"layout": layout, "started_at": Now()}
     with database.write() as connection:
         row = connection.execute(
             update(scans)
@@ -237,9 +237,13 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
         if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
+            connection.execute(delete(study_results).where(study_results.c.run_id == scan.run_id))
             connection.execute(delete(runs).where(runs.c.id == scan.run_id))
-        if connection.execute(select(func.count()).where(runs.c.archive_id == scan.archive_id)).scalar_one() == 0:
-            connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
+        # A scan broken off within its merge has left studies, which the next scan finds again.
+        used = or_(
+            exists().where(runs.c.archive_id == archives.c.id), exists().where(studies.c.archive_id == archives.c.id)
+        )
+        connection.execute(delete(archives).where(archives.c.id == scan.archive_id, ~used))
 
 
 def _hold(connection: Connection, scan: Scan) -> None:

@@ -23,6 +23,11 @@ IDLE_SECONDS = 15
 """A writer that is stopped, or whose machine vanished, within a transaction loses it and its row locks after that."""
 
 DISK_FULL = "53100"
+READ_ONLY = "25006"
+"""A standby after a failover, or a managed server whose disk is full."""
+SERVER_TROUBLE = ("57", "58")
+"""SQLSTATE's classes of an operator's intervention and of errors outside PostgreSQL, which are no operational errors
+to every driver."""
 PROGRAM_LIMIT = "54"
 """SQLSTATE's class of what PostgreSQL can never do: a bug of ours, which waiting does not mend."""
 
@@ -97,7 +102,7 @@ class Database:
                 raise
             raise self._outage(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if error.connection_invalidated or _is_outage(_sqlstate(error) or ""):
                 raise self._outage(error) from error
             raise
 
@@ -125,6 +130,10 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _is_outage(sqlstate: str) -> bool:
+    return sqlstate == READ_ONLY or sqlstate.startswith(SERVER_TROUBLE)
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

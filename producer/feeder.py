@@ -71,6 +71,7 @@ class Feeder:
         self._seen_at = time.time()
         self._scanning: threading.Thread | None = None
         self._scan_problem: str | None = None
+        self._adopted = 0
         self.problem: str | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -82,6 +83,8 @@ class Feeder:
             The database waits for ``bonescreen db upgrade``.
         """
         fits = False
+        # Workers may have been kept from renewing their leases by what ended the feeder before this one.
+        self._patient_until = time.monotonic() + 2 * RENEW_SECONDS
         while not stop.is_set():
             now = time.time()
             self.noticed(away_for=now - self._seen_at)
@@ -147,13 +150,19 @@ class Feeder:
     def _adopt_scan(self) -> None:
         if self._scanning is not None and self._scanning.is_alive():
             return
-        for scan in open_scans(self._database):
-            root = self._settings.archive_root(scan.archive, scan.root)
-            if scan.expired and root is not None:
-                self._scanning = threading.Thread(target=self._scan, args=(scan.scan_id, root), daemon=True)
-                self._scanning.start()
-                return
-        self._scan_problem = None
+        abandoned = [
+            (scan.scan_id, root)
+            for scan in open_scans(self._database)
+            if scan.expired and (root := self._settings.archive_root(scan.archive, scan.root)) is not None
+        ]
+        if not abandoned:
+            self._scan_problem = None
+            return
+        # In turn: one whose archive is away must not keep the others waiting.
+        chosen = next((one for one in abandoned if one[0] > self._adopted), abandoned[0])
+        self._adopted = chosen[0]
+        self._scanning = threading.Thread(target=self._scan, args=chosen, daemon=True)
+        self._scanning.start()
 
     def _scan(self, scan_id: int, root: Path) -> None:
         try:
@@ -163,6 +172,9 @@ class Feeder:
             self._scan_problem = str(outage)
         except BonescreenError as error:
             self._scan_problem = f"an abandoned scan cannot be finished: {error}"
+        except Exception as error:
+            log.exception("scan %d", scan_id)
+            self._scan_problem = f"an abandoned scan cannot be finished: {type(error).__name__}, see the feeder's log"
 
     def _report(self, problem: str | None) -> None:
         self._note(problem)

@@ -81,8 +81,9 @@ class Pulse:
                 return
             try:
                 self._beat()
-            except Outage as outage:
-                log.warning("no pulse: %s", type(outage).__name__)
+            # Whatever it is: without a pulse, each batch in work would be taken for lost from here on.
+            except Exception as error:
+                log.warning("no pulse: %s", type(error).__name__)
             if self._stop.wait(RENEW_SECONDS):
                 return
 

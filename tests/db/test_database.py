@@ -98,6 +98,15 @@ def test_a_server_that_is_not_there_is_an_outage_and_its_password_stays_hidden()
     assert "127.0.0.1:9" in str(caught.value)
 
 
+def test_a_server_that_only_reads_for_now_is_an_outage(postgres_database_url: str) -> None:
+    with closing(Database(postgres_database_url)) as database:
+        upgrade(database)
+        with database.write() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        with pytest.raises(DatabaseOutage, match="read-only"):
+            beat(database, "host:1", "worker", "q", None)
+
+
 def test_a_folder_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     with pytest.raises(DatabaseOutage, match="unable to open"):
         upgrade(Database(f"sqlite:///{tmp_path}/missing/test.db"))

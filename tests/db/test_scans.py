@@ -14,10 +14,12 @@ from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_s
 from db.runs import open_run, register_archive, register_model
 from db.scans import Scan
 from db.session import Database, Now
+from db.store import ImageOutcome
 from db.tables import scan_entries
 from db.tables import scans as scans_table
 from tests.seeding import MODEL, entries, entry, scan, scored, send_all
 from xray.errors import TakenOver, UsageError
+from xray.vocabulary import Reason
 
 
 def begin(database: Database, *, archive: str = "archive") -> Scan | None:
@@ -247,3 +249,44 @@ def test_spans_hold_every_uncovered_id_once_and_reach_over_no_covered_range(
     for span in cut:
         assert span.images <= size
         assert not any(span.first <= last and first <= span.last for first, last in ranges)
+
+
+def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_to_scan_again(
+    database: Database,
+) -> None:
+    first = begin(database)
+    assert first is not None
+    scans.stage(database, first, entries(3))
+    scans.merge(database, first)
+    let_expire(database)
+    heir = scans.take_over(database, first.scan_id, "heir")
+    assert heir is not None
+    scans.abandon_scan(database, heir)
+    assert scans.open_scans(database) == []
+    assert finish_all(database, scan(database, entries(3))) == 3
+
+
+def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_earlier_one(database: Database) -> None:
+    held = begin(database)
+    assert held is not None
+    ledger.cancel(database, held.run_id)
+    let_expire(database)
+    heir = scans.take_over(database, held.scan_id, "heir", "folder")
+    assert heir is not None
+    scans.stage(database, heir, entries(3))
+    scans.merge(database, heir)
+    assert scans.close_scan(database, heir, {}) == 1
+
+
+def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) -> None:
+    run = scan(database, entries(2))
+    (sent,) = send_all(database)
+    held = ledger.claim(database, *sent, "w")
+    assert held is not None
+    lost, well = ledger.work_of(database, held)
+    assert ledger.finish(database, held, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
+    scan(database, entries(2)[1:])
+    assert len(list(results(database, ResultFilter(run=run)))) == 1
+    scan(database, entries(2))
+    assert finish_all(database, run) == 1
+    assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}

@@ -40,9 +40,9 @@ def test_a_large_film_that_is_damaged_lets_the_next_one_through(
 
 
 def some_item(number: int, root: Path, data: bytes) -> WorkItem:
-    path = f"{number}.png"
-    (root / path).write_bytes(data)
-    return WorkItem(number, path, False)
+    file = root / f"{number}.png"
+    file.write_bytes(data)
+    return WorkItem(number, file.name, len(data), file.stat().st_mtime_ns)
 
 
 def watch_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
