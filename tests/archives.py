@@ -66,6 +66,13 @@ def jpeg(seed: int) -> bytes:
     return encoded(Image.fromarray(film(seed)), "JPEG", quality=95)
 
 
+def jpeg_scanned_again(seed: int, times: int) -> bytes:
+    """Return a small progressive JPEG whose last scan is there so many times more."""
+    data = encoded(Image.fromarray(film(seed)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * times + data[-2:]
+
+
 def cut(data: bytes) -> bytes:
     """Return the first half of a file."""
     return data[: len(data) // 2]

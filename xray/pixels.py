@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from xray.bounds import check_segments
 from xray.errors import FileFault, PackageError
 from xray.vocabulary import Reason
 
@@ -28,14 +29,28 @@ Geometry = Literal["squash", "pad"]
 # Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+
+def _open_jpeg(data: bytes) -> ImageFile:
+    check_segments(data)
+    return JpegImageFile(io.BytesIO(data))
+
+
+def _open_png(data: bytes) -> ImageFile:
+    return PngImageFile(io.BytesIO(data))
+
+
+def _open_tiff(data: bytes) -> ImageFile:
+    return TiffImageFile(io.BytesIO(data))
+
+
 # Pillow's own classes instead of `Image.open`: nothing else is ever tried, and no process-wide pixel limit is in play.
-_OPENERS: tuple[tuple[bytes, Callable[[io.BytesIO], ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"II\x2a\x00", TiffImageFile),
-    (b"MM\x00\x2a", TiffImageFile),
-    (b"II\x2b\x00", TiffImageFile),
-    (b"MM\x00\x2b", TiffImageFile),
+_OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", _open_jpeg),
+    (b"\x89PNG\r\n\x1a\n", _open_png),
+    (b"II\x2a\x00", _open_tiff),
+    (b"MM\x00\x2a", _open_tiff),
+    (b"II\x2b\x00", _open_tiff),
+    (b"MM\x00\x2b", _open_tiff),
 )
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 322, 323
@@ -140,7 +155,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if opener is None:
         raise FileFault(Reason.NOT_AN_IMAGE)
     try:
-        with opener(io.BytesIO(data)) as image:
+        with opener(data) as image:
             _check_header(image, len(data), max_pixels)
             if isinstance(image, JpegImageFile):
                 image.draft("L", None)
@@ -161,7 +176,7 @@ def pixel_count(data: bytes) -> int:
     if opener is None:
         return 0
     try:
-        with opener(io.BytesIO(data)) as image:
+        with opener(data) as image:
             width, height = _room(image)
             return width * height
     # As in `decode`, which says what is wrong.
@@ -169,7 +184,7 @@ def pixel_count(data: bytes) -> int:
         return 0
 
 
-def _opener(data: bytes) -> Callable[[io.BytesIO], ImageFile] | None:
+def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
     return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
 
 

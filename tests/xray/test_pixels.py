@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.archives import cut, encoded, film, jpeg, png, png_bomb, png_file, png_of, tiff_file
+from tests.archives import cut, encoded, film, jpeg, jpeg_scanned_again, png, png_bomb, png_file, png_of, tiff_file
 from xray.errors import FileFault, PackageError
 from xray.pixels import Preprocessing, decode, load, pixel_count
 from xray.vocabulary import Reason
@@ -247,6 +247,43 @@ def test_a_header_tells_for_how_many_pixels_decoding_makes_room(data, count):
 def test_the_cap_is_inclusive():
     assert decode(png(1), max_pixels=GRAY.size).shape == GRAY.shape
     assert reason_of(png(1), max_pixels=GRAY.size - 1) is Reason.TOO_MANY_PIXELS
+
+
+def test_a_jpeg_that_goes_over_the_film_again_and_again_is_refused_before_it_does():
+    usual = jpeg_scanned_again(1, 0).count(b"\xff\xda")
+
+    assert decode(jpeg_scanned_again(1, 100 - usual)).shape == film(1).shape
+    with pytest.raises(FileFault, match="corrupt: more than 100 scans"):
+        decode(jpeg_scanned_again(1, 101 - usual))
+
+
+def test_an_end_within_a_comment_hides_no_scans():
+    data = jpeg_scanned_again(1, 100)
+    before, last = data[: data.rindex(b"\xff\xda")], data[data.rindex(b"\xff\xda") :]
+    first_scan = before.index(b"\xff\xda")
+    second_scan = before.index(b"\xff\xda", first_scan + 2)
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+
+    with pytest.raises(FileFault, match="more than 100 scans"):
+        decode(before[:second_scan] + comment + before[second_scan:] + last)
+
+
+@pytest.mark.parametrize(
+    ("segment", "times", "most"),
+    [(b"\xff\xe0\x00\x02", 10_000, 10_000), (b"\xff\xd9", 10_000, 10_000), (b"\xff\xe1\x00\x08Exif\x00\x00", 17, 16)],
+)
+def test_segments_that_pillow_would_keep_objects_for_are_bounded(segment, times, most):
+    whole = jpeg(1)
+
+    with pytest.raises(FileFault, match=f"corrupt: more than {most:,} "):
+        decode(whole[:2] + segment * times + whole[2:])
+
+
+def test_thumbnails_and_later_pictures_are_no_scans_of_the_first():
+    whole, thumbnail = jpeg(1), jpeg_scanned_again(2, 200)
+    segment = b"\xff\xe3" + (len(thumbnail) + 2).to_bytes(2) + thumbnail
+
+    assert np.array_equal(decode(whole[:2] + segment + whole[2:] + thumbnail), decode(whole))
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (2**31 - 1, 1)])

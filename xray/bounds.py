@@ -1,0 +1,44 @@
+"""What a JPEG may hold around its pixels, counted before Pillow opens it: a few bytes could cost it hours."""
+
+import re
+
+from xray.errors import FileFault
+from xray.vocabulary import Reason
+
+MAX_SCANS = 100
+"""As libtiff's for a JPEG in a TIFF. Ten are usual; each goes over the whole film again, however few its bytes."""
+
+MAX_SEGMENTS = 10_000
+"""The longest colour profile takes 255. Pillow keeps an object for each."""
+
+MAX_EXIF_SEGMENTS = 16
+"""A megabyte; one is usual. Pillow makes objects of the numbers in it."""
+
+_END_OF_IMAGE, _START_OF_SCAN, _EXIF = 0xD9, 0xDA, 0xE1
+# The markers at which Pillow and libjpeg go on after a segment's length; all others end their work or have no segment.
+# Whatever lies between two segments is passed over as libjpeg does: pixels, fill bytes, restart markers.
+_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
+
+
+def check_segments(data: bytes) -> None:
+    """Refuse a JPEG of absurdly many segments or scans, as ``corrupt``; later pictures in the file do not count."""
+    place, segments, scans, exif = 2, 0, 0, 0
+    while found := _MARKER.search(data, place):
+        marker, place = found[1][0], found.end()
+        # Pillow goes on after an end that comes before the first scan.
+        if marker == _END_OF_IMAGE and scans:
+            return
+        segments += 1
+        scans += marker == _START_OF_SCAN
+        exif += marker == _EXIF and data.startswith(b"Exif\x00\x00", place + 2)
+        hold(segments, MAX_SEGMENTS, "segments")
+        hold(scans, MAX_SCANS, "scans")
+        hold(exif, MAX_EXIF_SEGMENTS, "EXIF segments")
+        if marker != _END_OF_IMAGE:
+            place += max(2, int.from_bytes(data[place : place + 2]))
+
+
+def hold(count: int, most: int, what: str) -> None:
+    """Raise `FileFault` if `count` is over `most`."""
+    if count > most:
+        raise FileFault(Reason.CORRUPT, f"more than {most:,} {what}")
