@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 NOBODY = 65534
+LONG_TAGS = frozenset({256, 257, 273, 279, 322, 323, 324, 325, 34665})
 
 
 def film(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
@@ -47,7 +49,7 @@ def png_file(width: int, height: int, compressed: bytes, *, bits: int = 8) -> by
     """Write a gray PNG that claims a size, with any compressed data."""
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", compressed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, chunks))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
 
 
 def png_bomb() -> bytes:
@@ -59,6 +61,49 @@ def tiff_file(fields: Mapping[int, int]) -> bytes:
     """Write a TIFF of nothing but a header and these fields, by tag."""
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
     return struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4)
+
+
+def tiff_of(
+    pixels: NDArray[np.generic],
+    fields: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    *,
+    byte_order: str = "<",
+    deflated: bool = False,
+    big: bool = False,
+    exif: Mapping[int, Sequence[int]] | None = None,
+) -> bytes:
+    """Write a TIFF by hand, with the fields that its pixels need and those given; a field of no numbers is left out."""
+    height, width = pixels.shape[:2]
+    samples = pixels.shape[2] if pixels.ndim == 3 else 1
+    body = pixels.astype(pixels.dtype.newbyteorder(byte_order)).tobytes()
+    body = zlib.compress(body) if deflated else body
+    start = 16 if big else 8
+    own = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [8 if deflated else 1]}
+    own |= {262: [2 if samples > 1 else 1], 273: [start], 277: [samples], 278: [height], 279: [len(body)]}
+    own |= {339: [{"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]] * samples}
+    if exif is not None:
+        own[34665] = [start + len(body)]
+        body += _directory(start + len(body), exif, byte_order, big)
+    mark = b"II" if byte_order == "<" else b"MM"
+    tail = (43, 8, 0, start + len(body)) if big else (42, start + len(body))
+    head = struct.pack(f"{byte_order}2s{'HHHQ' if big else 'HI'}", mark, *tail)
+    return head + body + _directory(start + len(body), {**own, **fields}, byte_order, big)
+
+
+def _directory(place: int, fields: Mapping[int, Sequence[int]], byte_order: str, big: bool) -> bytes:
+    given = sorted((tag, numbers) for tag, numbers in fields.items() if len(numbers))
+    width, counts = (8, "QQ") if big else (4, "HI")
+    behind = place + struct.calcsize(f"<{counts[0]}") + len(given) * (4 + 2 * width) + width
+    entries, apart = b"", b""
+    for tag, numbers in given:
+        short = tag not in LONG_TAGS
+        value = np.asarray(numbers).astype(f"{byte_order}u{2 if short else 4}").tobytes()
+        if len(value) > width:
+            value, apart = struct.pack(f"{byte_order}{counts[1]}", behind + len(apart)), apart + value
+        entries += struct.pack(f"{byte_order}HH{counts[1]}", tag, 3 if short else 4, len(numbers)) + value.ljust(
+            width, b"\0"
+        )
+    return struct.pack(f"{byte_order}{counts[0]}", len(given)) + entries + bytes(width) + apart
 
 
 def jpeg(seed: int) -> bytes:
@@ -137,6 +182,6 @@ def as_plain_user() -> Iterator[None]:
         os.seteuid(user)
 
 
-def _chunk(named: tuple[bytes, bytes]) -> bytes:
-    name, body = named
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    """Write a chunk of a PNG."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

@@ -14,15 +14,18 @@ from PIL import Image, ImageChops, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
 from xray.bounds import check_segments
 from xray.errors import FileFault, PackageError
+from xray.tiff import TiffFilm
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
 """Over twice the largest radiograph detectors. While such a film is decoded, it takes 292 MB as 8-bit gray, 585 MB as
 16-bit gray and 684 MB as colour (measured); the gray that comes out takes 100 MB."""
+
+MAX_EXIF = 2**20
+"""Bytes in which an orientation is looked for: Pillow makes objects of all numbers there."""
 
 Geometry = Literal["squash", "pad"]
 
@@ -39,22 +42,17 @@ def _open_png(data: bytes) -> ImageFile:
     return PngImageFile(io.BytesIO(data))
 
 
-def _open_tiff(data: bytes) -> ImageFile:
-    return TiffImageFile(io.BytesIO(data))
-
-
 # Pillow's own classes instead of `Image.open`: nothing else is ever tried, and no process-wide pixel limit is in play.
 _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
     (b"\xff\xd8\xff", _open_jpeg),
     (b"\x89PNG\r\n\x1a\n", _open_png),
-    (b"II\x2a\x00", _open_tiff),
-    (b"MM\x00\x2a", _open_tiff),
-    (b"II\x2b\x00", _open_tiff),
-    (b"MM\x00\x2b", _open_tiff),
+    (b"II\x2a\x00", TiffFilm),
+    (b"MM\x00\x2a", TiffFilm),
+    (b"II\x2b\x00", TiffFilm),
+    (b"MM\x00\x2b", TiffFilm),
 )
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 277, 322, 323
-_OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL = 258, 262, 277
 _WHITE_IS_ZERO = 0
 
 
@@ -177,7 +175,7 @@ def pixel_count(data: bytes) -> int:
         return 0
     try:
         with opener(data) as image:
-            width, height = _room(image)
+            width, height = image.room if isinstance(image, TiffFilm) else image.size
             return width * height
     # As in `decode`, which says what is wrong.
     except Exception:
@@ -188,28 +186,20 @@ def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
     return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
 
 
-def _room(image: ImageFile) -> tuple[int, int]:
-    if not isinstance(image, TiffImageFile):
-        return image.size
-    # A decoder makes room for a whole tile, however small the image.
-    tile = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
-    return max(image.size, tile, key=lambda size: size[0] * size[1])
-
-
 def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
-    width, height = _room(image)
+    width, height = image.room if isinstance(image, TiffFilm) else image.size
     if width * height > max_pixels:
         raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
     if getattr(image, "is_animated", False):
         raise FileFault(Reason.MULTI_FRAME)
     if _has_deep_channels(image):
         raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel")
-    if isinstance(image, TiffImageFile):
-        _check_strips(image, length)
+    if isinstance(image, TiffFilm):
+        image.check_strips(length)
 
 
 def _has_deep_channels(image: ImageFile) -> bool:
-    if isinstance(image, TiffImageFile):
+    if isinstance(image, TiffFilm):
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
         samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
         return bool(max(bits) > 8 and max(len(bits), samples) > 1)
@@ -217,15 +207,9 @@ def _has_deep_channels(image: ImageFile) -> bool:
     return image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
 
 
-def _check_strips(image: TiffImageFile, length: int) -> None:
-    # libtiff only says "decoder error" of strips or tiles that lie behind the file's end.
-    for offset_tag, count_tag in _OFFSETS_AND_BYTE_COUNTS:
-        places = zip(image.tag_v2.get(offset_tag, ()), image.tag_v2.get(count_tag, ()), strict=False)
-        if any(offset + count > length for offset, count in places):
-            raise FileFault(Reason.TRUNCATED, "strips or tiles lie behind the end of the file")
-
-
 def _orient(image: Image.Image) -> None:
+    if any(len(image.info.get(key, "")) > MAX_EXIF for key in ("exif", "Raw profile type exif")):
+        return
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
@@ -237,7 +221,7 @@ def _gray(image: ImageFile) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
         gray = _stretch(np.asarray(image))
         # Pillow inverts such a TIFF itself up to 8 bits, and not above.
-        inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        inverted = isinstance(image, TiffFilm) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return np.invert(gray) if inverted else gray
     if image.has_transparency_data:
         layers = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")

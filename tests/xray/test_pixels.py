@@ -15,7 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.archives import cut, encoded, film, jpeg, jpeg_scanned_again, png, png_bomb, png_file, png_of, tiff_file
+from tests.archives import (
+    cut,
+    encoded,
+    film,
+    jpeg,
+    jpeg_scanned_again,
+    png,
+    png_bomb,
+    png_chunk,
+    png_file,
+    png_of,
+    tiff_file,
+    tiff_of,
+)
 from xray.errors import FileFault, PackageError
 from xray.pixels import Preprocessing, decode, load, pixel_count
 from xray.vocabulary import Reason
@@ -225,6 +238,63 @@ def test_a_tile_is_held_against_the_cap_as_the_image_is():
 
     assert reason_of(tiff_file({**image, 322: 16, 323: 16})) is Reason.CORRUPT
     assert reason_of(tiff_file({**image, 322: 100_000, 323: 100_000})) is Reason.TOO_MANY_PIXELS
+
+
+LAYOUTS = [("<", False), (">", False), ("<", True)]
+LAYOUT_NAMES = ["little-endian", "big-endian", "BigTIFF"]
+
+
+@pytest.mark.parametrize(("byte_order", "big"), LAYOUTS, ids=LAYOUT_NAMES)
+@pytest.mark.parametrize("tag", [273, 279, 324, 325, 320, 50000])
+def test_a_field_of_a_million_numbers_is_refused_before_pillow_makes_objects_of_them(byte_order, big, tag):
+    data = tiff_of(GRAY, {tag: np.ones(1_000_001)}, byte_order=byte_order, big=big)
+
+    with pytest.raises(FileFault, match="corrupt: more than 1,000,000 numbers"):
+        decode(data)
+    assert pixel_count(data) == 0
+
+
+@pytest.mark.parametrize(("byte_order", "big"), LAYOUTS, ids=LAYOUT_NAMES)
+def test_numbers_in_an_exif_directory_count(byte_order, big):
+    numbers = {37121: np.ones(999_980)}
+
+    assert np.array_equal(decode(tiff_of(GRAY, exif=numbers, byte_order=byte_order, big=big)), GRAY)
+    with pytest.raises(FileFault, match="corrupt: more than 1,000,000 numbers"):
+        decode(tiff_of(GRAY, {50000: np.ones(1000)}, exif=numbers, byte_order=byte_order, big=big))
+
+
+def test_a_field_that_the_file_is_too_short_for_does_not_lose_the_film():
+    data = bytearray(tiff_of(GRAY, {50000: [7, 7, 7]}))
+    entry = data.index(struct.pack("<HHI", 50000, 3, 3))
+    data[entry + 4 : entry + 8] = b"\xff\xff\xff\xff"
+
+    assert np.array_equal(decode(bytes(data)), GRAY)
+
+
+def test_a_directory_of_more_fields_than_there_are_tags_is_corrupt():
+    data = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 65_537) + bytes(20 * 65_537)
+
+    with pytest.raises(FileFault, match="corrupt: more than 65,536 fields"):
+        decode(data)
+
+
+def test_strips_that_cover_the_film_again_and_again_are_refused():
+    twice = [8, 8 + GRAY.size // 2]
+
+    assert np.array_equal(decode(tiff_of(GRAY, {273: twice, 279: [240, 240], 278: [12]})), GRAY)
+    with pytest.raises(FileFault, match="corrupt: more than 3,840 pixels in the strips"):
+        decode(tiff_of(GRAY, {273: twice * 9, 279: [240] * 18, 278: [12]}))
+
+
+def test_an_exif_block_of_megabytes_in_a_png_is_passed_over():
+    numbers = struct.pack("<2sHIHHHIHHHHIII", b"II", 42, 8, 2, 274, 3, 1, 6, 0, 37121, 3, 10**6, 38, 0) + bytes(
+        2 * 10**6
+    )
+    whole = png(7)
+    turned = whole[:33] + png_chunk(b"eXIf", numbers[:100]) + whole[33:]
+
+    assert decode(turned).shape == GRAY.T.shape
+    assert np.array_equal(decode(whole[:33] + png_chunk(b"eXIf", numbers) + whole[33:]), GRAY)
 
 
 @pytest.mark.parametrize(

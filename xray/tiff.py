@@ -1,0 +1,53 @@
+"""A TIFF as Pillow reads it, and what Pillow does not look after in one."""
+
+import io
+
+from PIL.TiffImagePlugin import TiffImageFile
+
+from xray.bounds import hold
+from xray.errors import FileFault
+from xray.ifd import Directories
+from xray.vocabulary import Reason
+
+MAX_COVERS = 8
+"""How often a file's strips or tiles may cover the image, each time for as long as decoding takes: bands that lie apart
+do it once for each."""
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
+
+
+class TiffFilm(TiffImageFile):
+    """A TIFF, opened, not decoded.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+
+    Raises
+    ------
+    FileFault
+        Opening the file would take gigabytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        Directories(data).check()
+        super().__init__(io.BytesIO(data))
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Width and height that decoding makes room for: a whole tile's, however small the image."""
+        tile = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_LENGTH, 0)
+        return max(self.size, tile, key=lambda size: size[0] * size[1])
+
+    def check_strips(self, length: int) -> None:
+        """Refuse strips and tiles behind the end of a file of `length` bytes, or over the image again and again."""
+        # libtiff only says "decoder error" of those behind the end.
+        for offset_tag, count_tag in _OFFSETS_AND_BYTE_COUNTS:
+            places = zip(self.tag_v2.get(offset_tag, ()), self.tag_v2.get(count_tag, ()), strict=False)
+            if any(offset + count > length for offset, count in places):
+                raise FileFault(Reason.TRUNCATED, "strips or tiles lie behind the end of the file")
+        boxes = [tile.extents for tile in self.tile if tile.extents]
+        covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+        hold(covered, MAX_COVERS * self.width * self.height, "pixels in the strips or tiles")
