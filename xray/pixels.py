@@ -125,10 +125,11 @@ def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a PNG, JPEG or TIFF to gray at its full size; safe in threads.
 
-    One channel deeper than 8 bits is mapped linearly from the image's own least and greatest value to 0..255, as 10,
-    12 and 16 bits come in the same 16-bit files. Several such channels are not read: Pillow would drop their low bytes,
-    and leave a 12-bit film nearly black. Colour becomes luma (ITU-R BT.601), alpha lies on black, the EXIF
-    orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the first picture is read.
+    One channel deeper than 8 bits, or signed, is mapped linearly from the image's own least and greatest value to
+    0..255, as 10, 12 and 16 bits come in the same 16-bit files. Several channels deeper than 8 bits are not read:
+    Pillow would drop their low bytes, and leave a 12-bit film nearly black. Colour becomes luma (ITU-R BT.601), alpha
+    lies on black, the EXIF orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the
+    first picture is read.
 
     Parameters
     ----------
@@ -218,11 +219,12 @@ def _orient(image: Image.Image) -> None:
 
 
 def _gray(image: ImageFile) -> NDArray[np.uint8]:
-    if image.mode.startswith("I") or image.mode == "F":
-        gray = _stretch(np.asarray(image))
+    if isinstance(image, TiffFilm) and image.has_own_range:
+        gray = _stretch(image.values)
         # Pillow inverts such a TIFF itself up to 8 bits, and not above.
-        inverted = isinstance(image, TiffFilm) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        return np.invert(gray) if inverted else gray
+        return np.invert(gray) if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else gray
+    if image.mode == "I;16":
+        return _stretch(np.asarray(image))
     if image.has_transparency_data:
         layers = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
         return np.asarray(ImageChops.multiply(layers.convert("L"), layers.getchannel("A")))

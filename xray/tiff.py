@@ -2,6 +2,8 @@
 
 import io
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.TiffImagePlugin import TiffImageFile
 
 from xray.bounds import hold
@@ -13,7 +15,8 @@ MAX_COVERS = 8
 """How often a file's strips or tiles may cover the image, each time for as long as decoding takes: bands that lie apart
 do it once for each."""
 
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 322, 323, 339
+_UNSIGNED, _SIGNED = 1, 2
 _OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
 
 
@@ -40,6 +43,23 @@ class TiffFilm(TiffImageFile):
         """Width and height that decoding makes room for: a whole tile's, however small the image."""
         tile = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_LENGTH, 0)
         return max(self.size, tile, key=lambda size: size[0] * size[1])
+
+    @property
+    def has_own_range(self) -> bool:
+        """Whether only its values tell what is black and white: one channel, signed or deeper than 8 bits."""
+        return self.mode[0] in "IF" or (self.mode == "L" and self._sample_format == _SIGNED)
+
+    @property
+    def values(self) -> NDArray[np.generic]:
+        """The decoded values of such a film; Pillow takes 8 bits for unsigned and 32 bits for signed, always."""
+        values = np.asarray(self)
+        if self.mode == "I" and self._sample_format == _UNSIGNED:
+            return values.view(np.uint32)
+        return values.view(np.int8) if self.mode == "L" else values
+
+    @property
+    def _sample_format(self) -> int:
+        return int(self.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0])
 
     def check_strips(self, length: int) -> None:
         """Refuse strips and tiles behind the end of a file of `length` bytes, or over the image again and again."""

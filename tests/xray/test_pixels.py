@@ -98,6 +98,23 @@ def test_thirty_two_bits_are_mapped_as_sixteen(dtype):
     assert np.array_equal(decoded, decode(png_of(pixels, bits=16)))
 
 
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
+def test_signed_and_unsigned_values_keep_their_order(dtype, deflated):
+    limits = np.iinfo(dtype)
+    pixels = np.linspace(limits.min, limits.max, 256).astype(dtype).reshape(16, 16)
+
+    decoded = decode(tiff_of(pixels, deflated=deflated))
+
+    assert np.abs(decoded.ravel().astype(int) - np.arange(256)).max() <= 1
+
+
+def test_thirty_two_bits_are_unsigned_where_the_file_does_not_say():
+    pixels = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
+
+    assert decode(tiff_of(pixels, {339: []})).tolist() == [[0, 128, 255]]
+
+
 def test_a_deep_film_of_one_value_is_black():
     assert not decode(png_of(np.full((4, 4), 900, np.uint16), bits=16)).any()
 
