@@ -1,9 +1,12 @@
 """A TIFF as Pillow reads it, and what Pillow does not look after in one."""
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.ImageFile import _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from xray.bounds import hold
@@ -18,6 +21,21 @@ do it once for each."""
 _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 322, 323, 339
 _UNSIGNED, _SIGNED = 1, 2
 _OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
+
+
+# libtiff gives the values in this machine's byte order, where Pillow expects the file's of these.
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+
+
+def with_rawmodes(tiles: list[_Tile], rawmodes: Mapping[str, str]) -> list[_Tile]:
+    """Return an image's tiles, with Pillow's names for the form of their bytes replaced as given."""
+    return [tile._replace(args=_with_rawmode(tile.args, rawmodes)) for tile in tiles]
+
+
+def _with_rawmode(args: tuple[Any, ...] | str | None, rawmodes: Mapping[str, str]) -> tuple[Any, ...] | str | None:
+    if isinstance(args, tuple):
+        return rawmodes.get(args[0], args[0]), *args[1:]
+    return args if args is None else rawmodes.get(args, args)
 
 
 class TiffFilm(TiffImageFile):
@@ -37,6 +55,8 @@ class TiffFilm(TiffImageFile):
     def __init__(self, data: bytes) -> None:
         Directories(data).check()
         super().__init__(io.BytesIO(data))
+        if self.use_load_libtiff:
+            self.tile = with_rawmodes(self.tile, _NATIVE)
 
     @property
     def room(self) -> tuple[int, int]:

@@ -99,6 +99,17 @@ def test_thirty_two_bits_are_mapped_as_sixteen(dtype):
 
 
 @pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32])
+def test_a_big_endian_film_comes_out_as_a_little_endian_one(dtype, deflated):
+    pixels = twelve_bits().astype(dtype)
+
+    decoded = decode(tiff_of(pixels, byte_order=">", deflated=deflated))
+
+    assert np.array_equal(decoded, decode(tiff_of(pixels, deflated=deflated)))
+    assert np.array_equal(decoded, decode(png_of(twelve_bits(), bits=16)))
+
+
+@pytest.mark.parametrize("deflated", [False, True])
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
 def test_signed_and_unsigned_values_keep_their_order(dtype, deflated):
     limits = np.iinfo(dtype)
