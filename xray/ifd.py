@@ -1,5 +1,6 @@
 """The directories of a TIFF, read without the objects that Pillow makes of them."""
 
+import io
 import struct
 from dataclasses import dataclass
 from typing import Literal
@@ -50,10 +51,20 @@ class Directories:
         numbers = sum(self._numbers(field) for fields in directories for field in fields.values())
         hold(numbers, MAX_NUMBERS, "numbers in the TIFF's directories")
 
-    def value(self, tag: int, default: int) -> int:
+    def value(self, tag: int) -> int | None:
         """Return the first number of a field of the first directory."""
         field = self.first.get(tag)
-        return default if field is None else self._first_value(field)
+        return None if field is None else self._first_value(field)
+
+    def replaced(self, tag: int, value: int) -> io.BytesIO:
+        """Return the file, with another number in a field of the first directory that holds one number itself."""
+        field, stream = self.first[tag], io.BytesIO(self._data)
+        size = _SIZES[field.kind]
+        if field.count == 1 and size <= self._width:
+            stream.seek(field.place)
+            stream.write(value.to_bytes(size, self._byteorder))
+            stream.seek(0)
+        return stream
 
     def _fields(self, place: int) -> dict[int, Field]:
         number = self._integer(place, 8 if self._width == 8 else 2)

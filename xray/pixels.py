@@ -52,8 +52,7 @@ _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
     (b"MM\x00\x2b", TiffFilm),
 )
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL = 258, 262, 277
-_WHITE_IS_ZERO = 0
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 
 
 @dataclass(frozen=True)
@@ -221,8 +220,7 @@ def _orient(image: Image.Image) -> None:
 def _gray(image: ImageFile) -> NDArray[np.uint8]:
     if isinstance(image, TiffFilm) and image.has_own_range:
         gray = _stretch(image.values)
-        # Pillow inverts such a TIFF itself up to 8 bits, and not above.
-        return np.invert(gray) if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else gray
+        return np.invert(gray) if image.inverted else gray
     if image.mode == "I;16":
         return _stretch(np.asarray(image))
     if image.has_transparency_data:

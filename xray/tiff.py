@@ -18,7 +18,8 @@ MAX_COVERS = 8
 """How often a file's strips or tiles may cover the image, each time for as long as decoding takes: bands that lie apart
 do it once for each."""
 
-_TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 322, 323, 339
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _UNSIGNED, _SIGNED = 1, 2
 _OFFSETS_AND_BYTE_COUNTS = ((273, 279), (324, 325))
 
@@ -50,11 +51,20 @@ class TiffFilm(TiffImageFile):
     ------
     FileFault
         Opening the file would take gigabytes.
+
+    Attributes
+    ----------
+    inverted : bool
+        White is zero in the decoded values; up to 8 bits Pillow inverts them itself.
     """
 
     def __init__(self, data: bytes) -> None:
-        Directories(data).check()
-        super().__init__(io.BytesIO(data))
+        directories = Directories(data)
+        directories.check()
+        deep = (directories.value(_BITS_PER_SAMPLE) or 1) > 8
+        self.inverted = deep and directories.value(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        # Pillow inverts none of these itself, and refuses most: so it never learns that white is zero.
+        super().__init__(directories.replaced(_PHOTOMETRIC, _BLACK_IS_ZERO) if self.inverted else io.BytesIO(data))
         if self.use_load_libtiff:
             self.tile = with_rawmodes(self.tile, _NATIVE)
 

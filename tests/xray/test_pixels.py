@@ -35,6 +35,8 @@ from xray.vocabulary import Reason
 
 GRAY = film(7)
 ORIENTATION = 0x0112
+LAYOUTS = [("<", False), (">", False), ("<", True)]
+LAYOUT_NAMES = ["little-endian", "big-endian", "BigTIFF"]
 
 
 def reason_of(data: bytes, **options: int) -> Reason:
@@ -144,11 +146,15 @@ def test_white_is_zero_is_inverted_at_eight_bits():
     assert np.array_equal(decode(data), GRAY)
 
 
-def test_white_is_zero_is_inverted_at_sixteen_bits():
-    plain = encoded(Image.fromarray(twelve_bits()), "TIFF", tiffinfo={262: 1})
-    inverted = encoded(Image.fromarray(twelve_bits()), "TIFF", tiffinfo={262: 0})
+@pytest.mark.parametrize(("byte_order", "big"), LAYOUTS, ids=LAYOUT_NAMES)
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_white_is_zero_is_inverted_above_eight_bits(dtype, deflated, byte_order, big):
+    pixels = twelve_bits().astype(dtype)
 
-    assert np.array_equal(decode(inverted), np.invert(decode(plain)))
+    inverted = tiff_of(pixels, {262: [0]}, byte_order=byte_order, deflated=deflated, big=big)
+
+    assert np.array_equal(decode(inverted), np.invert(decode(png_of(twelve_bits(), bits=16))))
 
 
 def test_what_is_transparent_is_black():
@@ -266,10 +272,6 @@ def test_a_tile_is_held_against_the_cap_as_the_image_is():
 
     assert reason_of(tiff_file({**image, 322: 16, 323: 16})) is Reason.CORRUPT
     assert reason_of(tiff_file({**image, 322: 100_000, 323: 100_000})) is Reason.TOO_MANY_PIXELS
-
-
-LAYOUTS = [("<", False), (">", False), ("<", True)]
-LAYOUT_NAMES = ["little-endian", "big-endian", "BigTIFF"]
 
 
 @pytest.mark.parametrize(("byte_order", "big"), LAYOUTS, ids=LAYOUT_NAMES)
