@@ -18,6 +18,8 @@ MAX_COVERS = 8
 """How often a file's strips or tiles may cover the image, each time for as long as decoding takes: bands that lie apart
 do it once for each."""
 
+# Pillow looks at the wrong byte, takes such a file for a classic TIFF and finds nothing in it.
+_BIG_ENDIAN_BIGTIFF = b"MM\x00\x2b"
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _UNSIGNED, _SIGNED = 1, 2
@@ -50,7 +52,7 @@ class TiffFilm(TiffImageFile):
     Raises
     ------
     FileFault
-        Opening the file would take gigabytes.
+        Opening the file would take gigabytes, or its form is not read.
 
     Attributes
     ----------
@@ -59,6 +61,8 @@ class TiffFilm(TiffImageFile):
     """
 
     def __init__(self, data: bytes) -> None:
+        if data.startswith(_BIG_ENDIAN_BIGTIFF):
+            raise FileFault(Reason.UNSUPPORTED, "a big-endian BigTIFF")
         directories = Directories(data)
         directories.check()
         deep = (directories.value(_BITS_PER_SAMPLE) or 1) > 8

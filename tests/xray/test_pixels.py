@@ -221,6 +221,11 @@ def test_a_form_that_is_not_read_is_unsupported():
     assert reason_of(encoded(lab, "TIFF")) is Reason.UNSUPPORTED
 
 
+def test_a_big_endian_bigtiff_is_unsupported_and_not_said_to_be_cut():
+    assert reason_of(tiff_of(GRAY, byte_order=">", big=True)) is Reason.UNSUPPORTED
+    assert np.array_equal(decode(tiff_of(GRAY, byte_order="<", big=True)), GRAY)
+
+
 PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
 
 
