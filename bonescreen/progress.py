@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from bonescreen.show import tell
 from db.run_queries import Progress
 
 WINDOW_SECONDS = 60.0
@@ -88,15 +89,13 @@ class Shown:
             self._bar.update(self._task, total=max(now.images, 1), completed=now.settled, facts=facts)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            line = f"Screening {now.settled:,}/{now.images:,} {facts}".rstrip()
-            self._console.print(line, markup=False, soft_wrap=True)
+            tell(self._console, f"Screening {now.settled:,}/{now.images:,} {facts}".rstrip())
         self.problem(problem)
 
     def problem(self, problem: str | None) -> None:
         """Say once what hinders the work, and once that it goes on."""
         if problem != self._problem:
-            said = f"waiting: {problem}" if problem else "going on"
-            self._console.print(said, markup=False, soft_wrap=True)
+            tell(self._console, f"waiting: {problem}" if problem else "going on")
             self._problem = problem
 
 

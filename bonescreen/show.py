@@ -14,8 +14,12 @@ GAP = "  "
 
 def say(text: Cell, style: str = "") -> None:
     """Print one line to standard output, as it is: no markup, no folding, no control characters."""
-    line = text if isinstance(text, Text) else Text(printable(text), style)
-    Console(highlight=False, soft_wrap=True).print(line)
+    Console().print(text if isinstance(text, Text) else Text(printable(text), style), soft_wrap=True)
+
+
+def tell(console: Console, text: str) -> None:
+    """Print one line to a console that may show something moving, as it is, like `say`."""
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def notice(text: str) -> None:

@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from bonescreen.broker import await_broker, broker_socket
 from bonescreen.commands.results import print_results
 from bonescreen.progress import Shown
 from bonescreen.scanned import report_lines
-from bonescreen.show import count
+from bonescreen.show import count, printable, tell
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
@@ -63,7 +64,7 @@ def screen(
     """
     settings = read_settings(os.environ)
     require_engine(settings.engine)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as held:
         held.enter_context(home_lock(settings))
@@ -86,16 +87,16 @@ def _scan_and_work(job: Job, archives: dict[str, Path], layout: Layout) -> list[
         if any(opened):
             _work(job, reports)
     except KeyboardInterrupt:
-        job.console.print("\nStopped. Nothing is lost: run the same command again to do what is left.")
+        tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
         raise typer.Exit(130) from None
     return list(zip(reports, opened, strict=True))
 
 
 def _scan(job: Job, name: str, root: Path, layout: Layout) -> ScanReport:
-    with job.console.status(f"Scanning {root} ...") as status:
+    with job.console.status(Text(f"Scanning {printable(str(root))} ...")) as status:
 
         def found(images: int) -> None:
-            status.update(f"Scanning ... {images:,} images")
+            status.update(Text(f"Scanning ... {images:,} images"))
 
         report = scan_archive(
             job.database,
@@ -107,7 +108,7 @@ def _scan(job: Job, name: str, root: Path, layout: Layout) -> ScanReport:
             progress=found,
         )
     for line in report_lines(report, root):
-        job.console.print(line, markup=False, soft_wrap=True)
+        tell(job.console, line)
     return report
 
 
@@ -143,16 +144,15 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
 def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: bool) -> RunState:
     summary = run_summary(job.database, report.run_id)
     if not worked:
-        job.console.print(f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
+        tell(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
     print_results(job.database, ResultFilter(run=report.run_id, threshold=threshold), [summary])
     if summary.failed:
-        job.console.print(f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
+        tell(job.console, f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
     if summary.state is RunState.CANCELLED:
         settled = f"{summary.settled:,} of {count(summary.images, 'image')} settled"
-        job.console.print(
-            f"Run {summary.run} was cancelled, {settled}. Take it up again with: bonescreen resume {summary.run}"
-        )
-    job.console.print("Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
+        again = f"Take it up again with: bonescreen resume {summary.run}"
+        tell(job.console, f"Run {summary.run} was cancelled, {settled}. {again}")
+    tell(job.console, "Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
     return summary.state
 
 

@@ -1,6 +1,10 @@
 """Tables on narrow and wide terminals."""
 
-from bonescreen.show import count, printable, table_lines
+import io
+
+from rich.console import Console
+
+from bonescreen.show import count, printable, table_lines, tell
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
@@ -38,6 +42,13 @@ def test_wide_characters_keep_columns_aligned() -> None:
 def test_what_hides_in_a_name_is_escaped() -> None:
     assert printable("a\u202eb\nc\x07") == "a\\u202eb\\nc\\x07"
     assert printable("Röntgen 手首") == "Röntgen 手首"
+
+
+def test_a_message_is_one_line_as_it_is_however_narrow_the_terminal() -> None:
+    terminal = Console(file=io.StringIO(), width=20, force_terminal=True)
+    with terminal.capture() as shown:
+        tell(terminal, "a[/b]c :smile: \x1b[2J take it up again with: bonescreen resume 7")
+    assert shown.get() == "a[/b]c :smile: \\x1b[2J take it up again with: bonescreen resume 7\n"
 
 
 def test_numbers_agree_with_their_nouns() -> None:
