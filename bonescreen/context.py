@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy.exc import DatabaseError
-
 from db import migrate
 from db.runs import archive_roots
 from db.session import Database
-from xray.errors import DatabaseOutage, UsageError
+from xray.errors import UsageError
 from xray.settings import Settings, read_settings
 
 
@@ -37,11 +35,6 @@ def open_ledger(settings: Settings) -> Iterator[Database]:
     try:
         _bring_up_to_date(database, embedded=embedded)
         yield database
-    except DatabaseError as error:
-        # SQLite says so of a file that is damaged or none of its own; another's mistake in SQL is a bug and goes on.
-        if type(error) is not DatabaseError:
-            raise
-        raise DatabaseOutage(f"the database {database.shown_url} is damaged: {error.orig}") from error
     finally:
         database.close()
 

@@ -33,6 +33,10 @@ PROGRAM_LIMIT = "54"
 
 _GIVE_UP_LOCKS = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 
+_DAMAGED = ("is damaged", "put a copy back, or move the file away to begin anew")
+_FILE_FAULTS = {sqlite3.SQLITE_CORRUPT: _DAMAGED, sqlite3.SQLITE_NOTADB: _DAMAGED}
+"""SQLite's errors that are its file's and no mistake in SQL: what to say, and the way out."""
+
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
 
 
@@ -102,7 +106,7 @@ class Database:
                 raise
             raise self._outage(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated or _is_outage(_sqlstate(error) or ""):
+            if error.connection_invalidated or _is_outage(error):
                 raise self._outage(error) from error
             raise
 
@@ -110,6 +114,10 @@ class Database:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         if "disk is full" in reason or _sqlstate(error) == DISK_FULL:
             return StorageOutage(f"no space left for the database {self.shown_url}: {reason}")
+        fault = _file_fault(error)
+        if fault is not None:
+            state, way_out = fault
+            return DatabaseOutage(f"the database {self.shown_url} {state}: {reason}; {way_out}")
         return DatabaseOutage(f"the database {self.shown_url} does not answer: {reason}")
 
     def write_fault(self) -> str | None:
@@ -132,12 +140,18 @@ class Database:
         self._engine.dispose()
 
 
-def _is_outage(sqlstate: str) -> bool:
-    return sqlstate == READ_ONLY or sqlstate.startswith(SERVER_TROUBLE)
+def _is_outage(error: DBAPIError) -> bool:
+    sqlstate = _sqlstate(error) or ""
+    return sqlstate == READ_ONLY or sqlstate.startswith(SERVER_TROUBLE) or _file_fault(error) is not None
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
+
+
+def _file_fault(error: DBAPIError) -> tuple[str, str] | None:
+    # The low byte is the kind of error, the others say more.
+    return _FILE_FAULTS.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
 
 
 def _engine(url: str) -> Engine:

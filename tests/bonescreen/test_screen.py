@@ -184,6 +184,22 @@ def test_a_path_that_holds_nothing_to_screen_is_refused_in_one_line_and_leaves_n
     assert run(environ, "runs", "--json").stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["screen", "enqueue"])
+def test_a_damaged_database_is_left_as_it_is_and_said_to_be_damaged(tmp_path, environ, command):
+    flat_tree(tmp_path / "archive", 1)
+    file = Path(environ["BONESCREEN_HOME"], "bonescreen.db")
+    file.parent.mkdir()
+    file.write_bytes(os.urandom(20_000))
+    before = file.read_bytes()
+
+    done = run(environ, command, tmp_path / "archive")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: the database sqlite:///{file} is damaged: file is not a database; ")
+    assert len(done.stderr.splitlines()) == 1
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["missing", "no card", "other weights", "not a package"])
 def test_a_model_that_cannot_be_trusted_is_refused_before_anything_is_scanned(tmp_path, environ, tiny_package, damage):
     flat_tree(tmp_path / "archive", 2)

@@ -77,6 +77,18 @@ def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.M
     assert scan(database, entries(1)) == 1
 
 
+def test_a_damaged_sqlite_file_is_an_outage(tmp_path: Path) -> None:
+    file = tmp_path / "test.db"
+    with closing(Database(f"sqlite:///{file}")) as database:
+        upgrade(database)
+        scan(database, entries(200))
+    with file.open("r+b") as pages:
+        pages.seek(4096)
+        pages.write(b"\xff" * (file.stat().st_size - 4096))
+    with closing(Database(f"sqlite:///{file}")) as database, pytest.raises(DatabaseOutage, match="malformed"):
+        scan(database, entries(1))
+
+
 def test_a_new_sqlite_file_that_another_process_writes_first_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "test.db"
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
