@@ -34,7 +34,12 @@ PROGRAM_LIMIT = "54"
 _GIVE_UP_LOCKS = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 
 _DAMAGED = ("is damaged", "put a copy back, or move the file away to begin anew")
-_FILE_FAULTS = {sqlite3.SQLITE_CORRUPT: _DAMAGED, sqlite3.SQLITE_NOTADB: _DAMAGED}
+_FILE_FAULTS = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check that its folder is there and this user may write in it"),
+    sqlite3.SQLITE_READONLY: ("cannot be written", "check that this user may write to the file and in its folder"),
+}
 """SQLite's errors that are its file's and no mistake in SQL: what to say, and the way out."""
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})

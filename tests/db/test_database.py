@@ -14,6 +14,7 @@ from db.heartbeats import beat, list_heartbeats, retire
 from db.migrate import check, upgrade
 from db.session import Database
 from db.tables import metadata
+from tests.archives import as_plain_user, folder_for_others
 from tests.seeding import entries, scan
 from xray.errors import DatabaseOutage, UsageError
 
@@ -119,9 +120,20 @@ def test_a_server_that_only_reads_for_now_is_an_outage(postgres_database_url: st
             beat(database, "host:1", "worker", "q", None)
 
 
-def test_a_folder_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseOutage, match="unable to open"):
+def test_a_folder_that_is_not_there_is_an_outage_that_says_what_to_check(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseOutage, match=r"cannot be opened: unable to open .* check that its folder is there"):
         upgrade(Database(f"sqlite:///{tmp_path}/missing/test.db"))
+
+
+def test_a_file_that_may_not_be_written_is_an_outage_that_says_what_to_check() -> None:
+    with folder_for_others() as folder:
+        url = f"sqlite:///{folder / 'test.db'}"
+        with closing(Database(url)) as database:
+            upgrade(database)
+        (folder / "test.db").chmod(0o444)
+        refused = pytest.raises(DatabaseOutage, match=r"cannot be written: .* check that this user may write")
+        with as_plain_user(), closing(Database(url)) as database, refused:
+            scan(database, entries(1))
 
 
 def test_heartbeats_tell_who_is_alive_and_what_hinders_them(database: Database) -> None:
