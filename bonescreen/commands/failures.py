@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.show import count, print_table, say, write_json_list
@@ -20,7 +21,10 @@ TABLE_ROWS = 50
 
 def failures(
     run: Annotated[
-        int | None, typer.Argument(metavar="RUN", help="One run only; by default the newest of each archive.")
+        int | None,
+        typer.Argument(
+            metavar="RUN", min=1, max=LARGEST_NUMBER, help="One run only; by default the newest of each archive."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

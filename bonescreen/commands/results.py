@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from bonescreen.commands.arguments import LARGEST_NUMBER, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.health import is_open
@@ -34,7 +35,9 @@ class Format(StrEnum):
 
 
 def results(
-    run: Annotated[int | None, typer.Option(help="One run; by default the newest of each archive.")] = None,
+    run: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="One run; by default the newest of each archive.")
+    ] = None,
     flagged: Annotated[bool, typer.Option("--flagged", help="Only studies at or over the study threshold.")] = False,
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Only studies with at least this score.")
@@ -42,10 +45,11 @@ def results(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Judge by this study threshold instead of the model's.")
     ] = None,
-    body_part: Annotated[str | None, typer.Option(help="Only this body part, such as WRIST.")] = None,
+    body_part: Annotated[str | None, typer.Option(callback=as_utf8, help="Only this body part, such as WRIST.")] = None,
     label: Annotated[Label | None, typer.Option(help="Only studies with this predicted label.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"At most so many; by default {TABLE_ROWS} in a table, else all.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_NUMBER, help=f"At most so many; by default {TABLE_ROWS} in a table, else all."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="csv and json go to standard output alone.")] = Format.TABLE,
 ) -> None:

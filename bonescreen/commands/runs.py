@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.show import count, moment, print_table, say, utc, write_json
 from db import ledger, scans
@@ -14,7 +15,10 @@ from db.session import Database
 from xray.errors import UsageError
 from xray.settings import Settings
 
-Run = Annotated[int, typer.Argument(metavar="RUN", help="The run's number, as `bonescreen runs` lists it.")]
+Run = Annotated[
+    int,
+    typer.Argument(metavar="RUN", min=1, max=LARGEST_NUMBER, help="The run's number, as `bonescreen runs` lists it."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
 
 

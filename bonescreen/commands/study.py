@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from bonescreen.commands.arguments import LARGEST_NUMBER, as_utf8
 from bonescreen.commands.failures import reason_text
 from bonescreen.commands.results import heading, outcome, score
 from bonescreen.commands.runs import Json
@@ -18,9 +19,10 @@ from db.runs import require_run
 from xray.vocabulary import RESEARCH_NOTICE
 
 StudyKey = Annotated[
-    str, typer.Argument(metavar="STUDY", help="The study's key in its archive, or the end of its path.")
+    str,
+    typer.Argument(metavar="STUDY", callback=as_utf8, help="The study's key in its archive, or the end of its path."),
 ]
-RunOption = Annotated[int | None, typer.Option("--run", help="One run only.")]
+RunOption = Annotated[int | None, typer.Option("--run", min=1, max=LARGEST_NUMBER, help="One run only.")]
 
 
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:

@@ -1,5 +1,6 @@
 """The front door: help, exit codes, and what never reaches a terminal."""
 
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,43 @@ def test_the_version_is_printed(bonescreen: Bonescreen) -> None:
 
 def test_a_wrong_option_is_a_usage_error(bonescreen: Bonescreen) -> None:
     assert bonescreen("runs", "--nonsense").code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["retry", 2**63],
+        ["resume", "99999999999999999999"],
+        ["failures", 2**63],
+        ["results", "--run", 2**63],
+        ["results", "--limit", 2**63],
+        ["study", "key", "--run", 2**63],
+        ["study", "\udcff"],
+        ["heatmap", "\udcff", "-o", "."],
+        ["results", "--body-part", "\udcff"],
+    ],
+)
+def test_what_no_database_could_hold_is_a_usage_error(
+    bonescreen: Bonescreen, home: Path, arguments: list[object]
+) -> None:
+    screened(home)
+    done = bonescreen(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "Error: Invalid value for " in done.err
+
+
+def test_the_largest_numbers_that_a_database_holds_are_taken(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    assert bonescreen("results", "--limit", 2**63 - 1).code == 0
+    assert f"there is no run {2**63 - 1}" in bonescreen("results", "--run", 2**63 - 1).err
+
+
+def test_a_study_is_found_by_its_name_in_a_locale_that_cannot_write_it(home: Path) -> None:
+    screened(home, {"手首.jpg": [0.9]})
+    command = [sys.executable, "-m", "bonescreen", "study", "手首.jpg", "--json"]
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environ, capture_output=True, check=False)
+    assert (done.returncode, [study["study"] for study in json.loads(done.stdout)]) == (0, ["手首.jpg"])
 
 
 def test_a_command_before_the_first_screening_says_what_to_run(bonescreen: Bonescreen, home: Path) -> None:

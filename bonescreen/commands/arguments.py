@@ -1,0 +1,23 @@
+"""Bounds and looks at what commands are given, before it reaches a database or a disk."""
+
+import typer
+
+LARGEST_NUMBER = 2**63 - 1
+"""What the databases' integers hold."""
+
+
+def as_utf8(text: str | None) -> str | None:
+    """Read a text as UTF-8, as study keys are, whatever the locale; typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is not UTF-8.
+    """
+    if text is None:
+        return None
+    try:
+        # What the locale could not decode is in the text as surrogates, byte for byte.
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError as error:
+        raise typer.BadParameter("not UTF-8, as every text in the database is") from error
