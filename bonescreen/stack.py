@@ -100,9 +100,10 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
         raise UsageError(f"there is no {path}; give the folder that holds the studies")
     if not path.is_dir():
         raise UsageError(f"{path} is a file; give the folder that holds the studies")
-    root = path.resolve()
+    root = Path(os.path.realpath(path))
     for name, configured in settings.archives.items():
-        if configured.resolve() == root:
+        # Unlike Path.resolve, it takes a link that leads to itself for a path like any other.
+        if os.path.realpath(configured) == str(root):
             return name, root
     for name, earlier in known.items():
         if earlier == str(root):

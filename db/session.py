@@ -197,7 +197,7 @@ def _engine(url: str) -> Engine:
 
 
 def _refuse_network_file_system(file: Path) -> None:
-    folder = file.parent.resolve()
+    folder = os.path.realpath(file.parent)
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:

@@ -1,6 +1,7 @@
 """Heat maps: rendered from the stored map and the original file when somebody looks."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -68,8 +69,10 @@ def _chosen(found: list[Study]) -> Study:
 
 
 def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
+    # Unlike Path.resolve, realpath takes a link that leads to itself for a path like any other.
+    folder = Path(os.path.realpath(output))
     for name, root in roots.items():
-        if output.resolve().is_relative_to(root.resolve()):
+        if folder.is_relative_to(os.path.realpath(root)):
             raise UsageError(
                 f"{output} is in the archive {name}: its next scan would take the pictures for radiographs"
             )

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from bonescreen.stack import name_archive
 from db.migrate import upgrade
 from db.session import Database
 from tests.bonescreen.conftest import Bonescreen
@@ -100,6 +101,19 @@ def test_what_the_database_can_never_do_is_no_outage_to_wait_for(postgres_databa
     with pytest.raises(OperationalError), database.read() as connection:
         connection.execute(text("SELECT " + ", ".join(["1"] * 2000)))
     database.close()
+
+
+def test_a_configured_archive_that_is_a_link_to_itself_does_not_hinder_another(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "clinic").mkdir()
+    environ = {"BONESCREEN_ARCHIVES": f"loop={tmp_path / 'loop'},mine={tmp_path / 'clinic'}"}
+    assert name_archive(read_settings(environ), {}, tmp_path / "clinic") == ("mine", tmp_path / "clinic")
+
+
+def test_a_database_below_a_link_to_itself_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DatabaseOutage, match="cannot be opened"):
+        upgrade(Database(f"sqlite:///{tmp_path / 'loop' / 'mine.db'}"))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,15 @@ def test_a_picture_that_cannot_be_written_is_named_and_the_others_are_drawn(
     assert [Path(line).name for line in done.out.splitlines()] == ["image2.png.heatmap.png"]
 
 
+def test_a_folder_that_is_a_link_to_itself_is_one_that_cannot_be_written(
+    bonescreen: Bonescreen, clinic: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    done = bonescreen("heatmap", STUDY, "-o", tmp_path / "loop")
+    assert (done.code, done.out) == (1, "")
+    assert "its heat map cannot be written: " in done.err
+
+
 def test_drawing_again_replaces_the_pictures(bonescreen: Bonescreen, clinic: Path, tmp_path: Path) -> None:
     first = bonescreen("heatmap", STUDY, "-o", tmp_path / "out")
     assert bonescreen("heatmap", "patient1/study1_positive", "-o", tmp_path / "out") == first
