@@ -62,6 +62,7 @@ def _bonescreen(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0, 1 (something hinders), 2 (asked wrongly), 130 (interrupted)."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A file name may hold what the terminal's encoding cannot write.
@@ -78,6 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (BonescreenError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError | PackageError) else 1)
+
+
+def _open_closed_streams() -> None:
+    # A closed stream (`>&-`) is None, and its descriptor would go to what is opened next: the database, or a pipe.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _one_line(error: Exception) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from db.run_queries import newest_runs
 from tests.bonescreen.conftest import Bonescreen
-from tests.ledgers import screened
+from tests.ledgers import embedded, screened
+from xray.vocabulary import RESEARCH_NOTICE
 
 
 def test_help_starts_without_any_heavy_import() -> None:
@@ -110,6 +112,22 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     os.close(writer)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(("closed", "written"), [(">&-", ""), ("2>&-", "run,study,"), (">&- 2>&- <&-", "")])
+def test_a_closed_stream_takes_nothing_and_gives_its_place_to_nothing_else(
+    home: Path, closed: str, written: str
+) -> None:
+    screened(home)
+    command = ["sh", "-c", f'exec "$0" -m bonescreen results --format csv {closed}', sys.executable]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(written)
+    assert RESEARCH_NOTICE not in done.stdout
+    assert "Traceback" not in done.stderr
+    database = embedded(home)
+    assert newest_runs(database) == [1]
+    database.close()
 
 
 def test_an_interrupt_while_the_commands_load_is_an_end_like_any_other() -> None:
