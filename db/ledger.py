@@ -105,6 +105,16 @@ def hand_back(database: Database, held: Claim) -> bool:
         return _update_held(connection, held, state=BatchState.PENDING, worker=None, lease_expires_at=None)
 
 
+def hand_back_all(database: Database) -> int:
+    """Return every claimed batch, as its workers were stopped on purpose; no attempt is counted. Returns how many."""
+    with database.write() as connection:
+        return connection.execute(
+            update(batches)
+            .where(batches.c.state == BatchState.CLAIMED)
+            .values(state=BatchState.PENDING, worker=None, lease_expires_at=None)
+        ).rowcount
+
+
 def finish(database: Database, held: Claim, results: Sequence[ImageOutcome]) -> bool:
     """Store a batch's outcomes and close it, in one transaction; False, and nothing stored, under a stale claim."""
     with database.write() as connection:

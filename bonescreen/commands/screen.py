@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from bonescreen.scanned import report_lines
 from bonescreen.show import count, printable, tell
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
+from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
 from db.run_queries import AT_AN_END, RunState, run_progress, run_summary
@@ -87,6 +88,10 @@ def _scan_and_work(job: Job, archives: dict[str, Path], layout: Layout) -> list[
         if any(opened):
             _work(job, reports)
     except KeyboardInterrupt:
+        if job.settings.database_url is None:
+            # Its own worker held them: else each interrupt would count as one that was lost on them.
+            with suppress(Outage):
+                ledger.hand_back_all(job.database)
         tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
         raise typer.Exit(130) from None
     return list(zip(reports, opened, strict=True))

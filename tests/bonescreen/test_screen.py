@@ -9,14 +9,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from db import ledger
 from db.heartbeats import beat
 from db.queries import ResultFilter, failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
-from db.tables import archives
+from db.tables import archives, batches
 from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
 from tests.broker import TcpBroker
 from tests.faults.stack import await_that
@@ -120,6 +120,10 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     assert "Traceback" not in said
     left = run_progress(database, 1)
     assert 0 < left.settled < left.images == 400
+    with database.read() as connection:
+        held = connection.execute(select(batches.c.state, batches.c.attempts).distinct()).all()
+    assert {row.attempts for row in held} == {0}
+    assert "claimed" not in {row.state for row in held}
     again = run(environ, "screen", root)
     assert again.returncode == 0, again.stderr
     end = run_progress(database, 1)

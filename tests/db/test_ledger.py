@@ -124,6 +124,14 @@ def test_an_outage_hands_a_batch_back_without_counting_an_attempt(database: Data
     assert states(database) == [(BatchState.PENDING, 4, 0)]
 
 
+def test_workers_stopped_on_purpose_give_back_what_they_held_and_store_nothing_more(database: Database) -> None:
+    scan(database, entries(8))
+    held = claim_next(database)
+    assert ledger.hand_back_all(database) == 1
+    assert states(database) == [(BatchState.PENDING, 4, 0), (BatchState.PENDING, 4, 0)]
+    assert not finish(database, held)
+
+
 def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) -> None:
     scan(database, entries(40), batch_size=40)
     for _ in range(dispatch.SPLIT_AFTER):
