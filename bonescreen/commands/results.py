@@ -79,11 +79,9 @@ def results(
 
 def heading(run: RunSummary, threshold: float | None = None) -> str:
     """Say in a line what a run's results are made of."""
-    own = f"study threshold {run.study_threshold:.2f}"
-    judged = (
-        own if threshold is None else f"study threshold {threshold:.2f} (the model's own: {run.study_threshold:.2f})"
-    )
-    text = f"Run {run.run}: {run.archive}, {run.model}, {judged}"
+    own = f"{run.study_threshold:.3f}"
+    judged = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
+    text = f"Run {run.run}: {run.archive}, {run.model}, study threshold {judged}"
     return text + (f" - {run.state}, {percent(run)} % settled" if is_open(run) else "")
 
 

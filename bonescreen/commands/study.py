@@ -62,7 +62,7 @@ def _print(held: Study, run: RunSummary) -> None:
     say(Text("  result       ") + outcome(row, run.finding))
     read = sum(image.probability is not None for image in held.images)
     mean = f"mean probability of {count(read, 'image')}"
-    say(f"  score        {score(row)} ({mean}; positive from {run.study_threshold:.2f})")
+    say(f"  score        {score(row)} ({mean}; positive from {run.study_threshold:.3f})")
     print_table((" probability", "label", "state", "image"), [_row(image) for image in held.images])
     for image in held.images:
         if image.reason is not None:

@@ -33,7 +33,7 @@ def test_the_csv_columns_are_the_documented_ones_and_nothing_else_is_on_standard
     assert done.out.splitlines()[0] == COLUMNS
     assert len(done.out.splitlines()) == 6
     assert RESEARCH_NOTICE in done.err
-    assert "study threshold 0.50" in done.err
+    assert "study threshold 0.500" in done.err
 
 
 def test_csv_and_json_say_the_same(bonescreen: Bonescreen, home: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home
 def test_another_threshold_judges_anew_and_is_shown(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("results", "--flagged", "--threshold", 0.15)
-    assert "study threshold 0.15 (the model's own: 0.50)" in done.out
+    assert "study threshold 0.150 (the model's own: 0.500)" in done.out
     assert "positive: fracture (incomplete)" in _line(done, INCOMPLETE)
     assert NEGATIVE not in done.out
     assert OUT_OF_SCOPE not in done.out
