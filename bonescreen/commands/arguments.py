@@ -1,6 +1,10 @@
 """Bounds and looks at what commands are given, before it reaches a database or a disk."""
 
+from pathlib import Path
+
 import typer
+
+from xray.errors import UsageError
 
 LARGEST_NUMBER = 2**63 - 1
 """What the databases' integers hold."""
@@ -21,3 +25,16 @@ def as_utf8(text: str | None) -> str | None:
         return text.encode(errors="surrogateescape").decode()
     except UnicodeError as error:
         raise typer.BadParameter("not UTF-8, as every text in the database is") from error
+
+
+def as_folder(text: str) -> Path:
+    """Read a folder of studies; typer calls it.
+
+    Raises
+    ------
+    UsageError
+        It is empty, as of a variable that is not set: it would mean the current folder.
+    """
+    if not text:
+        raise UsageError("an empty path; give the folder that holds the studies")
+    return Path(text)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bonescreen.broker import await_broker, broker_socket
+from bonescreen.commands.arguments import as_folder
 from bonescreen.commands.results import print_results
 from bonescreen.progress import Shown
 from bonescreen.scanned import report_lines
@@ -48,7 +49,7 @@ class Job:
 
 
 def screen(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", readable=False, help="Folders of X-ray studies.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=as_folder, help="Folders of X-ray studies.")],
     layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
     threshold: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Flag studies at or over this score in the table shown.")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bonescreen.commands.arguments import as_folder
 from bonescreen.scanned import report_lines
 from bonescreen.show import count, say
 from bonescreen.stack import name_archives, open_database, service_environ, work_services
@@ -25,7 +26,7 @@ from xray.studies import Layout
 def enqueue(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", readable=False, help="Folders of studies, or configured archives."),
+        typer.Argument(metavar="PATH...", parser=as_folder, help="Folders of studies, or configured archives."),
     ],
     layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
 ) -> None:

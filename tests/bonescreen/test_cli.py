@@ -61,6 +61,13 @@ def test_the_largest_numbers_that_a_database_holds_are_taken(bonescreen: Bonescr
     assert f"there is no run {2**63 - 1}" in bonescreen("results", "--run", 2**63 - 1).err
 
 
+@pytest.mark.parametrize("command", ["screen", "enqueue"])
+def test_an_empty_path_is_not_taken_for_the_current_folder(bonescreen: Bonescreen, home: Path, command: str) -> None:
+    done = bonescreen(command, "examples/archive", "")
+    assert (done.code, done.err) == (2, "error: an empty path; give the folder that holds the studies\n")
+    assert not home.exists()
+
+
 def test_a_study_is_found_by_its_name_in_a_locale_that_cannot_write_it(home: Path) -> None:
     screened(home, {"手首.jpg": [0.9]})
     command = [sys.executable, "-m", "bonescreen", "study", "手首.jpg", "--json"]
