@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
-from xray.errors import StorageOutage, UsageError
+from xray.errors import ArchiveOutage, StorageOutage, UsageError
+from xray.files import OUTAGE_ERRNOS
 from xray.settings import Settings, can_hand_on, is_archive_name
 from xray.studies import is_utf8
 
@@ -56,7 +58,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[Path]) -> dict[str, Path]:
-    """Name the archives at several paths, each differently: name to root. Raises `UsageError`."""
+    """Name the archives at several paths, each differently: name to root. Raises as `name_archive` does."""
     named: dict[str, Path] = {}
     for path in paths:
         name, root = name_archive(settings, {**known, **{name: str(root) for name, root in named.items()}}, path)
@@ -81,6 +83,8 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     UsageError
         There is nothing at the path, or no database could hold it, or, with a configured database, it cannot be
         written in BONESCREEN_ARCHIVES, by which services get it.
+    ArchiveOutage
+        The storage does not answer.
     """
     name, root = _named(settings, known, path)
     if not is_utf8(str(root)):
@@ -94,12 +98,9 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
 
 
 def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
-    if str(path) in settings.archives and not path.exists():
+    if str(path) in settings.archives and not os.path.exists(path):
         return str(path), settings.archives[str(path)]
-    if not path.exists():
-        raise UsageError(f"there is no {path}; give the folder that holds the studies")
-    if not path.is_dir():
-        raise UsageError(f"{path} is a file; give the folder that holds the studies")
+    _require_folder(path)
     root = Path(os.path.realpath(path))
     for name, configured in settings.archives.items():
         # Unlike Path.resolve, it takes a link that leads to itself for a path like any other.
@@ -113,6 +114,20 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
     while name in known or name in settings.archives:
         name, number = f"{base}-{number}", number + 1
     return name, root
+
+
+def _require_folder(path: Path) -> None:
+    way_out = "give the folder that holds the studies"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"there is no {path}; {way_out}") from error
+    except OSError as error:
+        if error.errno in OUTAGE_ERRNOS:
+            raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be looked at ({error.strerror}); {way_out}") from error
+    if not stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a file; {way_out}")
 
 
 def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from bonescreen.stack import name_archive
 from db.migrate import upgrade
 from db.session import Database
+from tests.archives import as_plain_user, folder_for_others
 from tests.bonescreen.conftest import Bonescreen
 from xray.errors import DatabaseOutage, UsageError
 from xray.settings import can_hand_on, read_settings
@@ -114,6 +115,26 @@ def test_a_database_below_a_link_to_itself_cannot_be_opened(tmp_path: Path) -> N
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DatabaseOutage, match="cannot be opened"):
         upgrade(Database(f"sqlite:///{tmp_path / 'loop' / 'mine.db'}"))
+
+
+def test_a_path_in_a_locked_folder_is_a_usage_error() -> None:
+    with folder_for_others() as folder:
+        (folder / "locked" / "clinic").mkdir(parents=True)
+        (folder / "locked").chmod(0)
+        with (
+            as_plain_user(),
+            pytest.raises(UsageError, match=r"cannot be looked at \(Permission denied\); give"),
+        ):
+            name_archive(read_settings({}), {}, folder / "locked" / "clinic")
+        (folder / "locked").chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "file", "file/below", "loop"])
+def test_a_path_that_leads_to_no_folder_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="give the folder that holds the studies"):
+        name_archive(read_settings({}), {}, tmp_path / name)
 
 
 @pytest.mark.parametrize(
