@@ -8,12 +8,13 @@ import typer
 
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.show import count, moment, print_table, say, utc, write_json
+from bonescreen.show import count, moment, notice, print_table, say, utc, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
 from xray.errors import UsageError
 from xray.settings import Settings
+from xray.vocabulary import RESEARCH_NOTICE
 
 Run = Annotated[
     int,
@@ -33,11 +34,13 @@ def runs(as_json: Json = False) -> None:
         listed = list_runs(database)
     if as_json:
         write_json([run_json(run) for run in listed])
+        notice(RESEARCH_NOTICE)
     elif not listed:
         say("No runs yet. Start one: bonescreen screen PATH")
     else:
         titles = (" run", "state", " settled", " images", " failed", " flagged", "begun", "model", "archive")
         print_table(titles, [_row(run) for run in listed])
+        say(RESEARCH_NOTICE)
 
 
 def resume(run: Run) -> None:

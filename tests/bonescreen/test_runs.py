@@ -9,7 +9,7 @@ from db.scans import begin_scan
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import INCOMPLETE, embedded, screened
 from tests.seeding import MODEL
-from xray.vocabulary import REASON_TEXT, Reason
+from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Reason
 
 
 def test_runs_are_listed_newest_first(bonescreen: Bonescreen, home: Path) -> None:
@@ -20,8 +20,10 @@ def test_runs_are_listed_newest_first(bonescreen: Bonescreen, home: Path) -> Non
         (2, "second", "running", 50),
         (1, "first", "done", 100),
     ]
-    lines = bonescreen("runs").out.splitlines()
+    *lines, last = bonescreen("runs").out.splitlines()
     assert [line.split()[:2] for line in lines] == [["run", "state"], ["2", "running"], ["1", "done"]]
+    assert last == RESEARCH_NOTICE
+    assert bonescreen("runs", "--json").err == f"{RESEARCH_NOTICE}\n"
 
 
 def test_a_cancelled_run_is_resumed_where_it_stood(bonescreen: Bonescreen, home: Path) -> None:
