@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 NOBODY = 65534
+PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 LONG_TAGS = frozenset({256, 257, 273, 279, 322, 323, 324, 325, 34665})
 
 
@@ -38,16 +39,17 @@ def png(seed: int) -> bytes:
 
 
 def png_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, bits: int) -> bytes:
-    """Write a gray PNG of 8 or 16 bits by hand: thousands a second."""
-    height, width = pixels.shape
+    """Write a PNG of 8 or 16 bits by hand, gray or of two to four channels: thousands a second."""
+    height, width = pixels.shape[:2]
+    colour = PNG_COLOURS[pixels.shape[2] if pixels.ndim == 3 else 1]
     rows = pixels.astype(">u2" if bits == 16 else np.uint8).view(np.uint8).reshape(height, -1)
     lines = np.pad(rows, ((0, 0), (1, 0))).tobytes()
-    return png_file(width, height, zlib.compress(lines, 1), bits=bits)
+    return png_file(width, height, zlib.compress(lines, 1), bits=bits, colour=colour)
 
 
-def png_file(width: int, height: int, compressed: bytes, *, bits: int = 8) -> bytes:
-    """Write a gray PNG that claims a size, with any compressed data."""
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+def png_file(width: int, height: int, compressed: bytes, *, bits: int = 8, colour: int = 0) -> bytes:
+    """Write a PNG that claims a size, with any compressed data."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", compressed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
 

@@ -1,4 +1,4 @@
-"""What a JPEG may hold around its pixels, counted before Pillow opens it: a few bytes could cost it hours."""
+"""What a JPEG or PNG may hold around its pixels, counted before Pillow opens it: a few bytes could cost it hours."""
 
 import re
 
@@ -14,6 +14,13 @@ MAX_SEGMENTS = 10_000
 MAX_EXIF_SEGMENTS = 16
 """A megabyte; one is usual. Pillow makes objects of the numbers in it."""
 
+MAX_CHUNKS = 1000
+"""Besides those of pixels. Pillow keeps an object for each, and inflates each that holds a text or a profile."""
+
+MAX_PIXEL_CHUNKS = 100_000
+"""Usual ones have 8 kilobytes."""
+
+_PIXEL_CHUNKS = frozenset({b"IDAT", b"fcTL", b"fdAT"})
 _END_OF_IMAGE, _START_OF_SCAN, _EXIF = 0xD9, 0xDA, 0xE1
 # The markers at which Pillow and libjpeg go on after a segment's length; all others end their work or have no segment.
 # Whatever lies between two segments is passed over as libjpeg does: pixels, fill bytes, restart markers.
@@ -36,6 +43,20 @@ def check_segments(data: bytes) -> None:
         hold(exif, MAX_EXIF_SEGMENTS, "EXIF segments")
         if marker != _END_OF_IMAGE:
             place += max(2, int.from_bytes(data[place : place + 2]))
+
+
+def check_chunks(data: bytes) -> None:
+    """Refuse a PNG of absurdly many chunks, as ``corrupt``."""
+    place, pixel_chunks, others = 8, 0, 0
+    while place < len(data):
+        length, name = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        if name == b"IEND":
+            return
+        pixel_chunks += name in _PIXEL_CHUNKS
+        others += name not in _PIXEL_CHUNKS
+        hold(pixel_chunks, MAX_PIXEL_CHUNKS, "chunks of pixels")
+        hold(others, MAX_CHUNKS, "chunks besides those of pixels")
+        place += 12 + length
 
 
 def hold(count: int, most: int, what: str) -> None:

@@ -51,29 +51,29 @@ class Directories:
         numbers = sum(self._numbers(field) for fields in directories for field in fields.values())
         hold(numbers, MAX_NUMBERS, "numbers in the TIFF's directories")
 
-    def value(self, tag: int) -> int | None:
-        """Return the first number of a field of the first directory."""
+    def number(self, tag: int) -> int | None:
+        """Return the number of a field of the first directory, if it has one and holds that itself."""
         field = self.first.get(tag)
-        return None if field is None else self._first_value(field)
+        if field is None or field.count != 1 or _SIZES[field.kind] > self._width:
+            return None
+        return self._first_value(field)
 
-    def replaced(self, tag: int, value: int) -> io.BytesIO:
-        """Return the file, with another number in a field of the first directory that holds one number itself."""
+    def with_number(self, tag: int, number: int) -> io.BytesIO:
+        """Return the file with another number in such a field."""
         field, stream = self.first[tag], io.BytesIO(self._data)
-        size = _SIZES[field.kind]
-        if field.count == 1 and size <= self._width:
-            stream.seek(field.place)
-            stream.write(value.to_bytes(size, self._byteorder))
-            stream.seek(0)
+        stream.seek(field.place)
+        stream.write(number.to_bytes(_SIZES[field.kind], self._byteorder))
+        stream.seek(0)
         return stream
 
     def _fields(self, place: int) -> dict[int, Field]:
-        number = self._integer(place, 8 if self._width == 8 else 2)
-        hold(number, MAX_FIELDS, "fields in a directory of the TIFF")
         start = place + (8 if self._width == 8 else 2)
+        number = self._integer(place, start - place)
         entry = struct.Struct(f"{'<' if self._byteorder == 'little' else '>'}HH{'Q8x' if self._width == 8 else 'I4x'}")
         body = self._data[start : start + number * entry.size]
-        fields: dict[int, Field] = {}
         whole = body[: len(body) // entry.size * entry.size]
+        hold(len(whole) // entry.size, MAX_FIELDS, "fields in a directory of the TIFF")
+        fields: dict[int, Field] = {}
         for index, (tag, kind, count) in enumerate(entry.iter_unpack(whole), 1):
             if kind in _SIZES:
                 # Of a tag that comes twice Pillow takes the first.

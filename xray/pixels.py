@@ -10,19 +10,21 @@ from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageOps, PngImagePlugin
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from xray.bounds import check_segments
+from xray.bounds import check_chunks, check_segments
+from xray.deep import LowBytes, check_deep, is_deep
 from xray.errors import FileFault, PackageError
 from xray.tiff import TiffFilm
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
 """Over twice the largest radiograph detectors. While such a film is decoded, it takes 292 MB as 8-bit gray, 585 MB as
-16-bit gray and 684 MB as colour (measured); the gray that comes out takes 100 MB."""
+16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the gray that comes out takes
+100 MB."""
 
 MAX_EXIF = 2**20
 """Bytes in which an orientation is looked for: Pillow makes objects of all numbers there."""
@@ -32,6 +34,13 @@ Geometry = Literal["squash", "pad"]
 # Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+MAX_TEXT = 2**24
+"""Bytes to which a compressed text or colour profile in a PNG may inflate. Pillow gives up the film at 2**20, and some
+writers put the whole history of an image there; a longer one still makes a film ``corrupt``."""
+
+# Pillow has this setting for the process alone, so it is made once, at import.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
+
 
 def _open_jpeg(data: bytes) -> ImageFile:
     check_segments(data)
@@ -39,6 +48,7 @@ def _open_jpeg(data: bytes) -> ImageFile:
 
 
 def _open_png(data: bytes) -> ImageFile:
+    check_chunks(data)
     return PngImageFile(io.BytesIO(data))
 
 
@@ -51,8 +61,6 @@ _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
     (b"II\x2b\x00", TiffFilm),
     (b"MM\x00\x2b", TiffFilm),
 )
-
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 
 
 @dataclass(frozen=True)
@@ -124,11 +132,9 @@ def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a PNG, JPEG or TIFF to gray at its full size; safe in threads.
 
-    One channel deeper than 8 bits, or signed, is mapped linearly from the image's own least and greatest value to
-    0..255, as 10, 12 and 16 bits come in the same 16-bit files. Several channels deeper than 8 bits are not read:
-    Pillow would drop their low bytes, and leave a 12-bit film nearly black. Colour becomes luma (ITU-R BT.601), alpha
-    lies on black, the EXIF orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the
-    first picture is read.
+    Values deeper than 8 bits, or signed, are mapped linearly from the image's own least and greatest gray to 0..255, as
+    10, 12 and 16 bits come in the same 16-bit files. Colour becomes luma (ITU-R BT.601), alpha lies on black, the EXIF
+    orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the first picture is read.
 
     Parameters
     ----------
@@ -155,10 +161,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     try:
         with opener(data) as image:
             _check_header(image, len(data), max_pixels)
+            if is_deep(image):
+                return _stretch(_deep_luma(image, opener(data)))
             if isinstance(image, JpegImageFile):
                 image.draft("L", None)
-            image.load()
-            _orient(image)
+            _load(image)
             return _gray(image)
     except (FileFault, MemoryError):
         # Whose memory ran out is not the file's fault: its need is capped.
@@ -169,14 +176,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 
 def pixel_count(data: bytes) -> int:
-    """Say from a file's header, cheaply, for how many pixels its decoding makes room; 0 for no image we read."""
+    """Say from a file's header, cheaply, for how many pixels its decoding makes room; 0 for no image we read.
+
+    Colour of 16 bits a channel is decoded twice, and counts double.
+    """
     opener = _opener(data)
     if opener is None:
         return 0
     try:
         with opener(data) as image:
             width, height = image.room if isinstance(image, TiffFilm) else image.size
-            return width * height
+            return width * height * (2 if is_deep(image) else 1)
     # As in `decode`, which says what is wrong.
     except Exception:
         return 0
@@ -192,19 +202,15 @@ def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
         raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
     if getattr(image, "is_animated", False):
         raise FileFault(Reason.MULTI_FRAME)
-    if _has_deep_channels(image):
-        raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel")
+    if is_deep(image):
+        check_deep(image)
     if isinstance(image, TiffFilm):
         image.check_strips(length)
 
 
-def _has_deep_channels(image: ImageFile) -> bool:
-    if isinstance(image, TiffFilm):
-        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
-        samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
-        return bool(max(bits) > 8 and max(len(bits), samples) > 1)
-    # Such as "RGB;16B": what the file holds, where the mode says what Pillow makes of it.
-    return image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
+def _load(image: ImageFile) -> None:
+    image.load()
+    _orient(image)
 
 
 def _orient(image: Image.Image) -> None:
@@ -215,6 +221,14 @@ def _orient(image: Image.Image) -> None:
     except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
         # The pixels are decoded by now: a damaged EXIF block is no reason to lose the film.
         return
+
+
+def _deep_luma(image: ImageFile, again: ImageFile) -> NDArray[np.uint16]:
+    with again:
+        low = LowBytes(again)
+        _load(image)
+        _load(again)
+        return low.luma(image)
 
 
 def _gray(image: ImageFile) -> NDArray[np.uint8]:

@@ -65,10 +65,10 @@ class TiffFilm(TiffImageFile):
             raise FileFault(Reason.UNSUPPORTED, "a big-endian BigTIFF")
         directories = Directories(data)
         directories.check()
-        deep = (directories.value(_BITS_PER_SAMPLE) or 1) > 8
-        self.inverted = deep and directories.value(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        deep = (directories.number(_BITS_PER_SAMPLE) or 1) > 8
+        self.inverted = deep and directories.number(_PHOTOMETRIC) == _WHITE_IS_ZERO
         # Pillow inverts none of these itself, and refuses most: so it never learns that white is zero.
-        super().__init__(directories.replaced(_PHOTOMETRIC, _BLACK_IS_ZERO) if self.inverted else io.BytesIO(data))
+        super().__init__(directories.with_number(_PHOTOMETRIC, _BLACK_IS_ZERO) if self.inverted else io.BytesIO(data))
         if self.use_load_libtiff:
             self.tile = with_rawmodes(self.tile, _NATIVE)
 

@@ -226,37 +226,75 @@ def test_a_big_endian_bigtiff_is_unsupported_and_not_said_to_be_cut():
     assert np.array_equal(decode(tiff_of(GRAY, byte_order="<", big=True)), GRAY)
 
 
-PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
+def deep_colour(channels: int, span: int) -> np.ndarray:
+    """Return tinted noise whose values span so much of 16 bits; whatever comes after colour or gray is alpha."""
+    return np.random.default_rng(channels).integers(65535 - span, 65535, (40, 30, channels), np.uint16, endpoint=True)
 
 
-@pytest.mark.parametrize("colour_type", PNG_CHANNELS)
-def test_deep_colour_or_alpha_in_a_png_is_unsupported_and_never_a_dark_film(colour_type):
-    lines = zlib.compress((b"\x00" + bytes(2 * PNG_CHANNELS[colour_type] * 24)) * 20)
-    deep = bytearray(png_file(24, 20, lines, bits=16))
-    deep[25] = colour_type
-    deep[29:33] = zlib.crc32(deep[12:29]).to_bytes(4)
+def stretched_luma(pixels: np.ndarray) -> np.ndarray:
+    """Compute in floating point what must come out of deep colour."""
+    values = pixels.astype(float)
+    gray = values[..., :3] @ [0.299, 0.587, 0.114] if pixels.shape[-1] > 2 else values[..., 0]
+    if pixels.shape[-1] in (2, 4):
+        gray *= values[..., -1] / 65535
+    return (gray - gray.min()) / (gray.max() - gray.min()) * 255
+
+
+@pytest.mark.parametrize("span", [4095, 65535])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_colour_and_alpha_in_a_png_are_read_to_the_last_bit_that_counts(channels, span):
+    pixels = deep_colour(channels, span)
+
+    decoded = decode(png_of(pixels, bits=16))
+
+    assert np.abs(decoded - stretched_luma(pixels)).max() <= 1
+
+
+@pytest.mark.parametrize("span", [4095, 65535])
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize(("byte_order", "big"), LAYOUTS, ids=LAYOUT_NAMES)
+@pytest.mark.parametrize("fields", [{}, {338: [2]}, {338: [0]}, {258: [16]}], ids=["RGB", "RGBA", "RGBX", "bits once"])
+def test_deep_colour_and_alpha_in_a_tiff_are_read_to_the_last_bit_that_counts(fields, byte_order, big, deflated, span):
+    pixels = deep_colour(4 if 338 in fields else 3, span)
+
+    decoded = decode(tiff_of(pixels, fields, byte_order=byte_order, big=big, deflated=deflated))
+
+    expected = stretched_luma(pixels[..., :3] if fields.get(338) == [0] else pixels)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_twelve_bits_of_gray_in_deep_colour_are_as_bright_as_in_gray():
+    pixels = twelve_bits()
+
+    decoded = decode(png_of(np.dstack([pixels] * 3), bits=16))
+
+    assert np.array_equal(decoded, decode(png_of(pixels, bits=16)))
+
+
+def test_deep_colour_is_turned_as_its_orientation_says():
+    pixels = deep_colour(3, 65535)
+
+    assert np.array_equal(decode(tiff_of(pixels, {274: [6]})), np.rot90(decode(tiff_of(pixels)), -1))
+
+
+@pytest.mark.parametrize("fields", [{284: [2]}, {284: [2], 338: [0]}, {262: [5]}, {338: [1]}])
+@pytest.mark.parametrize("deflated", [False, True])
+def test_deep_colour_in_a_form_that_pillow_does_not_give_both_bytes_of_is_unsupported(fields, deflated):
+    pixels = deep_colour(4 if {338, 262} & fields.keys() else 3, 65535)
 
     with pytest.raises(FileFault, match="unsupported: colour or alpha of more than 8 bits"):
-        decode(bytes(deep))
+        decode(tiff_of(pixels, fields, deflated=deflated))
 
 
-@pytest.mark.parametrize("byte_order", ["<", ">"])
-@pytest.mark.parametrize("bits_given", [1, 3])
-def test_deep_colour_in_a_tiff_is_unsupported(byte_order, bits_given):
-    pixels, bits = bytes(2 * 3 * 4), struct.pack(f"{byte_order}3H", 16, 16, 16)
-    behind = 8 + 2 + 8 * 12 + 4
-    # BitsPerSample, three times or once for all, as some writers have it
-    shorts = {258: 16, 259: 1, 262: 2, 277: 3, 278: 2}
-    entries = {tag: struct.pack(f"{byte_order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
-    longs = {256: 2, 257: 2, 273: behind + len(bits)}
-    entries |= {tag: struct.pack(f"{byte_order}HHII", tag, 4, 1, value) for tag, value in longs.items()}
-    if bits_given == 3:
-        entries[258] = struct.pack(f"{byte_order}HHII", 258, 3, 3, behind)
-    head = struct.pack(f"{byte_order}2sHIH", b"II" if byte_order == "<" else b"MM", 42, 8, len(entries))
-    data = head + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4) + bits + pixels
+def test_deep_colour_with_a_colour_for_what_is_transparent_is_unsupported():
+    data = png_of(deep_colour(3, 65535), bits=16)
 
     with pytest.raises(FileFault, match="unsupported: colour or alpha of more than 8 bits"):
-        decode(data)
+        decode(data[:33] + png_chunk(b"tRNS", bytes(6)) + data[33:])
+
+
+def test_half_a_film_of_deep_colour_is_truncated():
+    assert reason_of(cut(png_of(deep_colour(3, 65535), bits=16))) is Reason.TRUNCATED
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
@@ -306,6 +344,14 @@ def test_a_field_that_the_file_is_too_short_for_does_not_lose_the_film():
     assert np.array_equal(decode(bytes(data)), GRAY)
 
 
+def test_a_damaged_pointer_in_a_bigtiff_does_not_lose_the_film():
+    data = bytearray(tiff_of(GRAY, exif={37121: [1]}, big=True))
+    pointer = data.index(struct.pack("<HHQ", 34665, 4, 1)) + 12
+    data[pointer : pointer + 4] = struct.pack("<I", 20)
+
+    assert np.array_equal(decode(bytes(data)), GRAY)
+
+
 def test_a_directory_of_more_fields_than_there_are_tags_is_corrupt():
     data = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 65_537) + bytes(20 * 65_537)
 
@@ -319,6 +365,29 @@ def test_strips_that_cover_the_film_again_and_again_are_refused():
     assert np.array_equal(decode(tiff_of(GRAY, {273: twice, 279: [240, 240], 278: [12]})), GRAY)
     with pytest.raises(FileFault, match="corrupt: more than 3,840 pixels in the strips"):
         decode(tiff_of(GRAY, {273: twice * 9, 279: [240] * 18, 278: [12]}))
+
+
+@pytest.mark.parametrize(("name", "most"), [(b"tEXt", 1000), (b"prVt", 1000), (b"IDAT", 100_000), (b"fdAT", 100_000)])
+def test_chunks_that_pillow_would_keep_objects_for_are_bounded(name, most):
+    whole = png(1)
+
+    with pytest.raises(FileFault, match=f"corrupt: more than {most:,} chunks"):
+        decode(whole[:33] + png_chunk(name, b"") * (most + 1) + whole[33:])
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [(b"zTXt", b"History\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"t\0\1\0\0\0")]
+)
+def test_long_texts_and_profiles_in_a_png_do_not_lose_the_film(name, head):
+    whole = png(7)
+    long, too_long = (head + zlib.compress(bytes(size)) for size in (2**24, 2**24 + 1))
+
+    assert np.array_equal(decode(whole[:33] + png_chunk(name, long) + whole[33:]), GRAY)
+    assert reason_of(whole[:33] + png_chunk(name, too_long) + whole[33:]) is Reason.CORRUPT
+
+
+def test_what_lies_behind_the_end_of_a_png_is_not_counted():
+    assert np.array_equal(decode(png(7) + bytes(2_000_000)), GRAY)
 
 
 def test_an_exif_block_of_megabytes_in_a_png_is_passed_over():
@@ -338,6 +407,7 @@ def test_an_exif_block_of_megabytes_in_a_png_is_passed_over():
         (png(1), GRAY.size),
         (jpeg(1), GRAY.size),
         (encoded(Image.fromarray(GRAY), "TIFF"), GRAY.size),
+        (png_of(np.zeros((24, 20, 3), np.uint16), bits=16), 2 * GRAY.size),
         (png_bomb(), 100_000**2),
         (tiff_file({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 322: 5000, 323: 5000, 324: 8, 325: 8}), 5000**2),
         (b"", 0),
