@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json, percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.health import Facts, Problem, gather, is_open, problems
@@ -19,7 +20,10 @@ from xray.errors import DatabaseOutage, StorageOutage
 
 def status(
     run: Annotated[
-        int | None, typer.Argument(metavar="RUN", help="One run; by default the open ones, else the newest.")
+        int | None,
+        typer.Argument(
+            metavar="RUN", min=1, max=LARGEST_NUMBER, help="One run; by default the open ones, else the newest."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_wrong_option_is_a_usage_error(bonescreen: Bonescreen) -> None:
         ["retry", 2**63],
         ["resume", "99999999999999999999"],
         ["failures", 2**63],
+        ["status", 2**63],
         ["results", "--run", 2**63],
         ["results", "--limit", 2**63],
         ["study", "key", "--run", 2**63],
