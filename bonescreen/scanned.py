@@ -1,10 +1,43 @@
-"""What a scan has to say: what it found, and what it passed over."""
+"""Scans of several archives, and what each has to say: what it found, and what it passed over."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from bonescreen.show import count
+from bonescreen.show import count, notice
 from producer.scan import ScanReport
+from xray.errors import ArchiveOutage, BonescreenError, UsageError
+
+
+def scan_each(
+    archives: Mapping[str, Path], scan: Callable[[str, Path], ScanReport]
+) -> tuple[list[ScanReport], list[BonescreenError]]:
+    """Scan archives, each by its name and root; one that cannot be scanned does not keep the others from it.
+
+    Returns
+    -------
+    tuple of (list of ScanReport, list of BonescreenError)
+        What was scanned, and why the others were not, for `raise_last` once the work on what was is done.
+    """
+    reports: list[ScanReport] = []
+    errors: list[BonescreenError] = []
+    for name, root in archives.items():
+        try:
+            reports.append(scan(name, root))
+        except (UsageError, ArchiveOutage) as error:
+            errors.append(error)
+            if len(archives) > 1:
+                # Whoever watches need not wait for the end to hear of it; whoever comes back then hears it there.
+                notice(f"not screened: {error}")
+    return reports, errors
+
+
+def raise_last(errors: list[BonescreenError]) -> None:
+    """End a command with what went wrong on the way, if anything did; an error that asks for a change goes last."""
+    ordered = sorted(errors, key=lambda error: isinstance(error, UsageError))
+    for error in ordered[:-1]:
+        notice(f"error: {error}")
+    if ordered:
+        raise ordered[-1]
 
 
 def report_lines(report: ScanReport, root: Path) -> Iterator[str]:

@@ -3,8 +3,10 @@
 import os
 import signal
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,7 @@ from bonescreen.broker import await_broker, broker_socket
 from bonescreen.commands.arguments import as_folder
 from bonescreen.commands.results import print_results
 from bonescreen.progress import Shown
-from bonescreen.scanned import report_lines
+from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, printable, tell
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
@@ -58,7 +60,8 @@ def screen(
     """Screen folders of X-ray studies: score, label and heat map for every study.
 
     Scans the folders, screens what is new with the model, shows progress, and ends with a table. Interrupt it
-    whenever you like; run again, it does only what is left.
+    whenever you like; run again, it does only what is left. A folder that cannot be scanned does not keep the others
+    from it.
 
     It always brings a worker of its own; to leave the work to other machines, see `bonescreen enqueue`.
 
@@ -75,19 +78,22 @@ def screen(
         archives = name_archives(settings, archive_roots(database), paths)
         settings = with_archives(settings, archives)
         job = Job(settings, database, package, model_version(package), console)
-        reports = _scan_and_work(job, archives, layout)
-    ended = [_conclude(job, report, threshold, worked=worked) for report, worked in reports]
+        with _interruptible(job):
+            reports, errors = scan_each(archives, partial(_scan, job, layout))
+            opened = [_open(job, report) for report in reports]
+            if any(opened):
+                _work(job, reports)
+    concluded = zip(reports, opened, strict=True)
+    ended = [_conclude(job, report, threshold, worked=worked) for report, worked in concluded]
+    raise_last(errors)
     if RunState.CANCELLED in ended:
         raise typer.Exit(1)
 
 
-def _scan_and_work(job: Job, archives: dict[str, Path], layout: Layout) -> list[tuple[ScanReport, bool]]:
-    """Do it all; give each archive's report, and whether there was anything to do."""
+@contextmanager
+def _interruptible(job: Job) -> Iterator[None]:
     try:
-        reports = [_scan(job, name, root, layout) for name, root in archives.items()]
-        opened = [_open(job, report) for report in reports]
-        if any(opened):
-            _work(job, reports)
+        yield
     except KeyboardInterrupt:
         if job.settings.database_url is None:
             # Its own worker held them: else each interrupt would count as one that was lost on them.
@@ -95,10 +101,9 @@ def _scan_and_work(job: Job, archives: dict[str, Path], layout: Layout) -> list[
                 ledger.hand_back_all(job.database)
         tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
         raise typer.Exit(130) from None
-    return list(zip(reports, opened, strict=True))
 
 
-def _scan(job: Job, name: str, root: Path, layout: Layout) -> ScanReport:
+def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
     with job.console.status(Text(f"Scanning {printable(str(root))} ...")) as status:
 
         def found(images: int) -> None:

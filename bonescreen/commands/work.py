@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from bonescreen.commands.arguments import as_folder
-from bonescreen.scanned import report_lines
+from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, say
 from bonescreen.stack import name_archives, open_database, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from db.runs import archive_roots
 from producer.model import model_version
-from producer.scan import scan_archive
+from producer.scan import ScanReport, scan_archive
 from xray.engine import require_engine
 from xray.errors import UsageError
 from xray.package import load_package
@@ -32,7 +32,8 @@ def enqueue(
 ) -> None:
     """Scan archives into the database and leave the work to workers.
 
-    With a database configured, every archive must be named in BONESCREEN_ARCHIVES, as workers find it by its name.
+    An archive that cannot be scanned does not keep the others from it. With a database configured, every archive must
+    be named in BONESCREEN_ARCHIVES, as workers find it by its name.
 
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
@@ -48,11 +49,16 @@ def enqueue(
                 f"{root} has no name that workers could find it by; "
                 f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
             )
-    for name, root in archives.items():
+
+    def scan(name: str, root: Path) -> ScanReport:
         report = scan_archive(database, name, root, model, batch_size=settings.batch_size, layout=layout)
         for line in report_lines(report, root):
             say(line)
         say(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
+        return report
+
+    _, errors = scan_each(archives, scan)
+    raise_last(errors)
 
 
 def worker() -> None:

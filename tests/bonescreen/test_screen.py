@@ -188,6 +188,36 @@ def test_a_path_that_holds_nothing_to_screen_is_refused_in_one_line_and_leaves_n
     assert run(environ, "runs", "--json").stdout.strip() == "[]"
 
 
+def test_a_folder_without_images_does_not_keep_the_others_from_being_screened(tmp_path, environ):
+    for name in ("first", "last"):
+        flat_tree(tmp_path / name, 2)
+    (tmp_path / "empty").mkdir()
+
+    done = run(environ, "screen", *(tmp_path / name for name in ("first", "empty", "last")))
+
+    why = f"no image found in {tmp_path / 'empty'}; nothing was changed"
+    assert done.returncode == 2
+    assert f"\nnot screened: {why}\n" in done.stderr
+    assert done.stderr.endswith(f"\nerror: {why}\n")
+    database = opened(environ)
+    summaries = [run_summary(database, number) for number in (1, 2)]
+    assert [(summary.archive, summary.settled) for summary in summaries] == [("first", 2), ("last", 2)]
+    database.close()
+
+
+def test_every_archive_that_cannot_be_enqueued_is_named_at_the_end(tmp_path, environ):
+    flat_tree(tmp_path / "good", 2)
+    for name in ("empty", "clutter"):
+        (tmp_path / name).mkdir()
+
+    done = run(environ, "enqueue", *(tmp_path / name for name in ("empty", "clutter", "good")))
+
+    assert done.returncode == 2
+    assert f"Scanned {tmp_path / 'good'}: 2 images " in done.stdout
+    errors = [line.split(";")[0] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: no image found in {tmp_path / name}" for name in ("empty", "clutter")]
+
+
 @pytest.mark.parametrize("command", ["screen", "enqueue"])
 def test_a_damaged_database_is_left_as_it_is_and_said_to_be_damaged(tmp_path, environ, command):
     flat_tree(tmp_path / "archive", 1)
