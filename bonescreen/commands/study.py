@@ -18,9 +18,15 @@ from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
 from xray.vocabulary import RESEARCH_NOTICE
 
+
+def _as_key(text: str) -> str | None:
+    # A shell completes the path of a study's folder with a slash at its end.
+    return as_utf8(text.rstrip("/"))
+
+
 StudyKey = Annotated[
     str,
-    typer.Argument(metavar="STUDY", callback=as_utf8, help="The study's key in its archive, or the end of its path."),
+    typer.Argument(metavar="STUDY", callback=_as_key, help="The study's key in its archive, or the end of its path."),
 ]
 RunOption = Annotated[int | None, typer.Option("--run", min=1, max=LARGEST_NUMBER, help="One run only.")]
 

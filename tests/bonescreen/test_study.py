@@ -33,6 +33,11 @@ def test_a_study_is_found_by_the_end_of_its_path(bonescreen: Bonescreen, home: P
     assert RESEARCH_NOTICE in done.out
 
 
+def test_a_study_is_found_by_the_path_of_its_folder_as_a_shell_completes_it(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    assert bonescreen("study", POSITIVE + "/") == bonescreen("study", POSITIVE)
+
+
 def test_an_end_that_fits_several_studies_asks_which(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("study", "study1_positive")
@@ -150,7 +155,7 @@ def test_a_folder_that_is_a_link_to_itself_is_one_that_cannot_be_written(
 
 def test_drawing_again_replaces_the_pictures(bonescreen: Bonescreen, clinic: Path, tmp_path: Path) -> None:
     first = bonescreen("heatmap", STUDY, "-o", tmp_path / "out")
-    assert bonescreen("heatmap", "patient1/study1_positive", "-o", tmp_path / "out") == first
+    assert bonescreen("heatmap", "patient1/study1_positive/", "-o", tmp_path / "out") == first
 
 
 def test_a_file_that_has_changed_is_not_drawn_under_the_old_map_and_the_others_are(
