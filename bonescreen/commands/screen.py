@@ -129,10 +129,15 @@ def _open(job: Job, report: ScanReport) -> bool:
 
 def _work(job: Job, reports: list[ScanReport]) -> None:
     with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
-        if job.settings.broker_url is None:
-            await_broker(broker_socket(job.settings), supervisor.check)
-        for report in reports:
-            _await(job, report, supervisor)
+        try:
+            if job.settings.broker_url is None:
+                await_broker(broker_socket(job.settings), supervisor.check)
+            for report in reports:
+                _await(job, report, supervisor)
+        except KeyboardInterrupt:
+            # The services take their time to stop; without a word, people press it again, which kills them.
+            tell(job.console, "Stopping ...")
+            raise
 
 
 def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:

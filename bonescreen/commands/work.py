@@ -10,7 +10,7 @@ import typer
 
 from bonescreen.commands.arguments import as_folder
 from bonescreen.scanned import raise_last, report_lines, scan_each
-from bonescreen.show import count, say
+from bonescreen.show import count, notice, say
 from bonescreen.stack import name_archives, open_database, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from db.runs import archive_roots
@@ -77,9 +77,13 @@ def worker() -> None:
     services = work_services(service_environ(settings, package.path))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Supervisor(services) as supervisor:
-        while True:
-            supervisor.check()
-            time.sleep(0.5)
+        try:
+            while True:
+                supervisor.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            notice("Stopping ...")
+            raise
 
 
 def feed() -> None:

@@ -116,7 +116,7 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     _, said = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert "Nothing is lost" in said
+    assert said.endswith("\nStopping ...\nStopped. Nothing is lost: run the same command again to do what is left.\n")
     assert "Traceback" not in said
     left = run_progress(database, 1)
     assert 0 < left.settled < left.images == 400
