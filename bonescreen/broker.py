@@ -57,19 +57,29 @@ def broker_service(settings: Settings) -> Service:
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    return Service("broker", command, dict(os.environ), settings.home / "logs" / "broker.log")
+    log = settings.home / "logs" / "broker.log"
+    return Service("broker", command, dict(os.environ), log, lambda: responds(listening))
 
 
 def answers(listening: Path) -> bool:
     """Tell whether a broker answers PING on a socket."""
+    return _ping(listening, 2.0).startswith(b"+PONG")
+
+
+def responds(listening: Path) -> bool:
+    """Tell whether a broker says anything to PING, if only that it still loads its data: to restart that is no help."""
+    return bool(_ping(listening, 1.0))
+
+
+def _ping(listening: Path, seconds: float) -> bytes:
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(2.0)
+            client.settimeout(seconds)
             client.connect(str(listening))
             client.sendall(b"PING\r\n")
-            return client.recv(16).startswith(b"+PONG")
+            return client.recv(16)
     except OSError:
-        return False
+        return b""
 
 
 def await_broker(listening: Path, check: Callable[[], object], seconds: float = 15.0) -> None:

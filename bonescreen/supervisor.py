@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import IO
 QUICK_DEATH_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 15.0
 STOP_SECONDS = 10.0
+ASK_SECONDS = 2.0
+MOST_SILENCES = 5
 LOG_BYTES = 10_000_000
 
 
@@ -31,18 +33,22 @@ class Service:
         Its whole environment.
     log : Path or None
         Where its output goes; None lets it through.
+    responds : callable or None
+        Tells within a second or so whether it can be reached; None where its process says all.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     log: Path | None = None
+    responds: Callable[[], bool] | None = None
 
 
 class Supervisor:
     """Keeps services running until the end of a ``with`` block; use it from the main thread only.
 
-    A service that dies at once is started again after a pause that doubles up to `LONGEST_BACKOFF_SECONDS`.
+    A service that dies at once is started again after a pause that doubles up to `LONGEST_BACKOFF_SECONDS`. One that
+    lives but was asked `MOST_SILENCES` times in a row and did not respond is killed and started again.
     """
 
     def __init__(self, services: Sequence[Service]) -> None:
@@ -63,7 +69,7 @@ class Supervisor:
         self.stop()
 
     def check(self) -> list[str]:
-        """Start again what has died; return the names of services that keep dying."""
+        """Start again what has died or does not respond; return the names of services that keep dying."""
         return [kept.service.name for kept in self._kept if kept.check()]
 
     def pids(self) -> dict[str, int]:
@@ -89,6 +95,8 @@ class _Kept:
         self._started = 0.0
         self._backoff = 0.0
         self._next_start = 0.0
+        self._next_ask = 0.0
+        self._silences = 0
 
     def start(self) -> None:
         output: IO[bytes] | None = None
@@ -110,20 +118,27 @@ class _Kept:
             if output is not None:
                 output.close()
         self._started = time.monotonic()
+        self._silences = 0
 
     def check(self) -> bool:
         now = time.monotonic()
         if self.process is not None:
-            if self.process.poll() is None:
+            if self.process.poll() is None and not self._is_lost(now):
                 return False
-            _kill_group(self.process.pid)
-            self.process = None
+            self.kill()
             quick = now - self._started < QUICK_DEATH_SECONDS
             self._backoff = min(max(1.0, self._backoff * 2), LONGEST_BACKOFF_SECONDS) if quick else 0.0
             self._next_start = now + self._backoff
         if now >= self._next_start:
             self.start()
         return self._backoff > 2.0
+
+    def _is_lost(self, now: float) -> bool:
+        # Silences are counted and not timed: who was stopped itself for an hour has not asked meanwhile.
+        if self.service.responds is not None and now >= self._next_ask:
+            self._next_ask = now + ASK_SECONDS
+            self._silences = 0 if self.service.responds() else self._silences + 1
+        return self._silences >= MOST_SILENCES
 
     def stop(self) -> None:
         if self.process is None:

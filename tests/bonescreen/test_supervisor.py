@@ -1,0 +1,77 @@
+"""The supervisor and a real broker that lives but cannot be reached."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bonescreen.broker import answers, await_broker, broker_service, broker_socket, responds
+from bonescreen.supervisor import Supervisor
+from tests.awaiting import await_that
+from xray.settings import Settings, read_settings
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    """Give the settings of a home of the test's own."""
+    return read_settings(os.environ)
+
+
+@pytest.fixture
+def supervisor(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """Run the embedded broker, asked more often than usual."""
+    monkeypatch.setattr("bonescreen.supervisor.ASK_SECONDS", 0.1)
+    with Supervisor([broker_service(settings)]) as supervisor:
+        await_broker(broker_socket(settings), supervisor.check)
+        yield supervisor
+
+
+def _replaced(supervisor: Supervisor, settings: Settings, before: dict[str, int]) -> bool:
+    supervisor.check()
+    return supervisor.pids() != before and answers(broker_socket(settings))
+
+
+def test_a_broker_whose_socket_was_removed_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
+    before = supervisor.pids()
+    broker_socket(settings).unlink()
+    await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")
+    assert not Path(f"/proc/{before['broker']}").exists()
+
+
+def test_a_broker_that_hangs_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
+    before = supervisor.pids()
+    os.kill(before["broker"], signal.SIGSTOP)
+    await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")
+
+
+def test_a_broker_that_is_silent_for_a_moment_is_left_alone(supervisor: Supervisor, settings: Settings) -> None:
+    before = supervisor.pids()
+    os.kill(before["broker"], signal.SIGSTOP)
+    assert supervisor.check() == []
+    os.kill(before["broker"], signal.SIGCONT)
+    await_that(lambda: responds(broker_socket(settings)), 20, "it answers again")
+    supervisor.check()
+    assert supervisor.pids() == before
+
+
+def test_a_broker_that_still_loads_its_data_responds_though_it_does_not_answer(settings: Settings) -> None:
+    service = broker_service(settings)
+    listening = broker_socket(settings)
+    with subprocess.Popen(service.command, stdout=subprocess.DEVNULL) as first:
+        await_that(lambda: answers(listening), 20, "it answers")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(listening))
+            client.sendall(b"".join(b"SET key%d value\r\n" % number for number in range(5_000)))
+            with client.makefile("rb") as said:
+                assert {said.readline() for _ in range(5_000)} == {b"+OK\r\n"}
+        first.terminate()
+    slow = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
+    with subprocess.Popen([*service.command, *slow], stdout=subprocess.DEVNULL) as second:
+        await_that(lambda: responds(listening), 20, "it responds")
+        loading = not answers(listening)
+        second.kill()
+    assert loading
