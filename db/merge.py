@@ -1,7 +1,7 @@
 """Merge what a scan found, and what it did not find, into studies and images: gather, decide, apply."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
@@ -13,6 +13,9 @@ from xray.vocabulary import Reason
 PASSING = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 """Failures of a file that was away or another one: when it is back, it is read again."""
 
+DESCRIPTION = ("body_part", "view", "laterality", "series")
+"""What an image's row says of it besides its file."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -22,37 +25,53 @@ class Entry:
     path: str
     size: int
     mtime_ns: int
-    body_part: str | None
-    human_label: str | None
+    body_part: str | None = None
+    human_label: str | None = None
+    view: str | None = None
+    laterality: str | None = None
+    series: str | None = None
+    patient: str | None = None
+
+
+ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 
 
 @dataclass(frozen=True)
 class Version:
-    """An image row as it stands: one version of one file."""
+    """An image row as it stands: one version of one file, `description` in the order of `DESCRIPTION`."""
 
     image_id: int
+    study_id: int
     size: int
     mtime_ns: int
     current: bool
+    description: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a scan's entries change: files new or changed, rows to make current again, rows no longer current."""
+    """What a scan's entries change.
+
+    Files that are new or changed, rows to make current again, rows no longer current, and rows that are placed in
+    another study or described otherwise.
+    """
 
     new: list[Entry]
-    restored: list[tuple[int, Entry]]
-    superseded: list[int]
+    restored: list[tuple[Version, Entry]]
+    superseded: list[Version]
+    corrected: list[tuple[Version, Entry]]
 
 
-def changes(entries: Sequence[Entry], known: Mapping[str, Sequence[Version]]) -> Changes:
-    """Compare found files with the image rows of their paths."""
-    decided = Changes([], [], [])
+def changes(entries: Sequence[Entry], known: Mapping[str, Sequence[Version]], study_ids: Mapping[str, int]) -> Changes:
+    """Compare found files with the image rows of their paths; `study_ids` holds the study of every entry, by key."""
+    decided = Changes([], [], [], [])
     for entry in entries:
         versions = known.get(entry.path, ())
         same = [v for v in versions if (v.size, v.mtime_ns) == (entry.size, entry.mtime_ns)]
-        decided.superseded.extend(v.image_id for v in versions if v not in same)
-        decided.restored.extend((v.image_id, entry) for v in same if not v.current)
+        decided.superseded.extend(v for v in versions if v not in same and v.current)
+        decided.restored.extend((v, entry) for v in same if not v.current)
+        placed = study_ids[entry.study_key], _description(entry)
+        decided.corrected.extend((v, entry) for v in same if (v.study_id, v.description) != placed)
         if not same:
             decided.new.append(entry)
     return decided
@@ -62,21 +81,31 @@ def merge_entries(connection: Connection, archive_id: int, entries: Sequence[Ent
     """Bring the rows of these files up to date; return how many images are new."""
     run_ids = _hold_runs(connection, archive_id)
     study_ids = _study_ids(connection, archive_id, entries)
-    decided = changes(entries, _versions(connection, archive_id, [entry.path for entry in entries]))
-    for ids in chunks(decided.superseded):
-        connection.execute(update(images).where(images.c.id.in_(ids), images.c.current).values(current=False))
-    for ids in chunks([image_id for image_id, _ in decided.restored]):
+    decided = changes(entries, _versions(connection, archive_id, [entry.path for entry in entries]), study_ids)
+    for ids in chunks([version.image_id for version in decided.superseded]):
+        connection.execute(update(images).where(images.c.id.in_(ids)).values(current=False))
+    for ids in chunks([version.image_id for version, _ in decided.restored]):
         connection.execute(delete(outcomes).where(outcomes.c.image_id.in_(ids), outcomes.c.reason.in_(PASSING)))
         connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True))
+    for version, entry in decided.corrected:
+        described = dict(zip(DESCRIPTION, _description(entry), strict=True))
+        correct = update(images).where(images.c.id == version.image_id)
+        connection.execute(correct.values(study_id=study_ids[entry.study_key], **described))
     for rows in chunks(decided.new):
         connection.execute(insert(images), [_image_row(archive_id, study_ids, entry) for entry in rows])
+    _refresh(connection, run_ids, study_ids, decided)
+    return len(decided.new)
+
+
+def _refresh(connection: Connection, run_ids: Iterable[int], study_ids: Mapping[str, int], decided: Changes) -> None:
     grown = {study_ids[entry.study_key] for entry in decided.new}
     # What was gone altogether has no result to bring up to date, and may have all its images settled.
-    back = {study_ids[entry.study_key] for _, entry in decided.restored}
+    back = {study_ids[entry.study_key] for _, entry in decided.restored + decided.corrected}
+    left = {version.study_id for version, _ in decided.corrected} | {version.study_id for version in decided.superseded}
+    describe_studies(connection, grown | back | left)
     for run_id in run_ids:
-        refresh_studies(connection, run_id, sorted(grown - back), only_known=True)
+        refresh_studies(connection, run_id, sorted((grown | left) - back), only_known=True)
         refresh_studies(connection, run_id, sorted(back))
-    return len(decided.new)
 
 
 def drop_unseen(
@@ -101,9 +130,30 @@ def drop_unseen(
         return None
     for chunk in chunks(rows):
         connection.execute(update(images).where(images.c.id.in_([row.id for row in chunk])).values(current=False))
+    dropped = {row.study_id for row in rows}
+    describe_studies(connection, dropped)
     for run_id in run_ids:
-        refresh_studies(connection, run_id, sorted({row.study_id for row in rows}), only_known=True)
+        refresh_studies(connection, run_id, sorted(dropped), only_known=True)
     return rows[-1].id, len(rows)
+
+
+def describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:
+    """Name the body parts of studies anew, after their current images; a study without any keeps what it says."""
+    for chunk in chunks(sorted(study_ids)):
+        rows = connection.execute(
+            select(images.c.study_id, images.c.body_part)
+            .where(images.c.study_id.in_(chunk), images.c.current)
+            .distinct()
+            .order_by(images.c.study_id, images.c.body_part)
+        ).all()
+        parts: dict[int, list[str]] = {}
+        for row in rows:
+            parts.setdefault(row.study_id, []).extend([row.body_part] if row.body_part else [])
+        known = connection.execute(select(studies.c.id, studies.c.body_parts).where(studies.c.id.in_(list(parts))))
+        for study in known.all():
+            named = ",".join(parts[study.id]) or None
+            if named != study.body_parts:
+                connection.execute(update(studies).where(studies.c.id == study.id).values(body_parts=named))
 
 
 def _hold_runs(connection: Connection, archive_id: int) -> list[int]:
@@ -116,11 +166,17 @@ def _versions(connection: Connection, archive_id: int, paths: Sequence[str]) -> 
     known: dict[str, list[Version]] = {}
     for chunk in chunks(paths):
         for row in connection.execute(
-            select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns, images.c.current).where(
-                images.c.archive_id == archive_id, images.c.path.in_(chunk)
+            select(images).where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
+        ).mappings():
+            version = Version(
+                image_id=row["id"],
+                study_id=row["study_id"],
+                size=row["size"],
+                mtime_ns=row["mtime_ns"],
+                current=row["current"],
+                description=tuple(row[name] for name in DESCRIPTION),
             )
-        ):
-            known.setdefault(row.path, []).append(Version(row.id, row.size, row.mtime_ns, row.current))
+            known.setdefault(row["path"], []).append(version)
     return known
 
 
@@ -129,15 +185,15 @@ def _study_ids(connection: Connection, archive_id: int, entries: Sequence[Entry]
     ids: dict[str, int] = {}
     for keys in chunks(sorted(found)):
         upsert = insert_into(connection, studies)
-        fresh = {name: upsert.excluded[name] for name in ("body_part", "human_label")}
+        fresh = {name: upsert.excluded[name] for name in ("human_label", "patient")}
         connection.execute(
             upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=fresh),
             [
                 {
                     "archive_id": archive_id,
                     "key": key,
-                    "body_part": found[key].body_part,
                     "human_label": found[key].human_label,
+                    "patient": found[key].patient,
                 }
                 for key in keys
             ],
@@ -157,4 +213,9 @@ def _image_row(archive_id: int, study_ids: Mapping[str, int], entry: Entry) -> d
         "size": entry.size,
         "mtime_ns": entry.mtime_ns,
         "current": True,
+        **dict(zip(DESCRIPTION, _description(entry), strict=True)),
     }
+
+
+def _description(entry: Entry) -> tuple[str | None, ...]:
+    return entry.body_part, entry.view, entry.laterality, entry.series

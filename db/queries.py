@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, exists, func, literal, null, select
 
@@ -30,7 +31,8 @@ USABLE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
 class StudyRow:
     """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
 
-    None where it would say nothing: of a study that is pending, not assessable or out of scope.
+    Images that are out of scope do not count. None where it would say nothing: of a study that is pending, not
+    assessable or out of scope.
     """
 
     run: int
@@ -50,13 +52,19 @@ class StudyRow:
 class ImageRow:
     """One current image of a study in one run: a prediction, a failure, or neither yet.
 
-    `label` is the predicted one: positive from the model's image threshold on, and none out of scope.
+    `label` is the predicted one: positive from the model's image threshold on, and none out of scope, which is where
+    the model does not know the image's body part. The study's score is then without this image's probability.
 
     `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
     """
 
     image: str
     archive: str
+    body_part: str | None
+    view: str | None
+    laterality: str | None
+    series: str | None
+    in_scope: bool
     label: str | None
     probability: float | None
     logit: float | None
@@ -69,10 +77,11 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class Study:
-    """One study in one run, with its images."""
+    """One study in one run, with its images; `patient` is a keyed hash, 32 hexadecimal digits, where there is one."""
 
     row: StudyRow
     digest: str
+    patient: str | None
     images: list[ImageRow]
 
 
@@ -141,7 +150,9 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
         found = []
         for row in rows:
             held = connection.execute(_image_rows(row["run"], row["study_id"])).all()
-            found.append(Study(_study_row(dict(row)), row["digest"], [_image_row(image._asdict()) for image in held]))
+            known = frozenset(row["known_parts"].split())
+            shown = [_image_row(image._asdict(), row["image_threshold"], known) for image in held]
+            found.append(Study(_study_row(dict(row)), row["digest"], row["patient"], shown))
     return found
 
 
@@ -201,7 +212,8 @@ def _wanted_rows(wanted: ResultFilter) -> Select[tuple[object, ...]]:
     if wanted.min_score is not None:
         listed = listed.where(rows.c.score >= wanted.min_score)
     if wanted.body_part is not None:
-        listed = listed.where(rows.c.body_part == wanted.body_part.upper())
+        shows = and_(images.c.study_id == rows.c.study_id, images.c.current)
+        listed = listed.where(exists().where(shows, images.c.body_part == wanted.body_part.upper()))
     if wanted.label is not None:
         listed = listed.where(rows.c.label == wanted.label)
     return listed
@@ -226,7 +238,7 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
             runs.c.id.label("run"),
             studies.c.id.label("study_id"),
             studies.c.key.label("study"),
-            studies.c.body_part,
+            studies.c.body_parts.label("body_part"),
             studies.c.human_label,
             status.label("status"),
             score.label("score"),
@@ -236,6 +248,9 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
             func.coalesce(study_results.c.failed, 0).label("failed"),
             (models.c.name + " " + models.c.version).label("model"),
             models.c.digest,
+            models.c.image_threshold,
+            models.c.body_parts.label("known_parts"),
+            studies.c.patient,
         )
         .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
         .join(models, models.c.id == runs.c.model_id)
@@ -251,18 +266,11 @@ def _study_row(values: dict[str, object]) -> StudyRow:
 
 
 def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
-    out_of_scope = study_results.c.status == StudyStatus.OUT_OF_SCOPE
-    label = case(
-        (out_of_scope, null()),
-        (predictions.c.probability >= models.c.image_threshold, literal(Label.POSITIVE.value)),
-        (predictions.c.probability < models.c.image_threshold, literal(Label.NEGATIVE.value)),
-        else_=null(),
-    )
     return (
         select(
             images.c.path,
             archives.c.name.label("archive"),
-            label.label("label"),
+            *(images.c[name] for name in ("body_part", "view", "laterality", "series")),
             *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns")),
             outcomes.c.reason,
             outcomes.c.detail,
@@ -270,8 +278,6 @@ def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
         )
         .join_from(images, archives, archives.c.id == images.c.archive_id)
         .join(runs, runs.c.id == run_id)
-        .join(models, models.c.id == runs.c.model_id)
-        .outerjoin(study_results, and_(study_results.c.run_id == run_id, study_results.c.study_id == images.c.study_id))
         .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
         .outerjoin(contents, contents.c.id == outcomes.c.content_id)
         .outerjoin(
@@ -283,11 +289,17 @@ def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
     )
 
 
-def _image_row(values: dict[str, object]) -> ImageRow:
+def _image_row(values: dict[str, Any], threshold: float, body_parts: frozenset[str]) -> ImageRow:
     rows, columns, digest = values.pop("cam_rows"), values.pop("cam_columns"), values.pop("sha256")
+    in_scope = values["body_part"] is None or values["body_part"] in body_parts
+    label = None
+    if in_scope and values["probability"] is not None:
+        label = Label.POSITIVE if values["probability"] >= threshold else Label.NEGATIVE
     return ImageRow(
-        image=values.pop("path"),  # type: ignore[arg-type]
-        cam_shape=None if rows is None else (rows, columns),  # type: ignore[arg-type]
-        sha256=None if digest is None else bytes(digest).hex(),  # type: ignore[call-overload]
-        **values,  # type: ignore[arg-type]
+        image=values.pop("path"),
+        in_scope=in_scope,
+        label=label,
+        cam_shape=None if rows is None else (rows, columns),
+        sha256=None if digest is None else bytes(digest).hex(),
+        **values,
     )

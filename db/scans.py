@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tu
 from sqlalchemy.exc import IntegrityError
 
 from db.cut import cut_batches
-from db.merge import Entry, drop_unseen, merge_entries
+from db.merge import ENTRY_FIELDS, Entry, drop_unseen, merge_entries
 from db.session import Database, Now
 from db.tables import archives, runs, scan_entries, scans, studies, study_results
 from db.upsert import chunks
@@ -174,9 +174,7 @@ def merge(database: Database, scan: Scan) -> None:
             rows = connection.execute(query).all()
             if not rows:
                 return
-            entries = [
-                Entry(row.study_key, row.path, row.size, row.mtime_ns, row.body_part, row.human_label) for row in rows
-            ]
+            entries = [Entry(**{name: getattr(row, name) for name in ENTRY_FIELDS}) for row in rows]
             added = merge_entries(connection, scan.archive_id, entries)
             connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
             last = (entries[-1].study_key, entries[-1].path)

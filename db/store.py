@@ -1,13 +1,13 @@
 """Writes of results: contents, predictions, outcomes, and the study results that follow from them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, or_, select
 
 from db.session import Database
-from db.tables import contents, images, models, outcomes, predictions, runs, studies, study_results
+from db.tables import contents, images, models, outcomes, predictions, runs, study_results
 from db.upsert import chunks, insert_into
 from xray.vocabulary import Reason, StudyStatus
 
@@ -133,8 +133,8 @@ def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int
     body_parts = frozenset(model.body_parts.split())
     for chunk in chunks(sorted(study_ids)):
         locked = _lock_results(connection, run_id, chunk, make=not only_known)
-        tallied = connection.execute(_tally(run_id, model.id, locked))
-        rows = [_result_row(run_id, study, model.study_threshold, body_parts) for study in tallied]
+        tallied = connection.execute(_tally(run_id, model.id, locked, body_parts))
+        rows = [_result_row(run_id, study, model.study_threshold) for study in tallied]
         if rows:
             upsert = insert_into(connection, study_results)
             fresh = {name: upsert.excluded[name] for name in ("status", "score", "flagged", "images", "failed")}
@@ -145,9 +145,8 @@ def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int
             )
 
 
-def _result_row(run_id: int, study: Row[Any], threshold: float, body_parts: frozenset[str]) -> dict[str, Any]:
-    in_scope = study.body_part is None or study.body_part in body_parts
-    status = judge(study.images, study.settled, study.scored, in_scope=in_scope)
+def _result_row(run_id: int, study: Row[Any], threshold: float) -> dict[str, Any]:
+    status = judge(study.images, study.settled, study.scored, study.in_scope, study.scored_in_scope)
     shown = status in (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
     return {
         "run_id": run_id,
@@ -160,15 +159,27 @@ def _result_row(run_id: int, study: Row[Any], threshold: float, body_parts: froz
     }
 
 
-def judge(images_held: int, settled: int, scored: int, *, in_scope: bool) -> StudyStatus:
-    """Name a study's status from the tally of its images."""
+def judge(images_held: int, settled: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:
+    """Name a study's status from the tally of its images.
+
+    Those that show a body part the model does not know have no say in it, unless there are no others.
+
+    Parameters
+    ----------
+    images_held, settled, scored : int
+        Images of the study; those that have an outcome; those that have a prediction.
+    in_scope, scored_in_scope : int
+        Images of a body part that the model knows, or of which none is told; those of them that have a prediction.
+    """
     if settled < images_held:
         return StudyStatus.PENDING
     if scored == 0:
         return StudyStatus.NOT_ASSESSABLE
-    if not in_scope:
+    if in_scope == 0:
         return StudyStatus.OUT_OF_SCOPE
-    return StudyStatus.SCORED if scored == images_held else StudyStatus.INCOMPLETE
+    if scored_in_scope == 0:
+        return StudyStatus.NOT_ASSESSABLE
+    return StudyStatus.SCORED if scored_in_scope == in_scope else StudyStatus.INCOMPLETE
 
 
 def _lock_results(connection: Connection, run_id: int, study_ids: Sequence[int], *, make: bool) -> list[int]:
@@ -190,25 +201,27 @@ def _lock_results(connection: Connection, run_id: int, study_ids: Sequence[int],
     )
 
 
-def _tally(run_id: int, model_id: int, study_ids: Sequence[int]) -> Select[Any]:
+def _tally(run_id: int, model_id: int, study_ids: Sequence[int], body_parts: Collection[str]) -> Select[Any]:
+    in_scope = or_(images.c.body_part.is_(None), images.c.body_part.in_(body_parts))
+    scored_in_scope = and_(in_scope, predictions.c.content_id.is_not(None))
     return (
         select(
-            studies.c.id,
-            studies.c.body_part,
+            images.c.study_id.label("id"),
             func.count(images.c.id).label("images"),
             func.count(outcomes.c.image_id).label("settled"),
             func.count(predictions.c.content_id).label("scored"),
-            func.avg(predictions.c.probability).label("score"),
+            func.count(case((in_scope, 1))).label("in_scope"),
+            func.count(case((scored_in_scope, 1))).label("scored_in_scope"),
+            func.avg(case((in_scope, predictions.c.probability))).label("score"),
         )
-        .join(images, and_(images.c.study_id == studies.c.id, images.c.current))
         .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
         .outerjoin(
             predictions,
             and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == model_id),
         )
-        .where(studies.c.id.in_(study_ids))
-        .group_by(studies.c.id, studies.c.body_part)
-        .order_by(studies.c.id)
+        .where(images.c.study_id.in_(study_ids), images.c.current)
+        .group_by(images.c.study_id)
+        .order_by(images.c.study_id)
     )
 
 

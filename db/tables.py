@@ -3,6 +3,7 @@
 ::
 
     archives ─┬─ studies ── images          what the producer found
+              ├─ passed_over                what it opened and found to be no radiograph
               └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
     models ────────────┤
                        ├─ batches           the ledger
@@ -48,6 +49,8 @@ archives = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("root", Text, nullable=False),
     Column("layout", String(20)),
+    # Tells which pseudonym key its headers were read with, not the key: another one has them read again.
+    Column("pseudonym_key", String(16)),
 )
 
 models = Table(
@@ -72,8 +75,11 @@ studies = Table(
     Column("id", Id, primary_key=True),
     Column("archive_id", ForeignKey("archives.id"), nullable=False),
     Column("key", Text, nullable=False),
-    Column("body_part", String(20)),
+    # Of its current images, each once, with commas: "HAND,WRIST".
+    Column("body_parts", Text),
     Column("human_label", String(10)),
+    # A keyed hash, hexadecimal: the only trace of who the patient is.
+    Column("patient", String(32)),
     UniqueConstraint("archive_id", "key"),
 )
 
@@ -89,7 +95,21 @@ images = Table(
     # As the latest scan saw it. A file that changed is a new image; one that changed or went away keeps its results,
     # for when it comes back, and is no longer current.
     Column("current", Boolean, nullable=False),
+    Column("body_part", String(20)),
+    Column("view", String(20)),
+    Column("laterality", String(1)),
+    Column("series", String(64)),
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
+)
+
+passed_over = Table(
+    "passed_over",
+    metadata,
+    Column("archive_id", ForeignKey("archives.id"), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("reason", String(100), nullable=False),
 )
 
 runs = Table(
@@ -140,6 +160,10 @@ scan_entries = Table(
     Column("mtime_ns", BigInteger, nullable=False),
     Column("body_part", String(20)),
     Column("human_label", String(10)),
+    Column("view", String(20)),
+    Column("laterality", String(1)),
+    Column("series", String(64)),
+    Column("patient", String(32)),
     Index("ix_scan_entries_path", "scan_id", "path"),
 )
 

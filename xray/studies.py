@@ -46,11 +46,23 @@ class Placed:
         A DICOM Body Part Examined term (PS3.16 Annex L), when the layout tells one.
     human_label : Label or None
         The study's human label, when the layout tells one.
+    view : str or None
+        The view, such as DICOM's View Position (0018,5101): ``AP``, ``LL``.
+    laterality : str or None
+        DICOM's Image Laterality (0020,0062): ``L``, ``R``, ``B`` or ``U``.
+    series : str or None
+        DICOM's Series Instance UID (0020,000E).
+    patient : str or None
+        A keyed hash of who the patient is, 32 hexadecimal digits.
     """
 
     study: str
     body_part: str | None = None
     human_label: Label | None = None
+    view: str | None = None
+    laterality: str | None = None
+    series: str | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,9 @@ def results(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Judge by this study threshold instead of the model's.")
     ] = None,
-    body_part: Annotated[str | None, typer.Option(callback=as_utf8, help="Only this body part, such as WRIST.")] = None,
+    body_part: Annotated[
+        str | None, typer.Option(callback=as_utf8, help="Only studies that show this body part, such as WRIST.")
+    ] = None,
     label: Annotated[Label | None, typer.Option(help="Only studies with this predicted label.")] = None,
     limit: Annotated[
         int | None,

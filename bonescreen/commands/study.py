@@ -16,7 +16,7 @@ from bonescreen.show import count, notice, print_table, say, write_json
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, StudyStatus
 
 
 def _as_key(text: str) -> str | None:
@@ -55,7 +55,7 @@ def _as_json(held: Study) -> dict[str, object]:
     # The map itself is no reading matter: `bonescreen heatmap` draws it.
     hidden = ("cam", "cam_shape")
     images = [{name: value for name, value in asdict(image).items() if name not in hidden} for image in held.images]
-    return {**asdict(held.row), "digest": held.digest, "images_held": images}
+    return {**asdict(held.row), "patient": held.patient, "digest": held.digest, "images_held": images}
 
 
 def _print(held: Study, run: RunSummary) -> None:
@@ -66,10 +66,10 @@ def _print(held: Study, run: RunSummary) -> None:
     if row.human_label:
         say(f"  human label  {row.human_label}")
     say(Text("  result       ") + outcome(row, run.finding))
-    read = sum(image.probability is not None for image in held.images)
+    read = sum(image.probability is not None and image.in_scope for image in held.images)
     mean = f"mean probability of {count(read, 'image')}"
     say(f"  score        {score(row)} ({mean}; positive from {run.study_threshold:.3f})")
-    print_table((" probability", "label", "state", "image"), [_row(image) for image in held.images])
+    print_table((" probability", "label", "state", "shows", "image"), [_row(image) for image in held.images])
     for image in held.images:
         if image.reason is not None:
             detail = f" ({image.detail})" if image.detail else ""
@@ -78,6 +78,8 @@ def _print(held: Study, run: RunSummary) -> None:
 
 
 def _row(image: ImageRow) -> list[str]:
+    shows = " ".join(filter(None, (image.body_part, image.view, image.laterality))) or "-"
     if image.probability is None:
-        return ["-", "-", image.reason or "pending", image.image]
-    return [f"{image.probability:.3f}", image.label or "-", "scored", image.image]
+        return ["-", "-", image.reason or "pending", shows, image.image]
+    state = "scored" if image.in_scope else StudyStatus.OUT_OF_SCOPE
+    return [f"{image.probability:.3f}", image.label or "-", state, shows, image.image]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from db.heartbeats import beat, list_heartbeats, retire
 from db.migrate import check, upgrade
 from db.session import Database
-from db.tables import metadata
+from db.tables import images, metadata, studies
 from tests.archives import as_plain_user, folder_for_others
 from tests.seeding import entries, scan
 from xray.errors import DatabaseOutage, UsageError
@@ -33,6 +33,28 @@ def test_upgrading_twice_changes_nothing_and_an_empty_database_is_refused_until_
         before, after = upgrade(database)
         assert before == after
         check(database)
+
+
+def test_a_database_of_the_first_schema_keeps_what_it_holds_and_gives_images_their_body_part(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        upgrade(database, "0001")
+        with database.write() as connection:
+            connection.execute(text("INSERT INTO archives (id, name, root) VALUES (1, 'a', '/a')"))
+            connection.execute(text("INSERT INTO studies (id, archive_id, key, body_part) VALUES (1, 1, 's', 'HAND')"))
+            connection.execute(
+                text(
+                    "INSERT INTO images (id, archive_id, study_id, path, size, mtime_ns, current) "
+                    "VALUES (1, 1, 1, 's/1.png', 1, 1, :current)"
+                ),
+                {"current": True},
+            )
+        with pytest.raises(UsageError, match="at revision 0001"):
+            check(database)
+        assert upgrade(database)[0] == "0001"
+        check(database)
+        with database.read() as connection:
+            row = connection.execute(select(studies.c.body_parts, images.c.body_part).join_from(images, studies)).one()
+        assert tuple(row) == ("HAND", "HAND")
 
 
 def test_many_processes_may_upgrade_at_once(database_url: str) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 
 from db import dispatch, ledger
 from db.ledger import Claim
-from db.queries import ResultFilter, failures, results
+from db.queries import ResultFilter, failures, find_study, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
@@ -255,6 +255,33 @@ def test_a_study_of_a_body_part_the_model_does_not_know_is_out_of_scope_and_neve
     assert finish(database, claim_next(database), 0.99)
     (row,) = results(database, ResultFilter(run=run))
     assert (row.status, row.flagged, row.label) == ("out of scope", False, None)
+
+
+def test_an_image_of_a_body_part_the_model_does_not_know_has_no_say_in_its_study(database: Database) -> None:
+    found = [entry("study", "a.png"), entry("study", "b.png", body_part="CHEST")]
+    run = scan(database, found)
+    held = claim_next(database)
+    first, second = ledger.work_of(database, held)
+    assert ledger.finish(database, held, [scored(first.image_id, 0.1), scored(second.image_id, 0.99)])
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.status, row.score, row.label, row.images) == ("scored", 0.1, "negative", 2)
+    (study,) = find_study(database, "study", run)
+    assert [(image.in_scope, image.label) for image in study.images] == [(True, "negative"), (False, None)]
+
+
+@pytest.mark.parametrize(("failing", "status"), [("HUMERUS", "not assessable"), ("CHEST", "scored")])
+def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its_body_part(
+    database: Database, failing: str, status: str
+) -> None:
+    run = scan(database, [entry("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "CHEST")])
+    held = claim_next(database)
+    outcomes = [
+        ImageOutcome(item.image_id, reason=Reason.CORRUPT) if failing in item.path else scored(item.image_id)
+        for item in ledger.work_of(database, held)
+    ]
+    assert ledger.finish(database, held, outcomes)
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.status, row.failed) == (status, 1)
 
 
 def test_what_is_sent_is_shared_out_among_runs_and_what_was_handed_back_waits_its_turn(database: Database) -> None:

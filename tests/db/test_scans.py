@@ -290,3 +290,48 @@ def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) ->
     scan(database, entries(2))
     assert finish_all(database, run) == 1
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
+
+
+def test_an_image_that_is_placed_in_another_study_takes_its_prediction_along(database: Database) -> None:
+    images = [replace(entry("first", f"{i}.png"), path=f"{i}.png") for i in range(2)]
+    run = scan(database, images)
+    finish_all(database, run)
+    scan(database, [images[0], replace(images[1], study_key="second")])
+    rows = list(results(database, ResultFilter(run=run)))
+    assert {(row.study, row.images, row.status, row.score) for row in rows} == {
+        ("first", 1, "scored", 0.7),
+        ("second", 1, "scored", 0.7),
+    }
+    scan(database, [replace(image, study_key="second") for image in images])
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.study, row.images) == ("second", 2)
+
+
+def test_a_body_part_told_anew_decides_the_scope_of_a_study_that_is_scored_already(database: Database) -> None:
+    run = scan(database, [entry("study", "image.png", body_part=None)])
+    finish_all(database, run)
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.body_part, row.status) == (None, "scored")
+    scan(database, [entry("study", "image.png", body_part="PELVIS")])
+    (row,) = results(database, ResultFilter(run=run))
+    assert (row.body_part, row.status) == ("PELVIS", "out of scope")
+
+
+def test_a_study_of_several_body_parts_is_found_by_each_and_forgets_one_that_is_gone(database: Database) -> None:
+    shown = [entry("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "HAND")]
+    run = scan(database, shown)
+    for part in ("HUMERUS", "hand"):
+        (row,) = results(database, ResultFilter(run=run, body_part=part))
+        assert row.body_part == "HAND,HUMERUS"
+    scan(database, shown[:1])
+    assert list(results(database, ResultFilter(run=run, body_part="HAND"))) == []
+    (row,) = results(database, ResultFilter(run=run))
+    assert row.body_part == "HUMERUS"
+
+
+def test_what_a_header_tells_is_kept_with_image_and_study(database: Database) -> None:
+    told = replace(entry("1.2.3", "image.dcm"), view="AP", laterality="L", series="1.2.3.4", patient="ab" * 16)
+    run = scan(database, [told])
+    (study,) = find_study(database, "1.2.3", run)
+    (image,) = study.images
+    assert (image.view, image.laterality, image.series, study.patient) == ("AP", "L", "1.2.3.4", "ab" * 16)
