@@ -46,6 +46,8 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED = "unsupported"
     MULTI_FRAME = "multi_frame"
+    NOT_RADIOGRAPH = "not_radiograph"
+    NO_PIXELS = "no_pixels"
     TOO_LARGE = "too_large"
     TOO_MANY_PIXELS = "too_many_pixels"
     UNREADABLE = "unreadable"
@@ -60,9 +62,11 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.EMPTY: "the file has no bytes",
     Reason.TRUNCATED: "the file ends before the image does",
     Reason.CORRUPT: "the image data are damaged",
-    Reason.NOT_AN_IMAGE: "the content is not PNG, JPEG or TIFF",
+    Reason.NOT_AN_IMAGE: "the content is not PNG, JPEG, TIFF or DICOM",
     Reason.UNSUPPORTED: "the pixel format is not supported",
     Reason.MULTI_FRAME: "the file holds more than one frame",
+    Reason.NOT_RADIOGRAPH: "the DICOM object is not a projection radiograph",
+    Reason.NO_PIXELS: "the DICOM object holds no pixels",
     Reason.TOO_LARGE: "the file is over the byte cap",
     Reason.TOO_MANY_PIXELS: "the image is over the pixel cap",
     Reason.UNREADABLE: "the file cannot be opened",

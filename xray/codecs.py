@@ -1,0 +1,193 @@
+"""DICOM's compressed pixels, one decoder for each form; none is called before the codestream has told its size.
+
+================================  =============================  ===================================================
+form                              decoder                        why this one
+================================  =============================  ===================================================
+JPEG, DCT, 8 bits                 Pillow (libjpeg-turbo)         the house's JPEG decoder: a film in DICOM comes out as
+                                                                 the same JPEG in a file of its own
+JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive, and the only one at hand
+JPEG-LS                           GDCM (CharLS)                  likewise
+JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  gives signed and 16-bit samples; strict: refuses a cut
+                                                                 codestream
+RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G); in
+                                                                 C, and never makes more bytes than the film has, where
+                                                                 pydicom's makes whatever a segment says
+================================  =============================  ===================================================
+
+GDCM's and OpenJPEG's wrappers hold Python's lock while they decode, so one film is decoded at a time in each process.
+"""
+
+import io
+import os
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gdcm
+import numpy as np
+from numpy.typing import NDArray
+from openjpeg.utils import decode
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from xray.codestream import JPEG_LS, LOSSLESS, Frame, j2k_codestream, j2k_damage, j2k_frame, jpeg_frame
+from xray.errors import FileFault
+from xray.vocabulary import Reason
+
+_JPEG = {f"1.2.840.10008.1.2.4.{end}" for end in (50, 51)}
+_JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{end}" for end in (57, 70)}
+_JPEG_LS = {f"1.2.840.10008.1.2.4.{end}" for end in (80, 81)}
+_J2K = {f"1.2.840.10008.1.2.4.{end}" for end in (90, 91)}
+RLE = "1.2.840.10008.1.2.5"
+COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | _J2K | {RLE})
+"""Transfer syntaxes (PS3.5 annex A.4) that are decoded."""
+
+LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
+"""Transfer syntaxes whose decoded samples may be over what the bits stored can hold."""
+
+_SLICE = 2**22
+_ONE_AT_A_TIME = threading.Lock()
+
+# Once, for the process: GDCM would print what it thinks of damaged files.
+gdcm.Trace.WarningOff()
+gdcm.Trace.ErrorOff()
+gdcm.Trace.DebugOff()
+
+
+def decompress(
+    data: bytes, syntax: str, rows: int, columns: int, samples: int
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a compressed film, not RLE.
+
+    Parameters
+    ----------
+    data : bytes
+        The codestream.
+    syntax : str
+        UID of its transfer syntax, of `COMPRESSED`.
+    rows, columns, samples : int
+        Its size by the header.
+
+    Returns
+    -------
+    ndarray of uint8 or uint16, shape (rows, columns) or (rows, columns, samples)
+        The samples' bits; signed ones as two's complement. YBR is made RGB only within JPEG 2000.
+
+    Raises
+    ------
+    FileFault
+        ``truncated``, ``corrupt`` or ``unsupported``.
+    """
+    if syntax in _J2K:
+        return _j2k(j2k_codestream(data), rows, columns, samples)
+    frame = jpeg_frame(data)
+    frame.check(rows, columns, samples)
+    kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else {0xC0, 0xC1, 0xC2}
+    if frame.kind not in kinds:
+        raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of the kind that its transfer syntax says")
+    if frame.kind in (0xC0, 0xC1, 0xC2) and frame.bits == 8:
+        return _jpeg(data)
+    return _gdcm(data, syntax, frame)
+
+
+def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) -> NDArray[np.uint8]:
+    """Unpack RLE (PS3.5 annex G) of `samples` a pixel, each of `size` bytes.
+
+    Returns
+    -------
+    ndarray of uint8, shape (samples, rows, columns, size)
+        Each sample's bytes, least significant first.
+    """
+    offsets = list(struct.unpack("<16I", data[:64].ljust(64, b"\0")))
+    count, starts = offsets[0], offsets[1 : 1 + samples * size]
+    if count != samples * size or sorted(starts) != starts or starts[0] < 64:
+        raise FileFault(Reason.CORRUPT, "the RLE header does not fit the image")
+    planes = np.empty((samples, rows, columns, size), np.uint8)
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(data)], strict=True)):
+        try:
+            plane = Image.frombytes("L", (rows * columns, 1), data[start:end], "packbits", "L")
+        except ValueError:
+            raise FileFault(Reason.TRUNCATED, "an RLE segment holds too few bytes") from None
+        planes[number // size, :, :, size - 1 - number % size] = np.asarray(plane).reshape(rows, columns)
+    return planes
+
+
+def _jpeg(data: bytes) -> NDArray[np.uint8]:
+    with JpegImageFile(io.BytesIO(data)) as image:
+        image.draft("L", None)
+        try:
+            image.load()
+        except OSError:
+            raise FileFault(Reason.TRUNCATED, "the JPEG ends before its last pixels") from None
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    frame = j2k_frame(data)
+    frame.check(rows, columns, samples)
+    try:
+        pixels = decode(data, j2k_format=0)
+    except RuntimeError:
+        raise j2k_damage(data) from None
+    return pixels.view(np.uint8) if frame.bits <= 8 else pixels.view(np.uint16)
+
+
+def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    size = 1 if frame.bits <= 8 else 2
+    image = _gdcm_image(data, syntax, frame)
+    with _ONE_AT_A_TIME, _errors_caught() as messages:
+        text = image.GetBuffer()
+    pixels = np.empty(frame.rows * frame.columns * frame.samples * size, np.uint8)
+    # GDCM's wrapper gives bytes as a text, and as many as it likes.
+    if not isinstance(text, str) or len(text) > pixels.size or b"Corrupt" in messages or b"Premature" in messages:
+        cut = b"\xff\xd9" not in data[-16:]
+        raise FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG does not decode, or not to its end")
+    place = 0
+    for start in range(0, len(text), _SLICE):
+        part = np.frombuffer(text[start : start + _SLICE].encode("utf-8", "surrogateescape"), np.uint8)
+        pixels[place : place + part.size] = part[: pixels.size - place]
+        place += part.size
+    if place != pixels.size:
+        raise FileFault(Reason.CORRUPT, "the JPEG holds another number of pixels than it says")
+    shape = (frame.rows, frame.columns, frame.samples)[: 2 if frame.samples == 1 else 3]
+    return pixels.view("<u2" if size == 2 else np.uint8).reshape(shape)
+
+
+def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(data)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((frame.columns, frame.rows, 1))
+    image.SetDataElement(element)
+    name = "MONOCHROME2" if frame.samples == 1 else "RGB"
+    kind = gdcm.PhotometricInterpretation.GetPIType(name)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    # The codestream's own depth: told another, GDCM decodes with the wrong library first, or clips.
+    allocated = 8 if frame.bits <= 8 else 12 if frame.kind == 0xC1 else 16
+    image.SetPixelFormat(gdcm.PixelFormat(frame.samples, allocated, frame.bits, frame.bits - 1, 0))
+    return image
+
+
+@contextmanager
+def _errors_caught() -> Iterator[bytearray]:
+    # libjpeg within GDCM prints to the process's standard error, and says only there that it has made up pixels. What
+    # another thread prints meanwhile is not lost: GDCM holds Python's lock, and the rest is passed on.
+    caught = bytearray()
+    sys.stderr.flush()
+    saved, file = os.dup(2), os.memfd_create("stderr")
+    try:
+        os.dup2(file, 2)
+        yield caught
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        caught += os.pread(file, 2**16, 0)
+        os.close(file)
