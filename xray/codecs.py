@@ -17,13 +17,14 @@ RLE                               Pillow (PackBits)              RLE is PackBits
 GDCM's and OpenJPEG's wrappers hold Python's lock while they decode, so one film is decoded at a time in each process.
 """
 
+import ctypes
 import io
 import os
 import struct
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import gdcm
 import numpy as np
@@ -32,7 +33,7 @@ from openjpeg.utils import decode
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from xray.codestream import JPEG_LS, LOSSLESS, Frame, j2k_codestream, j2k_damage, j2k_frame, jpeg_frame
+from xray.codestream import JPEG_LS, LOSSLESS, Frame, bare_jpeg, j2k_codestream, j2k_damage, j2k_frame, jpeg_frame
 from xray.errors import FileFault
 from xray.vocabulary import Reason
 
@@ -47,8 +48,15 @@ COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | _J2K | {RLE})
 LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
 """Transfer syntaxes whose decoded samples may be over what the bits stored can hold."""
 
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_DCT = {_BASELINE, _EXTENDED, _PROGRESSIVE}
 _SLICE = 2**22
 _ONE_AT_A_TIME = threading.Lock()
+
+# With Python's lock held, as by GDCM.
+_C = ctypes.PyDLL(None)
+_C.fdopen.restype = ctypes.c_void_p
+_UNBUFFERED = 2
 
 # Once, for the process: GDCM would print what it thinks of damaged files.
 gdcm.Trace.WarningOff()
@@ -84,11 +92,14 @@ def decompress(
         return _j2k(j2k_codestream(data), rows, columns, samples)
     frame = jpeg_frame(data)
     frame.check(rows, columns, samples)
-    kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else {0xC0, 0xC1, 0xC2}
+    kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else _DCT
     if frame.kind not in kinds:
         raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of the kind that its transfer syntax says")
-    if frame.kind in (0xC0, 0xC1, 0xC2) and frame.bits == 8:
+    if frame.kind in _DCT and frame.bits == 8:
         return _jpeg(data)
+    # Told any other depth, GDCM ends the process.
+    if frame.kind in _DCT and (frame.kind, frame.bits) != (_EXTENDED, 12):
+        raise FileFault(Reason.UNSUPPORTED, f"{frame.bits} bits a sample in a JPEG of this kind")
     return _gdcm(data, syntax, frame)
 
 
@@ -136,7 +147,7 @@ def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8
 
 def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     size = 1 if frame.bits <= 8 else 2
-    image = _gdcm_image(data, syntax, frame)
+    image = _gdcm_image(data if frame.kind == JPEG_LS else bare_jpeg(data), syntax, frame)
     with _ONE_AT_A_TIME, _errors_caught() as messages:
         text = image.GetBuffer()
     pixels = np.empty(frame.rows * frame.columns * frame.samples * size, np.uint8)
@@ -171,23 +182,32 @@ def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     # The codestream's own depth: told another, GDCM decodes with the wrong library first, or clips.
-    allocated = 8 if frame.bits <= 8 else 12 if frame.kind == 0xC1 else 16
+    allocated = 8 if frame.bits <= 8 else 12 if frame.kind == _EXTENDED else 16
     image.SetPixelFormat(gdcm.PixelFormat(frame.samples, allocated, frame.bits, frame.bits - 1, 0))
     return image
 
 
+@cache
+def _messages(process: int) -> tuple[int, int]:
+    # A file of its own for each process that was forked, never closed: others may be about to print.
+    descriptor = os.memfd_create(f"libjpeg of {process}")
+    file = _C.fdopen(descriptor, b"w")
+    _C.setvbuf(ctypes.c_void_p(file), None, _UNBUFFERED, 0)
+    return descriptor, file
+
+
 @contextmanager
 def _errors_caught() -> Iterator[bytearray]:
-    # libjpeg within GDCM prints to the process's standard error, and says only there that it has made up pixels. What
-    # another thread prints meanwhile is not lost: GDCM holds Python's lock, and the rest is passed on.
+    # libjpeg within GDCM prints to C's standard error, and says only there that it has made up pixels. So that is what
+    # it gets another one of, and not the process, whose other threads may print.
     caught = bytearray()
-    sys.stderr.flush()
-    saved, file = os.dup(2), os.memfd_create("stderr")
+    descriptor, file = _messages(os.getpid())
+    stderr = ctypes.c_void_p.in_dll(_C, "stderr")
+    saved, stderr.value = stderr.value, file
     try:
-        os.dup2(file, 2)
         yield caught
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        caught += os.pread(file, 2**16, 0)
-        os.close(file)
+        stderr.value = saved
+        caught += os.pread(descriptor, 2**16, 0)
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)

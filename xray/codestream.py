@@ -23,6 +23,8 @@ _SIZ, _COD, _COC, _SOT, _EOC = 0x51, 0x52, 0x53, 0x90, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_SCAN = 0xDA
+# Huffman and quantization tables, restart interval.
+_TABLES = frozenset({0xC4, 0xDB, 0xDD})
 JPEG_LS, LOSSLESS = 0xF7, 0xC3
 
 
@@ -70,6 +72,21 @@ def jpeg_frame(data: bytes) -> Frame:
     if frame.kind != JPEG_LS:
         check_segments(data)
     return frame
+
+
+def bare_jpeg(data: bytes) -> bytes:
+    """Return a JPEG that `jpeg_frame` has read with nothing but tables and frame before its first scan.
+
+    A strange number in an application's segment makes GDCM end the process.
+    """
+    parts, place = [data[:2]], 2
+    while True:
+        marker, start = _next_marker(data, place)
+        if marker == _START_OF_SCAN:
+            return b"".join([*parts, data[start - 2 :]])
+        place = start + max(2, int.from_bytes(data[start : start + 2]))
+        if marker in _TABLES | _FRAMES:
+            parts.append(data[start - 2 : place])
 
 
 def _next_marker(data: bytes, place: int) -> tuple[int, int]:

@@ -188,7 +188,10 @@ def _bands(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> list[NDArray[np.ui
 
 
 def _apply(table: NDArray[np.uint8], pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
-    return np.concatenate([np.take(table, band) for band in _bands(pixels)])
+    gray = np.empty(pixels.shape, np.uint8)
+    for band, part in zip(_bands(pixels), _bands(gray), strict=True):
+        np.take(table, band, out=part, mode="clip")
+    return gray
 
 
 def _palette(found: DataSet, allocated: int) -> NDArray[np.uint8]:

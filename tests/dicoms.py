@@ -1,0 +1,127 @@
+"""DICOM files for tests, written with pydicom; codestreams come from imagecodecs."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.filewriter import dcmwrite
+
+NATIVE = {
+    "implicit": uid.ImplicitVRLittleEndian,
+    "explicit": uid.ExplicitVRLittleEndian,
+    "big": uid.ExplicitVRBigEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+}
+
+
+def packed(pixels: np.ndarray) -> bytes:
+    """Compress one film as RLE, each row on its own, as PS3.5 annex G asks."""
+    planes = [pixels.astype("<u2" if pixels.dtype.itemsize == 2 else np.uint8).view(np.uint8)]
+    size = pixels.dtype.itemsize
+    channels = planes[0].reshape(pixels.shape[0], pixels.shape[1], -1, size)
+    segments = []
+    for sample in range(channels.shape[2]):
+        for byte in reversed(range(size)):
+            rows = (imagecodecs.packbits_encode(row.tobytes()) for row in channels[:, :, sample, byte])
+            segment = b"".join(rows)
+            segments.append(segment + b"\0" * (len(segment) % 2))
+    offsets = np.zeros(16, "<u4")
+    offsets[0] = len(segments)
+    offsets[1 : len(segments) + 1] = 64 + np.cumsum([0, *map(len, segments[:-1])])
+    return offsets.tobytes() + b"".join(segments)
+
+
+def lossless_jpeg(pixels: np.ndarray, predictor: int) -> bytes:
+    """Compress one film as lossless JPEG, of as many bits a sample as its cells have."""
+    bits = pixels.dtype.itemsize * 8
+    return imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=predictor, bitspersample=bits)
+
+
+LOSSLESS: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
+    "rle": (uid.RLELossless, packed),
+    "jpeg lossless": (uid.JPEGLosslessSV1, lambda pixels: lossless_jpeg(pixels, 1)),
+    "jpeg lossless, any predictor": (uid.JPEGLossless, lambda pixels: lossless_jpeg(pixels, 4)),
+    "jpeg-ls": (uid.JPEGLSLossless, imagecodecs.jpegls_encode),
+    "jpeg 2000": (
+        uid.JPEG2000Lossless,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True),
+    ),
+}
+
+LOSSY: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
+    "jpeg baseline": (uid.JPEGBaseline8Bit, lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95)),
+    "jpeg extended": (
+        uid.JPEGExtended12Bit,
+        lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12),
+    ),
+    "jpeg-ls near-lossless": (uid.JPEGLSNearLossless, lambda pixels: imagecodecs.jpegls_encode(pixels, level=2)),
+    "jpeg 2000 lossy": (
+        uid.JPEG2000,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=90, reversible=False),
+    ),
+}
+
+
+def data_set(pixels: np.ndarray, **elements: Any) -> Dataset:
+    """Describe a film of one sample a pixel as CR; a keyword of None leaves an element out."""
+    described = Dataset()
+    bits = pixels.dtype.itemsize * 8
+    defaults = {
+        "SOPClassUID": uid.ComputedRadiographyImageStorage,
+        "SOPInstanceUID": "1.2.3.4",
+        "Modality": "CR",
+        "PatientName": "Doe^Jane",
+        "PatientID": "4711",
+        "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.1",
+        "SamplesPerPixel": 1 if pixels.ndim == 2 else pixels.shape[2],
+        "PhotometricInterpretation": "MONOCHROME2" if pixels.ndim == 2 else "RGB",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": elements.get("BitsStored", bits) - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+        "PlanarConfiguration": None if pixels.ndim == 2 else 0,
+    }
+    for keyword, value in {**defaults, **elements}.items():
+        if value is not None:
+            setattr(described, keyword, value)
+    return described
+
+
+def dicom(
+    pixels: np.ndarray, syntax: uid.UID = uid.ExplicitVRLittleEndian, *, stream: bytes | None = None, **elements: Any
+) -> bytes:
+    """Write a film as a DICOM file: native, or as the codestream that is given."""
+    described = data_set(pixels, **elements)
+    if stream is not None:
+        described.PixelData = encapsulate([stream])
+        described["PixelData"].is_undefined_length = True
+    else:
+        raw = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == uid.ExplicitVRBigEndian else "<")).tobytes()
+        described.PixelData = raw + b"\0" * (len(raw) % 2)
+    described["PixelData"].VR = "OB" if stream is not None or pixels.dtype.itemsize == 1 else "OW"
+    return written(described, syntax)
+
+
+def written(described: Dataset, syntax: uid.UID = uid.ExplicitVRLittleEndian) -> bytes:
+    """Write a data set as a DICOM file."""
+    described.file_meta = FileMetaDataset()
+    described.file_meta.TransferSyntaxUID = syntax
+    described.file_meta.MediaStorageSOPClassUID = described.get("SOPClassUID", "1.2.3.4.5")
+    described.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    file = io.BytesIO()
+    dcmwrite(file, described, enforce_file_format=True)
+    return file.getvalue()
+
+
+def bare(data: bytes) -> bytes:
+    """Take preamble and file meta information away from a file."""
+    length = int.from_bytes(data[140:144], "little")
+    return data[144 + length :]
