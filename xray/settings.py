@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from xray.errors import UsageError
 from xray.message import DEFAULT_BATCH_SIZE
+from xray.pseudonym import SHORTEST_KEY
 
 DEFAULT_MODEL = "fracture-densenet169-1"
+DEFAULT_QUIET_SECONDS = 10
+LONGEST_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
@@ -38,6 +41,10 @@ class Settings:
         ``auto``, ``openvino`` or ``keras`` (``BONESCREEN_ENGINE``).
     batch_size : int
         Images a ledger batch holds (``BONESCREEN_BATCH_SIZE``).
+    quiet_seconds : float
+        A file that changed less than so many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
+    pseudonym_key : bytes or None
+        Turns patients into keyed hashes; without one nothing is kept of them (``BONESCREEN_PSEUDONYM_KEY``).
     """
 
     home: Path
@@ -47,6 +54,8 @@ class Settings:
     model: str
     engine: EngineName
     batch_size: int
+    quiet_seconds: float
+    pseudonym_key: bytes | None = field(repr=False)
 
     @property
     def effective_database_url(self) -> str:
@@ -84,6 +93,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         model=environ.get("BONESCREEN_MODEL") or DEFAULT_MODEL,
         engine=_engine(environ.get("BONESCREEN_ENGINE") or "auto"),
         batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
+        quiet_seconds=_quiet_seconds(environ.get("BONESCREEN_QUIET_SECONDS") or str(DEFAULT_QUIET_SECONDS)),
+        pseudonym_key=_pseudonym_key(environ.get("BONESCREEN_PSEUDONYM_KEY") or None),
     )
 
 
@@ -162,6 +173,24 @@ def _engine(text: str) -> EngineName:
         if text == engine:
             return engine
     raise UsageError(f"BONESCREEN_ENGINE={text!r} is none of {', '.join(ENGINES)}")
+
+
+def _quiet_seconds(text: str) -> float:
+    if not text.isascii() or not text.isdigit() or int(text) > LONGEST_QUIET_SECONDS:
+        raise UsageError(f"BONESCREEN_QUIET_SECONDS={text!r} is not a number from 0 to {LONGEST_QUIET_SECONDS}")
+    return float(text)
+
+
+def _pseudonym_key(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    # The key itself is not shown.
+    if len(text) < SHORTEST_KEY:
+        raise UsageError(
+            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters, and {SHORTEST_KEY} is the least; "
+            "make one with: openssl rand -hex 32"
+        )
+    return text.encode(errors="surrogateescape")
 
 
 def _batch_size(text: str) -> int:
