@@ -17,6 +17,8 @@ class Layout(StrEnum):
     MURA = "mura"
     FOLDER = "folder"
     FLAT = "flat"
+    DICOM = "dicom"
+    MANIFEST = "manifest"
 
 
 class SkipReason(StrEnum):
@@ -32,6 +34,16 @@ class SkipReason(StrEnum):
     NESTED_TOO_DEEP = "nested too deep"
     PATH_TOO_LONG = "path too long"
     VANISHED = "vanished during the scan"
+    OUTSIDE_ARCHIVE = "path leads outside"
+    IMPOSSIBLE_NAME = "name no file can have"
+    DUPLICATE_NAME = "name twice in a container"
+    DAMAGED_CONTAINER = "damaged container"
+    CONTAINER_TOO_LARGE = "container over a cap"
+    COMPRESSED_TAR = "compressed tar"
+    NESTED_CONTAINER = "container in a container"
+    STILL_WRITTEN = "still being written"
+    MULTI_FRAME = "multi-frame DICOM"
+    NO_PIXELS = "DICOM without pixels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,11 @@ class Skip:
     reason: SkipReason
 
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff"})
+RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic"})
+IMAGE_SUFFIXES = RASTER_SUFFIXES | DICOM_SUFFIXES
+
+MANIFEST_NAME = "manifest.csv"
 
 MAX_PATH_BYTES = 1000
 """PostgreSQL indexes no more than 2,700 bytes a row, and a flat archive's rows hold the path twice."""
@@ -112,7 +128,7 @@ def place(relative: str, layout: Layout, root: PurePath) -> Placed | Skip:
         The file's path below the root, POSIX. A name that is no UTF-8 (surrogates in it) is skipped, as neither a
         database nor a report could hold it.
     layout : Layout
-        Not ``AUTO``.
+        One that goes by paths: ``MURA``, ``FOLDER`` or ``FLAT``.
     root : PurePath
         The archive's root. Its last names count too in the ``mura`` layout, as somebody may screen one
         ``XR_HUMERUS``, one patient or one study of a larger tree.
@@ -129,14 +145,11 @@ def place(relative: str, layout: Layout, root: PurePath) -> Placed | Skip:
     ``flat`` makes a study of each image.
     """
     path = PurePosixPath(relative)
-    if any(is_hidden(part) for part in path.parts):
-        return Skip(SkipReason.HIDDEN)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    refused = refuse_name(relative)
+    if path.suffix.lower() not in IMAGE_SUFFIXES and refused != Skip(SkipReason.HIDDEN):
         return Skip(SkipReason.NOT_AN_IMAGE)
-    if not is_utf8(relative):
-        return Skip(SkipReason.NAME_NOT_UTF8)
-    if len(relative.encode()) > MAX_PATH_BYTES:
-        return Skip(SkipReason.PATH_TOO_LONG)
+    if refused is not None:
+        return refused
     folder = path.parent.as_posix()
     match layout:
         case Layout.MURA:
@@ -145,15 +158,28 @@ def place(relative: str, layout: Layout, root: PurePath) -> Placed | Skip:
             return Placed(relative if folder == "." else folder)
         case Layout.FLAT:
             return Placed(relative)
-        case Layout.AUTO:
-            raise ValueError("detect the layout first")
+        case Layout.AUTO | Layout.DICOM | Layout.MANIFEST:
+            raise ValueError(f"{layout} does not go by paths")
 
 
-def detect_layout(sample: Iterable[str], root: PurePath) -> Layout:
+def refuse_name(relative: str) -> Skip | None:
+    """Refuse a path, below the root, that no database or report could hold, or that is the system's; None if well."""
+    if any(is_hidden(part) for part in PurePosixPath(relative).parts):
+        return Skip(SkipReason.HIDDEN)
+    if not is_utf8(relative):
+        return Skip(SkipReason.NAME_NOT_UTF8)
+    if len(relative.encode()) > MAX_PATH_BYTES:
+        return Skip(SkipReason.PATH_TOO_LONG)
+    return None
+
+
+def detect_layout(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layout:
     """Choose a layout by a sample of an archive's paths.
 
-    ``mura`` when at least half of the images lie in folders named as MURA names a study; else ``folder`` when most
-    of the folders that hold images, the root aside, have no more than `FOLDER_MAX_IMAGES`; else ``flat``.
+    ``manifest`` when there is a ``manifest.csv`` in the root; else ``mura`` when at least half of the images lie in
+    folders named as MURA names a study; else ``dicom`` when there are as many DICOM files as other images; else
+    ``folder`` when most of the folders that hold images, the root aside, have no more than `FOLDER_MAX_IMAGES`; else
+    ``flat``.
 
     Parameters
     ----------
@@ -161,11 +187,19 @@ def detect_layout(sample: Iterable[str], root: PurePath) -> Layout:
         Paths below the root, POSIX; of a folder with many images, more than `FOLDER_MAX_IMAGES`.
     root : PurePath
         The archive's root.
+    dicom : int
+        How many of the files are DICOM, by their content.
     """
+    sample = list(sample)
+    if MANIFEST_NAME in sample:
+        return Layout.MANIFEST
     images = [path for path in sample if isinstance(place(path, Layout.FLAT, root), Placed)]
     in_studies = sum(isinstance(place(path, Layout.MURA, root), Placed) for path in images)
     if images and 2 * in_studies >= len(images):
         return Layout.MURA
+    rasters = sum(PurePosixPath(path).suffix.lower() in RASTER_SUFFIXES for path in images)
+    if dicom and dicom >= rasters:
+        return Layout.DICOM
     folders = Counter(PurePosixPath(path).parent.as_posix() for path in images)
     del folders["."]
     small = sum(count <= FOLDER_MAX_IMAGES for count in folders.values())

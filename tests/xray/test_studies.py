@@ -107,9 +107,24 @@ def test_in_a_flat_archive_each_image_is_a_study():
     assert placed("2021/case 7/a.jpg", Layout.FLAT) == Placed("2021/case 7/a.jpg")
 
 
-def test_auto_is_no_layout_to_place_by():
-    with pytest.raises(ValueError, match="detect"):
-        place("a.png", Layout.AUTO, ROOT)
+@pytest.mark.parametrize("layout", [Layout.AUTO, Layout.DICOM, Layout.MANIFEST])
+def test_a_layout_that_does_not_go_by_paths_places_none(layout):
+    with pytest.raises(ValueError, match="does not go by paths"):
+        place("a.png", layout, ROOT)
+
+
+def test_dicom_files_make_the_layout_where_they_are_no_fewer_than_other_images_and_no_folder_is_named_as_mura():
+    names = ["a/1", "a/2", "a/3.png"]
+    assert detect_layout(names, ROOT, dicom=2) is Layout.DICOM
+    assert detect_layout(names, ROOT, dicom=0) is Layout.FOLDER
+    assert detect_layout([*names, "a/4.png", "a/5.png"], ROOT, dicom=2) is Layout.FOLDER
+    mura = ["XR_HAND/patient00001/study1_positive/image1.dcm"]
+    assert detect_layout(mura, ROOT, dicom=1) is Layout.MURA
+    assert detect_layout([*names, "manifest.csv"], ROOT, dicom=2) is Layout.MANIFEST
+
+
+def test_a_dicom_file_may_lie_in_any_layout():
+    assert placed("XR_HAND/patient00001/study1_positive/image1.DCM", Layout.MURA).body_part == "HAND"
 
 
 @settings(deadline=None)
