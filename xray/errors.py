@@ -7,6 +7,7 @@
     ├── PackageError         a model package is missing, damaged or not ours    (exit code 2)
     ├── TakenOver            another process goes on with this work              (exit code 1)
     ├── FileFault            one file is itself unreadable: becomes a failure with a reason code
+    ├── ContainerFault       one zip or tar is damaged or over a cap: passed over whole, with its reason
     └── Outage               something around the work is away: hand back, wait, try again (exit code 1)
         ├── ArchiveOutage    an archive root is missing or unreadable
         ├── DatabaseOutage   the database does not answer
@@ -17,6 +18,7 @@
 Caught only where an image, a batch or a command ends.
 """
 
+from xray.studies import SkipReason
 from xray.vocabulary import Reason
 
 
@@ -49,6 +51,23 @@ class FileFault(BonescreenError):
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+
+
+class ContainerFault(BonescreenError):
+    """A zip or tar cannot be listed whole, so nothing of it is taken; its neighbours are not affected.
+
+    Parameters
+    ----------
+    reason : SkipReason
+        What to count it under.
+    detail : str
+        One line for a person; never holds a path or a member's name, as it may be logged.
+    """
+
+    def __init__(self, reason: SkipReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 

@@ -1,0 +1,186 @@
+"""Read images inside a zip or an uncompressed tar where they lie, as if it were a folder.
+
+Nothing is unpacked to disk, and nothing is held open: a container is opened for each read, as a file of a folder is,
+and what is kept between reads is its index alone (`xray.indexes`).
+
+A bomb is worth no more than its weight. The directory's caps (`xray.members`, `xray.tars`) hold before it is read; each
+member is inflated alone, by its reader alone, within `MAX_RATIO` and the byte cap. Members that overlap, as in
+Fifield's zips (WOOT 2019), are therefore but so many members, each under the caps, and a container in a container
+stays closed.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from xray.errors import ContainerFault, FileFault
+from xray.indexes import index_of, version_of
+from xray.members import Entry, Packing, is_compressed_tar, is_container
+from xray.regular import open_regular
+from xray.streams import MemberStream, read_whole
+from xray.studies import SkipReason
+from xray.vocabulary import Reason
+from xray.zips import content_offset
+
+__all__ = [
+    "MAX_RATIO", "RATIO_FROM", "Member", "PassedMember",
+    "is_compressed_tar", "is_container", "list_members", "open_member", "read_member",
+]  # fmt: skip
+
+MAX_RATIO = 200
+"""How many times larger than its packed bytes a member may be, from `RATIO_FROM` bytes on. DEFLATE reaches 1,032."""
+
+RATIO_FROM = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a container.
+
+    Parameters
+    ----------
+    path : str
+        Below the container, POSIX, without '..'. In a tar, bytes that are no UTF-8 are surrogates.
+    size : int
+        Bytes, unpacked, as the directory says.
+    stamp_ns : int
+        The version of its content, nanoseconds since 1970, within 64 bits: the time of the last change; in a zip the
+        CRC-32 is added to it.
+    """
+
+    path: str
+    size: int
+    stamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassedMember:
+    r"""What is passed over in a container.
+
+    Parameters
+    ----------
+    path : str
+        Its name, for a person: what is no text is written out as ``\xNN``.
+    reason : SkipReason
+        What to count it under.
+    """
+
+    path: str
+    reason: SkipReason
+
+
+def list_members(path: Path) -> Iterator[Member | PassedMember]:
+    """Return every file in a container, each path once, and what is passed over; folders go without saying.
+
+    Parameters
+    ----------
+    path : Path
+        A zip or an uncompressed tar, told by its name.
+
+    Raises
+    ------
+    ContainerFault
+        It is damaged or cut off, not what its name says, being written, or over a cap: nothing of it is listed.
+    FileFault
+        It is no regular file.
+    OSError
+        The storage failed.
+    """
+    real_path = os.path.realpath(path, strict=True)
+    with open_regular(real_path) as descriptor:
+        before = version_of(descriptor)
+        index = index_of(real_path, descriptor)
+        if version_of(descriptor) != before:
+            raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "it is being written")
+    members = (Member(name, entry.size, entry.stamp_ns) for name, entry in index.members.items())
+    return chain(members, (PassedMember(name, reason) for name, reason in index.passed))
+
+
+def read_member(container: str | Path, member: str, seen: tuple[int, int] | None, max_bytes: int) -> bytes:
+    """Read a whole member.
+
+    Parameters
+    ----------
+    container : str or Path
+        The container's real path, free of links.
+    member : str
+        The member's normalised path.
+    seen : tuple of (int, int) or None
+        The size (bytes) and the stamp (ns) that it had when it was scanned.
+    max_bytes : int
+        Cap on its size, packed and unpacked.
+
+    Raises
+    ------
+    FileFault
+        It is gone, not as it was seen, encrypted or packed in another way, over a cap, damaged or cut off; or its
+        container cannot be read any more.
+    OSError
+        The storage failed.
+    """
+    with open_regular(os.fspath(container)) as descriptor:
+        before = version_of(descriptor)
+        entry = _find(os.fspath(container), descriptor, member)
+        if seen is not None and seen != (entry.size, entry.stamp_ns):
+            raise FileFault(Reason.CHANGED)
+        _check(entry, max_bytes)
+        data = read_whole(descriptor, _offset(descriptor, entry), entry)
+        if version_of(descriptor) != before:
+            raise FileFault(Reason.CHANGED, "its container is being written")
+        return data
+
+
+def member_status(container: str | Path, member: str) -> tuple[int, int]:
+    """Return a member's size (bytes) and stamp (ns) as its container's directory says; errors as of `read_member`."""
+    with open_regular(os.fspath(container)) as descriptor:
+        entry = _find(os.fspath(container), descriptor, member)
+    return entry.size, entry.stamp_ns
+
+
+@contextmanager
+def open_member(container: str | Path, member: str) -> Iterator[BinaryIO]:
+    """Open a member as a seekable binary stream, to read its beginning; parameters and errors as `read_member`.
+
+    No size is held against a cap, as only what is read is inflated.
+    """
+    with open_regular(os.fspath(container)) as descriptor:
+        entry = _find(os.fspath(container), descriptor, member)
+        _check_packing(entry)
+        with io.BufferedReader(MemberStream(descriptor, _offset(descriptor, entry), entry)) as stream:
+            yield stream
+
+
+def _find(container: str, descriptor: int, member: str) -> Entry:
+    try:
+        entry = index_of(container, descriptor).members.get(member)
+    except ContainerFault as fault:
+        # It was good when it was scanned, and the next scan judges it.
+        raise FileFault(Reason.CHANGED, f"its container cannot be read any more: {fault}") from fault
+    if entry is None:
+        raise FileFault(Reason.VANISHED)
+    return entry
+
+
+def _check(entry: Entry, max_bytes: int) -> None:
+    _check_packing(entry)
+    largest = max(entry.size, entry.packed)
+    if largest > max_bytes:
+        raise FileFault(Reason.TOO_LARGE, f"{largest:,} bytes, the cap is {max_bytes:,}")
+    if entry.size > RATIO_FROM and entry.size > MAX_RATIO * entry.packed:
+        raise FileFault(Reason.TOO_LARGE, f"it would inflate more than {MAX_RATIO} times")
+
+
+def _check_packing(entry: Entry) -> None:
+    if entry.packing is Packing.ENCRYPTED:
+        raise FileFault(Reason.UNSUPPORTED, "encrypted")
+    if entry.packing is Packing.OTHER:
+        raise FileFault(Reason.UNSUPPORTED, "neither stored nor deflated in its zip")
+
+
+def _offset(descriptor: int, entry: Entry) -> int:
+    return entry.offset if entry.crc is None else content_offset(descriptor, entry)
