@@ -2,23 +2,24 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from bonescreen.show import count, notice
-from producer.scan import ScanReport
+from producer.report import Found, Plan, ScanReport
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 
+T = TypeVar("T")
 
-def scan_each(
-    archives: Mapping[str, Path], scan: Callable[[str, Path], ScanReport]
-) -> tuple[list[ScanReport], list[BonescreenError]]:
+
+def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> tuple[list[T], list[BonescreenError]]:
     """Scan archives, each by its name and root; one that cannot be scanned does not keep the others from it.
 
     Returns
     -------
-    tuple of (list of ScanReport, list of BonescreenError)
+    tuple of (list, list of BonescreenError)
         What was scanned, and why the others were not, for `raise_last` once the work on what was is done.
     """
-    reports: list[ScanReport] = []
+    reports: list[T] = []
     errors: list[BonescreenError] = []
     for name, root in archives.items():
         try:
@@ -43,12 +44,29 @@ def raise_last(errors: list[BonescreenError]) -> None:
 def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
     """Say in lines what a scan of an archive found; what somebody should look at is named."""
     yield f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})"
-    if report.skipped:
-        yield f"  passed over: {counts(report.skipped)}"
-    for place in report.look_at:
-        yield f"  warning, not screened: {place}"
+    yield from _passed_over(report)
     if report.gone:
         yield f"  no longer there: {count(report.gone, 'image')}; results are kept for when they come back"
+
+
+def plan_lines(plan: Plan, root: Path) -> Iterator[str]:
+    """Say in lines what a scan of an archive would find and a run would do."""
+    kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.left, "left from before"))
+    what = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
+    yield f"Would scan {root}: {count(plan.found, 'image')} (layout {plan.layout})"
+    yield f"  to screen: {count(plan.new + plan.changed + plan.left, 'image')}" + (f" ({what})" if what else "")
+    if plan.settled:
+        yield f"  screened already: {count(plan.settled, 'image')}"
+    yield from _passed_over(plan)
+    if plan.gone:
+        yield f"  no longer there: {count(plan.gone, 'image')}"
+
+
+def _passed_over(found: Found) -> Iterator[str]:
+    if found.skipped:
+        yield f"  passed over: {counts(found.skipped)}"
+    for place in found.look_at:
+        yield f"  warning, not screened: {place}"
 
 
 def counts(skipped: Mapping[str, int]) -> str:

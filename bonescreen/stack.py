@@ -13,6 +13,7 @@ from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
+from xray.containers import is_container
 from xray.errors import ArchiveOutage, StorageOutage, UsageError
 from xray.files import OUTAGE_ERRNOS
 from xray.settings import Settings, can_hand_on, is_archive_name
@@ -100,7 +101,7 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
 def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
     if str(path) in settings.archives and not os.path.exists(path):
         return str(path), settings.archives[str(path)]
-    _require_folder(path)
+    _require_archive(path)
     root = Path(os.path.realpath(path))
     for name, configured in settings.archives.items():
         # Unlike Path.resolve, it takes a link that leads to itself for a path like any other.
@@ -116,8 +117,8 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
     return name, root
 
 
-def _require_folder(path: Path) -> None:
-    way_out = "give the folder that holds the studies"
+def _require_archive(path: Path) -> None:
+    way_out = "give the folder that holds the studies, or a zip or tar of them"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -126,7 +127,7 @@ def _require_folder(path: Path) -> None:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
         raise UsageError(f"{path} cannot be looked at ({error.strerror}); {way_out}") from error
-    if not stat.S_ISDIR(mode):
+    if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and is_container(path.name)):
         raise UsageError(f"{path} is a file; {way_out}")
 
 

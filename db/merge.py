@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from db.store import refresh_studies
 from db.tables import images, outcomes, runs, scan_entries, studies
@@ -185,7 +185,9 @@ def _study_ids(connection: Connection, archive_id: int, entries: Sequence[Entry]
     ids: dict[str, int] = {}
     for keys in chunks(sorted(found)):
         upsert = insert_into(connection, studies)
-        fresh = {name: upsert.excluded[name] for name in ("human_label", "patient")}
+        # A scan without the pseudonym key knows no patient, and takes none away.
+        patient = func.coalesce(upsert.excluded.patient, studies.c.patient)
+        fresh = {"human_label": upsert.excluded.human_label, "patient": patient}
         connection.execute(
             upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=fresh),
             [

@@ -1,26 +1,21 @@
-"""A scan in the database: its lease, its staging rows, and their merge into studies and images.
+"""A scan in the database: its beginning, its lease and its end; what it finds goes through `db.staging`.
 
 A scan is fenced like a batch: whoever takes over an expired one raises its token, and the earlier holder's next
 write finds no row and stops. What a dead scan has staged is thrown away; what it has merged is found again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from db.cut import cut_batches
-from db.merge import ENTRY_FIELDS, Entry, drop_unseen, merge_entries
 from db.session import Database, Now
 from db.tables import archives, runs, scan_entries, scans, studies, study_results
-from db.upsert import chunks
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
-
-MERGE_ROWS = 5_000
-"""Staging rows a merge transaction takes: short enough that workers on SQLite are not kept waiting."""
 
 
 @dataclass(frozen=True)
@@ -138,63 +133,14 @@ def renew_scan(database: Database, scan: Scan) -> None:
         The scan is another's by now, or closed.
     """
     with database.write() as connection:
-        _hold(connection, scan)
+        hold(connection, scan)
 
 
 def release_scan(database: Database, scan: Scan) -> None:
     """Let go of a scan that an outage broke off, so that whoever sees the archive again may take it over at once."""
     with database.write() as connection:
-        _hold(connection, scan)
+        hold(connection, scan)
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(lease_expires_at=Now() - 1))
-
-
-def stage(database: Database, scan: Scan, entries: Sequence[Entry]) -> None:
-    """Add found files to a scan's staging rows; paths must not repeat. Raises `TakenOver`."""
-    with database.write() as connection:
-        _hold(connection, scan)
-        for chunk in chunks(entries):
-            connection.execute(insert(scan_entries), [{"scan_id": scan.scan_id, **vars(entry)} for entry in chunk])
-        connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(found=scans.c.found + len(entries)))
-
-
-def merge(database: Database, scan: Scan) -> None:
-    """Turn staging rows into studies and images, a chunk a transaction. Raises `TakenOver`."""
-    last: tuple[str, str] | None = None
-    while True:
-        with database.write() as connection:
-            _hold(connection, scan)
-            query = (
-                select(scan_entries)
-                .where(scan_entries.c.scan_id == scan.scan_id)
-                .order_by(scan_entries.c.study_key, scan_entries.c.path)
-                .limit(MERGE_ROWS)
-            )
-            if last is not None:
-                query = query.where(tuple_(scan_entries.c.study_key, scan_entries.c.path) > last)
-            rows = connection.execute(query).all()
-            if not rows:
-                return
-            entries = [Entry(**{name: getattr(row, name) for name in ENTRY_FIELDS}) for row in rows]
-            added = merge_entries(connection, scan.archive_id, entries)
-            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
-            last = (entries[-1].study_key, entries[-1].path)
-
-
-def sweep(database: Database, scan: Scan) -> int:
-    """Make images that the scan did not see no longer current, a chunk a transaction; return how many.
-
-    Their results stay, for when they come back. Raises `TakenOver`.
-    """
-    after = total = 0
-    while True:
-        with database.write() as connection:
-            _hold(connection, scan)
-            dropped = drop_unseen(connection, scan.archive_id, scan.scan_id, after, MERGE_ROWS)
-            if dropped is None:
-                return total
-            after, number = dropped
-            total += number
-            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
 
 
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
@@ -211,7 +157,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
         The scan is another's by now.
     """
     with database.write() as connection:
-        _hold(connection, scan)
+        hold(connection, scan)
         # Scanning lifts a cancellation that came before it, and heeds one that came meanwhile.
         started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
         connection.execute(
@@ -231,7 +177,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
 def abandon_scan(database: Database, scan: Scan) -> None:
     """Undo a scan that found no image, and the run and archive that were made for it."""
     with database.write() as connection:
-        _hold(connection, scan)
+        hold(connection, scan)
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
         if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
@@ -244,7 +190,8 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         connection.execute(delete(archives).where(archives.c.id == scan.archive_id, ~used))
 
 
-def _hold(connection: Connection, scan: Scan) -> None:
+def hold(connection: Connection, scan: Scan) -> None:
+    """Prolong a scan's lease within a transaction; raises `TakenOver` when it is another's by now, or closed."""
     held = connection.execute(
         update(scans)
         .where(scans.c.id == scan.scan_id, scans.c.token == scan.token, scans.c.finished_at.is_(None))

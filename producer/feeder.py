@@ -17,6 +17,7 @@ from db.heartbeats import beat, retire
 from db.migrate import check
 from db.scans import open_scans
 from db.session import Database
+from producer.find import Source
 from producer.scan import finish_abandoned_scan
 from producer.transport import Transport
 from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
@@ -166,7 +167,7 @@ class Feeder:
 
     def _scan(self, scan_id: int, root: Path) -> None:
         try:
-            finish_abandoned_scan(self._database, scan_id, root, self._name)
+            finish_abandoned_scan(self._database, scan_id, Source.configured(root, self._settings), self._name)
             self._scan_problem = None
         except Outage as outage:
             self._scan_problem = str(outage)

@@ -1,77 +1,76 @@
-"""Scan an archive into the ledger: walk, place, stage, merge, cut. Memory does not grow with the archive."""
+"""Scan an archive into the ledger: find, place, stage, merge, cut. Memory does not grow with the archive."""
 
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
+from typing import TypeVar
 
-from db import scans
+from db import scans, staging
+from db.known import (
+    Known,
+    archive_id_of,
+    known_files,
+    pseudonym_key_mark,
+    remember_passed_over,
+    remember_pseudonym_key,
+)
 from db.merge import Entry
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
 from db.scans import OpenScan, Scan
 from db.session import Database
-from producer.walk import FileEntry, survey, walk
+from producer.find import Source, find
+from producer.listing import require_manifest, require_one_label, require_unlisted
+from producer.placing import placer
+from producer.report import ScanReport
+from producer.survey import survey
+from producer.walk import FileEntry, Skipped
 from xray.errors import ArchiveOutage, UsageError
 from xray.files import root_absence
 from xray.message import RENEW_SECONDS
-from xray.studies import Layout, Skip, SkipReason, place
+from xray.pseudonym import key_mark
+from xray.studies import MANIFEST_NAME, Layout
 
-STAGE_ROWS = 1_000
+T = TypeVar("T")
+
+STEP = 1_000
+HEADER_STEP = 200
+"""Files a step where each is opened: few enough that the scan's lease is renewed in time on slow storage."""
+
 POLL_SECONDS = 0.5
-SHOWN_PATHS = 10
-
-WORTH_A_LOOK = frozenset(SkipReason) - {SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE}
-"""Reasons behind which images may lie that somebody wants screened."""
 
 
-@dataclass
-class ScanReport:
-    """What a scan found.
+def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
+    """Settle an archive's layout: as asked, as it was scanned in before, or as it looks.
 
-    Parameters
-    ----------
-    run_id : int
-        The run that it extends.
-    layout : Layout
-        The layout used.
-    found : int
-        Images found.
-    gone : int
-        Images that were there before and are not any more.
-    batches : int
-        Batches cut for what the run has not settled.
-    skipped : Counter of str
-        Files and folders passed over, by reason.
-    look_at : list of str
-        What was passed over and somebody should look at, the first few, relative to the root.
+    Raises
+    ------
+    UsageError
+        What is asked contradicts an earlier scan, or there is nothing to scan.
     """
-
-    run_id: int
-    layout: Layout
-    found: int = 0
-    gone: int = 0
-    batches: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    look_at: list[str] = field(default_factory=list)
-
-    def pass_over(self, reason: SkipReason, path: str) -> None:
-        """Count a file or folder that is passed over, and name it if images may lie behind it."""
-        self.skipped[reason] += 1
-        if reason in WORTH_A_LOOK and len(self.look_at) < SHOWN_PATHS:
-            self.look_at.append(f"{path} ({reason})")
+    if earlier is None:
+        chosen = survey(source.root) if source.layout is Layout.AUTO else source.layout
+    elif source.layout in (Layout.AUTO, Layout(earlier)):
+        chosen = Layout(earlier)
+    else:
+        raise UsageError(
+            f"the archive {name!r} was scanned with --layout {earlier} before; "
+            f"scan it so again, or give it another name in BONESCREEN_ARCHIVES"
+        )
+    source = replace(source, layout=chosen)
+    if chosen is Layout.MANIFEST:
+        require_manifest(source)
+    return source
 
 
 def scan_archive(
     database: Database,
     name: str,
-    root: Path,
+    source: Source,
     model: ModelVersion,
     *,
     batch_size: int,
-    layout: Layout = Layout.AUTO,
     progress: Callable[[int], None] = lambda found: None,
 ) -> ScanReport:
     """Scan an archive for a model version, and extend their run by what is new.
@@ -81,66 +80,58 @@ def scan_archive(
     database : Database
     name : str
         The archive's name.
-    root : Path
-        Its root on this host.
+    source : Source
+        The archive on this host; the layout ``AUTO`` looks, or takes what the archive was scanned in before.
     model : ModelVersion
         The model version to screen with.
     batch_size : int
         Images a batch.
-    layout : Layout
-        How files make studies; ``AUTO`` looks, or takes what the archive was scanned in before.
     progress : callable
         Told now and then how many images are found.
 
     Raises
     ------
     UsageError
-        There is nothing to scan at `root`, the layout contradicts an earlier scan, or another scan is under way.
+        There is nothing to scan, the layout contradicts an earlier scan, the manifest is wrong, or another scan is
+        under way.
     Outage
         The archive or the database went away; the scan stays open and a feeder finishes it.
     """
-    chosen = survey(root) if layout is Layout.AUTO else layout
-    archive_id = register_archive(database, name, str(root))
-    earlier = archive_layout(database, archive_id)
-    if earlier is not None:
-        if layout not in (Layout.AUTO, Layout(earlier)):
-            raise UsageError(
-                f"the archive {name!r} was scanned with --layout {earlier} before; "
-                f"scan it so again, or give it another name in BONESCREEN_ARCHIVES"
-            )
-        chosen = Layout(earlier)
+    before = archive_id_of(database, name)
+    source = choose_layout(name, source, None if before is None else archive_layout(database, before))
+    archive_id = register_archive(database, name, str(source.root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
-    scan = _begin(database, archive_id, run_id, chosen, root)
-    return _walk_and_merge(database, scan, root, progress)
+    scan = _begin(database, archive_id, run_id, source)
+    return _read_and_merge(database, scan, source, progress)
 
 
-def finish_abandoned_scan(database: Database, scan_id: int, root: Path, holder: str) -> ScanReport | None:
-    """Walk a scan again from its start whose holder has vanished; None when somebody else was faster.
+def finish_abandoned_scan(database: Database, scan_id: int, source: Source, holder: str) -> ScanReport | None:
+    """Read a scan's archive again from its start whose holder has vanished; None when somebody else was faster.
 
     Raises
     ------
     ArchiveOutage
         The archive is not there: the scan stays open, and is for whoever sees it first.
     """
-    absence = root_absence(root)
+    absence = root_absence(source.root)
     if absence is not None:
-        raise ArchiveOutage(f"the archive at {root} {absence}")
+        raise ArchiveOutage(f"the archive at {source.root} {absence}")
     scan = scans.take_over(database, scan_id, holder)
-    return None if scan is None else _walk_and_merge(database, scan, root, lambda found: None)
+    return None if scan is None else _read_and_merge(database, scan, source, lambda found: None)
 
 
-def _begin(database: Database, archive_id: int, run_id: int, layout: Layout, root: Path) -> Scan:
+def _begin(database: Database, archive_id: int, run_id: int, source: Source) -> Scan:
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    while (scan := scans.begin_scan(database, run_id, layout, holder)) is None:
+    while (scan := scans.begin_scan(database, run_id, source.layout, holder)) is None:
         for other in scans.open_scans(database, archive_id):
             if not other.expired:
                 _await_expiry(database, archive_id, other)
-            asked = layout if other.run_id == run_id else None
+            asked = source.layout if other.run_id == run_id else None
             taken = scans.take_over(database, other.scan_id, holder, asked)
             if taken is not None and taken.run_id == run_id:
                 return taken
             if taken is not None:
-                _walk_and_merge(database, taken, root, lambda found: None)
+                _read_and_merge(database, taken, source, lambda found: None)
     return scan
 
 
@@ -159,53 +150,88 @@ def _await_expiry(database: Database, archive_id: int, scan: OpenScan) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _walk_and_merge(database: Database, scan: Scan, root: Path, progress: Callable[[int], None]) -> ScanReport:
-    report = ScanReport(scan.run_id, Layout(scan.layout))
+def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Callable[[int], None]) -> ScanReport:
+    source = replace(source, layout=Layout(scan.layout))
+    report = ScanReport(source.layout, run_id=scan.run_id)
     try:
-        for entries in _staged_rows(root, report, lambda: scans.renew_scan(database, scan)):
-            scans.stage(database, scan, entries)
-            progress(report.found)
+        _stage_all(database, scan, source, report, progress)
+        if source.layout is Layout.MANIFEST:
+            require_one_label(database, scan, source)
+        if report.found == report.absent:
+            raise UsageError(_nothing_found(source, report))
     except (ArchiveOutage, KeyboardInterrupt):
         scans.release_scan(database, scan)
         raise
     except UsageError:
         scans.abandon_scan(database, scan)
         raise
-    if report.found == 0:
-        scans.abandon_scan(database, scan)
-        raise UsageError(_nothing_found(root, report))
-    scans.merge(database, scan)
-    report.gone = scans.sweep(database, scan)
+    staging.merge(database, scan)
+    report.gone = staging.sweep(database, scan)
+    if source.pseudonym_key is not None:
+        remember_pseudonym_key(database, scan.archive_id, key_mark(source.pseudonym_key))
     report.batches = scans.close_scan(database, scan, report.skipped)
     return report
 
 
-def _staged_rows(root: Path, report: ScanReport, renew: Callable[[], None]) -> Iterator[list[Entry]]:
-    rows: list[Entry] = []
+def _stage_all(
+    database: Database, scan: Scan, source: Source, report: ScanReport, progress: Callable[[int], None]
+) -> None:
+    def renew() -> None:
+        scans.renew_scan(database, scan)
+
+    def pause(seconds: float) -> None:
+        time.sleep(seconds)
+        renew()
+
+    remembers = _remembers(database, scan, source)
+    place = placer(source, lambda keys: known_files(database, scan.archive_id, keys) if remembers else Known())
+    for seen in steps(find(source, pause), source.layout, renew):
+        report.take([one for one in seen if isinstance(one, Skipped)])
+        files = [one for one in seen if isinstance(one, FileEntry)]
+        report.note_absent(files)
+        placed = place(files)
+        report.take(placed)
+        entries = [one for one in placed if isinstance(one, Entry)]
+        if source.layout is Layout.MANIFEST:
+            require_unlisted(database, scan, source, entries)
+        staging.stage(database, scan, entries)
+        judged = [(one.judged.key, one.reason) for one in placed if isinstance(one, Skipped) and one.judged]
+        remember_passed_over(database, scan.archive_id, judged)
+        progress(report.found)
+
+
+def _remembers(database: Database, scan: Scan, source: Source) -> bool:
+    """Tell whether headers read before still say all: with another pseudonym key they have to be read again."""
+    if source.pseudonym_key is None:
+        return True
+    return pseudonym_key_mark(database, scan.archive_id) == key_mark(source.pseudonym_key)
+
+
+def steps(seen: Iterator[T], layout: Layout, renew: Callable[[], None]) -> Iterator[list[T]]:
+    """Group what is found in an archive of a layout; `renew` is called when a group takes long."""
+    size = HEADER_STEP if layout is Layout.DICOM else STEP
+    step: list[T] = []
     renewed = time.monotonic()
-    for seen in walk(root):
-        if isinstance(seen, FileEntry):
-            placed = place(seen.path, report.layout, root)
-            if isinstance(placed, Skip):
-                report.pass_over(placed.reason, seen.path)
-            else:
-                report.found += 1
-                rows.append(
-                    Entry(placed.study, seen.path, seen.size, seen.mtime_ns, placed.body_part, placed.human_label)
-                )
-        else:
-            report.pass_over(seen.reason, seen.path)
-        if len(rows) >= STAGE_ROWS:
-            yield rows
-            rows = []
+    for one in seen:
+        step.append(one)
+        if len(step) >= size:
+            yield step
+            step = []
             renewed = time.monotonic()
         elif time.monotonic() - renewed > RENEW_SECONDS:
             renew()
             renewed = time.monotonic()
-    if rows:
-        yield rows
+    if step:
+        yield step
 
 
-def _nothing_found(root: Path, report: ScanReport) -> str:
+def _nothing_found(source: Source, report: ScanReport) -> str:
+    if report.absent:
+        return (
+            f"none of the {report.absent:,} images that {MANIFEST_NAME} lists is in {source.root}; "
+            "their paths begin at the archive's root; nothing was changed"
+        )
     passed = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.most_common())
-    return f"no image found in {root}" + (f" (passed over: {passed})" if passed else "") + "; nothing was changed"
+    return (
+        f"no image found in {source.root}" + (f" (passed over: {passed})" if passed else "") + "; nothing was changed"
+    )

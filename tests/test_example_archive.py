@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.walk import FileEntry, survey, walk
+from producer.survey import survey
+from producer.walk import FileEntry, walk
 from xray.errors import FileFault
 from xray.files import read_image_file
 from xray.pixels import decode

@@ -1,10 +1,12 @@
-"""Bounds and looks at what commands are given, before it reaches a database or a disk."""
+"""What several commands are given, bounded and looked at before it reaches a database or a disk."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from xray.errors import UsageError
+from xray.studies import Layout
 
 LARGEST_NUMBER = 2**63 - 1
 """What the databases' integers hold."""
@@ -27,8 +29,8 @@ def as_utf8(text: str | None) -> str | None:
         raise typer.BadParameter("not UTF-8, as every text in the database is") from error
 
 
-def as_folder(text: str) -> Path:
-    """Read a folder of studies; typer calls it.
+def as_archive(text: str) -> Path:
+    """Read an archive's path; typer calls it.
 
     Raises
     ------
@@ -38,3 +40,15 @@ def as_folder(text: str) -> Path:
     if not text:
         raise UsageError("an empty path; give the folder that holds the studies")
     return Path(text)
+
+
+ArchivePaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        parser=as_archive,
+        help="Folders of X-ray studies, zip or tar files of them, or archives' names.",
+    ),
+]
+LayoutOption = Annotated[Layout, typer.Option(help="How files make studies.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from bonescreen.broker import await_broker, broker_socket
-from bonescreen.commands.arguments import as_folder
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.commands.results import print_results
+from bonescreen.planned import show_plans
 from bonescreen.progress import Shown
 from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, printable, tell
@@ -28,8 +29,10 @@ from db.queries import ResultFilter
 from db.run_queries import AT_AN_END, RunState, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
+from producer.find import Source
 from producer.model import model_version
-from producer.scan import ScanReport, scan_archive
+from producer.report import ScanReport
+from producer.scan import scan_archive
 from xray.engine import require_engine
 from xray.errors import Outage
 from xray.package import ModelPackage, load_package
@@ -51,11 +54,12 @@ class Job:
 
 
 def screen(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=as_folder, help="Folders of X-ray studies.")],
-    layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
+    paths: ArchivePaths,
+    layout: LayoutOption = Layout.AUTO,
     threshold: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Flag studies at or over this score in the table shown.")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Screen folders of X-ray studies: score, label and heat map for every study.
 
@@ -68,6 +72,9 @@ def screen(
     Example: bonescreen screen /data/archive
     """
     settings = read_settings(os.environ)
+    if dry_run:
+        show_plans(settings, paths, layout)
+        return
     require_engine(settings.engine)
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -112,10 +119,9 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
         report = scan_archive(
             job.database,
             name,
-            root,
+            Source.configured(root, job.settings, layout),
             job.model,
             batch_size=job.settings.batch_size,
-            layout=layout,
             progress=found,
         )
     for line in report_lines(report, root):

@@ -4,18 +4,18 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from bonescreen.commands.arguments import as_folder
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
+from bonescreen.planned import show_plans
 from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, notice, say
 from bonescreen.stack import name_archives, open_database, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from db.runs import archive_roots
+from producer.find import Source
 from producer.model import model_version
-from producer.scan import ScanReport, scan_archive
+from producer.report import ScanReport
+from producer.scan import scan_archive
 from xray.engine import require_engine
 from xray.errors import UsageError
 from xray.package import load_package
@@ -24,11 +24,9 @@ from xray.studies import Layout
 
 
 def enqueue(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", parser=as_folder, help="Folders of studies, or configured archives."),
-    ],
-    layout: Annotated[Layout, typer.Option(help="How files make studies.")] = Layout.AUTO,
+    paths: ArchivePaths,
+    layout: LayoutOption = Layout.AUTO,
+    dry_run: DryRun = False,
 ) -> None:
     """Scan archives into the database and leave the work to workers.
 
@@ -38,6 +36,9 @@ def enqueue(
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
     settings = read_settings(os.environ)
+    if dry_run:
+        show_plans(settings, paths, layout)
+        return
     model = model_version(load_package(settings.model))
     if settings.database_url is None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +52,8 @@ def enqueue(
             )
 
     def scan(name: str, root: Path) -> ScanReport:
-        report = scan_archive(database, name, root, model, batch_size=settings.batch_size, layout=layout)
+        source = Source.configured(root, settings, layout)
+        report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
         for line in report_lines(report, root):
             say(line)
         say(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")

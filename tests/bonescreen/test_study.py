@@ -13,7 +13,8 @@ from sqlalchemy import text
 from db import dispatch, ledger
 from db.merge import Entry
 from db.runs import open_run, register_archive, register_model
-from db.scans import begin_scan, close_scan, merge, stage
+from db.scans import begin_scan, close_scan
+from db.staging import merge, stage
 from db.store import ImageOutcome, Prediction
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import INCOMPLETE, NOT_ASSESSABLE, POSITIVE, embedded, screened

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from db import ledger, scans
+from db import ledger, scans, staging
 from db.cut import spans
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
@@ -17,7 +17,7 @@ from db.session import Database, Now
 from db.store import ImageOutcome
 from db.tables import scan_entries
 from db.tables import scans as scans_table
-from tests.seeding import MODEL, entries, entry, scan, scored, send_all
+from tests.seeding import MODEL, entries, entry, finish_sent, scan, scored, send_all
 from xray.errors import TakenOver, UsageError
 from xray.vocabulary import Reason
 
@@ -37,12 +37,7 @@ def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int
     """Work through a run; return the number of images settled."""
     done = 0
     while ledger.open_batches(database, run_id):
-        for sent in send_all(database):
-            held = ledger.claim(database, *sent, "w")
-            assert held is not None
-            work = ledger.work_of(database, held)
-            assert ledger.finish(database, held, [scored(item.image_id, probability) for item in work])
-            done += len(work)
+        done += finish_sent(database, probability=probability)
     return done
 
 
@@ -88,7 +83,7 @@ def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(dat
 def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_they_come_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scans, "MERGE_ROWS", 2)
+    monkeypatch.setattr(staging, "MERGE_ROWS", 2)
     run = scan(database, entries(9, images_each=2))
     finish_all(database, run)
     # All of the last five studies, and one image of the fourth.
@@ -143,18 +138,18 @@ def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> 
 def test_a_scan_whose_holder_vanished_is_taken_over_and_the_holder_is_shut_out(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    scans.stage(database, first, entries(3))
+    staging.stage(database, first, entries(3))
     assert scans.take_over(database, first.scan_id, "too early") is None
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
     assert scans.take_over(database, first.scan_id, "too late") is None
     with pytest.raises(TakenOver):
-        scans.stage(database, first, entries(3))
+        staging.stage(database, first, entries(3))
     with database.read() as connection:
         assert connection.execute(select(scan_entries)).all() == []
-    scans.stage(database, heir, entries(5))
-    scans.merge(database, heir)
+    staging.stage(database, heir, entries(5))
+    staging.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert run_progress(database, heir.run_id).images == 5
 
@@ -168,13 +163,13 @@ def test_a_run_is_not_done_while_its_scan_is_open(database: Database) -> None:
 def test_a_scan_broken_off_within_its_merge_and_walked_again_counts_every_file_once(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    scans.stage(database, first, entries(10))
-    scans.merge(database, first)
+    staging.stage(database, first, entries(10))
+    staging.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
-    scans.stage(database, heir, entries(10))
-    scans.merge(database, heir)
+    staging.stage(database, heir, entries(10))
+    staging.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert finish_all(database, heir.run_id) == 10
 
@@ -202,8 +197,8 @@ def test_scanning_lifts_a_cancellation_that_came_before_it_and_heeds_one_that_ca
     held = begin(database)
     assert held is not None
     ledger.cancel(database, run)
-    scans.stage(database, held, entries(4))
-    scans.merge(database, held)
+    staging.stage(database, held, entries(4))
+    staging.merge(database, held)
     assert scans.close_scan(database, held, {}) == 0
     assert run_progress(database, run).state is RunState.CANCELLED
 
@@ -225,7 +220,7 @@ def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(datab
 
 
 def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scans, "MERGE_ROWS", 7)
+    monkeypatch.setattr(staging, "MERGE_ROWS", 7)
     run = scan(database, entries(10, images_each=5), batch_size=16)
     assert finish_all(database, run) == 50
 
@@ -256,8 +251,8 @@ def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_
 ) -> None:
     first = begin(database)
     assert first is not None
-    scans.stage(database, first, entries(3))
-    scans.merge(database, first)
+    staging.stage(database, first, entries(3))
+    staging.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
@@ -273,8 +268,8 @@ def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_
     let_expire(database)
     heir = scans.take_over(database, held.scan_id, "heir", "folder")
     assert heir is not None
-    scans.stage(database, heir, entries(3))
-    scans.merge(database, heir)
+    staging.stage(database, heir, entries(3))
+    staging.merge(database, heir)
     assert scans.close_scan(database, heir, {}) == 1
 
 

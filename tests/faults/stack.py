@@ -308,6 +308,7 @@ class Stack:
             **{name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")},
             "BONESCREEN_HOME": str(home),
             "BONESCREEN_BATCH_SIZE": str(BATCH),
+            "BONESCREEN_QUIET_SECONDS": "0",
             "OMP_NUM_THREADS": "1",
             **environ,
         }

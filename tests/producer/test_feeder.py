@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import ledger, scans
+from db import ledger, scans, staging
 from db.run_queries import RunState, run_progress
 from db.runs import open_run, register_archive, register_model
 from db.session import Database, Now
 from db.tables import batches
 from db.tables import scans as scans_table
 from producer.feeder import HIGH_WATER, LOW_WATER, Feeder
+from producer.find import Source
 from producer.scan import finish_abandoned_scan, scan_archive
 from producer.transport import Transport
 from tests.archives import png
@@ -32,7 +33,9 @@ QUEUE = MODEL.queue
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return read_settings({"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={tmp_path / 'clinic'}"})
+    archives = f"clinic={tmp_path / 'clinic'}"
+    environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": archives, "BONESCREEN_QUIET_SECONDS": "0"}
+    return read_settings(environ)
 
 
 @pytest.fixture
@@ -191,7 +194,7 @@ def abandoned(tmp_path: Path, database: Database) -> scans.Scan:
     run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
     held = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
     assert held is not None
-    scans.stage(database, held, entries(1))
+    staging.stage(database, held, entries(1))
     return held
 
 
@@ -223,12 +226,12 @@ def test_an_abandoned_scan_of_an_archive_that_is_away_waits_for_it(
     if empty:
         root.mkdir()
     with pytest.raises(ArchiveOutage):
-        finish_abandoned_scan(database, abandoned.scan_id, root, "me")
+        finish_abandoned_scan(database, abandoned.scan_id, Source(root), "me")
     assert run_progress(database, abandoned.run_id).state is RunState.SCANNING
     if empty:
         root.rmdir()
     away.rename(root)
-    report = finish_abandoned_scan(database, abandoned.scan_id, root, "me")
+    report = finish_abandoned_scan(database, abandoned.scan_id, Source(root), "me")
     assert report is not None
     assert report.found == 3
 
@@ -237,7 +240,7 @@ def test_an_archive_whose_scan_goes_on_elsewhere_is_not_scanned_and_one_whose_ho
     abandoned: scans.Scan, database: Database, tmp_path: Path
 ) -> None:
     def again() -> int:
-        return scan_archive(database, "clinic", tmp_path / "clinic", MODEL, batch_size=4).found
+        return scan_archive(database, "clinic", Source(tmp_path / "clinic"), MODEL, batch_size=4).found
 
     renewing = threading.Timer(1.0, scans.renew_scan, (database, abandoned))
     renewing.start()

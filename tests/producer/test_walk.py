@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.walk import MAX_DEPTH, FileEntry, Skipped, survey, walk
+from producer.survey import survey
+from producer.walk import MAX_DEPTH, FileEntry, Skipped, walk
 from tests.archives import as_plain_user, flat_tree, folder_for_others, folder_tree, mura_tree
 from xray.errors import ArchiveOutage, UsageError
 from xray.studies import Layout, Placed, SkipReason, place
@@ -247,7 +248,7 @@ def test_a_survey_stays_bounded_in_a_large_archive(tmp_path):
     for a, b, c in itertools.product(range(12), repeat=3):
         (tmp_path / f"{a}" / f"{b}" / f"{c}").mkdir(parents=True)
     count = (
-        "import sys; from pathlib import Path; from producer.walk import survey; opened = [];"
+        "import sys; from pathlib import Path; from producer.survey import survey; opened = [];"
         "sys.addaudithook(lambda event, _: opened.append(event) if event == 'os.scandir' else None);"
         "survey(Path(sys.argv[1])); print(len(opened))"
     )

@@ -15,6 +15,7 @@ from db.queries import ResultFilter, failures, results
 from db.run_queries import run_summary
 from db.session import Database
 from db.tables import batches
+from producer.find import Source
 from producer.model import model_version
 from producer.scan import scan_archive
 from tests.archives import png
@@ -65,7 +66,9 @@ def scanned(database: Database, clinic: Path, tiny_package: ModelPackage) -> Cal
     """Scan the clinic into batches of a size; gives the run."""
 
     def scan(batch_size: int) -> int:
-        return scan_archive(database, "clinic", clinic, model_version(tiny_package), batch_size=batch_size).run_id
+        return scan_archive(
+            database, "clinic", Source(clinic), model_version(tiny_package), batch_size=batch_size
+        ).run_id
 
     return scan
 

@@ -1,0 +1,166 @@
+"""Find an archive's files: in its tree, in its containers, or in its manifest; what was just written waits."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from producer.walk import FileEntry, Skipped, printable, trouble, walk
+from xray.containers import Member, is_compressed_tar, is_container, list_members
+from xray.errors import ContainerFault, FileFault, UsageError
+from xray.files import image_status, mtime_ns, open_image
+from xray.manifest import Problem, read_manifest
+from xray.settings import Settings
+from xray.studies import MANIFEST_NAME, Layout, SkipReason
+
+MOST_WAITING = 10_000
+"""Files just written that are kept in memory before they are waited for."""
+
+PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive as this host reads it.
+
+    Parameters
+    ----------
+    root : Path
+        Its root: a folder, or a container.
+    layout : Layout
+        How its files make studies.
+    quiet_seconds : float
+        A file that changed less than so long ago may still be written.
+    pseudonym_key : bytes or None
+        Turns patients into keyed hashes.
+    """
+
+    root: Path
+    layout: Layout = Layout.AUTO
+    quiet_seconds: float = 0.0
+    pseudonym_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def configured(cls, root: Path, settings: Settings, layout: Layout = Layout.AUTO) -> "Source":
+        """Return an archive at a root as the settings say it is to be read."""
+        return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key)
+
+
+def find(source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
+    """Yield every file of an archive, in no particular order, and what is passed over.
+
+    A container (zip, tar) is read like a folder: its members' paths go on from its own. A file that changed less than
+    the quiet period ago comes last, when it has not changed since; one that has is left for the next scan.
+
+    Parameters
+    ----------
+    source : Source
+        Its layout settled, not ``AUTO``.
+    pause : callable
+        Told to wait so many seconds, as files were just written.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to read at the root, or its manifest is wrong.
+    ArchiveOutage
+        The storage does not answer, or went away meanwhile: what was yielded is not the whole archive.
+    """
+    if source.layout is Layout.MANIFEST:
+        yield from _quiet(_listed(source), source, pause)
+        return
+    for seen in _quiet(_tree(source.root), source, pause):
+        if isinstance(seen, FileEntry):
+            yield from _members(source.root, seen)
+        else:
+            yield seen
+
+
+def _tree(root: Path) -> Iterator[FileEntry | Skipped]:
+    if not is_container(root.name) or not root.is_file():
+        yield from walk(root)
+        return
+    status = root.stat()
+    # Its members' paths go on from the root itself.
+    yield FileEntry("", status.st_size, mtime_ns(status))
+
+
+def _listed(source: Source) -> Iterator[FileEntry]:
+    with open_image(source.root, MANIFEST_NAME) as file:
+        for row in read_manifest(file, source.pseudonym_key):
+            if isinstance(row, Problem):
+                raise UsageError(f"{MANIFEST_NAME} {row}; correct it and scan again")
+            try:
+                size, changed_at = image_status(source.root, row.image)
+            except FileFault:
+                # It becomes an image that fails, by name, and its study is not taken for complete without it.
+                size, changed_at = FileEntry.ABSENT
+            yield FileEntry(row.image, size, changed_at, row.placed)
+
+
+def _quiet(
+    files: Iterable[FileEntry | Skipped], source: Source, pause: Callable[[float], None]
+) -> Iterator[FileEntry | Skipped]:
+    waiting: list[FileEntry] = []
+    for seen in files:
+        if isinstance(seen, FileEntry) and _quiet_in(seen, source) > 0:
+            waiting.append(seen)
+        else:
+            yield seen
+        if len(waiting) == MOST_WAITING:
+            yield from _settled(waiting, source, pause)
+            waiting = []
+    yield from _settled(waiting, source, pause)
+
+
+def _quiet_in(file: FileEntry, source: Source) -> float:
+    """Say in how many seconds a file will have been quiet for long enough; a time far in the future says nothing."""
+    age = time.time() - file.mtime_ns / 1e9
+    return source.quiet_seconds - age if abs(age) < source.quiet_seconds else 0.0
+
+
+def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
+    # A clock that is ahead of this one's could keep a file young for twice as long.
+    deadline = time.monotonic() + min(
+        max((_quiet_in(file, source) for file in waiting), default=0.0), source.quiet_seconds
+    )
+    while (left := deadline - time.monotonic()) > 0:
+        pause(min(left, PAUSE_SECONDS))
+    for file in waiting:
+        unchanged = _look(source.root, file.path) == (file.size, file.mtime_ns)
+        yield file if unchanged else Skipped(printable(file.path), SkipReason.STILL_WRITTEN)
+
+
+def _look(root: Path, path: str) -> tuple[int, int] | None:
+    if not path:
+        status = root.stat()
+        return status.st_size, mtime_ns(status)
+    try:
+        return image_status(root, path)
+    except FileFault:
+        return None
+
+
+def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
+    name = file.path or root.name
+    if is_compressed_tar(name):
+        yield Skipped(file.path, SkipReason.COMPRESSED_TAR)
+        return
+    if not is_container(name):
+        yield file
+        return
+    prefix = f"{file.path}/" if file.path else ""
+    try:
+        for member in list_members(root / file.path):
+            if not isinstance(member, Member):
+                yield Skipped(prefix + member.path, member.reason)
+            elif is_container(member.path):
+                yield Skipped(printable(prefix + member.path), SkipReason.NESTED_CONTAINER)
+            else:
+                yield FileEntry(prefix + member.path, member.size, member.stamp_ns)
+    except ContainerFault as fault:
+        if not file.path:
+            raise UsageError(f"{root} cannot be read: {fault}") from fault
+        yield Skipped(file.path, fault.reason)
+    except OSError as error:
+        yield Skipped(file.path, trouble(root, error))

@@ -1,0 +1,66 @@
+"""Hold a manifest to what it must be: sound line by line, each image once, each study with one label."""
+
+from collections.abc import Collection, Iterator
+
+from db import staging
+from db.merge import Entry
+from db.scans import Scan
+from db.session import Database
+from producer.find import Source
+from xray.errors import FileFault, UsageError
+from xray.files import open_image
+from xray.manifest import Listed, read_manifest, require_sound
+from xray.studies import MANIFEST_NAME
+
+
+def require_manifest(source: Source) -> None:
+    """Read an archive's manifest to its end.
+
+    Raises
+    ------
+    UsageError
+        There is none, or lines are wrong; the text names them.
+    ArchiveOutage
+        The storage does not answer.
+    """
+    try:
+        with open_image(source.root, MANIFEST_NAME) as file:
+            listed = require_sound(file)
+    except FileFault as fault:
+        raise UsageError(
+            f"the layout manifest needs a {MANIFEST_NAME} in {source.root}, and that one cannot be read ({fault}); "
+            "its columns are study,image[,label,body_part,view,patient]"
+        ) from fault
+    if listed == 0:
+        raise UsageError(f"{MANIFEST_NAME} in {source.root} lists no image; nothing was changed")
+
+
+def require_unlisted(database: Database, scan: Scan, source: Source, entries: Collection[Entry]) -> None:
+    """Refuse images that a manifest lists again, before they are staged."""
+    paths = [entry.path for entry in entries]
+    repeated = staging.staged_paths(database, scan, paths) | {path for path in paths if paths.count(path) > 1}
+    for image in sorted(repeated)[:1]:
+        lines = [listed.line for listed in _listed(source) if listed.image == image]
+        raise UsageError(f"{MANIFEST_NAME} lists {image!r} on lines {_and(lines)}; an image belongs to one study, once")
+
+
+def require_one_label(database: Database, scan: Scan, source: Source) -> None:
+    """Refuse a study that a manifest gives both labels."""
+    for study in staging.studies_of_two_labels(database, scan, limit=1):
+        lines = {
+            listed.placed.human_label: listed.line
+            for listed in _listed(source)
+            if listed.placed.study == study and listed.placed.human_label is not None
+        }
+        told = _and(f"{label} on line {line}" for label, line in lines.items())
+        raise UsageError(f"{MANIFEST_NAME} calls the study {study!r} {told}; a study has one label")
+
+
+def _listed(source: Source) -> Iterator[Listed]:
+    with open_image(source.root, MANIFEST_NAME) as file:
+        yield from (row for row in read_manifest(file) if isinstance(row, Listed))
+
+
+def _and(words: Collection[object] | Iterator[object]) -> str:
+    texts = [str(word) for word in words]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1]))) if texts else "unknown"

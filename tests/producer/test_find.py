@@ -1,0 +1,157 @@
+"""Finding an archive's files: in folders, in containers and by a manifest, and leaving alone what is being written."""
+
+import io
+import os
+import tarfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from producer.find import Source, find
+from producer.survey import survey
+from producer.walk import FileEntry, Skipped
+from tests.archives import png
+from xray.errors import UsageError
+from xray.files import read_image_file
+from xray.studies import Layout, SkipReason
+
+MURA = "XR_HAND/patient00001/study1_positive/image1.png"
+
+
+def found(source: Source) -> list[FileEntry | Skipped]:
+    return list(find(source, time.sleep))
+
+
+def paths(root: Path, layout: Layout = Layout.FLAT) -> set[str]:
+    return {seen.path for seen in found(Source(root, layout)) if isinstance(seen, FileEntry)}
+
+
+def skipped(root: Path) -> Counter[str]:
+    return Counter(seen.reason for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped))
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as file:
+        for name, data in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            file.addfile(about, io.BytesIO(data))
+
+
+def test_a_container_in_an_archive_is_read_like_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "loose.png").write_bytes(png(1))
+    write_zip(tmp_path / "2024" / "may.zip", {MURA: png(2)})
+    write_tar(tmp_path / "june.tar", {f"./{MURA}": png(3)})
+    assert paths(tmp_path) == {"loose.png", f"2024/may.zip/{MURA}", f"june.tar/{MURA}"}
+    for path, seed in ((f"2024/may.zip/{MURA}", 2), (f"june.tar/{MURA}", 3)):
+        assert read_image_file(tmp_path, path) == png(seed)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_tar], ids=["zip", "tar"])
+def test_a_container_may_be_the_archive_itself_and_shows_its_layout(tmp_path: Path, write: object) -> None:
+    root = tmp_path / ("mura.zip" if write is write_zip else "mura.tar")
+    write(root, {MURA: png(1), "README": b"text"})  # type: ignore[operator]
+    assert survey(root) is Layout.MURA
+    assert paths(root) == {MURA, "README"}
+
+
+def test_a_container_within_a_folder_shows_the_layout_of_what_it_holds(tmp_path: Path) -> None:
+    write_zip(tmp_path / "all.zip", {MURA: png(1)})
+    assert survey(tmp_path) is Layout.MURA
+
+
+def test_what_cannot_be_read_in_place_is_passed_over_with_its_reason(tmp_path: Path) -> None:
+    write_zip(tmp_path / "outer.zip", {"inner.zip": b"PK", "a.png": png(1), "../out.png": png(2), "/root.png": png(3)})
+    write_tar(tmp_path / "packed.tar.gz", {"a.png": png(1)}, "w:gz")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    assert paths(tmp_path) == {"outer.zip/a.png"}
+    assert skipped(tmp_path) == {
+        SkipReason.NESTED_CONTAINER: 1,
+        SkipReason.OUTSIDE_ARCHIVE: 2,
+        SkipReason.COMPRESSED_TAR: 1,
+        SkipReason.DAMAGED_CONTAINER: 1,
+    }
+
+
+def test_an_archive_that_is_a_damaged_container_is_refused_in_words(tmp_path: Path) -> None:
+    root = tmp_path / "archive.zip"
+    root.write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(UsageError, match=r"archive\.zip cannot be read"):
+        found(Source(root, Layout.FLAT))
+
+
+def test_a_file_that_still_grows_is_left_for_the_next_scan_and_one_that_is_quiet_by_then_is_taken(
+    tmp_path: Path,
+) -> None:
+    growing, quiet, old = (tmp_path / f"{name}.png" for name in ("growing", "quiet", "old"))
+    for file in (growing, quiet, old):
+        file.write_bytes(png(1))
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    order = []
+
+    def pause(seconds: float) -> None:
+        order.append("pause")
+        with growing.open("ab") as more:
+            more.write(b"more")
+        time.sleep(seconds)
+
+    for seen in find(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause):
+        order.append(f"{Path(seen.path).stem} {seen.reason if isinstance(seen, Skipped) else 'taken'}")
+    assert order[0] == "old taken"
+    assert order[1] == "pause"
+    assert set(order[2:]) - {"pause"} == {"growing still being written", "quiet taken"}
+
+
+def test_a_container_that_still_grows_is_left_whole(tmp_path: Path) -> None:
+    container = tmp_path / "new.zip"
+    write_zip(container, {"a.png": png(1)})
+
+    def pause(seconds: float) -> None:
+        with zipfile.ZipFile(container, "a") as file:
+            file.writestr(f"{len(file.namelist())}.png", png(2))
+        time.sleep(seconds)
+
+    assert list(find(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause)) == [
+        Skipped("new.zip", SkipReason.STILL_WRITTEN)
+    ]
+
+
+def test_a_file_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "future.png").write_bytes(png(1))
+    os.utime(tmp_path / "future.png", (4_000_000_000, 4_000_000_000))
+    waited: list[float] = []
+    (seen,) = find(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
+    assert (seen.path, waited) == ("future.png", [])
+
+
+def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "unlisted.png").write_bytes(png(2))
+    (tmp_path / "manifest.csv").write_text("study,image\ns,a.png\ns,b.png\n")
+    assert survey(tmp_path) is Layout.MANIFEST
+    seen = found(Source(tmp_path, Layout.MANIFEST))
+    assert [(one.path, isinstance(one, FileEntry) and one.is_absent) for one in seen] == [
+        ("a.png", False),
+        ("b.png", True),
+    ]
+    assert all(isinstance(one, FileEntry) and one.placed and one.placed.study == "s" for one in seen)
+
+
+def test_a_manifest_in_a_container_lists_its_members(tmp_path: Path) -> None:
+    root = tmp_path / "archive.zip"
+    write_zip(root, {"manifest.csv": b"study,image\ns,films/a.png\n", "films/a.png": png(1)})
+    assert survey(root) is Layout.MANIFEST
+    (seen,) = found(Source(root, Layout.MANIFEST))
+    assert isinstance(seen, FileEntry)
+    assert read_image_file(root, seen.path, seen=(seen.size, seen.mtime_ns)) == png(1)
