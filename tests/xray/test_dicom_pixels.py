@@ -271,18 +271,22 @@ def test_an_rle_header_that_does_not_fit_is_no_film(change):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "detail"),
+    ("marker", "place", "value", "detail"),
     [
-        # Tiles of 1 x 1, 65,535 layers, code-blocks of 4 x 4 on a film said to be of 60,000 x 1,600 pixels.
-        (24, (1).to_bytes(4) + (1).to_bytes(4), "tiles"),
-        (8, (60_000).to_bytes(4) + (1_600).to_bytes(4), "size"),
+        (b"\xff\x51", 22, b"\0\0\0\1\0\0\0\1", "more than 10,000 tiles"),
+        (b"\xff\x51", 6, b"\0\0\xff\xff" * 2 + b"\0" * 8 + b"\0\0\xff\xff" * 2, "more than 1,000,000 code-blocks"),
+        (b"\xff\x52", 9, b"\x21", "a JPEG 2000 image of more than 32 resolutions"),
+        (b"\xff\x52", 2, b"\0\x12\1\0\xff\xff\0\5\4\4\0\1" + b"\x11" * 6, "more than 10,000,000 packets"),
     ],
+    ids=["tiles", "code-blocks", "resolutions", "packets"],
 )
-def test_a_jpeg_2000_header_that_asks_for_too_much_is_refused(place, value, detail):
-    stream = bytearray(imagecodecs.jpeg2k_encode(np.zeros((200, 200), np.uint16), codecformat="j2k", reversible=True))
-    stream[place : place + len(value)] = value
+def test_a_jpeg_2000_header_that_asks_for_too_much_is_refused(marker, place, value, detail):
+    flat = np.zeros((200, 200), np.uint16)
+    stream = bytearray(imagecodecs.jpeg2k_encode(flat, codecformat="j2k", reversible=True))
+    start = stream.index(marker) + place
+    stream[start : start + len(value)] = value
 
-    found = fault(dicom(np.zeros((200, 200), np.uint16), uid.JPEG2000Lossless, stream=bytes(stream)))
+    found = fault(dicom(flat, uid.JPEG2000Lossless, stream=bytes(stream)))
 
     assert found.reason is Reason.CORRUPT
     assert detail in found.detail
