@@ -1,6 +1,7 @@
 """What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, looked at before a C library sees it."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xray.bounds import check_segments, hold
@@ -17,8 +18,12 @@ MAX_PACKETS = 10_000_000
 MAX_TILES = 10_000
 """Of a JPEG 2000 film."""
 
+MAX_TILE_PARTS = 100_000
+"""Of a JPEG 2000 film."""
+
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
-_SIZ, _COD, _COC, _SOT, _EOC = 0x51, 0x52, 0x53, 0x90, 0xD9
+_SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0x51, 0x52, 0x53, 0x90, 0x93, 0xD9
+_LEAST_TILE_PART = 14
 # Frames whose coding is no DICOM transfer syntax': differential, arithmetic.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -114,28 +119,39 @@ def j2k_codestream(data: bytes) -> bytes:
 
 
 def j2k_frame(data: bytes) -> Frame:
-    """Read the main header of a JPEG 2000 codestream (ITU-T T.800 A.5) and hold what OpenJPEG will make of it.
+    """Read the headers of a JPEG 2000 codestream (ITU-T T.800 A.4, A.5) and hold what OpenJPEG will make of it.
 
     Raises
     ------
     FileFault
         It is cut, components differ in size or depth, or there are absurdly many tiles, precincts or layers.
     """
-    place, frame, tiles, coded = 2, None, 1, False
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
-        body = data[place + 4 : place + 2 + size]
-        if marker == _SOT:
-            break
+    frame, tiles, coded = None, 1, False
+    for marker, body in _j2k_segments(data):
         if marker == _SIZ and frame is None:
             frame, tiles = _size(body)
         elif marker in (_COD, _COC) and frame is not None:
             coded |= marker == _COD
             _check_coding(body if marker == _COD else _as_cod(body, frame), frame, tiles)
-        place += 2 + max(2, size)
     if frame is None or not coded:
         raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no whole header")
     return frame
+
+
+def _j2k_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    # Of the main header, and of each tile-part's, which may say otherwise for its tile (A.4.2).
+    place, next_part, parts = 2, 0, 0
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker == _SOD:
+            place = next_part
+            continue
+        if marker == _SOT:
+            hold(parts := parts + 1, MAX_TILE_PARTS, "tile-parts")
+            length = int.from_bytes(data[place + 6 : place + 10])
+            next_part = place + length if length >= _LEAST_TILE_PART else len(data)
+        yield marker, data[place + 4 : place + 2 + size]
+        place += 2 + max(2, size)
 
 
 def _size(body: bytes) -> tuple[Frame, int]:
@@ -182,7 +198,7 @@ def j2k_damage(data: bytes) -> FileFault:
         size = int.from_bytes(data[place + 6 : place + 10])
         if place + size > len(data):
             return FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream ends within a tile")
-        if size < 14:
+        if size < _LEAST_TILE_PART:
             break
         place += size
     end = data[place : place + 2]

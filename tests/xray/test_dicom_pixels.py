@@ -292,6 +292,18 @@ def test_a_jpeg_2000_header_that_asks_for_too_much_is_refused(marker, place, val
     assert detail in found.detail
 
 
+def test_a_tile_that_asks_for_too_much_is_refused():
+    stream = imagecodecs.jpeg2k_encode(np.zeros((200, 200), np.uint16), codecformat="j2k", reversible=True)
+    coding = b"\xff\x52\0\x12\1\0\xff\xff\0\5\4\4\0\1" + b"\x11" * 6
+    start = stream.index(b"\xff\x90")
+    length = int.from_bytes(stream[start + 6 : start + 10]) + len(coding)
+    bomb = stream[: start + 6] + length.to_bytes(4) + stream[start + 10 : start + 12] + coding + stream[start + 12 :]
+
+    found = fault(dicom(np.zeros((200, 200), np.uint16), uid.JPEG2000Lossless, stream=bomb))
+
+    assert found.detail == "more than 10,000,000 packets"
+
+
 def test_pixels_stored_otherwise_than_their_syntax_says_are_corrupt():
     native = dicom(SMOOTH).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
     capsuled = KINDS["rle"].replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
@@ -399,8 +411,9 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=400, deadline=5000, derandomize=True)
 @given(mutated())
 def test_a_mutated_film_is_a_film_or_has_a_reason(data):
-    found, header = film_or_fault(data), header_or_fault(data)
+    found, header, room = film_or_fault(data), header_or_fault(data), dicom_room(data)
 
+    assert 0 <= room < 2**32
     if isinstance(found, FileFault):
         assert isinstance(found.reason, Reason)
         assert found.detail.isascii()
@@ -408,7 +421,7 @@ def test_a_mutated_film_is_a_film_or_has_a_reason(data):
     else:
         assert found.dtype == np.uint8
         assert found.ndim == 2
-        assert 0 < found.size <= 1_000_000
+        assert 0 < found.size <= room <= 1_000_000
         assert isinstance(header, Header)
     if isinstance(header, FileFault):
         assert isinstance(found, FileFault)
