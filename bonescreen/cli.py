@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from bonescreen.commands import database, failures, heatmap, models, results, runs, screen, status, study, train, work
+from bonescreen.commands import (
+    database,
+    failures,
+    flower,
+    heatmap,
+    models,
+    results,
+    runs,
+    screen,
+    status,
+    study,
+    train,
+    work,
+)
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -27,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study.study,
     "heatmap": heatmap.heatmap,
     "failures": failures.failures,
+    "flower": flower.flower,
     "train": train.train,
 }
 

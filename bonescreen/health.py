@@ -88,7 +88,7 @@ def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -
         processes=list_heartbeats(database),
         scans={scan.run_id: not scan.expired for scan in open_scans(database)},
         embedded=settings.broker_url is None,
-        broker=_embedded_broker_fault(settings) if settings.broker_url is None else _broker_fault(settings.broker_url),
+        broker=_embedded_broker_fault(settings) if settings.broker_url is None else broker_fault(settings.broker_url),
         archives=faults,
         database=database.write_fault(),
     )
@@ -170,7 +170,8 @@ def _embedded_broker_fault(settings: Settings) -> str | None:
     return None if answers(broker_socket(settings)) else "The embedded broker does not run."
 
 
-def _broker_fault(url: str) -> str | None:
+def broker_fault(url: str) -> str | None:
+    """Say why a broker does not answer, without its password; None when it does."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry

@@ -22,8 +22,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     app = make_app(settings, package, settings.broker_url)
+    name = f"--hostname=worker@{settings.worker_name}"
     app.worker_main(
-        ["worker", "--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--loglevel=INFO"]
+        ["worker", name, "--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--loglevel=INFO"]
     )
     return 0
 

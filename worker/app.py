@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 from dataclasses import asdict
 
 from celery import Celery
@@ -22,6 +21,29 @@ from xray.settings import Settings
 log = logging.getLogger(__name__)
 
 
+def celery_app(broker_url: str) -> Celery:
+    """Build an application that speaks as our workers do: JSON only, no results, our transport's timing.
+
+    Parameters
+    ----------
+    broker_url : str
+        Redis-protocol URL.
+    """
+    app = Celery("bonescreen", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_ignore_result=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=transport_options(),
+        result_backend_transport_options=transport_options(),
+        visibility_timeout=transport_options()["visibility_timeout"],
+    )
+    return app
+
+
 def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Celery:
     """Build the application that screens with one model version.
 
@@ -35,25 +57,16 @@ def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Cele
         Redis-protocol URL.
     """
     queue = queue_name(package.digest, PRECISION)
-    app = Celery("bonescreen", broker=broker_url, set_as_current=False)
+    app = celery_app(broker_url)
     app.conf.update(
-        accept_content=["json"],
-        task_serializer="json",
-        result_serializer="json",
         task_default_queue=queue,
         task_create_missing_queues=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
-        task_ignore_result=True,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_proc_alive_timeout=60.0,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_transport_options=transport_options(),
-        result_backend_transport_options=transport_options(),
-        visibility_timeout=transport_options()["visibility_timeout"],
     )
     child = _Child(settings, package, queue)
     # Kept alive by the closure below; Celery's signal would hold it only weakly.
@@ -81,7 +94,7 @@ class _Child:
         """Set a fresh child up; the network waits for the first batch."""
         end_with_parent()
         database = Database(self._settings.effective_database_url)
-        name = f"{socket.gethostname()}:{os.getpid()}"
+        name = f"{self._settings.worker_name}:{os.getpid()}"
         self._pulse = Pulse(database, name, self._queue, parent=os.getppid())
         self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._pulse, name)
         self._pulse.start()

@@ -44,15 +44,26 @@ class _ClaimLost(Exception):
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a task returns: numbers only, as Flower and logs show it."""
+    """What a task returns: numbers only, as Flower and logs show it.
+
+    Parameters
+    ----------
+    images, failures, inferred : int
+        Images settled, those of them that failed, and those that the network was run on.
+    seconds : float
+        From claim to store.
+    rate : float
+        Images per second.
+    """
 
     images: int
     failures: int
     inferred: int
     seconds: float
+    rate: float
 
 
-NOTHING = BatchSummary(0, 0, 0, 0.0)
+NOTHING = BatchSummary(0, 0, 0, 0.0, 0.0)
 
 
 def shared_fault(outcomes: Sequence[ImageOutcome]) -> Reason | None:
@@ -126,7 +137,8 @@ class BatchWorker:
         self._pulse.problem = None
         failures = sum(outcome.reason is not None for outcome in outcomes)
         inferred = sum(outcome.prediction is not None for outcome in outcomes)
-        return BatchSummary(len(outcomes), failures, inferred, round(time.monotonic() - started, 2))
+        seconds = time.monotonic() - started
+        return BatchSummary(len(outcomes), failures, inferred, round(seconds, 2), round(len(outcomes) / seconds, 1))
 
     def _ready_engine(self) -> Engine:
         if self._engine is None:

@@ -1,6 +1,7 @@
 """The environment, read once into one frozen object and passed on as an argument."""
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,10 @@ class Settings:
         A file that changed less than so many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
     pseudonym_key : bytes or None
         Turns patients into keyed hashes; without one nothing is kept of them (``BONESCREEN_PSEUDONYM_KEY``).
+    worker_name : str
+        How this host's worker signs its claims and is listed (``BONESCREEN_WORKER_NAME``).
+    flower_user, flower_password : str or None
+        What Flower asks for (``BONESCREEN_FLOWER_USER``, ``BONESCREEN_FLOWER_PASSWORD``).
     """
 
     home: Path
@@ -56,6 +61,9 @@ class Settings:
     batch_size: int
     quiet_seconds: float
     pseudonym_key: bytes | None = field(repr=False)
+    worker_name: str
+    flower_user: str | None
+    flower_password: str | None = field(repr=False)
 
     @property
     def effective_database_url(self) -> str:
@@ -95,6 +103,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
         quiet_seconds=_quiet_seconds(environ.get("BONESCREEN_QUIET_SECONDS") or str(DEFAULT_QUIET_SECONDS)),
         pseudonym_key=_pseudonym_key(environ.get("BONESCREEN_PSEUDONYM_KEY") or None),
+        worker_name=_worker_name(environ.get("BONESCREEN_WORKER_NAME") or socket.gethostname()),
+        flower_user=_flower_user(environ.get("BONESCREEN_FLOWER_USER") or None),
+        flower_password=_flower_password(environ.get("BONESCREEN_FLOWER_PASSWORD") or None),
     )
 
 
@@ -197,3 +208,28 @@ def _batch_size(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
         raise UsageError(f"BONESCREEN_BATCH_SIZE={text!r} is not a number from 1 to 4096")
     return int(text)
+
+
+def _worker_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) is None:
+        raise UsageError(
+            f"BONESCREEN_WORKER_NAME={text!r} is not 1 to 64 letters, digits, dots, dashes and underscores, as in gpu1"
+        )
+    return text
+
+
+def _flower_user(text: str | None) -> str | None:
+    # Browsers send name and password joined by a colon, and Flower compares ASCII only.
+    if text is not None and (not _is_plain(text) or ":" in text):
+        raise UsageError(f"BONESCREEN_FLOWER_USER={text!r} has a ':' or a character that is not printable ASCII")
+    return text
+
+
+def _flower_password(text: str | None) -> str | None:
+    if text is not None and not _is_plain(text):
+        raise UsageError("BONESCREEN_FLOWER_PASSWORD has a blank or a character that is not printable ASCII")
+    return text
+
+
+def _is_plain(text: str) -> bool:
+    return re.fullmatch(r"[!-~]+", text) is not None

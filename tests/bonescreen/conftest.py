@@ -24,7 +24,18 @@ Bonescreen = Callable[..., Done]
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the test a BONESCREEN_HOME of its own, and no other setting."""
-    for name in ("BROKER_URL", "DATABASE_URL", "ARCHIVES", "MODEL", "ENGINE", "BATCH_SIZE", "PSEUDONYM_KEY"):
+    for name in (
+        "BROKER_URL",
+        "DATABASE_URL",
+        "ARCHIVES",
+        "MODEL",
+        "ENGINE",
+        "BATCH_SIZE",
+        "PSEUDONYM_KEY",
+        "WORKER_NAME",
+        "FLOWER_USER",
+        "FLOWER_PASSWORD",
+    ):
         monkeypatch.delenv(f"BONESCREEN_{name}", raising=False)
     monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path / "home"))
     return tmp_path / "home"

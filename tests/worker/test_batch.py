@@ -133,6 +133,8 @@ def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
     run = scanned(8)
     summary = worker.run(run, 1)
     assert (summary.images, summary.failures, summary.inferred) == (5, 1, 4)
+    # Both are rounded, the seconds to a hundredth.
+    assert 5 / (summary.seconds + 0.006) - 0.1 < summary.rate < 5 / max(summary.seconds - 0.006, 1e-9) + 0.1
     (failed,) = failures(database, run)
     assert failed.reason == Reason.TRUNCATED
     assert [row.status for row in results(database, ResultFilter(run=run))].count("scored") == 4

@@ -1,0 +1,111 @@
+"""Flower in this process: it only shows, wants credentials if there are any, and no command line holds a secret."""
+
+import dbm
+import logging
+import os
+import signal
+from pathlib import Path
+
+from flower.app import Flower
+from flower.options import options
+from flower.urls import settings as flower_settings
+from flower.views.monitor import Metrics
+from tornado.ioloop import IOLoop
+from tornado.web import authenticated
+
+from bonescreen.show import say
+from worker.app import celery_app
+from xray.errors import Outage, StorageOutage
+from xray.message import transport_options
+
+log = logging.getLogger(__name__)
+
+TASKS_SHOWN = 20_000
+"""Tasks kept, the latest: at the default batch size those of five million images."""
+
+COLUMNS = "args,state,result,received,runtime,worker,uuid"
+"""Of the table of tasks: all have the same name, so their arguments come first."""
+
+
+class _GuardedMetrics(Metrics):  # type: ignore[misc]
+    """Flower's counters by worker, which it would show to anybody."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer like Flower, to those who may see the pages."""
+        await super().get()
+
+
+def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: tuple[str, str] | None) -> None:
+    """Serve Flower's pages until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    broker_url : str
+        Redis-protocol URL; shown without its password.
+    home : Path
+        Keeps what was seen over a restart, in ``flower.db``.
+    host, port : str, int
+        Where to listen.
+    credentials : tuple of str, or None
+        User and password to ask for; None asks nobody, and Flower then refuses its API.
+
+    Raises
+    ------
+    Outage
+        The port is taken or not allowed.
+    StorageOutage
+        The home cannot be written.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s flower %(levelname)s %(message)s")
+    # One line for each request, pages that refresh themselves included.
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    # It warns four times when no worker has come up yet.
+    logging.getLogger("flower.inspector").setLevel(logging.ERROR)
+    _configure(home, host, port, credentials)
+    app = celery_app(broker_url)
+    # It waits for no batch, and is to end when told so while a broker hangs.
+    app.conf.broker_transport_options = {**transport_options(), "socket_timeout": 5}
+    flower = Flower(capp=app, options=options, **flower_settings)
+    flower.add_handlers(".*", [("/metrics", _GuardedMetrics)])
+    try:
+        flower.start_http_server()
+    except OSError as error:
+        raise Outage(f"cannot listen on {host} port {port} ({error.strerror}); choose another with --port") from error
+    _serve(flower, host, port, credentials)
+
+
+def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | None) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageOutage(f"{home} cannot be written ({error.strerror}); set BONESCREEN_HOME") from error
+    # Flower would open its API, which tells more than the pages, to anybody.
+    os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
+    options.address = host
+    options.port = port
+    options.basic_auth = [":".join(credentials)] if credentials else []
+    # The ledger owns what is done: a task sent or revoked here, or a worker put on another queue, only disturbs it.
+    options.read_only = True
+    options.persistent = True
+    options.db = str(home / "flower.db")
+    options.max_tasks = TASKS_SHOWN
+    options.tasks_columns = COLUMNS
+
+
+def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | None) -> None:
+    loop: IOLoop = flower.io_loop
+
+    def stop() -> None:
+        try:
+            flower.stop()
+        except (*dbm.error, OSError) as error:
+            log.warning("what was seen is not kept: %s", error)
+        finally:
+            loop.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.asyncio_loop.add_signal_handler(number, stop)  # type: ignore[attr-defined]
+    asks = "asks for credentials" if credentials else "for this host alone, without credentials and API"
+    say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({asks})")
+    flower.start()

@@ -1,0 +1,239 @@
+"""`bonescreen flower`: Flower itself, in its own process, on a real broker."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bonescreen.broker import await_broker, broker_service, broker_socket
+from tests.awaiting import await_that
+from tests.bonescreen.conftest import Bonescreen
+from tests.broker import TcpBroker
+from worker.app import celery_app
+from xray.message import TASK_NAME
+from xray.settings import read_settings
+
+USER, PASSWORD = "radiology", "s3cr3t:word"
+CREDENTIALS = {"BONESCREEN_FLOWER_USER": USER, "BONESCREEN_FLOWER_PASSWORD": PASSWORD}
+PAGES = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh=1", "/api/tasks", "/api/queues/length"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Served:
+    """A `bonescreen flower` that runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.log = log
+
+    def ask(
+        self, path: str, user: str | None = None, password: str = "", method: str = "GET", body: bytes | None = None
+    ) -> tuple[int, str]:
+        """Status and text of an answer."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, method=method)
+        if user is not None:
+            request.add_header("Authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@contextmanager
+def served(home: Path, **environ: str) -> Iterator[Served]:
+    """Run `bonescreen flower` until the block ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), home / "flower.log"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bonescreen", "flower", "--port", str(port)],
+            env={**clean, "PYTHONUNBUFFERED": "1", "BONESCREEN_HOME": str(home), **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        await_that(lambda: f"http://127.0.0.1:{port}/" in log.read_text(), 30, "Flower listens")
+        yield Served(process, port, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_every_page_and_the_api_ask_for_credentials_and_none_shows_a_password(
+    tmp_path: Path, broker: TcpBroker
+) -> None:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as pages:
+        for path in PAGES:
+            assert pages.ask(path)[0] == 401, path
+            assert pages.ask(path, USER, "wrong")[0] == 401, path
+            code, text = pages.ask(path, USER, PASSWORD)
+            assert code == 200, path
+            assert TcpBroker.PASSWORD not in text, path
+            assert PASSWORD not in text, path
+        assert "redis://:**@127.0.0.1" in pages.ask("/broker", USER, PASSWORD)[1]
+        words = " ".join(psutil.Process(pages.process.pid).cmdline())
+        assert pages.end() == 0
+    assert "bonescreen flower" in words
+    for secret in (TcpBroker.PASSWORD, PASSWORD):
+        assert secret not in words
+        assert secret not in pages.log.read_text()
+
+
+@pytest.mark.parametrize("environ", [CREDENTIALS, {"FLOWER_UNAUTHENTICATED_API": "true"}], ids=["with", "without"])
+def test_no_task_can_be_sent_and_no_worker_shut_down_from_flower(
+    tmp_path: Path, broker: TcpBroker, environ: dict[str, str]
+) -> None:
+    user = USER if environ is CREDENTIALS else None
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **environ) as pages:
+        for path in ("task/send-task/bonescreen.screen_batch", "task/async-apply/a", "worker/shutdown/worker@gpu1"):
+            code, text = pages.ask(f"/api/{path}", user, PASSWORD, "POST", b'{"args": [1, 1]}')
+            assert code in (401, 403), text
+        assert pages.ask("/api/tasks", user, PASSWORD)[0] == (200 if user else 401)
+        assert pages.ask("/tasks", user, PASSWORD)[0] == 200
+        with broker.client() as client:
+            assert not [key for key in client.scan_iter() if not key.startswith(b"_kombu")]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_flower_is_not_bound_where_others_reach_it_without_both_credentials(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name, value in {"": "", **CREDENTIALS}.items():
+        with monkeypatch.context() as patch:
+            if name:
+                patch.setenv(name, value)
+            done = bonescreen("flower", "--host", host)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "BONESCREEN_FLOWER_USER and BONESCREEN_FLOWER_PASSWORD" in done.err
+        assert PASSWORD not in done.err
+
+
+@pytest.mark.parametrize("host", ["", "no.such.host.invalid", "300.1.1.1"])
+def test_an_address_that_is_none_is_refused(bonescreen: Bonescreen, home: Path, host: str) -> None:
+    done = bonescreen("flower", "--host", host)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert repr(host) in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BONESCREEN_FLOWER_USER", "a:b"),
+        ("BONESCREEN_FLOWER_USER", "Jörg"),
+        ("BONESCREEN_FLOWER_PASSWORD", "geheimniß"),
+        ("BONESCREEN_FLOWER_PASSWORD", "two words"),
+        ("BONESCREEN_WORKER_NAME", "gpu 1"),
+        ("BONESCREEN_WORKER_NAME", "gpu@host"),
+    ],
+)
+def test_a_name_or_password_that_cannot_be_used_is_refused(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = bonescreen("flower")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert name in done.err
+    assert (value in done.err) == ("PASSWORD" not in name)
+
+
+def test_without_a_broker_it_says_what_to_set(bonescreen: Bonescreen, home: Path) -> None:
+    done = bonescreen("flower")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "set BONESCREEN_BROKER_URL" in done.err
+
+
+def test_a_broker_that_is_away_and_a_port_that_is_taken_are_said_in_one_line(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, broker: TcpBroker
+) -> None:
+    monkeypatch.setenv("BONESCREEN_BROKER_URL", f"redis://:{TcpBroker.PASSWORD}@127.0.0.1:{free_port()}/0")
+    done = bonescreen("flower")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "does not answer" in done.err
+    assert TcpBroker.PASSWORD not in done.err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = subprocess.run(
+            [sys.executable, "-m", "bonescreen", "flower", "--port", str(port)],
+            env={**os.environ, "BONESCREEN_BROKER_URL": broker.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1 port {port}")
+    assert "Traceback" not in process.stderr
+
+
+def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> None:
+    settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "home")})
+    service = broker_service(settings)
+    with subprocess.Popen(service.command, env=dict(service.environ), stdout=subprocess.DEVNULL) as screen:
+        await_broker(broker_socket(settings), lambda: None)
+        with served(settings.home) as pages:
+            code, text = pages.ask("/broker")
+            assert code == 200
+            assert "redis+socket://" in text
+            assert pages.end(signal.SIGINT) == 0
+        screen.terminate()
+
+
+def test_flower_outlives_its_broker_says_so_and_ends_when_told(tmp_path: Path, broker: TcpBroker) -> None:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as pages:
+        broker.kill()
+        await_that(lambda: "Failed to capture events" in pages.log.read_text(), 30, "it says that the broker is away")
+        assert pages.ask("/workers", USER, PASSWORD)[0] == 200
+        assert pages.end() == 0
+        text = pages.log.read_text()
+    assert "Traceback" not in text
+    assert TcpBroker.PASSWORD not in text
+
+
+def test_what_was_seen_is_kept_over_a_restart_and_a_damaged_memory_is_put_aside(
+    tmp_path: Path, broker: TcpBroker
+) -> None:
+    home = tmp_path / "home"
+    environ = {"BONESCREEN_BROKER_URL": broker.url, **CREDENTIALS}
+    app = celery_app(broker.url)
+    with served(home, **environ) as pages, app.events.default_dispatcher(hostname="worker@gpu1") as dispatcher:
+
+        def is_seen() -> bool:
+            dispatcher.send("task-received", uuid="one", name=TASK_NAME, args="(7, 117)")
+            return "(7, 117)" in pages.ask("/api/tasks", USER, PASSWORD)[1]
+
+        await_that(is_seen, 20, "Flower has seen a task")
+        assert pages.end() == 0
+    app.close()
+    with served(home, **environ) as pages:
+        assert "(7, 117)" in pages.ask("/task/one", USER, PASSWORD)[1]
+        assert pages.end() == 0
+    for file in home.glob("flower.db*"):
+        file.write_bytes(b"\0damaged")
+    with served(home, **environ) as pages:
+        assert pages.ask("/task/one", USER, PASSWORD)[0] == 404
+        assert pages.end() == 0
+    assert list(home.glob("flower.db*.corrupt"))
