@@ -3,8 +3,10 @@
 import dbm
 import logging
 import os
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from flower.app import Flower
 from flower.options import options
@@ -25,6 +27,22 @@ TASKS_SHOWN = 20_000
 
 COLUMNS = "args,state,result,received,runtime,worker,uuid"
 """Of the table of tasks: all have the same name, so their arguments come first."""
+
+
+def worded(task: Any) -> Any:
+    """Word a batch's numbers for the pages, which cut a result off at about 45 characters; the API has them bare.
+
+    Parameters
+    ----------
+    task : celery.events.state.Task
+        Its ``args`` and ``result`` are texts, as Python would write the values; it is changed and returned.
+    """
+    if (ids := re.fullmatch(r"\((\d+), (\d+)\)", task.args or "")) is not None:
+        task.args = f"run {ids[1]}, batch {ids[2]}"
+    numbers = dict(re.findall(r"'(\w+)': ([\d.]+)", task.result or ""))
+    if numbers.keys() >= {"images", "failures", "rate"}:
+        task.result = "{images} images, {failures} failures, {rate} images/s".format(**numbers)
+    return task
 
 
 class _GuardedMetrics(Metrics):  # type: ignore[misc]
@@ -91,6 +109,7 @@ def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | 
     options.db = str(home / "flower.db")
     options.max_tasks = TASKS_SHOWN
     options.tasks_columns = COLUMNS
+    options.format_task = worded
 
 
 def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | None) -> None:

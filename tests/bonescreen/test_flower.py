@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from tests.awaiting import await_that
 from tests.bonescreen.conftest import Bonescreen
 from tests.broker import TcpBroker
 from worker.app import celery_app
+from worker.batch import BatchSummary
 from xray.message import TASK_NAME
 from xray.settings import read_settings
 
@@ -226,10 +228,16 @@ def test_what_was_seen_is_kept_over_a_restart_and_a_damaged_memory_is_put_aside(
             return "(7, 117)" in pages.ask("/api/tasks", USER, PASSWORD)[1]
 
         await_that(is_seen, 20, "Flower has seen a task")
+        dispatcher.send(
+            "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(BatchSummary(32, 2, 30, 3.2, 10.0)))
+        )
+        await_that(lambda: "SUCCESS" in pages.ask("/task/one", USER, PASSWORD)[1], 20, "Flower has seen it done")
         assert pages.end() == 0
     app.close()
     with served(home, **environ) as pages:
-        assert "(7, 117)" in pages.ask("/task/one", USER, PASSWORD)[1]
+        page = pages.ask("/task/one", USER, PASSWORD)[1]
+        assert "run 7, batch 117" in page
+        assert "32 images, 2 failures, 10.0 images/s" in page
         assert pages.end() == 0
     for file in home.glob("flower.db*"):
         file.write_bytes(b"\0damaged")
