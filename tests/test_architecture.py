@@ -62,7 +62,7 @@ def test_keras_is_imported_only_where_networks_are_built_and_trained() -> None:
     assert wrong <= KERAS_ROOMS
 
 
-@pytest.mark.parametrize("process", ["worker.__main__", "producer.__main__", "bonescreen.cli"])
+@pytest.mark.parametrize("process", ["worker.__main__", "producer.__main__", "bonescreen.cli", "bonescreen.monitor"])
 def test_no_process_but_the_one_that_infers_loads_a_network_library(process: str) -> None:
     heavy = "tensorflow keras jax openvino scipy"
     check = f"import sys, {process}; sys.exit(' '.join(m for m in '{heavy}'.split() if m in sys.modules) or 0)"

@@ -1,16 +1,13 @@
 """`bonescreen flower`: Flower itself, in its own process, on a real broker."""
 
-import base64
 import os
 import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -19,7 +16,8 @@ import pytest
 from bonescreen.broker import await_broker, broker_service, broker_socket
 from tests.awaiting import await_that
 from tests.bonescreen.conftest import Bonescreen
-from tests.broker import TcpBroker
+from tests.broker import TcpBroker, free_port
+from tests.pages import Pages
 from worker.app import celery_app
 from worker.batch import BatchSummary
 from xray.message import TASK_NAME
@@ -30,34 +28,13 @@ CREDENTIALS = {"BONESCREEN_FLOWER_USER": USER, "BONESCREEN_FLOWER_PASSWORD": PAS
 PAGES = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh=1", "/api/tasks", "/api/queues/length"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
+@dataclass(frozen=True)
 class Served:
-    """A `bonescreen flower` that runs."""
+    """A `bonescreen flower` that runs, and its pages as those see them who know the credentials, if there are any."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
-        self.port = port
-        self.log = log
-
-    def ask(
-        self, path: str, user: str | None = None, password: str = "", method: str = "GET", body: bytes | None = None
-    ) -> tuple[int, str]:
-        """Status and text of an answer."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, method=method)
-        if user is not None:
-            request.add_header("Authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+    process: subprocess.Popen[bytes]
+    pages: Pages
+    log: Path
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -80,7 +57,8 @@ def served(home: Path, **environ: str) -> Iterator[Served]:
         )
     try:
         await_that(lambda: f"http://127.0.0.1:{port}/" in log.read_text(), 30, "Flower listens")
-        yield Served(process, port, log)
+        user, password = environ.get("BONESCREEN_FLOWER_USER"), environ.get("BONESCREEN_FLOWER_PASSWORD", "")
+        yield Served(process, Pages(port, user, password), log)
     finally:
         process.kill()
         process.wait()
@@ -89,34 +67,32 @@ def served(home: Path, **environ: str) -> Iterator[Served]:
 def test_every_page_and_the_api_ask_for_credentials_and_none_shows_a_password(
     tmp_path: Path, broker: TcpBroker
 ) -> None:
-    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as pages:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as flower:
         for path in PAGES:
-            assert pages.ask(path)[0] == 401, path
-            assert pages.ask(path, USER, "wrong")[0] == 401, path
-            code, text = pages.ask(path, USER, PASSWORD)
-            assert code == 200, path
+            for stranger in (Pages(flower.pages.port), Pages(flower.pages.port, USER, "wrong")):
+                assert stranger.ask(path)[0] == 401, path
+            text = flower.pages.text(path)
             assert TcpBroker.PASSWORD not in text, path
             assert PASSWORD not in text, path
-        assert "redis://:**@127.0.0.1" in pages.ask("/broker", USER, PASSWORD)[1]
-        words = " ".join(psutil.Process(pages.process.pid).cmdline())
-        assert pages.end() == 0
+        assert "redis://:**@127.0.0.1" in flower.pages.text("/broker")
+        words = " ".join(psutil.Process(flower.process.pid).cmdline())
+        assert flower.end() == 0
     assert "bonescreen flower" in words
     for secret in (TcpBroker.PASSWORD, PASSWORD):
         assert secret not in words
-        assert secret not in pages.log.read_text()
+        assert secret not in flower.log.read_text()
 
 
 @pytest.mark.parametrize("environ", [CREDENTIALS, {"FLOWER_UNAUTHENTICATED_API": "true"}], ids=["with", "without"])
 def test_no_task_can_be_sent_and_no_worker_shut_down_from_flower(
     tmp_path: Path, broker: TcpBroker, environ: dict[str, str]
 ) -> None:
-    user = USER if environ is CREDENTIALS else None
-    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **environ) as pages:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **environ) as flower:
         for path in ("task/send-task/bonescreen.screen_batch", "task/async-apply/a", "worker/shutdown/worker@gpu1"):
-            code, text = pages.ask(f"/api/{path}", user, PASSWORD, "POST", b'{"args": [1, 1]}')
+            code, text = flower.pages.ask(f"/api/{path}", "POST", b'{"args": [1, 1]}')
             assert code in (401, 403), text
-        assert pages.ask("/api/tasks", user, PASSWORD)[0] == (200 if user else 401)
-        assert pages.ask("/tasks", user, PASSWORD)[0] == 200
+        assert flower.pages.ask("/api/tasks")[0] == (200 if environ is CREDENTIALS else 401)
+        assert flower.pages.ask("/tasks")[0] == 200
         with broker.client() as client:
             assert not [key for key in client.scan_iter() if not key.startswith(b"_kombu")]
 
@@ -196,21 +172,19 @@ def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> Non
     service = broker_service(settings)
     with subprocess.Popen(service.command, env=dict(service.environ), stdout=subprocess.DEVNULL) as screen:
         await_broker(broker_socket(settings), lambda: None)
-        with served(settings.home) as pages:
-            code, text = pages.ask("/broker")
-            assert code == 200
-            assert "redis+socket://" in text
-            assert pages.end(signal.SIGINT) == 0
+        with served(settings.home) as flower:
+            assert "redis+socket://" in flower.pages.text("/broker")
+            assert flower.end(signal.SIGINT) == 0
         screen.terminate()
 
 
 def test_flower_outlives_its_broker_says_so_and_ends_when_told(tmp_path: Path, broker: TcpBroker) -> None:
-    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as pages:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as flower:
         broker.kill()
-        await_that(lambda: "Failed to capture events" in pages.log.read_text(), 30, "it says that the broker is away")
-        assert pages.ask("/workers", USER, PASSWORD)[0] == 200
-        assert pages.end() == 0
-        text = pages.log.read_text()
+        await_that(lambda: "Failed to capture events" in flower.log.read_text(), 30, "it says that the broker is away")
+        assert flower.pages.ask("/workers")[0] == 200
+        assert flower.end() == 0
+        text = flower.log.read_text()
     assert "Traceback" not in text
     assert TcpBroker.PASSWORD not in text
 
@@ -221,27 +195,27 @@ def test_what_was_seen_is_kept_over_a_restart_and_a_damaged_memory_is_put_aside(
     home = tmp_path / "home"
     environ = {"BONESCREEN_BROKER_URL": broker.url, **CREDENTIALS}
     app = celery_app(broker.url)
-    with served(home, **environ) as pages, app.events.default_dispatcher(hostname="worker@gpu1") as dispatcher:
+    with served(home, **environ) as flower, app.events.default_dispatcher(hostname="worker@gpu1") as dispatcher:
 
         def is_seen() -> bool:
             dispatcher.send("task-received", uuid="one", name=TASK_NAME, args="(7, 117)")
-            return "(7, 117)" in pages.ask("/api/tasks", USER, PASSWORD)[1]
+            return "(7, 117)" in flower.pages.text("/api/tasks")
 
         await_that(is_seen, 20, "Flower has seen a task")
         dispatcher.send(
             "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(BatchSummary(32, 2, 30, 3.2, 10.0)))
         )
-        await_that(lambda: "SUCCESS" in pages.ask("/task/one", USER, PASSWORD)[1], 20, "Flower has seen it done")
-        assert pages.end() == 0
+        await_that(lambda: "SUCCESS" in flower.pages.text("/task/one"), 20, "Flower has seen it done")
+        assert flower.end() == 0
     app.close()
-    with served(home, **environ) as pages:
-        page = pages.ask("/task/one", USER, PASSWORD)[1]
+    with served(home, **environ) as flower:
+        page = flower.pages.text("/task/one")
         assert "run 7, batch 117" in page
         assert "32 images, 2 failures, 10.0 images/s" in page
-        assert pages.end() == 0
+        assert flower.end() == 0
     for file in home.glob("flower.db*"):
         file.write_bytes(b"\0damaged")
-    with served(home, **environ) as pages:
-        assert pages.ask("/task/one", USER, PASSWORD)[0] == 404
-        assert pages.end() == 0
+    with served(home, **environ) as flower:
+        assert flower.pages.ask("/task/one")[0] == 404
+        assert flower.end() == 0
     assert list(home.glob("flower.db*.corrupt"))

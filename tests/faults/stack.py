@@ -49,12 +49,17 @@ class Archive:
 def write_archive(root: Path, images: int, side: int) -> Archive:
     """Write films of `side` x `side` pixels: 1600 of them take a batch of 16 about half a second."""
     archive = Archive(root, images)
+    fill(archive, side)
+    return archive
+
+
+def fill(archive: Archive, side: int) -> None:
+    """Write an archive's films."""
     bases = [png_of(_film(np.random.default_rng(seed), side), bits=8) for seed in range(4)]
-    for number in range(images):
-        file = root / archive.path(number)
+    for number in range(archive.images):
+        file = archive.root / archive.path(number)
         file.parent.mkdir(parents=True)
         file.write_bytes(_marked(bases[number % len(bases)], number))
-    return archive
 
 
 def make_slow(archive: Archive, number: int) -> None:
