@@ -1,7 +1,7 @@
 # Two images from one file, for research only, not for diagnosis:
 #
-#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    the base install: OpenVINO, about 1 GB
-#   docker build --target gpu --tag bonescreen:0.1.0-gpu .    TensorFlow with CUDA 12 besides, about 8 GB
+#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    the base install with OpenVINO, about 0.9 GB
+#   docker build --target gpu --tag bonescreen:0.1.0-gpu .    TensorFlow and CUDA 12 besides, several GB
 
 FROM python:3.12.12-slim-bookworm AS base
 LABEL org.opencontainers.image.title="bonescreen" \
@@ -16,7 +16,6 @@ ENV PATH=/opt/bonescreen/bin:$PATH \
     HOME=/var/lib/bonescreen \
     BONESCREEN_HOME=/var/lib/bonescreen
 USER 10001:10001
-WORKDIR /var/lib/bonescreen
 # `bonescreen worker` and `feed` end in good order on it.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["bonescreen"]

@@ -1,0 +1,183 @@
+"""What docker-compose.yml and the Dockerfile must hold, whatever runs them."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.compose.project import (
+    COMPOSE_FILE,
+    ROOT,
+    VARIABLE,
+    Service,
+    dockerfile,
+    example_variables,
+    interpolate,
+    read_compose_file,
+    read_services,
+    strings,
+)
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REQUIRED = {
+    "ARCHIVE": "/data/films",
+    "BROKER_PASSWORD": "b",
+    "DATABASE_PASSWORD": "d",
+    "FLOWER_USER": "u",
+    "FLOWER_PASSWORD": "f",
+}
+SERVICES = read_services(example_variables() | REQUIRED)
+EACH = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+
+
+def validate(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_file_fits_the_compose_schema() -> None:
+    done = validate(COMPOSE_FILE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_override_in_the_documents_fits_the_compose_schema(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "override.yml").write_text(block)
+        done = validate(tmp_path / "override.yml")
+        assert done.returncode == 0, block + done.stdout
+        for service in YAML(typ="safe", pure=True).load(block).get("services", {}).values():
+            assert service.get("extends", {}).get("service", "worker") in SERVICES
+
+
+def test_every_variable_is_explained_and_no_other() -> None:
+    used = {name for text in strings(read_compose_file()) for name in re.findall(r"\$\{([A-Z_]+)", text)}
+    # Compose's own.
+    assert example_variables().keys() - {"COMPOSE_PROFILES"} == used
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_without_a_required_variable_nothing_starts(name: str) -> None:
+    assert example_variables()[name] == ""
+    with pytest.raises(KeyError, match=f"set {name} in .env"):
+        read_services(example_variables() | REQUIRED | {name: ""})
+
+
+def test_variables_are_filled_in_as_compose_does() -> None:
+    variables = {"A": "1", "EMPTY": ""}
+    assert interpolate("${EMPTY:-x${A}y}-${A:?why}-$${A}", variables) == "x1y-1-${A}"
+    assert VARIABLE.search("$A") is None
+    for wrong in ("${B}", "${EMPTY:?why}"):
+        with pytest.raises(KeyError):
+            interpolate(wrong, variables)
+    with pytest.raises(AssertionError):
+        interpolate("$A", variables)
+
+
+def test_another_broker_and_database_take_the_place_of_those_of_the_file() -> None:
+    elsewhere = {"BROKER_URL": "rediss://:b@queue:6380/0", "DATABASE_URL": "postgresql://bonescreen:d@database/films"}
+    for name in ("worker", "worker-cpu"):
+        environ = read_services(example_variables() | REQUIRED | elsewhere)[name].environ
+        assert environ["BONESCREEN_BROKER_URL"] == elsewhere["BROKER_URL"]
+        assert environ["BONESCREEN_DATABASE_URL"] == elsewhere["DATABASE_URL"]
+
+
+@EACH
+def test_films_and_models_are_mounted_read_only(service: Service) -> None:
+    binds = [mount for mount in service.mounts if "/" in mount.source]
+    assert all(mount.read_only for mount in binds)
+    if service.environ.get("BONESCREEN_ARCHIVES") and service.name != "migrate":
+        assert "/archive" in {mount.target for mount in binds}
+
+
+@EACH
+def test_a_service_keeps_its_data_in_a_volume_that_the_file_declares(service: Service) -> None:
+    volumes = {mount.source for mount in service.mounts if "/" not in mount.source}
+    assert volumes <= read_compose_file()["volumes"].keys()
+    assert service.name not in ("broker", "database", "flower") or len(volumes) == 1
+
+
+@EACH
+def test_nothing_is_published_beyond_this_host(service: Service) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in service.raw.get("ports", []))
+    assert "network_mode" not in service.raw
+    assert "privileged" not in service.raw
+
+
+@EACH
+def test_a_service_is_watched_or_ends(service: Service) -> None:
+    ends = "service_completed_successfully" in [other.needs.get(service.name) for other in SERVICES.values()]
+    assert ("healthcheck" in service.raw) != (ends or service.raw.get("profiles") == ["tools"])
+
+
+@EACH
+def test_a_service_starts_again_and_its_log_stays_small(service: Service) -> None:
+    restart = service.raw["restart"]
+    assert restart == ("unless-stopped" if "healthcheck" in service.raw else restart)
+    assert service.raw["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert service.raw["init"] is True
+    assert service.raw["security_opt"] == ["no-new-privileges:true"]
+
+
+@EACH
+def test_an_image_is_pinned(service: Service) -> None:
+    name, tag = service.raw["image"].split(":")
+    if name == "bonescreen":
+        assert tag == f"{PROJECT['project']['version']}-{service.raw['build']['target']}"
+        assert re.search(rf"^FROM base AS {service.raw['build']['target']}$", dockerfile(), re.MULTILINE)
+    else:
+        assert re.fullmatch(r"\d+\.\d+(\.\d+)?", tag)
+
+
+@EACH
+def test_only_the_gpu_worker_asks_for_gpus(service: Service) -> None:
+    assert ("deploy" in service.raw) == (service.name == "worker") == (service.raw.get("profiles") == ["gpu"])
+
+
+@EACH
+def test_no_password_is_on_a_command_line(service: Service) -> None:
+    words = set(strings([service.raw.get("command", []), service.raw.get("healthcheck", {})]))
+    secrets = {value for name, value in REQUIRED.items() if name.endswith("PASSWORD")}
+    assert not any(secret in re.split(r"\W+", word) for word in words for secret in secrets)
+
+
+def test_the_dockerfile_copies_what_there_is_and_the_context_lets_through() -> None:
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile(), re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert "*" in ignored
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    assert copied >= {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], "constraints.txt"}
+    for pattern in PROJECT["project"]["license-files"]:
+        assert any(fnmatch(source, pattern.split("/")[0]) for source in copied)
+
+
+def test_the_dockerfile_installs_extras_that_exist_at_locked_versions() -> None:
+    installs = re.findall(r"pip install (.*)$", dockerfile(), re.MULTILINE)
+    extras = [set(re.findall(r'"\.\[([a-z,]+)\]"', install)[0].split(",")) for install in installs]
+    assert extras == [{"postgres"}, {"postgres", "tensorflow", "cuda"}]
+    assert set.union(*extras) <= PROJECT["project"]["optional-dependencies"].keys()
+    assert all("--constraint constraints.txt" in install for install in installs)
+    locked = (ROOT / "constraints.txt").read_text()
+    assert "nvidia-cudnn-cu12==" in locked
+
+
+def test_the_image_runs_as_an_ordinary_user_from_a_pinned_base() -> None:
+    bases = set(re.findall(r"^FROM (\S+:\S+) AS", dockerfile(), re.MULTILINE))
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+", bases.pop())
+    final = dockerfile().split("\nFROM ")[0]
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert "For research only, not for diagnosis." in final

@@ -1,0 +1,96 @@
+"""Each service of docker-compose.yml runs its own command with its own environment, on real servers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.archives import mura_tree
+from tests.awaiting import await_that
+from tests.compose.project import example_variables, read_services
+from tests.compose.stand_ins import Machine, postgres_image
+from xray.package import ModelPackage
+
+IMAGES = 40
+BROKER_PASSWORD = "b" * 48
+DATABASE_PASSWORD = "d" * 48
+FLOWER_PASSWORD = "f" * 48
+
+
+@pytest.fixture
+def machine(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[Machine]:
+    variables = {
+        **example_variables(),
+        "ARCHIVE": str(tmp_path / "films"),
+        "BROKER_PASSWORD": BROKER_PASSWORD,
+        "DATABASE_PASSWORD": DATABASE_PASSWORD,
+        "FLOWER_USER": "ward",
+        "FLOWER_PASSWORD": FLOWER_PASSWORD,
+        "MODEL": f"/models/{tiny_package.path.name}",
+        "MODELS": str(tiny_package.path.parent),
+        "BATCH_SIZE": "4",
+    }
+    made = Machine(tmp_path / "machine", read_services(variables))
+    yield made
+    made.close()
+
+
+def test_the_services_screen_an_archive_and_their_health_checks_tell_when_one_is_stopped(
+    machine: Machine, tmp_path: Path
+) -> None:
+    studies = mura_tree(tmp_path / "films", IMAGES)
+    watched = [name for name, service in machine.services.items() if "healthcheck" in service.raw]
+    with postgres_image(machine.services["database"], machine.ports["database"], tmp_path) as database:
+        for name in machine.services:
+            if name == "migrate":
+                done = machine.run(name)
+                assert (done.returncode, done.stderr) == (0, "")
+            elif name in watched and name != "database":
+                machine.start(name)
+            if name in watched:
+                await_healthy(machine, name)
+        screens(machine, studies)
+        keeps_its_promises(machine)
+        for name in reversed(watched):
+            database.stop() if name == "database" else machine.stop(name)
+            assert not machine.is_healthy(name), f"{name} is stopped"
+    assert machine.made_outside_volumes() == []
+
+
+def await_healthy(machine: Machine, name: str) -> None:
+    """Await a service for as long as Compose would before it calls it unhealthy."""
+    seconds = machine.services[name].seconds("healthcheck", "start_period")
+    await_that(lambda: machine.is_healthy(name), seconds, f"{name} is healthy; see {machine.log(name)}")
+
+
+def screens(machine: Machine, studies: int) -> None:
+    """Enqueue the archive by `cli` and see its run end with a score for every study."""
+    done = machine.run("cli", "enqueue", "archive")
+    assert done.returncode == 0, done.stderr
+    await_that(lambda: json.loads(machine.run("cli", "runs", "--json").stdout)[0]["state"] == "done", 60, "run is done")
+    assert machine.run("cli", "status").returncode == 0
+    found = json.loads(machine.run("cli", "results", "--format", "json").stdout)
+    assert (len(found), {study["status"] for study in found}) == (studies, {"scored"})
+
+
+def keeps_its_promises(machine: Machine) -> None:
+    """See that the broker keeps its data, evicts nothing, and that servers want passwords that nobody can read."""
+    port = machine.ports["broker"]
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(port=port, password=BROKER_PASSWORD, retry=once) as client:
+        kept = {name: client.config_get(name)[name] for name in ("appendonly", "maxmemory-policy", "save")}
+    assert kept == {"appendonly": "yes", "maxmemory-policy": "noeviction", "save": ""}
+    with redis.Redis(port=port, retry=once) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(
+            host="127.0.0.1", port=machine.ports["database"], user="bonescreen", password="x", dbname="bonescreen"
+        )
+    seen = " ".join(machine.command_lines())
+    assert "valkey-server" in seen
+    assert not any(password in seen for password in (BROKER_PASSWORD, DATABASE_PASSWORD, FLOWER_PASSWORD))
