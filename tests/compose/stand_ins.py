@@ -126,14 +126,12 @@ class Machine:
         service = self.services[name]
         kind, *command = service.raw["healthcheck"]["test"]
         assert kind == "CMD"
-        done = subprocess.run(
-            [self._here(service, word) for word in command],
-            env=self.environ(service),
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=service.seconds("healthcheck", "timeout"),
-        )
+        words = [self._here(service, word) for word in command]
+        seconds = service.seconds("healthcheck", "timeout")
+        try:
+            done = subprocess.run(words, env=self.environ(service), cwd="/", capture_output=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
         return done.returncode == 0
 
     def stop(self, name: str) -> None:

@@ -1,6 +1,9 @@
 """Each service of docker-compose.yml runs its own command with its own environment, on real servers."""
 
+import base64
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from db.run_queries import RunState, run_summary
+from db.session import Database
 from tests.archives import mura_tree
 from tests.awaiting import await_that
 from tests.compose.project import example_variables, read_services
@@ -46,15 +51,18 @@ def test_the_services_screen_an_archive_and_their_health_checks_tell_when_one_is
     studies = mura_tree(tmp_path / "films", IMAGES)
     watched = [name for name, service in machine.services.items() if "healthcheck" in service.raw]
     with postgres_image(machine.services["database"], machine.ports["database"], tmp_path) as database:
-        for name in machine.services:
+        for name, service in machine.services.items():
+            for needed, condition in service.needs.items():
+                if condition == "service_healthy":
+                    await_healthy(machine, needed)
             if name == "migrate":
                 done = machine.run(name)
                 assert (done.returncode, done.stderr) == (0, "")
             elif name in watched and name != "database":
                 machine.start(name)
-            if name in watched:
-                await_healthy(machine, name)
         screens(machine, studies)
+        for name in watched:
+            await_healthy(machine, name)
         keeps_its_promises(machine)
         for name in reversed(watched):
             database.stop() if name == "database" else machine.stop(name)
@@ -72,10 +80,14 @@ def screens(machine: Machine, studies: int) -> None:
     """Enqueue the archive by `cli` and see its run end with a score for every study."""
     done = machine.run("cli", "enqueue", "archive")
     assert done.returncode == 0, done.stderr
-    await_that(lambda: json.loads(machine.run("cli", "runs", "--json").stdout)[0]["state"] == "done", 60, "run is done")
+    database = Database(machine.environ(machine.services["cli"])["BONESCREEN_DATABASE_URL"])
+    await_that(lambda: run_summary(database, 1).state is RunState.DONE, 60, "the run is done")
+    database.close()
     assert machine.run("cli", "status").returncode == 0
     found = json.loads(machine.run("cli", "results", "--format", "json").stdout)
     assert (len(found), {study["status"] for study in found}) == (studies, {"scored"})
+    drawn = machine.run("cli", "heatmap", found[0]["study"], "--output", str(machine.log("heatmaps")))
+    assert (drawn.returncode, len(drawn.stdout.splitlines())) == (0, found[0]["images"]), drawn.stderr
 
 
 def keeps_its_promises(machine: Machine) -> None:
@@ -91,6 +103,12 @@ def keeps_its_promises(machine: Machine) -> None:
         psycopg.connect(
             host="127.0.0.1", port=machine.ports["database"], user="bonescreen", password="x", dbname="bonescreen"
         )
+    page = urllib.request.Request(f"http://127.0.0.1:{machine.ports['flower']}/api/workers")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(page)
+    page.add_header("Authorization", "Basic " + base64.b64encode(f"ward:{FLOWER_PASSWORD}".encode()).decode())
+    with urllib.request.urlopen(page) as answer:
+        assert answer.status == 200
     seen = " ".join(machine.command_lines())
     assert "valkey-server" in seen
     assert not any(password in seen for password in (BROKER_PASSWORD, DATABASE_PASSWORD, FLOWER_PASSWORD))
