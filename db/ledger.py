@@ -105,14 +105,16 @@ def hand_back(database: Database, held: Claim) -> bool:
         return _update_held(connection, held, state=BatchState.PENDING, worker=None, lease_expires_at=None)
 
 
-def hand_back_all(database: Database) -> int:
-    """Return every claimed batch, as its workers were stopped on purpose; no attempt is counted. Returns how many."""
+def hand_back_all(database: Database, worker: str | None = None) -> int:
+    """Return every claimed batch, as its workers were stopped on purpose; no attempt is counted. Returns how many.
+
+    With `worker`, only batches of the worker of that name, whose processes sign as ``name:process id``.
+    """
+    held = update(batches).where(batches.c.state == BatchState.CLAIMED)
+    if worker is not None:
+        held = held.where(batches.c.worker.startswith(f"{worker}:", autoescape=True))
     with database.write() as connection:
-        return connection.execute(
-            update(batches)
-            .where(batches.c.state == BatchState.CLAIMED)
-            .values(state=BatchState.PENDING, worker=None, lease_expires_at=None)
-        ).rowcount
+        return connection.execute(held.values(state=BatchState.PENDING, worker=None, lease_expires_at=None)).rowcount
 
 
 def finish(database: Database, held: Claim, results: Sequence[ImageOutcome]) -> bool:

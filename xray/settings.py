@@ -174,8 +174,12 @@ def _broker_url(url: str | None) -> str | None:
         return url
     if re.fullmatch(r"/?[0-9]*", parts.path) is None or "@" in parts.query + parts.fragment:
         raise wrong
-    if _ADDRESS & parse_qs(parts.query, keep_blank_values=True).keys():
+    options = parse_qs(parts.query, keep_blank_values=True).keys()
+    if _ADDRESS & options:
         raise wrong
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
+        # Celery would take any certificate, and so anybody's who stands between.
+        return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
     return url
 
 

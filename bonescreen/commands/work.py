@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
@@ -11,13 +12,14 @@ from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, notice, say
 from bonescreen.stack import name_archives, open_database, service_environ, work_services
 from bonescreen.supervisor import Supervisor
+from db import ledger
 from db.runs import archive_roots
 from producer.find import Source
 from producer.model import model_version
 from producer.report import ScanReport
 from producer.scan import scan_archive
 from xray.engine import require_engine
-from xray.errors import UsageError
+from xray.errors import Outage, UsageError
 from xray.package import load_package
 from xray.settings import read_settings
 from xray.studies import Layout
@@ -75,17 +77,22 @@ def worker() -> None:
         raise UsageError("set BONESCREEN_BROKER_URL; without a broker of your own, `bonescreen screen` does it all")
     require_engine(settings.engine)
     package = load_package(settings.model)
-    open_database(settings).close()
+    database = open_database(settings)
     services = work_services(service_environ(settings, package.path))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Supervisor(services) as supervisor:
-        try:
-            while True:
-                supervisor.check()
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            notice("Stopping ...")
-            raise
+    try:
+        with Supervisor(services) as supervisor:
+            try:
+                while True:
+                    supervisor.check()
+                    time.sleep(0.5)
+            except KeyboardInterrupt:
+                notice("Stopping ...")
+                raise
+    finally:
+        # A batch that it had no time to end would else count as one on which a worker was lost.
+        with suppress(Outage):
+            ledger.hand_back_all(database, settings.worker_name)
 
 
 def feed() -> None:

@@ -71,6 +71,18 @@ def test_broker_urls_in_use_are_taken(url: str) -> None:
     assert read_settings({"BONESCREEN_BROKER_URL": url}).broker_url == url
 
 
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("rediss://:p@host/0", "rediss://:p@host/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca.pem", "rediss://h/0?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://host/0?ssl_cert_reqs=none", "rediss://host/0?ssl_cert_reqs=none"),
+    ],
+)
+def test_a_brokers_certificate_is_verified_unless_somebody_says_not_to(url: str, taken: str) -> None:
+    assert read_settings({"BONESCREEN_BROKER_URL": url}).broker_url == taken
+
+
 @pytest.mark.parametrize("url", ["postgresql://user:s3cret@host:no/x", "s3cret"])
 def test_a_database_url_that_is_none_is_refused_in_one_line_that_does_not_show_it(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, url: str

