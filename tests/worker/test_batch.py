@@ -21,7 +21,7 @@ from producer.scan import scan_archive
 from tests.archives import png
 from worker.batch import NOTHING, BatchWorker
 from worker.pulse import Pulse
-from xray.engine import Engine, open_engine
+from xray.engine import Engine
 from xray.package import ModelPackage
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState, Reason
@@ -40,11 +40,6 @@ def clinic(tmp_path: Path) -> Path:
     folder = tmp_path / "clinic"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return open_engine(tiny_package, "openvino", tmp_path_factory.mktemp("graphs"), threads=1)
 
 
 @pytest.fixture

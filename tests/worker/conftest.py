@@ -1,0 +1,12 @@
+"""A network for the tests that screen in this process."""
+
+import pytest
+
+from xray.engine import Engine, open_engine
+from xray.package import ModelPackage
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The tiny network, on one thread."""
+    return open_engine(tiny_package, "openvino", tmp_path_factory.mktemp("graphs"), threads=1)

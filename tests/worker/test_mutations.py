@@ -1,0 +1,140 @@
+"""Damaged archives from scan to result: whatever they hold, each image is scored or has a reason, and the run ends."""
+
+import io
+import tarfile
+import tempfile
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from db.migrate import upgrade
+from db.run_queries import RunState, run_summary
+from db.session import Database
+from db.tables import batches, outcomes
+from producer.find import Source
+from producer.model import model_version
+from producer.scan import scan_archive
+from tests.archives import film, png
+from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
+from worker.batch import BatchWorker
+from worker.pulse import Pulse
+from xray.engine import Engine
+from xray.errors import UsageError
+from xray.package import ModelPackage
+from xray.settings import read_settings
+from xray.studies import Layout
+from xray.vocabulary import Reason
+
+SHARED = film(1, 32, 32)
+DICOM = [dicom(SHARED, syntax) for syntax in NATIVE.values()] + [
+    dicom(SHARED, syntax, stream=encode(SHARED))
+    for syntax, encode in (LOSSLESS | LOSSY).values()
+    if syntax != LOSSY["jpeg extended"][0]
+]
+
+
+def in_zip(compression: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as container:
+        for number in range(4):
+            container.writestr(f"study{number // 2}/{number}.png", png(number))
+        container.writestr("study3/film.dcm", DICOM[0])
+    return file.getvalue()
+
+
+def in_tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as container:
+        for number in range(4):
+            about = tarfile.TarInfo(f"study{number // 2}/{number}.png")
+            about.size = len(png(number))
+            container.addfile(about, io.BytesIO(png(number)))
+    return file.getvalue()
+
+
+CONTAINERS = {
+    "stored.zip": in_zip(zipfile.ZIP_STORED),
+    "deflated.zip": in_zip(zipfile.ZIP_DEFLATED),
+    "films.tar": in_tar(),
+}
+MANIFEST = b"study,image,label,body_part\ns,good.png,positive,HAND\ns,stored.zip/study0/0.png,,\nt,0.dcm,,\n"
+
+BYTES = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+"""What headers' numbers break at, or anything."""
+
+Edit = tuple[float, int, int]
+EDITS: st.SearchStrategy[list[Edit]] = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), BYTES, st.integers(1, 4)), max_size=4
+)
+
+
+def mutated(data: bytes, edits: list[Edit], keep: float) -> bytes:
+    """Overwrite a few bytes, most of them in the header, and cut the end off."""
+    changed = bytearray(data)
+    for place, value, length in edits:
+        # The square favours the beginning, where the numbers are.
+        at = int(place * place * len(changed))
+        changed[at : at + length] = bytes([value]) * min(length, len(changed) - at)
+    return bytes(changed[: int(len(changed) * keep)])
+
+
+KEEP = st.just(1.0) | st.floats(0, 1)
+
+
+@given(
+    films=st.lists(st.tuples(st.sampled_from(range(len(DICOM))), EDITS, KEEP), min_size=4, max_size=12),
+    containers=st.lists(st.tuples(st.sampled_from(sorted(CONTAINERS)), EDITS, KEEP), max_size=3),
+    manifest=st.none() | st.tuples(EDITS, KEEP),
+    layout=st.sampled_from([Layout.AUTO, Layout.DICOM, Layout.FOLDER, Layout.FLAT]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_archive_of_damaged_files_is_screened_to_its_end_or_refused_in_words(
+    tiny_package: ModelPackage,
+    engine: Engine,
+    films: list[tuple[int, list[Edit], float]],
+    containers: list[tuple[str, list[Edit], float]],
+    manifest: tuple[list[Edit], float] | None,
+    layout: Layout,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "clinic"
+        root.mkdir()
+        (root / "good.png").write_bytes(png(99))
+        (root / "good.dcm").write_bytes(DICOM[0])
+        for number, (base, edits, keep) in enumerate(films):
+            (root / f"{number}.dcm").write_bytes(mutated(DICOM[base], edits, keep))
+        for name, edits, keep in containers:
+            (root / name).write_bytes(mutated(CONTAINERS[name], edits, keep))
+        if manifest is not None:
+            (root / "manifest.csv").write_bytes(mutated(MANIFEST, *manifest))
+            layout = Layout.MANIFEST
+        with closing(Database(f"sqlite:///{folder}/test.db")) as database:
+            upgrade(database)
+            screen(database, root, layout, tiny_package, engine)
+
+
+def screen(database: Database, root: Path, layout: Layout, package: ModelPackage, engine: Engine) -> None:
+    """Scan and screen an archive in this process, and check that each image is settled."""
+    try:
+        report = scan_archive(database, "clinic", Source(root, layout), model_version(package), batch_size=1000)
+    except UsageError:
+        if layout is not Layout.MANIFEST:
+            raise
+        return
+    environ = {"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"}
+    pulse = Pulse(database, "test:1", "queue", parent=1)
+    worker = BatchWorker(database, read_settings(environ), package, lambda: engine, pulse, "test:1")
+    with database.read() as connection:
+        waiting = list(connection.execute(select(batches.c.id)).scalars())
+    for batch_id in waiting:
+        worker.run(report.run_id, batch_id)
+    summary = run_summary(database, report.run_id)
+    assert (summary.state, summary.settled) == (RunState.DONE, summary.images)
+    with database.read() as connection:
+        told = connection.execute(select(outcomes.c.reason, outcomes.c.content_id)).all()
+    assert all((row.reason is None) != (row.content_id is None) for row in told)
+    assert {row.reason for row in told} - {None} <= set(Reason)
