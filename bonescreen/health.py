@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from bonescreen.context import roots_here
 from bonescreen.show import count
+from db.failures import count_failures
 from db.heartbeats import Heartbeat, list_heartbeats
-from db.queries import count_failures
 from db.run_queries import AT_AN_END, RunSummary
 from db.scans import open_scans
 from db.session import Database

@@ -11,8 +11,7 @@ from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.show import count, print_table, say, write_json_list
-from db import queries
-from db.queries import FailureRow
+from db.failures import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason
 
@@ -37,12 +36,12 @@ def failures(
     with open_ledger(settings_here()) as database:
         if run is not None:
             require_run(database, run)
-        with closing(queries.failures(database, run)) as found:
+        with closing(list_failures(database, run)) as found:
             if as_json:
                 write_json_list(asdict(row) for row in found)
                 return
             listed = list(islice(found, TABLE_ROWS))
-        reasons = queries.count_failures(database, run)
+        reasons = count_failures(database, run)
     if not listed:
         say("No failed images.")
         return

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from db import ledger
+from db.failures import list_failures
 from db.heartbeats import beat
-from db.queries import ResultFilter, failures, results
+from db.queries import ResultFilter, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches
@@ -67,7 +68,7 @@ def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_re
     assert "not for diagnosis" in done.stdout
     database = opened(environ)
     rows = {row.study: row.status for row in results(database, ResultFilter())}
-    reasons = {row.image: row.reason for row in failures(database)}
+    reasons = {row.image: row.reason for row in list_failures(database)}
     assert reasons == {
         "cut.jpg": "truncated",
         "text.png": "not_an_image",

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db import dispatch, ledger
+from db.failures import list_failures
 from db.ledger import Claim
-from db.queries import ResultFilter, failures, find_study, results
+from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
@@ -163,7 +164,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
             dispatch.return_expired(database)
         else:
             assert finish(database, held)
-    (failed,) = failures(database, run)
+    (failed,) = list_failures(database, run)
     assert (failed.reason, failed.attempts) == (Reason.QUARANTINED, MAX_ATTEMPTS)
     assert settled(database) == 20
     assert run_progress(database, run).state is RunState.DONE

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from db.queries import ResultFilter, count_failures, count_results, failures, results
+from db.failures import count_failures, list_failures
+from db.queries import ResultFilter, count_results, results
 from db.run_queries import newest_runs
 from db.session import Database
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
@@ -44,6 +45,6 @@ def test_the_newest_run_of_each_archive_stands_for_it(database: Database) -> Non
     third = fill(database, archive="first", model=replace(MODEL, version="2", digest="cd" * 32))
     assert newest_runs(database) == [third, second]
     assert {row.run for row in results(database, ResultFilter())} == {second, third}
-    assert {row.run for row in failures(database)} == {second, third}
+    assert {row.run for row in list_failures(database)} == {second, third}
     assert count_failures(database) == {"empty": 2, "truncated": 2}
     assert count_failures(database, second) == {"empty": 1, "truncated": 1}

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from db import ledger
+from db.failures import list_failures
 from db.migrate import upgrade
-from db.queries import ResultFilter, failures, results
+from db.queries import ResultFilter, results
 from db.run_queries import run_summary
 from db.session import Database
 from db.tables import batches
@@ -130,7 +131,7 @@ def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
     assert (summary.images, summary.failures, summary.inferred) == (5, 1, 4)
     # Both are rounded, the seconds to a hundredth.
     assert 5 / (summary.seconds + 0.006) - 0.1 < summary.rate < 5 / max(summary.seconds - 0.006, 1e-9) + 0.1
-    (failed,) = failures(database, run)
+    (failed,) = list_failures(database, run)
     assert failed.reason == Reason.TRUNCATED
     assert [row.status for row in results(database, ResultFilter(run=run))].count("scored") == 4
 
@@ -143,7 +144,7 @@ def test_one_file_that_vanished_is_a_failure(
     files[1].unlink()
     summary = worker.run(run, 1)
     assert (summary.images, summary.failures) == (3, 1)
-    (failed,) = failures(database, run)
+    (failed,) = list_failures(database, run)
     assert failed.reason == Reason.VANISHED
 
 
@@ -174,9 +175,9 @@ def test_a_file_that_has_changed_since_its_scan_gets_no_prediction_until_it_is_s
     os.utime(files[0], ns=(0, 0))
     files[1].write_bytes(png(101) + bytes(1))
     assert worker.run(run, 1).inferred == 1
-    assert [row.reason for row in failures(database, run)] == [Reason.CHANGED, Reason.CHANGED]
+    assert [row.reason for row in list_failures(database, run)] == [Reason.CHANGED, Reason.CHANGED]
     assert scanned(8) == run
-    assert list(failures(database, run)) == []
+    assert list(list_failures(database, run)) == []
     assert worker.run(run, 2).inferred == 2
 
 
@@ -191,7 +192,7 @@ def test_a_host_that_sees_all_times_of_an_archive_shifted_takes_it_for_an_outage
     assert worker.run(run, 2) == NOTHING
     assert pulse.problem is not None
     assert "are changed" in pulse.problem
-    assert list(failures(database, run)) == []
+    assert list(list_failures(database, run)) == []
 
 
 def test_a_batch_whose_files_are_all_gone_is_settled_while_the_rest_of_the_archive_can_be_read(
@@ -204,7 +205,7 @@ def test_a_batch_whose_files_are_all_gone_is_settled_while_the_rest_of_the_archi
         if int(file.parts[-3][-5:]) >= 3:
             file.unlink()
     assert worker.run(run, 2).failures == 3
-    assert {row.reason for row in failures(database, run)} == {Reason.VANISHED}
+    assert {row.reason for row in list_failures(database, run)} == {Reason.VANISHED}
 
 
 def test_links_that_lead_nowhere_are_failures_even_when_they_are_all_there_is(
@@ -214,7 +215,7 @@ def test_links_that_lead_nowhere_are_failures_even_when_they_are_all_there_is(
         (clinic / f"image{number}.png").symlink_to("nowhere.png")
     run = scanned(8)
     assert worker.run(run, 1).failures == 3
-    assert {row.reason for row in failures(database, run)} == {Reason.BROKEN_LINK}
+    assert {row.reason for row in list_failures(database, run)} == {Reason.BROKEN_LINK}
 
 
 def test_an_archive_that_is_away_is_an_outage(
