@@ -1,0 +1,143 @@
+"""`bonescreen screen` on the archives that people have: DICOM, zips, manifests, and folders that grow every night."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import uid
+
+from tests.archives import film, flat_tree, mura_tree, png
+from tests.dicoms import dicom
+from xray.package import ModelPackage
+
+BONESCREEN = (sys.executable, "-m", "bonescreen")
+
+
+@pytest.fixture
+def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
+    return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
+
+
+def run(environ: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*BONESCREEN, *map(str, arguments)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def rows(environ: dict[str, str]) -> dict[str, dict[str, str]]:
+    listed = run(environ, "results", "--format", "csv").stdout
+    return {row["study"]: row for row in csv.DictReader(io.StringIO(listed))}
+
+
+def zipped(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as container:
+        for file in sorted(folder.rglob("*.*")):
+            container.write(file, file.relative_to(folder).as_posix())
+    return target
+
+
+def test_a_zip_is_screened_as_its_folder_is_and_nothing_is_unpacked(tmp_path: Path, environ: dict[str, str]) -> None:
+    mura_tree(tmp_path / "mura", 6)
+    container = zipped(tmp_path / "mura", tmp_path / "films.zip")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = run({**environ, "TMPDIR": str(scratch)}, "screen", container)
+    assert done.returncode == 0, done.stderr
+    assert "(layout mura)" in done.stderr
+    assert {path.suffix for path in Path(environ["BONESCREEN_HOME"]).rglob("*.png")} == set()
+    assert list(scratch.rglob("*.png")) == []
+    from_zip = rows(environ)
+    other = {**environ, "BONESCREEN_HOME": str(tmp_path / "other")}
+    assert run(other, "screen", tmp_path / "mura").returncode == 0
+    from_folder = rows(other)
+    assert from_zip == from_folder
+    assert len(from_zip) > 1
+    drawn = run(environ, "heatmap", next(iter(from_zip)), "-o", tmp_path / "drawn")
+    assert drawn.returncode == 0, drawn.stderr
+    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in drawn.stdout.split())
+
+
+def test_a_dicom_archive_is_screened_by_study_and_says_what_it_passed_over(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    root = tmp_path / "pacs"
+    for number, folder in enumerate(("DISC1/ST000/IM000", "DISC2/ST007/IM003")):
+        file = root / folder
+        file.parent.mkdir(parents=True)
+        file.write_bytes(dicom(film(number), BodyPartExamined="HUMERUS"))
+    chest = dicom(film(2), StudyInstanceUID="1.2.8", BodyPartExamined="CHEST", PatientName="Roe^Richard")
+    (root / "chest").write_bytes(chest)
+    (root / "slice").write_bytes(dicom(film(3), SOPClassUID=uid.CTImageStorage, Modality="CT"))
+    (root / "broken.dcm").write_bytes(dicom(np.full((8, 8), 7, np.uint8))[:-30])
+    done = run({**environ, "BONESCREEN_PSEUDONYM_KEY": "0123456789abcdef"}, "screen", root)
+    assert done.returncode == 0, done.stderr
+    assert "passed over: 1 CT Image Storage" in done.stderr
+    told = {study: (row["status"], row["body_part"], row["images"]) for study, row in rows(environ).items()}
+    assert told["1.2.8"] == ("out of scope", "CHEST", "1")
+    assert told["1.2.3"] == ("incomplete", "HUMERUS", "3")
+    failed = run(environ, "failures").stdout
+    assert "truncated" in failed
+    assert "broken.dcm" in failed
+    everything = b"".join(path.read_bytes() for path in Path(environ["BONESCREEN_HOME"]).rglob("*") if path.is_file())
+    assert b"1.2.8" in everything
+    for identity in (b"Roe", b"Doe", b"4711"):
+        assert identity not in everything
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_makes_nothing(tmp_path: Path, environ: dict[str, str]) -> None:
+    root = tmp_path / "archive"
+    flat_tree(root, 6)
+    done = run(environ, "screen", "--dry-run", root)
+    assert done.returncode == 0, done.stderr
+    assert "to screen: 6 images (6 new)" in done.stdout
+    assert not Path(environ["BONESCREEN_HOME"]).exists()
+    assert run(environ, "screen", root).returncode == 0
+    (root / "tonight.png").write_bytes(png(99))
+    for command in ("screen", "enqueue"):
+        told = run(environ, command, "--dry-run", root).stdout
+        assert "to screen: 1 image (1 new)" in told
+        assert "screened already: 6 images" in told
+    assert len(rows(environ)) == 6
+
+
+def test_a_wrong_manifest_is_refused_by_its_lines_in_one_line(tmp_path: Path, environ: dict[str, str]) -> None:
+    root = tmp_path / "archive"
+    flat_tree(root, 1)
+    (root / "manifest.csv").write_text("study,image,label\na,../x.png,\nb,y.png,perhaps\n")
+    for arguments in (("screen", root), ("screen", "--dry-run", root)):
+        done = run(environ, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: manifest.csv line 2: the image '../x.png' is not below")
+        assert "line 3: the label 'perhaps'" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_being_written_is_left_for_the_next_scan(tmp_path: Path, environ: dict[str, str]) -> None:
+    root = tmp_path / "archive"
+    flat_tree(root, 2)
+    ended = threading.Event()
+
+    def write() -> None:
+        with (root / "arriving.png").open("wb", buffering=0) as file:
+            while not ended.is_set():
+                file.write(b"\x89PNG")
+                time.sleep(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    done = run({**environ, "BONESCREEN_QUIET_SECONDS": "2"}, "screen", root)
+    ended.set()
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert "arriving.png (still being written)" in done.stderr
+    assert len(rows(environ)) == 2
+    (root / "arriving.png").write_bytes(png(77))
+    assert run(environ, "screen", root).returncode == 0
+    assert rows(environ)["arriving.png"]["status"] == "scored"
