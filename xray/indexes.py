@@ -11,7 +11,7 @@ from xray.tars import index_tar
 from xray.zips import index_zip
 
 MAX_KEPT = 4
-"""Containers whose indexes a process keeps; beside the last one used, `MAX_MEMBERS` members in all."""
+"""Containers whose indexes a process keeps, those used last; with no more than `MAX_MEMBERS` members in all."""
 
 Version = tuple[int, int, int, int]
 

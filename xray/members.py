@@ -8,7 +8,8 @@ from xray.errors import ContainerFault
 from xray.studies import MAX_PATH_BYTES, SkipReason, is_hidden
 
 MAX_MEMBERS = 200_000
-"""Members a container may have."""
+"""Members a container may have. One takes 336 bytes of an index that is kept, and 870 while a zip's is made (measured
+with MURA's names): 67 and 173 MB at the cap."""
 
 MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
 """Bytes that a container's names may take, and a zip's whole directory."""

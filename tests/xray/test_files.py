@@ -1,14 +1,18 @@
 """Reading below an archive root: what is a fault of one file, and what is an outage."""
 
 import hashlib
+import io
 import os
 import socket
+import tarfile
+import zipfile
 
 import pytest
 
 from tests.archives import as_plain_user, folder_for_others
+from xray.containers import list_members
 from xray.errors import ArchiveOutage, FileFault
-from xray.files import content_digest, read_image_file
+from xray.files import content_digest, open_image, read_image_file, root_absence
 from xray.vocabulary import Reason
 
 
@@ -18,6 +22,21 @@ def root(tmp_path):
     (folder / "study").mkdir(parents=True)
     (folder / "study" / "image.png").write_bytes(b"film")
     return folder
+
+
+def packed(path, files):
+    """Write a zip or tar, told by the suffix."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:
+            for name, content in files.items():
+                container.writestr(name, content)
+    else:
+        with tarfile.open(path, "w") as container:
+            for name, content in files.items():
+                header = tarfile.TarInfo(name)
+                header.size = len(content)
+                container.addfile(header, io.BytesIO(content))
+    return path
 
 
 def fault_of(root, relative, **options) -> FileFault:
@@ -163,7 +182,7 @@ def test_an_empty_root_is_an_outage_as_an_unmounted_one_looks_so(tmp_path):
 def test_a_root_that_is_a_file_is_an_outage(tmp_path):
     (tmp_path / "root").touch()
 
-    with pytest.raises(ArchiveOutage, match="not a folder"):
+    with pytest.raises(ArchiveOutage, match="not a folder, a zip or a tar"):
         read_image_file(tmp_path / "root", "image.png")
 
 
@@ -179,3 +198,130 @@ def test_a_name_that_no_host_can_have_is_unreadable(root):
 
 def test_the_digest_is_sha256():
     assert content_digest(b"film") == hashlib.sha256(b"film").digest()
+
+
+# --- containers
+
+
+@pytest.mark.parametrize("name", ["batch.zip", "batch.tar"])
+def test_a_member_is_read_below_its_containers_path(root, name):
+    packed(root / "study" / name, {"a/image.png": b"inner"})
+
+    assert read_image_file(root, f"study/{name}/a/image.png") == b"inner"
+    with open_image(root, f"study/{name}/a/image.png") as stream:
+        assert stream.read(2) == b"in"
+
+
+@pytest.mark.parametrize("name", ["batch.zip", "batch.tar"])
+def test_a_root_that_is_a_container_is_read_by_the_members_names_alone(tmp_path, name):
+    packed(tmp_path / name, {"a/image.png": b"inner"})
+    (tmp_path / "linked").symlink_to(name)
+
+    assert read_image_file(tmp_path / name, "a/image.png") == b"inner"
+    assert read_image_file(tmp_path / "linked", "a/image.png") == b"inner"
+    assert root_absence(tmp_path / name) is None
+
+
+def test_a_folder_named_as_a_container_stays_a_folder_and_one_below_it_is_opened(root):
+    (root / "year.zip").mkdir()
+    packed(root / "year.zip" / "month.tar", {"day.zip/image.png": b"inner"})
+
+    assert read_image_file(root, "year.zip/month.tar/day.zip/image.png") == b"inner"
+
+
+def test_a_container_in_a_container_is_not_opened(root):
+    inner = packed(root / "inner.zip", {"image.png": b"film"}).read_bytes()
+    packed(root / "outer.zip", {"inner.zip": inner})
+
+    assert fault_of(root, "outer.zip/inner.zip/image.png").reason is Reason.VANISHED
+
+
+def test_a_container_may_be_read_as_the_file_it_is(root):
+    path = packed(root / "batch.zip", {"image.png": b"film"})
+
+    assert read_image_file(root, "batch.zip") == path.read_bytes()
+
+
+@pytest.mark.parametrize("relative", ["batch.zip/../image.png", "batch.zip/..", "batch.zip/a\0"])
+def test_a_members_path_that_is_not_below_is_refused(root, relative):
+    packed(root / "batch.zip", {"../image.png": b"film", "a": b"film"})
+
+    assert fault_of(root, relative).reason is Reason.OUTSIDE_ARCHIVE
+
+
+def test_a_link_to_a_container_is_followed_within_the_archive_alone(root):
+    packed(root / "batch.zip", {"image.png": b"inner"})
+    packed(root.parent / "secret.zip", {"image.png": b"secret"})
+    (root / "again.zip").symlink_to("batch.zip")
+    (root / "leak.zip").symlink_to(root.parent / "secret.zip")
+
+    assert read_image_file(root, "again.zip/image.png") == b"inner"
+    assert fault_of(root, "leak.zip/image.png").reason is Reason.OUTSIDE_ARCHIVE
+
+
+def test_a_link_named_as_a_container_to_a_file_that_is_not_cannot_be_read(root):
+    packed(root / "batch.zip", {"image.png": b"inner"}).rename(root / "batch.bin")
+    (root / "batch.zip").symlink_to("batch.bin")
+
+    assert fault_of(root, "batch.zip/image.png").reason is Reason.CHANGED
+
+
+def test_a_member_of_a_missing_container_has_vanished(root):
+    (root / "broken.zip").symlink_to("nowhere.zip")
+
+    assert fault_of(root, "gone.zip/image.png").reason is Reason.VANISHED
+    assert fault_of(root, "broken.zip/image.png").reason is Reason.VANISHED
+
+
+def test_a_fifo_named_as_a_container_is_refused_without_waiting(root):
+    os.mkfifo(root / "pipe.zip")
+
+    assert fault_of(root, "pipe.zip/image.png").reason is Reason.VANISHED
+
+
+def test_a_container_that_may_not_be_read_is_unreadable():
+    with folder_for_others() as root:
+        packed(root / "batch.zip", {"image.png": b"film"}).chmod(0o000)
+        with as_plain_user():
+            assert fault_of(root, "batch.zip/image.png").reason is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("name", ["studies.zip", "studies.tar"])
+def test_a_root_that_is_an_empty_or_missing_container_is_an_outage(tmp_path, name):
+    with pytest.raises(ArchiveOutage, match=r"is missing: is it mounted\?"):
+        read_image_file(tmp_path / name, "image.png")
+    (tmp_path / name).touch()
+    with pytest.raises(ArchiveOutage, match="is an empty file"):
+        read_image_file(tmp_path / name, "image.png")
+
+
+def test_members_versions_are_held_to_the_nanosecond_and_files_to_two_seconds(root):
+    packed(root / "batch.zip", {"image.png": b"inner"})
+    [member] = list_members(root / "batch.zip")
+    changed_at = (root / "study" / "image.png").stat().st_mtime_ns
+
+    assert read_image_file(root, "batch.zip/image.png", seen=(5, member.stamp_ns)) == b"inner"
+    assert fault_of(root, "batch.zip/image.png", seen=(5, member.stamp_ns + 1)).reason is Reason.CHANGED
+    assert read_image_file(root, "study/image.png", seen=(4, changed_at + 1)) == b"film"
+
+
+def test_an_opened_image_is_checked_as_a_read_one_is(root):
+    (root.parent / "secret").write_bytes(b"secret")
+    (root / "leak.png").symlink_to(root.parent / "secret")
+    os.mkfifo(root / "pipe.png")
+    reasons = {"leak.png": Reason.OUTSIDE_ARCHIVE, "pipe.png": Reason.UNREADABLE, "gone.png": Reason.VANISHED}
+    for name, reason in reasons.items():
+        with pytest.raises(FileFault) as caught, open_image(root, name):
+            pass
+        assert caught.value.reason is reason
+    with pytest.raises(ArchiveOutage), open_image(root / "gone", "image.png"):
+        pass
+
+
+def test_an_opened_image_is_a_seekable_stream_that_leaves_no_file_open(root):
+    before = len(os.listdir("/proc/self/fd"))
+    with open_image(root, "study/image.png") as stream:
+        stream.seek(-1, os.SEEK_END)
+        assert stream.read() == b"m"
+
+    assert len(os.listdir("/proc/self/fd")) == before
