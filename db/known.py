@@ -61,6 +61,8 @@ def remember_passed_over(database: Database, archive_id: int, files: Iterable[tu
         {"archive_id": archive_id, "path": path, "size": size, "mtime_ns": mtime_ns, "reason": reason}
         for (path, size, mtime_ns), reason in files
     ]
+    if not rows:
+        return
     with database.write() as connection:
         for chunk in chunks(rows):
             upsert = insert_into(connection, passed_over)

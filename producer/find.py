@@ -128,7 +128,7 @@ def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], 
         pause(min(left, PAUSE_SECONDS))
     for file in waiting:
         unchanged = _look(source.root, file.path) == (file.size, file.mtime_ns)
-        yield file if unchanged else Skipped(printable(file.path), SkipReason.STILL_WRITTEN)
+        yield file if unchanged else Skipped(printable(file.path or source.root.name), SkipReason.STILL_WRITTEN)
 
 
 def _look(root: Path, path: str) -> tuple[int, int] | None:

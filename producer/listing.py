@@ -1,5 +1,6 @@
 """Hold a manifest to what it must be: sound line by line, each image once, each study with one label."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 from db import staging
@@ -38,7 +39,7 @@ def require_manifest(source: Source) -> None:
 def require_unlisted(database: Database, scan: Scan, source: Source, entries: Collection[Entry]) -> None:
     """Refuse images that a manifest lists again, before they are staged."""
     paths = [entry.path for entry in entries]
-    repeated = staging.staged_paths(database, scan, paths) | {path for path in paths if paths.count(path) > 1}
+    repeated = staging.staged_paths(database, scan, paths) | {path for path, n in Counter(paths).items() if n > 1}
     for image in sorted(repeated)[:1]:
         lines = [listed.line for listed in _listed(source) if listed.image == image]
         raise UsageError(f"{MANIFEST_NAME} lists {image!r} on lines {_and(lines)}; an image belongs to one study, once")
