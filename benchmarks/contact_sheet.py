@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import UID
 
-from xray import tags
-from xray.dicom import open_radiograph
+from xray.dicom import tags
+from xray.dicom.header import open_radiograph
 from xray.errors import FileFault
 from xray.pixels import Preprocessing, load
 

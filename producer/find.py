@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer.walk import FileEntry, Skipped, printable, trouble, walk
-from xray.containers import Member, is_compressed_tar, is_container, list_members
+from xray.containers.members import is_compressed_tar, is_container
+from xray.containers.read import Member, list_members
 from xray.errors import ContainerFault, FileFault, UsageError
 from xray.files import image_status, mtime_ns, open_image
 from xray.manifest import Problem, read_manifest

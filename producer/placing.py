@@ -8,7 +8,7 @@ from db.known import FileKey, Known
 from db.merge import Entry
 from producer.find import Source
 from producer.walk import FileEntry, Skipped, printable
-from xray.dicom import HEAD, is_dicom, read_header
+from xray.dicom.header import HEAD, is_dicom, read_header
 from xray.errors import FileFault
 from xray.files import open_image
 from xray.studies import (

@@ -7,8 +7,9 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path, PurePosixPath
 
 from producer.walk import list_root, trouble
-from xray.containers import Member, is_container, list_members
-from xray.dicom import HEAD, is_dicom
+from xray.containers.members import is_container
+from xray.containers.read import Member, list_members
+from xray.dicom.header import HEAD, is_dicom
 from xray.errors import ContainerFault, FileFault
 from xray.files import open_image
 from xray.studies import FOLDER_MAX_IMAGES, RASTER_SUFFIXES, Layout, detect_layout, is_hidden

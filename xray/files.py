@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from xray.containers import is_container, member_status, open_member, read_member
+from xray.containers.members import is_container
+from xray.containers.read import member_status, open_member, read_member
 from xray.errors import ArchiveOutage, FileFault
 from xray.regular import open_regular, read_at, within_int64
 from xray.vocabulary import Reason
@@ -48,7 +49,7 @@ def read_image_file(
         The image's path below it, POSIX; of a member, the container's path and the member's name in it.
     seen : tuple of (int, int), optional
         The size (bytes) and the time of the last change (ns) that the file had when it was scanned; it must still have
-        them when it has been read. A member's are those of `xray.containers.Member`, and must be the very same.
+        them when it has been read. A member's are those of `xray.containers.read.Member`, and must be the very same.
     max_bytes : int
         Cap on the file's size, held before anything is read.
 
@@ -100,7 +101,7 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
 def image_status(root: Path, relative: str) -> tuple[int, int]:
     """Return the size (bytes) and the time of the last change (ns) of a file below an archive's root, or of a member.
 
-    A member's are those of `xray.containers.Member`; errors are those of `read_image_file`.
+    A member's are those of `xray.containers.read.Member`; errors are those of `read_image_file`.
     """
     try:
         path, member = _resolve(root, relative)

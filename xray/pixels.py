@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xray.dicom import HEAD, is_dicom
-from xray.dicom_pixels import decode_dicom, dicom_room
+from xray.dicom.header import HEAD, is_dicom
+from xray.dicom.pixels import decode_dicom, dicom_room
 from xray.errors import FileFault, PackageError
 from xray.pictures import decode_picture, picture_room
 from xray.vocabulary import Reason
@@ -95,7 +95,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Values deeper than 8 bits, or signed, are mapped linearly from the image's own least and greatest gray to 0..255, as
     10, 12 and 16 bits come in the same 16-bit files. Colour becomes luma (ITU-R BT.601), alpha lies on black, the EXIF
     orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the first picture is read. How
-    DICOM becomes gray: ``xray.dicom_pixels``.
+    DICOM becomes gray: ``xray.dicom.pixels``.
 
     Parameters
     ----------

@@ -20,24 +20,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.archives import png
-from xray import members
-from xray.containers import (
+from xray.containers import members
+from xray.containers.members import is_compressed_tar, is_container
+from xray.containers.read import (
     MAX_RATIO,
     Member,
     PassedMember,
-    is_compressed_tar,
-    is_container,
     list_members,
     open_member,
     read_member,
 )
+from xray.containers.streams import MAX_INFLATED
+from xray.containers.tars import index_tar
+from xray.containers.zips import index_zip
 from xray.errors import ContainerFault, FileFault
 from xray.files import MAX_BYTES, open_image, read_image_file
-from xray.streams import MAX_INFLATED
 from xray.studies import SkipReason
-from xray.tars import index_tar
 from xray.vocabulary import Reason
-from xray.zips import index_zip
 
 FILMS = {f"XR_HAND/patient{n}/study1_positive/image1.png": png(n) for n in range(3)}
 JANUARY_2024 = 1_704_067_200

@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 
 from tests.archives import jpeg, png
 from tests.dicoms import NATIVE, bare, data_set, dicom, written
-from xray.dicom import Header, is_dicom, read_header
+from xray.dicom.header import Header, is_dicom, read_header
 from xray.errors import FileFault
 from xray.pixels import decode, pixel_count
 from xray.pseudonym import pseudonym

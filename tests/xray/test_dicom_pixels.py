@@ -19,9 +19,9 @@ from pydicom.pixels import pixel_array
 
 from tests.archives import film
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom, packed
-from xray.codecs import decompress
-from xray.dicom import Header, read_header
-from xray.dicom_pixels import decode_dicom, dicom_room
+from xray.dicom.codecs import decompress
+from xray.dicom.header import Header, read_header
+from xray.dicom.pixels import decode_dicom, dicom_room
 from xray.errors import FileFault
 from xray.pixels import decode, pixel_count
 from xray.vocabulary import Reason

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from tests.archives import as_plain_user, folder_for_others
-from xray.containers import list_members
+from xray.containers.read import list_members
 from xray.errors import ArchiveOutage, FileFault
 from xray.files import content_digest, open_image, read_image_file, root_absence
 from xray.vocabulary import Reason

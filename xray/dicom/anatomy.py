@@ -2,8 +2,8 @@
 
 import re
 
-from xray import tags
-from xray.elements import DataSet
+from xray.dicom import tags
+from xray.dicom.elements import DataSet
 
 _SAME = {
     "HANDS": "HAND", "FINGERS": "FINGER", "THUMB": "FINGER", "WRISTS": "WRIST", "ELBOWS": "ELBOW",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xray import tags
-from xray.elements import DataSet
+from xray.dicom import tags
+from xray.dicom.elements import DataSet
 
 TAILS = 0.005
 """Share of the pixels below black, and of those above white, where a film has no window: the lead markers and burnt-in

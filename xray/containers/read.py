@@ -1,12 +1,12 @@
 """Read images inside a zip or an uncompressed tar where they lie, as if it were a folder.
 
 Nothing is unpacked to disk, and nothing is held open: a container is opened for each read, as a file of a folder is,
-and what is kept between reads is its index alone (`xray.indexes`).
+and what is kept between reads is its index alone (`xray.containers.indexes`).
 
-A bomb is worth no more than its weight. The directory's caps (`xray.members`, `xray.tars`) hold before it is read; each
-member is inflated alone, by its reader alone, within `MAX_RATIO` and the byte cap. Members that overlap, as in
-Fifield's zips (WOOT 2019), are therefore but so many members, each under the caps, and a container in a container
-stays closed.
+A bomb is worth no more than its weight. The directory's caps (`xray.containers.members`, `xray.containers.tars`) hold
+before it is read; each member is inflated alone, by its reader alone, within `MAX_RATIO` and the byte cap. Members that
+overlap, as in Fifield's zips (WOOT 2019), are therefore but so many members, each under the caps, and a container in a
+container stays closed.
 """
 
 import io
@@ -18,19 +18,14 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from xray.containers.indexes import index_of, version_of
+from xray.containers.members import Entry, Packing
+from xray.containers.streams import MemberStream, read_whole
+from xray.containers.zips import content_offset
 from xray.errors import ContainerFault, FileFault
-from xray.indexes import index_of, version_of
-from xray.members import Entry, Packing, is_compressed_tar, is_container
 from xray.regular import open_regular
-from xray.streams import MemberStream, read_whole
 from xray.studies import SkipReason
 from xray.vocabulary import Reason
-from xray.zips import content_offset
-
-__all__ = [
-    "MAX_RATIO", "RATIO_FROM", "Member", "PassedMember",
-    "is_compressed_tar", "is_container", "list_members", "open_member", "read_member",
-]  # fmt: skip
 
 MAX_RATIO = 200
 """How many times larger than its packed bytes a member over `RATIO_FROM` bytes may be; DEFLATE reaches 1,032.

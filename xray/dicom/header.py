@@ -13,12 +13,12 @@ from pydicom.datadict import dictionary_has_tag
 from pydicom.uid import UID
 from pydicom.valuerep import VR
 
-from xray import tags
-from xray.anatomy import body_part, laterality, view
-from xray.elements import DataSet, Encoding, PixelElement, Walk
+from xray.dicom import tags
+from xray.dicom.anatomy import body_part, laterality, view
+from xray.dicom.elements import DataSet, Encoding, PixelElement, Walk
+from xray.dicom.stream import Inflated, Source
 from xray.errors import FileFault
 from xray.pseudonym import pseudonym
-from xray.source import Inflated, Source
 from xray.vocabulary import Reason
 
 HEAD = 1024

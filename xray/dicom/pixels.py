@@ -10,14 +10,14 @@ from PIL import Image
 from pydicom import config
 from pydicom.uid import UID
 
-from xray import tags
-from xray.codecs import COMPRESSED, LOSSY, RLE, decompress, unpack_rle
-from xray.dicom import BIG_ENDIAN, DEFLATED, IMPLICIT, Opened, open_radiograph
-from xray.elements import UNDEFINED, DataSet
+from xray.dicom import tags
+from xray.dicom.codecs import COMPRESSED, LOSSY, RLE, decompress, unpack_rle
+from xray.dicom.elements import UNDEFINED, DataSet
+from xray.dicom.fragments import read_fragments
+from xray.dicom.gray import Cells, gray_table
+from xray.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, Opened, open_radiograph
+from xray.dicom.stream import Inflated
 from xray.errors import FileFault
-from xray.fragments import read_fragments
-from xray.gray import Cells, gray_table
-from xray.source import Inflated
 from xray.vocabulary import Reason
 
 MAX_ASPECT = 4.0
@@ -66,7 +66,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Raises
     ------
     FileFault
-        As `xray.dicom.read_header`; ``too_many_pixels``; ``unsupported``, with what is; ``truncated`` or ``corrupt``.
+        As of `xray.dicom.header.read_header`; and ``too_many_pixels``; ``unsupported``, with what is.
     """
     try:
         return _decode(data, max_pixels)

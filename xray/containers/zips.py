@@ -12,8 +12,8 @@ import struct
 import zipfile
 from typing import IO, cast
 
+from xray.containers.members import MAX_DIRECTORY_BYTES, MAX_MEMBERS, Entry, Index, Packing
 from xray.errors import ContainerFault, FileFault
-from xray.members import MAX_DIRECTORY_BYTES, MAX_MEMBERS, Entry, Index, Packing
 from xray.regular import read_at
 from xray.studies import SkipReason
 from xray.vocabulary import Reason

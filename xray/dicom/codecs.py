@@ -33,7 +33,7 @@ from openjpeg.utils import decode
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from xray.codestream import JPEG_LS, LOSSLESS, Frame, bare_jpeg, j2k_codestream, j2k_damage, j2k_frame, jpeg_frame
+from xray.dicom.codestream import JPEG_LS, LOSSLESS, Frame, bare_jpeg, j2k_codestream, j2k_damage, j2k_frame, jpeg_frame
 from xray.errors import FileFault
 from xray.vocabulary import Reason
 

@@ -4,11 +4,11 @@ import os
 from collections import OrderedDict
 from threading import Lock
 
+from xray.containers.members import MAX_MEMBERS, TAR_SUFFIX, ZIP_SUFFIX, Index
+from xray.containers.tars import index_tar
+from xray.containers.zips import index_zip
 from xray.errors import ContainerFault
-from xray.members import MAX_MEMBERS, TAR_SUFFIX, ZIP_SUFFIX, Index
 from xray.studies import SkipReason
-from xray.tars import index_tar
-from xray.zips import index_zip
 
 MAX_KEPT = 4
 """Containers whose indexes a process keeps, those used last; with no more than `MAX_MEMBERS` members in all."""

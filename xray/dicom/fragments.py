@@ -1,9 +1,9 @@
 """A DICOM film's compressed bytes: fragments put together, and the codec that reads them (PS3.5 annex A.4)."""
 
 from xray.bounds import hold
-from xray.elements import ITEM, SEQUENCE_END, UNDEFINED
+from xray.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED
+from xray.dicom.stream import Source
 from xray.errors import FileFault
-from xray.source import Source
 from xray.vocabulary import Reason
 
 MAX_FRAGMENTS = 100_000

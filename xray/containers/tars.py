@@ -8,8 +8,8 @@ import os
 import re
 import tarfile
 
+from xray.containers.members import MAX_MEMBERS, Entry, Index, Packing
 from xray.errors import ContainerFault
-from xray.members import MAX_MEMBERS, Entry, Index, Packing
 from xray.regular import read_at, within_int64
 from xray.studies import SkipReason
 

@@ -5,8 +5,8 @@ import os
 import zlib
 from typing import TYPE_CHECKING
 
+from xray.containers.members import Entry, Packing
 from xray.errors import FileFault
-from xray.members import Entry, Packing
 from xray.regular import read_at
 from xray.vocabulary import Reason
 

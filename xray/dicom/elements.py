@@ -11,8 +11,8 @@ from typing import Literal
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from xray.bounds import hold
+from xray.dicom.stream import Source
 from xray.errors import FileFault
-from xray.source import Source
 from xray.vocabulary import Reason
 
 MAX_ELEMENTS = 100_000

@@ -1,0 +1,1 @@
+"""Zips and uncompressed tars, read in place as if they were folders."""

@@ -1,0 +1,1 @@
+"""DICOM radiographs (https://www.dicomstandard.org): headers, and gray from pixels in each usual transfer syntax."""
