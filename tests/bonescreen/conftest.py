@@ -1,5 +1,6 @@
 """The command line as people use it, in this process."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bonescreen.cli import main
+from xray.package import ModelPackage
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,9 @@ def bonescreen(capsys: pytest.CaptureFixture[str]) -> Bonescreen:
         return Done(left.value.code if isinstance(left.value.code, int) else 0, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
+    """Return the environment of a process with a home of its own and the tiny model."""
+    return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}

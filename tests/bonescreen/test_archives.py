@@ -2,33 +2,17 @@
 
 import csv
 import io
-import os
-import subprocess
-import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from pydicom import uid
 
 from tests.archives import film, flat_tree, mura_tree, png
+from tests.bonescreen.processes import run
 from tests.dicoms import dicom
-from xray.package import ModelPackage
-
-BONESCREEN = (sys.executable, "-m", "bonescreen")
-
-
-@pytest.fixture
-def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
-    return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
-
-
-def run(environ: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*BONESCREEN, *map(str, arguments)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def rows(environ: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -19,24 +19,12 @@ from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches
 from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
+from tests.bonescreen.processes import BONESCREEN, run
 from tests.broker import TcpBroker
 from tests.faults.stack import await_that
 from tests.ledgers import embedded
 from xray.errors import BonescreenError
 from xray.message import PRECISION, queue_name
-from xray.package import ModelPackage
-
-BONESCREEN = (sys.executable, "-m", "bonescreen")
-
-
-@pytest.fixture
-def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
-    return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
-
-
-def run(environ: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*BONESCREEN, *map(str, arguments)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def opened(environ: dict[str, str]) -> Database:
