@@ -324,6 +324,33 @@ def test_a_name_that_is_no_text_is_passed_over_readably(tmp_path):
     ]
 
 
+def test_a_name_in_utf8_is_understood_with_and_without_the_flag_that_says_so(tmp_path):
+    path = zip_of(tmp_path / "a.zip", {"M\u00fcller.png": b"film"})
+    assert paths(path) == ["M\u00fcller.png"]
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(signature) + flags + 1] &= ~8
+    path.write_bytes(data)
+
+    assert paths(path) == ["M\u00fcller.png"]
+    assert read_member(path, "M\u00fcller.png", None, MAX_BYTES) == b"film"
+
+
+def test_a_name_in_the_code_page_of_dos_is_understood(tmp_path):
+    path = zip_of(tmp_path / "a.zip", {"MXller.png": b"film"})
+
+    assert paths(patched(path, b"MXller", b"M\x81ller")) == ["M\u00fcller.png"]
+
+
+def test_times_in_an_incremental_tars_headers_are_not_taken_for_names(tmp_path):
+    block = bytearray(tar_of(tmp_path / "a.tar", {"image.png": b""}, tarfile.GNU_FORMAT).read_bytes())
+    block[345:357] = b"15301642007\0"
+    block[:512] = with_checksum(bytes(block[:512]))
+    (tmp_path / "a.tar").write_bytes(block)
+
+    assert paths(tmp_path / "a.tar") == ["image.png"]
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_bytes_that_are_no_utf8_in_a_tar_come_as_surrogates_and_read_back(tmp_path, form):
     name = os.fsdecode(b"M\xfcller.png")
@@ -544,10 +571,12 @@ def test_a_container_with_too_many_members_is_refused_before_they_are_indexed(tm
     assert fault_of(tmp_path / "a.zip") is SkipReason.CONTAINER_TOO_LARGE
 
 
-def test_a_tar_with_too_many_members_is_refused(tmp_path):
+def test_a_tar_with_too_many_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "MAX_MEMBERS", 1000)
     header = tarfile.TarInfo("image.png").tobuf(tarfile.USTAR_FORMAT)
-    with (tmp_path / "a.tar").open("wb") as file:
-        file.write(header * (members.MAX_MEMBERS + 1) + bytes(1024))
+    (tmp_path / "a.tar").write_bytes(header * 1000 + bytes(1024))
+    assert len(list(list_members(tmp_path / "a.tar"))) == 1000
+    (tmp_path / "a.tar").write_bytes(header * 1001 + bytes(1024))
 
     assert fault_of(tmp_path / "a.tar") is SkipReason.CONTAINER_TOO_LARGE
 

@@ -5,9 +5,12 @@ import io
 import os
 import socket
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
+from pydicom import Dataset, FileMetaDataset, dcmread
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from tests.archives import as_plain_user, folder_for_others
 from xray.containers.read import list_members
@@ -303,6 +306,28 @@ def test_members_versions_are_held_to_the_nanosecond_and_files_to_two_seconds(ro
     assert read_image_file(root, "batch.zip/image.png", seen=(5, member.stamp_ns)) == b"inner"
     assert fault_of(root, "batch.zip/image.png", seen=(5, member.stamp_ns + 1)).reason is Reason.CHANGED
     assert read_image_file(root, "study/image.png", seen=(4, changed_at + 1)) == b"film"
+
+
+def test_a_dicom_header_is_read_from_a_member_without_inflating_its_pixels(root):
+    film = Dataset()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    film.file_meta.MediaStorageSOPInstanceUID = "1.2.4"
+    film.StudyInstanceUID = "1.2.3"
+    film.add_new("PixelData", "OW", bytes(50_000_000))
+    buffer = io.BytesIO()
+    film.save_as(buffer, enforce_file_format=True)
+    packed(root / "batch.zip", {"IM1": buffer.getvalue()})
+    del buffer
+    tracemalloc.start()
+    with open_image(root, "batch.zip/IM1") as stream:
+        header = dcmread(stream, stop_before_pixels=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert header.StudyInstanceUID == "1.2.3"
+    assert peak < 2_000_000
 
 
 def test_an_opened_image_is_checked_as_a_read_one_is(root):

@@ -74,6 +74,8 @@ class MemberStream(io.RawIOBase):
     """
 
     def __init__(self, descriptor: int, offset: int, entry: Entry) -> None:
+        # What a file opened by its descriptor has for a name; pydicom asks every `io.BufferedReader` for one.
+        self.name = descriptor
         self._descriptor = descriptor
         self._offset = offset
         self._entry = entry

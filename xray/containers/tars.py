@@ -130,9 +130,13 @@ class _Walk:
 
 def _header(block: bytes) -> tarfile.TarInfo:
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise _damaged() from error
+    if block[257:263] != b"ustar\0":
+        # GNU's incremental archives have times where POSIX has the name's beginning, and `tarfile` takes them for it.
+        header.name = _text(block[:100].partition(b"\0")[0])
+    return header
 
 
 def _pax_records(data: bytes) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 import zipfile
+from contextlib import suppress
 from typing import IO, cast
 
 from xray.containers.members import MAX_DIRECTORY_BYTES, MAX_MEMBERS, Entry, Index, Packing
@@ -19,7 +20,7 @@ from xray.studies import SkipReason
 from xray.vocabulary import Reason
 
 _UNIX = 3
-_ENCRYPTED, _PATCHED, _STRONGLY_ENCRYPTED = 0x1, 0x20, 0x40
+_ENCRYPTED, _PATCHED, _STRONGLY_ENCRYPTED, _UTF8 = 0x1, 0x20, 0x40, 0x800
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _END_RECORD = 22
 _MAX_COMMENT = 2**16 - 1
@@ -49,8 +50,7 @@ def index_zip(descriptor: int) -> Index:
         raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "its directory has not as many members as its end says")
     index = Index()
     for info in infos:
-        # Not `filename`, which ends at a NUL.
-        name = info.orig_filename
+        name = _name(info)
         if not name.replace("\\", "/").endswith("/"):
             index.add(name, _entry(info) if _is_file(info) else SkipReason.SPECIAL_FILE)
     return index
@@ -120,6 +120,17 @@ def _as_many_as_said(descriptor: int, size: int, members: int) -> bool:
     said = int.from_bytes(record[10:12], "little")
     # All ones: the count is in the zip64 record. Some writers without zip64 let the count overflow.
     return said in (members % 2**16, 2**16 - 1)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    # Not `filename`, which ends at a NUL, and which later versions of Python take from an extra field.
+    name = info.orig_filename
+    if info.flag_bits & _UTF8 or name.isascii():
+        return name
+    # Info-ZIP on Linux and macOS write UTF-8 without the flag that says so (APPNOTE, appendix D), for code page 437.
+    with suppress(UnicodeDecodeError):
+        return name.encode("cp437").decode()
+    return name
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:
