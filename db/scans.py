@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from db.cut import cut_batches
 from db.session import Database, Now
-from db.tables import archives, runs, scan_entries, scans, studies, study_results
+from db.tables import archives, passed_over, runs, scan_entries, scans, studies, study_results
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
 
@@ -185,9 +185,12 @@ def abandon_scan(database: Database, scan: Scan) -> None:
             connection.execute(delete(runs).where(runs.c.id == scan.run_id))
         # A scan broken off within its merge has left studies, which the next scan finds again.
         used = or_(
-            exists().where(runs.c.archive_id == archives.c.id), exists().where(studies.c.archive_id == archives.c.id)
+            exists().where(runs.c.archive_id == scan.archive_id),
+            exists().where(studies.c.archive_id == scan.archive_id),
         )
-        connection.execute(delete(archives).where(archives.c.id == scan.archive_id, ~used))
+        if not connection.execute(select(used)).scalar_one():
+            connection.execute(delete(passed_over).where(passed_over.c.archive_id == scan.archive_id))
+            connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 
 
 def hold(connection: Connection, scan: Scan) -> None:

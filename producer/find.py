@@ -161,7 +161,7 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
                 yield FileEntry(prefix + member.path, member.size, member.stamp_ns)
     except ContainerFault as fault:
         if not file.path:
-            raise UsageError(f"{root} cannot be read: {fault}") from fault
+            raise UsageError(f"{root} cannot be read: {fault.detail}") from fault
         yield Skipped(file.path, fault.reason)
     except OSError as error:
         yield Skipped(file.path, trouble(root, error))

@@ -30,7 +30,7 @@ from xray.errors import ArchiveOutage, UsageError
 from xray.files import root_absence
 from xray.message import RENEW_SECONDS
 from xray.pseudonym import key_mark
-from xray.studies import MANIFEST_NAME, Layout
+from xray.studies import MANIFEST_NAME, Layout, SkipReason
 
 T = TypeVar("T")
 
@@ -232,6 +232,6 @@ def _nothing_found(source: Source, report: ScanReport) -> str:
             "their paths begin at the archive's root; nothing was changed"
         )
     passed = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.most_common())
-    return (
-        f"no image found in {source.root}" + (f" (passed over: {passed})" if passed else "") + "; nothing was changed"
-    )
+    found = f"no image found in {source.root}" + (f" (passed over: {passed})" if passed else "")
+    way_out = "; another --layout may fit" if SkipReason.OUTSIDE_LAYOUT in report.skipped else ""
+    return f"{found}; nothing was changed{way_out}"

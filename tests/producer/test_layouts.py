@@ -184,6 +184,18 @@ def test_a_file_that_was_no_radiograph_is_remembered_by_its_path_size_and_time(
     assert (row.path, row.size, row.reason) == ("ct.dcm", len(ct()), "CT Image Storage")
 
 
+def test_an_archive_without_any_radiograph_is_refused_and_may_be_scanned_when_it_has_one(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    put(clinic, "ct.dcm", ct())
+    put(clinic, "preview.png", png(1))
+    with pytest.raises(UsageError, match=r"passed over: 1 .*another --layout may fit"):
+        scan(Layout.DICOM)
+    assert list_runs(database) == []
+    put(clinic, "film.dcm", film())
+    assert scan(Layout.DICOM).found == 1
+
+
 def test_a_manifest_makes_studies_across_folders_with_what_it_says_of_them(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
