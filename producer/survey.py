@@ -12,7 +12,7 @@ from xray.containers.read import Member, list_members
 from xray.dicom.header import HEAD, is_dicom
 from xray.errors import ContainerFault, FileFault
 from xray.files import open_image
-from xray.studies import FOLDER_MAX_IMAGES, RASTER_SUFFIXES, Layout, detect_layout, is_hidden
+from xray.studies import FOLDER_MAX_IMAGES, MANIFEST_NAME, RASTER_SUFFIXES, Layout, detect_layout, is_hidden
 
 SURVEY_DEPTH = 10
 SURVEY_FOLDERS = 64
@@ -25,7 +25,8 @@ SURVEY_OPENED = 3
 def survey(root: Path) -> Layout:
     """Look into an archive and tell its layout.
 
-    At each of the first `SURVEY_DEPTH` levels, at most `SURVEY_FOLDERS` folders are looked into, taken in turn from
+    ``manifest`` where there is a ``manifest.csv`` in the root; else `detect_layout` decides by a sample. At each of the
+    first `SURVEY_DEPTH` levels, at most `SURVEY_FOLDERS` folders are looked into, taken in turn from
     different parents, and of each the first `SURVEY_ENTRIES` entries; of the containers met, `SURVEY_CONTAINERS`.
 
     Raises
@@ -37,12 +38,15 @@ def survey(root: Path) -> Layout:
     """
     if is_container(root.name) and root.is_file():
         sample = list(_of_container(root, root))
+        listed = MANIFEST_NAME in sample
     else:
         list_root(root).close()
         sample = _of_tree(root)
+        # The sample need not hold it, where many files lie beside it.
+        listed = (root / MANIFEST_NAME).is_file()
         for container in list(islice(filter(is_container, sample), SURVEY_CONTAINERS)):
             sample += (f"{container}/{member}" for member in _of_container(root, root / container))
-    return detect_layout(sample, root, dicom=_dicom_files(root, sample))
+    return Layout.MANIFEST if listed else detect_layout(sample, root, dicom=_dicom_files(root, sample))
 
 
 def _of_tree(root: Path) -> list[str]:
@@ -78,7 +82,8 @@ def _of_container(root: Path, container: Path) -> Iterator[str]:
         for member in list_members(container):
             folder = os.path.dirname(member.path)
             known = folder in held or len(held) < SURVEY_DEPTH * SURVEY_FOLDERS
-            if isinstance(member, Member) and known and held[folder] < SURVEY_ENTRIES:
+            chosen = member.path == MANIFEST_NAME or (known and held[folder] < SURVEY_ENTRIES)
+            if isinstance(member, Member) and chosen:
                 held[folder] += 1
                 yield member.path
     except ContainerFault:

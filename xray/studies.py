@@ -176,7 +176,7 @@ def refuse_name(relative: str) -> Skip | None:
 def detect_layout(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layout:
     """Choose a layout by a sample of an archive's paths.
 
-    ``manifest`` when there is a ``manifest.csv`` in the root; else ``mura`` when at least half of the images lie in
+    ``mura`` when at least half of the images lie in
     folders named as MURA names a study; else ``dicom`` when there are as many DICOM files as other images; else
     ``folder`` when most of the folders that hold images, the root aside, have no more than `FOLDER_MAX_IMAGES`; else
     ``flat``.
@@ -190,9 +190,6 @@ def detect_layout(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layo
     dicom : int
         How many of the files are DICOM, by their content.
     """
-    sample = list(sample)
-    if MANIFEST_NAME in sample:
-        return Layout.MANIFEST
     images = [path for path in sample if isinstance(place(path, Layout.FLAT, root), Placed)]
     in_studies = sum(isinstance(place(path, Layout.MURA, root), Placed) for path in images)
     if images and 2 * in_studies >= len(images):

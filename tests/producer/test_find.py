@@ -139,13 +139,24 @@ def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_pa
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "unlisted.png").write_bytes(png(2))
     (tmp_path / "manifest.csv").write_text("study,image\ns,a.png\ns,b.png\n")
-    assert survey(tmp_path) is Layout.MANIFEST
     seen = found(Source(tmp_path, Layout.MANIFEST))
     assert [(one.path, isinstance(one, FileEntry) and one.is_absent) for one in seen] == [
         ("a.png", False),
         ("b.png", True),
     ]
     assert all(isinstance(one, FileEntry) and one.placed and one.placed.study == "s" for one in seen)
+
+
+@pytest.mark.parametrize("files", [0, 300])
+def test_a_manifest_is_seen_however_many_files_lie_beside_it(tmp_path: Path, files: int) -> None:
+    root, container = tmp_path / "films", tmp_path / "films.zip"
+    root.mkdir()
+    members = {f"{number:03}.png": b"film" for number in range(files)}
+    for name, data in {**members, "manifest.csv": b"study,image\n"}.items():
+        (root / name).write_bytes(data)
+    write_zip(container, {**members, "manifest.csv": b"study,image\n"})
+    assert survey(root) is Layout.MANIFEST
+    assert survey(container) is Layout.MANIFEST
 
 
 def test_a_manifest_in_a_container_lists_its_members(tmp_path: Path) -> None:

@@ -120,7 +120,6 @@ def test_dicom_files_make_the_layout_where_they_are_no_fewer_than_other_images_a
     assert detect_layout([*names, "a/4.png", "a/5.png"], ROOT, dicom=2) is Layout.FOLDER
     mura = ["XR_HAND/patient00001/study1_positive/image1.dcm"]
     assert detect_layout(mura, ROOT, dicom=1) is Layout.MURA
-    assert detect_layout([*names, "manifest.csv"], ROOT, dicom=2) is Layout.MANIFEST
 
 
 def test_a_dicom_file_may_lie_in_any_layout():
