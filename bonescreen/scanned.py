@@ -67,6 +67,8 @@ def _passed_over(found: Found) -> Iterator[str]:
         yield f"  passed over: {counts(found.skipped)}"
     for place in found.look_at:
         yield f"  warning, not screened: {place}"
+    if found.not_looked_at:
+        yield "  what is known of files that could not be looked at is kept as it was"
 
 
 def counts(skipped: Mapping[str, int]) -> str:

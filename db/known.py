@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from db.merge import DESCRIPTION, Entry
 from db.session import Database
@@ -78,8 +78,8 @@ def pseudonym_key_mark(database: Database, archive_id: int) -> str | None:
     return mark
 
 
-def remember_pseudonym_key(database: Database, archive_id: int, mark: str) -> None:
-    """Keep the mark of the pseudonym key that all of an archive's patients are hashed under now."""
+def remember_pseudonym_key(database: Database, archive_id: int, mark: str | None) -> None:
+    """Keep the mark of the key that all of an archive's patients are hashed under now, None if not all are."""
     with database.write() as connection:
         connection.execute(update(archives).where(archives.c.id == archive_id).values(pseudonym_key=mark))
 
@@ -123,8 +123,10 @@ def standing(database: Database, archive_id: int, digest: str, files: Sequence[F
     return Standing(len(settled), len(same), len(known - same - settled), len(current))
 
 
-def current_images(database: Database, archive_id: int) -> int:
-    """Count an archive's current images."""
+def current_images(database: Database, archive_id: int, below: str | None = None) -> int:
+    """Count an archive's current images, of all of it or at and below a path."""
     query = select(func.count()).where(images.c.archive_id == archive_id, images.c.current)
+    if below is not None:
+        query = query.where(or_(images.c.path == below, images.c.path.startswith(below + "/", autoescape=True)))
     with database.read() as connection:
         return connection.execute(query).scalar_one()

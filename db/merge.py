@@ -1,10 +1,12 @@
 """Merge what a scan found, and what it did not find, into studies and images: gather, decide, apply."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
+from db.scans import Scan
 from db.store import refresh_studies
 from db.tables import images, outcomes, runs, scan_entries, studies
 from db.upsert import chunks, insert_into
@@ -109,32 +111,38 @@ def _refresh(connection: Connection, run_ids: Iterable[int], study_ids: Mapping[
 
 
 def drop_unseen(
-    connection: Connection, archive_id: int, scan_id: int, after: int, limit: int
-) -> tuple[int, int] | None:
+    connection: Connection, scan: Scan, after: int, limit: int, not_looked_at: Collection[str]
+) -> tuple[int | None, int]:
     """Make images that a scan did not see no longer current, a chunk at a time in id order.
 
     Returns
     -------
-    tuple of (int, int), or None
-        The last id dropped, to go on after, and how many there were; None when there are no more.
+    tuple of (int or None, int)
+        The last id looked at, to go on after, None at the end; and how many were dropped.
     """
-    run_ids = _hold_runs(connection, archive_id)
-    seen = exists().where(scan_entries.c.scan_id == scan_id, scan_entries.c.path == images.c.path)
+    run_ids = _hold_runs(connection, scan.archive_id)
+    seen = exists().where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.path == images.c.path)
     rows = connection.execute(
-        select(images.c.id, images.c.study_id)
-        .where(images.c.archive_id == archive_id, images.c.current, images.c.id > after, ~seen)
+        select(images.c.id, images.c.study_id, images.c.path)
+        .where(images.c.archive_id == scan.archive_id, images.c.current, images.c.id > after, ~seen)
         .order_by(images.c.id)
         .limit(limit)
     ).all()
     if not rows:
-        return None
-    for chunk in chunks(rows):
+        return None, 0
+    gone = [row for row in rows if not _is_below(row.path, not_looked_at)]
+    for chunk in chunks(gone):
         connection.execute(update(images).where(images.c.id.in_([row.id for row in chunk])).values(current=False))
-    dropped = {row.study_id for row in rows}
+    dropped = {row.study_id for row in gone}
     describe_studies(connection, dropped)
     for run_id in run_ids:
         refresh_studies(connection, run_id, sorted(dropped), only_known=True)
-    return rows[-1].id, len(rows)
+    return rows[-1].id, len(gone)
+
+
+def _is_below(path: str, places: Collection[str]) -> bool:
+    """Tell whether a path is one of some places, or lies below one."""
+    return path in places or any(parent.as_posix() in places for parent in PurePosixPath(path).parents)
 
 
 def describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:

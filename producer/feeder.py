@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class Feeder:
                     check(self._database)
                     fits = True
                 self.tick()
-                self._report(self._scan_problem)
+                self._report(self._scan_problem, logged="an abandoned scan; see: bonescreen status")
             except (DatabaseOutage, StorageOutage) as outage:
                 # Workers could not renew their leases either: give them time to, before calling them dead.
                 self._patient_until = time.monotonic() + LEASE_SECONDS
@@ -172,21 +173,24 @@ class Feeder:
         except Outage as outage:
             self._scan_problem = str(outage)
         except BonescreenError as error:
+            log.warning("scan %d cannot be finished: %s", scan_id, type(error).__name__)
             self._scan_problem = f"an abandoned scan cannot be finished: {error}"
         except Exception as error:
-            log.exception("scan %d", scan_id)
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("scan %d: %s\n%s", scan_id, type(error).__name__, where)
             self._scan_problem = f"an abandoned scan cannot be finished: {type(error).__name__}, see the feeder's log"
 
-    def _report(self, problem: str | None) -> None:
-        self._note(problem)
+    def _report(self, problem: str | None, logged: str | None = None) -> None:
+        self._note(problem, logged)
         try:
             beat(self._database, self._name, "feeder", None, problem)
         except Outage as outage:
             self._note(str(outage))
 
-    def _note(self, problem: str | None) -> None:
+    def _note(self, problem: str | None, logged: str | None = None) -> None:
         if problem is not None and problem != self.problem:
-            log.warning("waiting: %s", problem)
+            # Where a problem names a path, which the database may know and a log may not.
+            log.warning("waiting: %s", logged or problem)
         self.problem = problem
 
     def _end(self) -> None:

@@ -163,5 +163,8 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
         if not file.path:
             raise UsageError(f"{root} cannot be read: {fault.detail}") from fault
         yield Skipped(file.path, fault.reason)
+    except FileFault:
+        # It was a file a moment ago.
+        yield Skipped(file.path or root.name, SkipReason.VANISHED)
     except OSError as error:
         yield Skipped(file.path, trouble(root, error))

@@ -12,6 +12,7 @@ from xray.errors import FileFault, UsageError
 from xray.files import open_image
 from xray.manifest import Listed, read_manifest, require_sound
 from xray.studies import MANIFEST_NAME
+from xray.vocabulary import Label
 
 
 def require_manifest(source: Source) -> None:
@@ -40,21 +41,42 @@ def require_unlisted(database: Database, scan: Scan, source: Source, entries: Co
     """Refuse images that a manifest lists again, before they are staged."""
     paths = [entry.path for entry in entries]
     repeated = staging.staged_paths(database, scan, paths) | {path for path, n in Counter(paths).items() if n > 1}
-    for image in sorted(repeated)[:1]:
-        lines = [listed.line for listed in _listed(source) if listed.image == image]
-        raise UsageError(f"{MANIFEST_NAME} lists {image!r} on lines {_and(lines)}; an image belongs to one study, once")
+    if repeated:
+        raise _listed_twice(source, min(repeated))
 
 
 def require_one_label(database: Database, scan: Scan, source: Source) -> None:
     """Refuse a study that a manifest gives both labels."""
     for study in staging.studies_of_two_labels(database, scan, limit=1):
-        lines = {
-            listed.placed.human_label: listed.line
-            for listed in _listed(source)
-            if listed.placed.study == study and listed.placed.human_label is not None
-        }
-        told = _and(f"{label} on line {line}" for label, line in lines.items())
-        raise UsageError(f"{MANIFEST_NAME} calls the study {study!r} {told}; a study has one label")
+        raise _two_labels(source, study)
+
+
+def require_consistent(source: Source) -> None:
+    """Refuse what `require_unlisted` and `require_one_label` do, without a database: in memory, for a dry run."""
+    images: set[str] = set()
+    labels: dict[str, Label] = {}
+    for listed in _listed(source):
+        if listed.image in images:
+            raise _listed_twice(source, listed.image)
+        images.add(listed.image)
+        label = listed.placed.human_label
+        if label is not None and labels.setdefault(listed.placed.study, label) is not label:
+            raise _two_labels(source, listed.placed.study)
+
+
+def _listed_twice(source: Source, image: str) -> UsageError:
+    lines = [listed.line for listed in _listed(source) if listed.image == image]
+    return UsageError(f"{MANIFEST_NAME} lists {image!r} on lines {_and(lines)}; an image belongs to one study, once")
+
+
+def _two_labels(source: Source, study: str) -> UsageError:
+    lines = {
+        listed.placed.human_label: listed.line
+        for listed in _listed(source)
+        if listed.placed.study == study and listed.placed.human_label is not None
+    }
+    told = _and(f"{label} on line {line}" for label, line in lines.items())
+    return UsageError(f"{MANIFEST_NAME} calls the study {study!r} {told}; a study has one label")
 
 
 def _listed(source: Source) -> Iterator[Listed]:

@@ -18,6 +18,7 @@ from xray.studies import (
     Placed,
     Skip,
     SkipReason,
+    is_utf8,
     place,
     refuse_name,
 )
@@ -35,7 +36,7 @@ _NO_RADIOGRAPH = {Reason.MULTI_FRAME: SkipReason.MULTI_FRAME, Reason.NO_PIXELS: 
 def placer(source: Source, known: Callable[[Sequence[FileKey]], Known]) -> Place:
     """Choose how an archive's files are placed; `known` tells what earlier scans have learned of some files."""
     if source.layout is Layout.DICOM:
-        return lambda files: _by_header(source, files, known([file.key for file in files]))
+        return lambda files: _by_header(source, files, known([file.key for file in files if is_utf8(file.path)]))
     return lambda files: [_by_path(source, file) for file in files]
 
 

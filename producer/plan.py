@@ -8,10 +8,12 @@ from db.merge import Entry
 from db.runs import archive_layout
 from db.session import Database
 from producer.find import Source, find
+from producer.listing import require_consistent
 from producer.placing import placer
 from producer.report import Plan
 from producer.scan import choose_layout, steps
 from producer.walk import FileEntry, Skipped
+from xray.studies import Layout
 
 
 def plan_archive(
@@ -42,6 +44,8 @@ def plan_archive(
     """
     ledger = _Ledger(database, name, digest)
     source = choose_layout(name, source, ledger.layout)
+    if source.layout is Layout.MANIFEST:
+        require_consistent(source)
     plan = Plan(source.layout)
     seen = 0
     for step in steps(find(source, time.sleep), source.layout, lambda: None):
@@ -57,7 +61,8 @@ def plan_archive(
         plan.changed += stand.changed
         plan.new += len(entries) - stand.settled - stand.left - stand.changed
         seen += stand.current
-    plan.gone = ledger.current_images() - seen
+    kept = sum(ledger.current_images(place) for place in plan.not_looked_at)
+    plan.gone = ledger.current_images() - seen - kept
     return plan
 
 
@@ -79,5 +84,5 @@ class _Ledger:
     def standing(self, files: Sequence[FileKey]) -> Standing:
         return standing(*self._held, self._digest, files) if self._held else Standing()
 
-    def current_images(self) -> int:
-        return current_images(*self._held) if self._held else 0
+    def current_images(self, below: str | None = None) -> int:
+        return current_images(*self._held, below) if self._held else 0

@@ -10,6 +10,16 @@ from xray.studies import MANIFEST_NAME, Layout, SkipReason
 
 SHOWN_PATHS = 10
 
+NOT_LOOKED_AT = frozenset(
+    {
+        SkipReason.STILL_WRITTEN,
+        SkipReason.UNREADABLE,
+        SkipReason.DAMAGED_CONTAINER,
+        SkipReason.CONTAINER_TOO_LARGE,
+    }
+)
+"""Reasons that say nothing of what a file, folder or container holds: images known there are not gone."""
+
 WORTH_A_LOOK = frozenset(SkipReason) - {SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE}
 """Reasons behind which images may lie that somebody wants screened."""
 
@@ -32,6 +42,8 @@ class Found:
         Files and folders passed over, by reason.
     look_at : list of str
         What was passed over and somebody should look at, the first few, relative to the root.
+    not_looked_at : set of str
+        Paths of what could not be looked at; images known at or below these are not gone.
     """
 
     layout: Layout
@@ -40,6 +52,7 @@ class Found:
     gone: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     look_at: list[str] = field(default_factory=list)
+    not_looked_at: set[str] = field(default_factory=set)
 
     def take(self, placed: Iterable[Entry | Skipped]) -> None:
         """Count files; those that are passed over are named if images may lie behind them."""
@@ -48,6 +61,8 @@ class Found:
                 self.found += 1
                 continue
             self.skipped[one.reason] += 1
+            if one.reason in NOT_LOOKED_AT:
+                self.not_looked_at.add(one.path)
             if one.reason in WORTH_A_LOOK:
                 self._name(f"{one.path} ({one.reason})")
 

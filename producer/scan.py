@@ -165,10 +165,13 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
     except UsageError:
         scans.abandon_scan(database, scan)
         raise
-    staging.merge(database, scan)
-    report.gone = staging.sweep(database, scan)
+    added = staging.merge(database, scan)
+    report.gone = staging.sweep(database, scan, report.not_looked_at)
     if source.pseudonym_key is not None:
         remember_pseudonym_key(database, scan.archive_id, key_mark(source.pseudonym_key))
+    elif added:
+        # Nobody knows the new ones' patients, so the next scan that has the key reads all headers again.
+        remember_pseudonym_key(database, scan.archive_id, None)
     report.batches = scans.close_scan(database, scan, report.skipped)
     return report
 

@@ -86,7 +86,7 @@ def _of_container(root: Path, container: Path) -> Iterator[str]:
             if isinstance(member, Member) and chosen:
                 held[folder] += 1
                 yield member.path
-    except ContainerFault:
+    except (ContainerFault, FileFault):
         # The scan itself tells.
         return
     except OSError as error:

@@ -94,7 +94,7 @@ class _Child:
         """Set a fresh child up; the network waits for the first batch."""
         end_with_parent()
         database = Database(self._settings.effective_database_url)
-        name = f"{self._settings.worker_name}:{os.getpid()}"
+        name = f"{self._settings.worker_signature}:{os.getpid()}"
         self._pulse = Pulse(database, name, self._queue, parent=os.getppid())
         self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._pulse, name)
         self._pulse.start()

@@ -66,6 +66,12 @@ class Settings:
     flower_password: str | None = field(repr=False)
 
     @property
+    def worker_signature(self) -> str:
+        """How this host's worker signs its claims, ahead of its process id: hosts may have workers of one name."""
+        host = socket.gethostname()
+        return host if self.worker_name == host else f"{host}/{self.worker_name}"
+
+    @property
     def effective_database_url(self) -> str:
         """The database's URL, embedded or configured."""
         return self.database_url or f"sqlite:///{self.home / 'bonescreen.db'}"

@@ -176,10 +176,10 @@ def refuse_name(relative: str) -> Skip | None:
 def detect_layout(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layout:
     """Choose a layout by a sample of an archive's paths.
 
-    ``mura`` when at least half of the images lie in
-    folders named as MURA names a study; else ``dicom`` when there are as many DICOM files as other images; else
-    ``folder`` when most of the folders that hold images, the root aside, have no more than `FOLDER_MAX_IMAGES`; else
-    ``flat``.
+    ``mura`` when at least half of the images lie in folders named as MURA names a study; else ``dicom`` when there is a
+    DICOM file for each ten other images, as those may be a viewer's icons, beside which DICOM without extensions would
+    be taken for no image; else ``folder`` when most of the folders that hold images, the root aside, have no more than
+    `FOLDER_MAX_IMAGES`; else ``flat``.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def detect_layout(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layo
     if images and 2 * in_studies >= len(images):
         return Layout.MURA
     rasters = sum(PurePosixPath(path).suffix.lower() in RASTER_SUFFIXES for path in images)
-    if dicom and dicom >= rasters:
+    if dicom and 10 * dicom >= rasters:
         return Layout.DICOM
     folders = Counter(PurePosixPath(path).parent.as_posix() for path in images)
     del folders["."]

@@ -29,7 +29,7 @@ def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE...", help="
     settings = settings_here()
     with open_ledger(settings) as database:
         processes = list_heartbeats(database)
-    names = {Role.WORKER: settings.worker_name, Role.FEEDER: socket.gethostname()}
+    names = {Role.WORKER: settings.worker_signature, Role.FEEDER: socket.gethostname()}
     found = list(faults(processes, {role: names[role] for role in roles}))
     for fault in found:
         say(fault)

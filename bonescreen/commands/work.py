@@ -92,7 +92,7 @@ def worker() -> None:
     finally:
         # A batch that it had no time to end would else count as one on which a worker was lost.
         with suppress(Outage):
-            ledger.hand_back_all(database, settings.worker_name)
+            ledger.hand_back_all(database, settings.worker_signature)
 
 
 def feed() -> None:

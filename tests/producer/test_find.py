@@ -1,8 +1,6 @@
 """Finding an archive's files: in folders, in containers and by a manifest, and leaving alone what is being written."""
 
-import io
 import os
-import tarfile
 import time
 import zipfile
 from collections import Counter
@@ -14,6 +12,7 @@ from producer.find import Source, find
 from producer.survey import survey
 from producer.walk import FileEntry, Skipped
 from tests.archives import png
+from tests.containers import write_tar, write_zip
 from xray.errors import UsageError
 from xray.files import read_image_file
 from xray.studies import Layout, SkipReason
@@ -31,22 +30,6 @@ def paths(root: Path, layout: Layout = Layout.FLAT) -> set[str]:
 
 def skipped(root: Path) -> Counter[str]:
     return Counter(seen.reason for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped))
-
-
-def write_zip(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in members.items():
-            file.writestr(name, data)
-
-
-def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as file:
-        for name, data in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            file.addfile(about, io.BytesIO(data))
 
 
 def test_a_container_in_an_archive_is_read_like_a_folder(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Archives of DICOM files and of manifests, scanned into the ledger, and again when they have grown."""
 
+import io
 import os
+import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +18,13 @@ from db.run_queries import list_runs, run_summary
 from db.session import Database
 from db.tables import archives, passed_over
 from producer.find import Source
+from producer.plan import plan_archive
 from producer.report import ScanReport
 from producer.scan import scan_archive
 from tests.archives import png
+from tests.containers import write_zip
 from tests.dicoms import dicom
-from tests.seeding import MODEL
+from tests.seeding import MODEL, finish_sent
 from xray.errors import UsageError
 from xray.studies import Layout
 
@@ -196,6 +201,75 @@ def test_an_archive_without_any_radiograph_is_refused_and_may_be_scanned_when_it
     assert scan(Layout.DICOM).found == 1
 
 
+def test_what_one_image_of_a_study_tells_holds_for_it_though_another_is_silent(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    put(clinic, "1.dcm", film(1))
+    put(clinic, "2.dcm", film(2, PatientID=None))
+    scan(key=KEY)
+    assert find_study(database, "1.2.3")[0].patient is not None
+    for number in (1, 2):
+        put(clinic, f"{number}.png", png(number))
+    (clinic / "manifest.csv").write_text("study,image,label\ns,1.png,positive\ns,2.png,\n")
+    scan_archive(database, "listed", Source(clinic), MODEL, batch_size=4)
+    assert find_study(database, "s")[0].row.human_label == "positive"
+
+
+def test_patients_of_films_that_were_scanned_without_the_key_are_told_once_it_is_back(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    put(clinic, "1.dcm", film(1))
+    scan(key=KEY)
+    put(clinic, "2.dcm", film(2, StudyInstanceUID="1.2.9", PatientID="8"))
+    scan()
+    assert find_study(database, "1.2.9")[0].patient is None
+    scan(key=KEY)
+    assert find_study(database, "1.2.9")[0].patient is not None
+
+
+def test_a_name_that_is_no_utf_8_in_a_tar_is_passed_over(clinic: Path, scan: Scan) -> None:
+    put(clinic, "1.dcm", film(1))
+    with tarfile.open(clinic / "films.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        about = tarfile.TarInfo("f\u00fcr.dcm")
+        about.size = len(film(2))
+        tar.addfile(about, io.BytesIO(film(2)))
+    report = scan(Layout.DICOM)
+    assert (report.found, report.skipped) == (1, {"name not UTF-8": 1})
+
+
+def test_what_a_scan_cannot_look_at_is_not_taken_for_gone(clinic: Path, database: Database, scan: Scan) -> None:
+    put(clinic, "loose.png", png(1))
+    put(clinic, "growing.png", png(2))
+    write_zip(clinic / "films.zip", {"s/1.png": png(3), "s/2.png": png(4)})
+    run = scan(Layout.FOLDER).run_id
+    finish_sent(database)
+    before = studies(database)
+    container = (clinic / "films.zip").read_bytes()
+    (clinic / "films.zip").write_bytes(container[:-30])
+    ended = threading.Event()
+
+    def write() -> None:
+        with (clinic / "growing.png").open("ab", buffering=0) as file:
+            while not ended.wait(0.05):
+                file.write(b"more")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    os.utime(clinic / "films.zip", (1, 1))
+    source = Source(clinic, quiet_seconds=1.0)
+    plan = plan_archive(database, "clinic", source, MODEL.digest)
+    report = scan_archive(database, "clinic", source, MODEL, batch_size=4)
+    ended.set()
+    writer.join()
+    assert report.skipped == {"damaged container": 1, "still being written": 1}
+    assert report.not_looked_at == {"films.zip", "growing.png"}
+    assert (plan.gone, report.gone) == (0, 0)
+    assert studies(database) == before
+    assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
+    (clinic / "films.zip").unlink()
+    assert scan().gone == 2
+
+
 def test_a_manifest_makes_studies_across_folders_with_what_it_says_of_them(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
@@ -262,6 +336,10 @@ def test_a_manifest_that_is_wrong_is_refused_by_its_lines_and_nothing_is_made(
         scan()
     assert told in str(caught.value)
     assert list_runs(database) == []
+    if "none of" not in told:
+        with pytest.raises(UsageError) as planned:
+            plan_archive(database, "clinic", Source(clinic), MODEL.digest)
+        assert str(planned.value) == str(caught.value)
 
 
 def test_the_layout_manifest_without_a_manifest_is_refused_with_what_it_would_hold(clinic: Path, scan: Scan) -> None:

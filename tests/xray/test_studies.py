@@ -113,11 +113,14 @@ def test_a_layout_that_does_not_go_by_paths_places_none(layout):
         place("a.png", layout, ROOT)
 
 
-def test_dicom_files_make_the_layout_where_they_are_no_fewer_than_other_images_and_no_folder_is_named_as_mura():
+def test_dicom_files_make_the_layout_unless_other_images_are_far_more_or_lie_as_in_mura():
     names = ["a/1", "a/2", "a/3.png"]
     assert detect_layout(names, ROOT, dicom=2) is Layout.DICOM
     assert detect_layout(names, ROOT, dicom=0) is Layout.FOLDER
-    assert detect_layout([*names, "a/4.png", "a/5.png"], ROOT, dicom=2) is Layout.FOLDER
+    icons = [f"viewer/{number}.png" for number in range(15)]
+    assert detect_layout([*names, *icons], ROOT, dicom=2) is Layout.DICOM
+    films = [f"{number}/film.png" for number in range(25)]
+    assert detect_layout([*names, *films], ROOT, dicom=2) is Layout.FOLDER
     mura = ["XR_HAND/patient00001/study1_positive/image1.dcm"]
     assert detect_layout(mura, ROOT, dicom=1) is Layout.MURA
 
