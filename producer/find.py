@@ -8,7 +8,7 @@ from pathlib import Path
 from producer.walk import FileEntry, Skipped, printable, trouble, walk
 from xray.containers.members import is_compressed_tar, is_container
 from xray.containers.read import Member, list_members
-from xray.errors import ContainerFault, FileFault, UsageError
+from xray.errors import ArchiveOutage, ContainerFault, FileFault, UsageError
 from xray.files import image_status, mtime_ns, open_image
 from xray.manifest import Problem, read_manifest
 from xray.settings import Settings
@@ -81,9 +81,8 @@ def _tree(root: Path) -> Iterator[FileEntry | Skipped]:
     if not is_container(root.name) or not root.is_file():
         yield from walk(root)
         return
-    status = root.stat()
     # Its members' paths go on from the root itself.
-    yield FileEntry("", status.st_size, mtime_ns(status))
+    yield FileEntry("", *_root_status(root))
 
 
 def _listed(source: Source) -> Iterator[FileEntry]:
@@ -104,7 +103,7 @@ def _quiet(
 ) -> Iterator[FileEntry | Skipped]:
     waiting: list[FileEntry] = []
     for seen in files:
-        if isinstance(seen, FileEntry) and _quiet_in(seen, source) > 0:
+        if isinstance(seen, FileEntry) and quiet_in(seen.mtime_ns, source.quiet_seconds) > 0:
             waiting.append(seen)
         else:
             yield seen
@@ -114,32 +113,44 @@ def _quiet(
     yield from _settled(waiting, source, pause)
 
 
-def _quiet_in(file: FileEntry, source: Source) -> float:
-    """Say in how many seconds a file will have been quiet for long enough; a time far in the future says nothing."""
-    age = time.time() - file.mtime_ns / 1e9
-    return source.quiet_seconds - age if abs(age) < source.quiet_seconds else 0.0
+def quiet_in(changed_at: int, quiet_seconds: float) -> float:
+    """Say in how many seconds a file that changed then (ns) will have been quiet for long enough.
+
+    A time far in the future says nothing, and asks for no wait; one a little ahead asks for no more than one period.
+    """
+    age = time.time() - changed_at / 1e9
+    return min(quiet_seconds - age, quiet_seconds) if abs(age) < quiet_seconds else 0.0
 
 
 def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
-    # A clock that is ahead of this one's could keep a file young for twice as long.
-    deadline = time.monotonic() + min(
-        max((_quiet_in(file, source) for file in waiting), default=0.0), source.quiet_seconds
-    )
+    wait = max((quiet_in(file.mtime_ns, source.quiet_seconds) for file in waiting), default=0.0)
+    deadline = time.monotonic() + wait
     while (left := deadline - time.monotonic()) > 0:
         pause(min(left, PAUSE_SECONDS))
     for file in waiting:
-        unchanged = _look(source.root, file.path) == (file.size, file.mtime_ns)
-        yield file if unchanged else Skipped(printable(file.path or source.root.name), SkipReason.STILL_WRITTEN)
+        # What a manifest lists becomes an image that fails as changed, so that its study is not taken for complete.
+        if file.placed is not None or _look(source.root, file.path) == (file.size, file.mtime_ns):
+            yield file
+        else:
+            yield Skipped(printable(file.path or source.root.name), SkipReason.STILL_WRITTEN)
 
 
 def _look(root: Path, path: str) -> tuple[int, int] | None:
     if not path:
-        status = root.stat()
-        return status.st_size, mtime_ns(status)
+        return _root_status(root)
     try:
         return image_status(root, path)
     except FileFault:
         return None
+
+
+def _root_status(root: Path) -> tuple[int, int]:
+    try:
+        status = root.stat()
+    except OSError as error:
+        trouble(root, error)
+        raise ArchiveOutage(f"the archive at {root} cannot be looked at: {error.strerror}") from error
+    return status.st_size, mtime_ns(status)
 
 
 def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:

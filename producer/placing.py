@@ -41,11 +41,8 @@ def placer(source: Source, known: Callable[[Sequence[FileKey]], Known]) -> Place
 
 
 def _by_path(source: Source, file: FileEntry) -> Entry | Skipped:
-    if file.placed is not None:
-        placed = refuse_name(file.path) or file.placed
-    else:
-        placed = place(file.path, source.layout, source.root)
-    return _entry(file, placed)
+    # What a manifest lists is an image, whatever its name.
+    return _entry(file, file.placed or place(file.path, source.layout, source.root))
 
 
 def _by_header(source: Source, files: Sequence[FileEntry], known: Known) -> list[Entry | Skipped]:

@@ -61,8 +61,8 @@ def read_manifest(file: BinaryIO, pseudonym_key: bytes | None = None) -> Iterato
     lines = _Lines(file)
     try:
         columns = _columns(lines)
-    except _Bad as bad:
-        yield Problem(1, str(bad))
+    except (_Bad, csv.Error) as error:
+        yield Problem(1, str(error))
         return
     rows = csv.reader(lines, delimiter=lines.delimiter, strict=True)
     while True:

@@ -41,12 +41,13 @@ def test_two_workers_on_one_host_are_told_apart_by_their_names(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screened(home)
-    _beat(home, "worker", host="gpu1")
+    _beat(home, "worker", host=f"{HERE}/gpu1")
+    _beat(home, "worker", host="elsewhere/gpu2")
     monkeypatch.setenv("BONESCREEN_WORKER_NAME", "gpu1")
     assert bonescreen("health", "worker").code == 0
     monkeypatch.setenv("BONESCREEN_WORKER_NAME", "gpu2")
     done = bonescreen("health", "worker")
-    assert (done.code, done.out) == (1, "No worker gpu2 is alive.\n")
+    assert (done.code, done.out) == (1, f"No worker {HERE}/gpu2 is alive.\n")
 
 
 def test_a_process_that_has_fallen_silent_is_not_alive(bonescreen: Bonescreen, home: Path) -> None:

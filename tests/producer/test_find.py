@@ -1,6 +1,7 @@
 """Finding an archive's files: in folders, in containers and by a manifest, and leaving alone what is being written."""
 
 import os
+import threading
 import time
 import zipfile
 from collections import Counter
@@ -8,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from db.known import Known
+from db.merge import Entry
 from producer.find import Source, find
+from producer.listing import require_manifest
+from producer.placing import placer
 from producer.survey import survey
 from producer.walk import FileEntry, Skipped
 from tests.archives import png
 from tests.containers import write_tar, write_zip
-from xray.errors import UsageError
+from xray.errors import ArchiveOutage, UsageError
 from xray.files import read_image_file
 from xray.studies import Layout, SkipReason
 
@@ -116,6 +121,43 @@ def test_a_file_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
     waited: list[float] = []
     (seen,) = find(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
     assert (seen.path, waited) == ("future.png", [])
+
+
+def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tmp_path: Path) -> None:
+    (tmp_path / "growing.png").write_bytes(png(1))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.png").write_bytes(png(2))
+    (tmp_path / "manifest.csv").write_text("study,image\ns,growing.png\ns,.hidden/a.png\n")
+
+    def pause(seconds: float) -> None:
+        with (tmp_path / "growing.png").open("ab") as more:
+            more.write(b"more")
+        time.sleep(seconds)
+
+    source = Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0)
+    files = [seen for seen in find(source, pause) if isinstance(seen, FileEntry)]
+    placed = placer(source, lambda files: Known())(files)
+    assert {(one.path, isinstance(one, Entry)) for one in placed} == {("growing.png", True), (".hidden/a.png", True)}
+
+
+def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("study,image\ns,a.png\n")
+    growing = threading.Timer(0.3, manifest.write_text, ["study,image\ns,a.png\ns,b.png\n"])
+    growing.start()
+    with pytest.raises(UsageError, match="still being written"):
+        require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0))
+    growing.join()
+    os.utime(manifest, (1, 1))
+    require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0))
+
+
+def test_a_container_that_is_taken_away_while_it_is_waited_for_is_an_outage(tmp_path: Path) -> None:
+    container = tmp_path / "films.zip"
+    write_zip(container, {"a.png": png(1)})
+    with pytest.raises(ArchiveOutage, match="is missing"):
+        list(find(Source(container, Layout.FLAT, quiet_seconds=1.0), lambda seconds: container.unlink(missing_ok=True)))
 
 
 def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_a_line_that_is_not_utf_8_does_not_hide_those_after_it() -> None:
         ("study,file", "no column 'image'"),
         ("study,image,age", "no such column as 'age'"),
         ("study,image,image", "'image' comes twice"),
+        ("study,image\rs,1.png", "new-line character"),
     ],
 )
 def test_a_first_line_that_does_not_name_the_columns_is_the_only_thing_told(header: str, told: str) -> None:
