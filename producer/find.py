@@ -9,7 +9,7 @@ from producer.walk import FileEntry, Skipped, printable, trouble, walk
 from xray.containers.members import is_compressed_tar, is_container
 from xray.containers.read import Member, list_members
 from xray.errors import ArchiveOutage, ContainerFault, FileFault, UsageError
-from xray.files import image_status, mtime_ns, open_image
+from xray.files import image_status, lies_below, mtime_ns, open_image
 from xray.manifest import Problem, read_manifest
 from xray.settings import Settings
 from xray.studies import MANIFEST_NAME, Layout, SkipReason
@@ -163,6 +163,9 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
         return
     prefix = f"{file.path}/" if file.path else ""
     try:
+        if file.path and not lies_below(root, file.path):
+            yield Skipped(file.path, SkipReason.OUTSIDE_ARCHIVE)
+            return
         for member in list_members(root / file.path):
             if not isinstance(member, Member):
                 yield Skipped(prefix + member.path, member.reason)
@@ -178,4 +181,5 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
         # It was a file a moment ago.
         yield Skipped(file.path or root.name, SkipReason.VANISHED)
     except OSError as error:
-        yield Skipped(file.path, trouble(root, error))
+        reason = trouble(root, error)
+        yield Skipped(file.path, SkipReason.BROKEN_LINK if (root / file.path).is_symlink() else reason)

@@ -14,6 +14,7 @@ NOT_LOOKED_AT = frozenset(
     {
         SkipReason.STILL_WRITTEN,
         SkipReason.UNREADABLE,
+        SkipReason.BROKEN_LINK,
         SkipReason.DAMAGED_CONTAINER,
         SkipReason.CONTAINER_TOO_LARGE,
     }

@@ -11,7 +11,7 @@ from xray.containers.members import is_container
 from xray.containers.read import Member, list_members
 from xray.dicom.header import HEAD, is_dicom
 from xray.errors import ContainerFault, FileFault
-from xray.files import open_image
+from xray.files import lies_below, open_image
 from xray.studies import FOLDER_MAX_IMAGES, MANIFEST_NAME, RASTER_SUFFIXES, Layout, detect_layout, is_hidden
 
 SURVEY_DEPTH = 10
@@ -37,7 +37,7 @@ def survey(root: Path) -> Layout:
         The storage does not answer.
     """
     if is_container(root.name) and root.is_file():
-        sample = list(_of_container(root, root))
+        sample = list(_of_container(root, ""))
         listed = MANIFEST_NAME in sample
     else:
         list_root(root).close()
@@ -45,7 +45,7 @@ def survey(root: Path) -> Layout:
         # The sample need not hold it, where many files lie beside it.
         listed = (root / MANIFEST_NAME).is_file()
         for container in list(islice(filter(is_container, sample), SURVEY_CONTAINERS)):
-            sample += (f"{container}/{member}" for member in _of_container(root, root / container))
+            sample += (f"{container}/{member}" for member in _of_container(root, container))
     return Layout.MANIFEST if listed else detect_layout(sample, root, dicom=_dicom_files(root, sample))
 
 
@@ -76,10 +76,12 @@ def _look(root: Path, folder: str, sample: list[str]) -> list[str]:
     return folders
 
 
-def _of_container(root: Path, container: Path) -> Iterator[str]:
+def _of_container(root: Path, container: str) -> Iterator[str]:
     held: Counter[str] = Counter()
     try:
-        for member in list_members(container):
+        if container and not lies_below(root, container):
+            return
+        for member in list_members(root / container):
             folder = os.path.dirname(member.path)
             known = folder in held or len(held) < SURVEY_DEPTH * SURVEY_FOLDERS
             chosen = member.path == MANIFEST_NAME or (known and held[folder] < SURVEY_ENTRIES)

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ from xray.errors import Outage
 from xray.message import RENEW_SECONDS
 
 log = logging.getLogger(__name__)
+
+PROBLEM_SECONDS = 30.0
+"""Longer than any pause between two tries at what is away (``worker.batch.PAUSE_SECONDS``)."""
 
 
 class Pulse:
@@ -33,7 +37,7 @@ class Pulse:
     def __init__(
         self, database: Database, name: str, queue: str, parent: int, die: Callable[[int], object] = os._exit
     ) -> None:
-        self.problem: str | None = None
+        self._problem: tuple[str, float] | None = None
         self._database = database
         self._name = name
         self._queue = queue
@@ -44,6 +48,20 @@ class Pulse:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """What this process waits for; forgotten when it was not said again for a while, as the trouble may be over.
+
+        Without a batch to try, nobody here would find out.
+        """
+        if self._problem is None or time.monotonic() - self._problem[1] > PROBLEM_SECONDS:
+            return None
+        return self._problem[0]
+
+    @problem.setter
+    def problem(self, text: str | None) -> None:
+        self._problem = None if text is None else (text, time.monotonic())
 
     def start(self) -> None:
         """Begin to beat."""

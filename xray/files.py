@@ -98,6 +98,12 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
         raise _sort_out(root, relative, error) from error
 
 
+def lies_below(root: Path, relative: str) -> bool:
+    """Tell whether a path below an archive's root, whose links are followed, still lies below it; `OSError` as ever."""
+    real_root = os.path.realpath(root, strict=True)
+    return os.path.realpath(root / relative, strict=True).startswith(real_root.rstrip(os.sep) + os.sep)
+
+
 def image_status(root: Path, relative: str) -> tuple[int, int]:
     """Return the size (bytes) and the time of the last change (ns) of a file below an archive's root, or of a member.
 

@@ -41,6 +41,7 @@ class SkipReason(StrEnum):
     CONTAINER_TOO_LARGE = "container over a cap"
     COMPRESSED_TAR = "compressed tar"
     NESTED_CONTAINER = "container in a container"
+    BROKEN_LINK = "broken link"
     STILL_WRITTEN = "still being written"
     MULTI_FRAME = "multi-frame DICOM"
     NO_PIXELS = "DICOM without pixels"

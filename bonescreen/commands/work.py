@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,16 +79,16 @@ def worker() -> None:
     package = load_package(settings.model)
     database = open_database(settings)
     services = work_services(service_environ(settings, package.path))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop = threading.Event()
+    # Asked to stop, it has done what it was asked: exit code 0.
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         with Supervisor(services) as supervisor:
             try:
-                while True:
+                while not stop.wait(0.5):
                     supervisor.check()
-                    time.sleep(0.5)
-            except KeyboardInterrupt:
+            finally:
                 notice("Stopping ...")
-                raise
     finally:
         # A batch that it had no time to end would else count as one on which a worker was lost.
         with suppress(Outage):

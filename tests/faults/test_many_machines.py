@@ -59,6 +59,7 @@ def test_a_worker_that_is_told_to_stop_hands_back_the_batch_that_it_has_no_time_
     (worker,) = working(stack)
     _, held = stack.stopped_in_work()
     worker.stop()
+    assert worker.ended(0) == 0
     assert stack.ledger.batch(held.batch_id) == (BatchState.PENDING, 0)
 
 

@@ -72,6 +72,24 @@ def test_what_cannot_be_read_in_place_is_passed_over_with_its_reason(tmp_path: P
     }
 
 
+def test_a_link_to_a_container_elsewhere_or_nowhere_is_passed_over_by_name(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    root.mkdir()
+    write_zip(tmp_path / "elsewhere.zip", {MURA: png(1)})
+    (root / "out.zip").symlink_to(tmp_path / "elsewhere.zip")
+    (root / "lost.zip").symlink_to(tmp_path / "nowhere.zip")
+    (root / "folder").mkdir()
+    (root / "folder.zip").symlink_to(root / "folder")
+    os.mkfifo(root / "pipe.zip")
+    assert survey(root) is Layout.FLAT
+    assert {(seen.path, seen.reason) for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped)} == {
+        ("out.zip", SkipReason.OUTSIDE_ARCHIVE),
+        ("lost.zip", SkipReason.BROKEN_LINK),
+        ("folder.zip", SkipReason.LINKED_FOLDER),
+        ("pipe.zip", SkipReason.SPECIAL_FILE),
+    }
+
+
 def test_an_archive_that_is_a_damaged_container_is_refused_in_words(tmp_path: Path) -> None:
     root = tmp_path / "archive.zip"
     root.write_bytes(b"PK\x03\x04 and then nothing")

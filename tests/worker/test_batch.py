@@ -121,6 +121,13 @@ def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
     assert len(copies) == 1
 
 
+def test_a_problem_that_is_not_met_again_is_forgotten(pulse: Pulse, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse.problem = "the archive is away"
+    assert pulse.problem == "the archive is away"
+    monkeypatch.setattr("worker.pulse.PROBLEM_SECONDS", 0.0)
+    assert pulse.problem is None
+
+
 def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
     worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
 ) -> None:
