@@ -140,6 +140,8 @@ def test_an_image_is_pinned(service: Service) -> None:
 @EACH
 def test_only_the_gpu_worker_asks_for_gpus(service: Service) -> None:
     assert ("deploy" in service.raw) == (service.name == "worker") == (service.raw.get("profiles") == ["gpu"])
+    # Else CUDA counts GPUs in another order than nvidia-smi, by which .env names one.
+    assert service.environ.get("CUDA_DEVICE_ORDER") == ("PCI_BUS_ID" if service.name == "worker" else None)
 
 
 @EACH
