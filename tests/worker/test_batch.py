@@ -156,8 +156,14 @@ def test_one_file_that_vanished_is_a_failure(
 
 
 def test_a_whole_batch_with_the_same_io_error_is_an_outage(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int], pulse: Pulse
+    worker: BatchWorker,
+    database: Database,
+    clinic: Path,
+    scanned: Callable[[int], int],
+    pulse: Pulse,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     files = [put(clinic, number, png(number)) for number in range(4)]
     run = scanned(8)
     for file in files:
@@ -166,6 +172,9 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert pulse.problem is not None
     assert "all 4 images of a batch of clinic are" in pulse.problem
+    # A service's log names numbers and kinds, never an archive or a path.
+    assert "batch 1 of run 1 handed back: ArchiveOutage" in caplog.text
+    assert "clinic" not in caplog.text
     assert run_summary(database, run).settled == 0
     for file in files:
         file.with_name("away").rename(file)
