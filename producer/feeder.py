@@ -96,7 +96,7 @@ class Feeder:
                     check(self._database)
                     fits = True
                 self.tick()
-                self._report(self._scan_problem, logged="an abandoned scan; see: bonescreen status")
+                self._report(self._scan_problem, logged="an abandoned scan cannot be finished; see: bonescreen status")
             except (DatabaseOutage, StorageOutage) as outage:
                 # Workers could not renew their leases either: give them time to, before calling them dead.
                 self._patient_until = time.monotonic() + LEASE_SECONDS
@@ -173,7 +173,8 @@ class Feeder:
         except Outage as outage:
             self._scan_problem = str(outage)
         except BonescreenError as error:
-            log.warning("scan %d cannot be finished: %s", scan_id, type(error).__name__)
+            # The scan is given up and in no list any more, so this line is all that tells of it.
+            log.warning("scan %d cannot be finished (%s); scan the archive again", scan_id, type(error).__name__)
             self._scan_problem = f"an abandoned scan cannot be finished: {error}"
         except Exception as error:
             where = "".join(traceback.format_tb(error.__traceback__))

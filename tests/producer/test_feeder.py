@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from db import ledger, scans, staging
+from db.heartbeats import list_heartbeats
 from db.run_queries import RunState, run_progress
 from db.runs import open_run, register_archive, register_model
 from db.session import Database, Now
@@ -234,6 +235,30 @@ def test_an_abandoned_scan_of_an_archive_that_is_away_waits_for_it(
     report = finish_abandoned_scan(database, abandoned.scan_id, Source(root), "me")
     assert report is not None
     assert report.found == 3
+
+
+def test_an_abandoned_scan_that_cannot_be_finished_is_told_without_a_path(
+    abandoned: scans.Scan, feeder: Feeder, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    root, stop = tmp_path / "clinic", threading.Event()
+    root.rename(tmp_path / "away")
+    expire(database)
+    running = threading.Thread(target=feeder.run, args=(stop,))
+    running.start()
+    try:
+        await_that(lambda: any(beat.problem for beat in list_heartbeats(database)), 30, "the feeder waits")
+        assert str(root) in str([beat.problem for beat in list_heartbeats(database)])
+        # A folder with nothing in it that could be screened: the scan is given up.
+        root.mkdir()
+        (root / "DOE-JANE.txt").write_text("no radiograph")
+        await_that(lambda: not scans.open_scans(database), 30, "the scan is given up")
+        await_that(lambda: "scan the archive again" in caplog.text, 10, "the log tells of it")
+    finally:
+        stop.set()
+        running.join()
+    assert "waiting: an abandoned scan cannot be finished" in caplog.text
+    assert not [mark for mark in (str(tmp_path), "clinic", "DOE-JANE") if mark in caplog.text]
 
 
 def test_an_archive_whose_scan_goes_on_elsewhere_is_not_scanned_and_one_whose_holder_is_silent_is(
