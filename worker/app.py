@@ -9,6 +9,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 
 from db.session import Database
 from worker.batch import BatchWorker
+from worker.hang import end_when_hung
 from worker.orphan import end_with_parent
 from worker.pulse import Pulse
 from xray.engine import Engine, open_engine
@@ -93,6 +94,7 @@ class _Child:
     def start(self, **_: object) -> None:
         """Set a fresh child up; the network waits for the first batch."""
         end_with_parent()
+        end_when_hung()
         database = Database(self._settings.effective_database_url)
         name = f"{self._settings.worker_signature}:{os.getpid()}"
         self._pulse = Pulse(database, name, self._queue, parent=os.getppid())

@@ -94,14 +94,32 @@ def test_two_decoders_agree(name):
     second = {
         uid.JPEG2000: imagecodecs.jpeg2k_decode,
         uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
-        uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-        uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
+        uid.JPEGLSLossless: lambda stream: by_gdcm(pixels, syntax, stream),
+        uid.JPEGLSNearLossless: lambda stream: by_gdcm(pixels, syntax, stream),
     }.get(syntax, imagecodecs.jpeg8_decode)
 
     ours = decompress(stream, syntax, *pixels.shape, 1)
 
     assert ours.dtype == pixels.dtype
     assert np.array_equal(ours, second(stream))
+
+
+def by_gdcm(pixels: np.ndarray, syntax: uid.UID, stream: bytes) -> np.ndarray:
+    """Decode a codestream with pydicom and GDCM."""
+    film = pydicom.dcmread(io.BytesIO(dicom(pixels, syntax, stream=stream)))
+    film.pixel_array_options(decoding_plugin="gdcm")
+    return film.pixel_array
+
+
+def test_a_damaged_film_that_keeps_old_decoders_busy_for_ever_is_told_at_once():
+    stream = bytearray(imagecodecs.jpegls_encode(EIGHT, level=2))
+    scan = stream.index(b"\xff\xda")
+    # NEAR of the scan (ITU-T T.87 C.2.3), far over the half of MAXVAL that it may be.
+    stream[scan + 7] = 255
+
+    with pytest.raises(FileFault) as caught:
+        decode(dicom(EIGHT, uid.JPEGLSNearLossless, stream=bytes(stream)))
+    assert caught.value.reason is Reason.CORRUPT
 
 
 @pytest.mark.parametrize("name", ["jpeg lossless", "jpeg-ls", "jpeg 2000"])

@@ -6,7 +6,8 @@ form                              decoder                        why this one
 JPEG, DCT, 8 bits                 Pillow (libjpeg-turbo)         the house's JPEG decoder: a film in DICOM comes out as
                                                                  the same JPEG in a file of its own
 JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive, and the only one at hand
-JPEG-LS                           GDCM (CharLS)                  likewise
+JPEG-LS                           imagecodecs (CharLS)           GDCM's CharLS is an old one that some damaged films
+                                                                 keep busy for ever; this one lets Python's lock go
 JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  gives signed and 16-bit samples; strict: refuses a cut
                                                                  codestream
 RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G); in
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import gdcm
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from openjpeg.utils import decode
@@ -95,6 +97,8 @@ def decompress(
     kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else _DCT
     if frame.kind not in kinds:
         raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of the kind that its transfer syntax says")
+    if frame.kind == JPEG_LS:
+        return _jpeg_ls(data)
     if frame.kind in _DCT and frame.bits == 8:
         return _jpeg(data)
     # Told any other depth, GDCM ends the process.
@@ -135,6 +139,19 @@ def _jpeg(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
+def _jpeg_ls(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    try:
+        pixels: NDArray[np.uint8] | NDArray[np.uint16] = imagecodecs.jpegls_decode(data)
+    except imagecodecs.JpeglsError:
+        raise _damage(data) from None
+    return pixels
+
+
+def _damage(data: bytes) -> FileFault:
+    cut = b"\xff\xd9" not in data[-16:]
+    return FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG does not decode, or not to its end")
+
+
 def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     frame = j2k_frame(data)
     frame.check(rows, columns, samples)
@@ -147,14 +164,13 @@ def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8
 
 def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     size = 1 if frame.bits <= 8 else 2
-    image = _gdcm_image(data if frame.kind == JPEG_LS else bare_jpeg(data), syntax, frame)
+    image = _gdcm_image(bare_jpeg(data), syntax, frame)
     with _ONE_AT_A_TIME, _errors_caught() as messages:
         text = image.GetBuffer()
     pixels = np.empty(frame.rows * frame.columns * frame.samples * size, np.uint8)
     # GDCM's wrapper gives bytes as a text, and as many as it likes.
     if not isinstance(text, str) or len(text) > pixels.size or b"Corrupt" in messages or b"Premature" in messages:
-        cut = b"\xff\xd9" not in data[-16:]
-        raise FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG does not decode, or not to its end")
+        raise _damage(data)
     place = 0
     for start in range(0, len(text), _SLICE):
         part = np.frombuffer(text[start : start + _SLICE].encode("utf-8", "surrogateescape"), np.uint8)

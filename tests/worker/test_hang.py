@@ -1,0 +1,32 @@
+"""A worker's child that C keeps from running."""
+
+import subprocess
+import sys
+import time
+
+BUSY_IN_C = """
+import re
+from worker.hang import end_when_hung
+end_when_hung({seconds})
+print("begun", flush=True)
+re.fullmatch("(a+)+b", "a" * {length})
+print("done", flush=True)
+"""
+
+
+def run(seconds: float, length: int) -> "subprocess.CompletedProcess[str]":
+    script = BUSY_IN_C.format(seconds=seconds, length=length)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+
+
+def test_a_process_that_holds_pythons_lock_for_too_long_ends_itself_and_says_where_it_stood() -> None:
+    began = time.monotonic()
+    done = run(seconds=1.0, length=64)
+    assert (done.returncode, done.stdout) == (1, "begun\n")
+    assert "fullmatch" in done.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_a_process_that_is_busy_for_less_goes_on() -> None:
+    done = run(seconds=30.0, length=16)
+    assert (done.returncode, done.stdout) == (0, "begun\ndone\n")
