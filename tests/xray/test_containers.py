@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.archives import png
-from xray.containers import members
+from xray.containers import indexes, members
 from xray.containers.members import is_compressed_tar, is_container
 from xray.containers.read import (
     MAX_RATIO,
@@ -839,7 +839,8 @@ def test_a_container_is_indexed_once_however_many_images_are_read(tmp_path):
     assert time.process_time() - started < 3 * first
 
 
-def test_the_indexes_of_no_more_than_four_containers_are_kept(tmp_path):
+def test_no_more_indexes_are_kept_than_the_cap_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexes, "MAX_KEPT", 4)
     files = {f"{'n' * 200}{n}.png": b"" for n in range(2000)}
     for n in range(12):
         zip_of(tmp_path / f"{n}.zip", files, zipfile.ZIP_STORED)

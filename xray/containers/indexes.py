@@ -10,7 +10,7 @@ from xray.containers.zips import index_zip
 from xray.errors import ContainerFault
 from xray.studies import SkipReason
 
-MAX_KEPT = 4
+MAX_KEPT = 64
 """Containers whose indexes a process keeps, those used last; with no more than `MAX_MEMBERS` members in all."""
 
 Version = tuple[int, int, int, int]
