@@ -1,4 +1,4 @@
-"""A DICOM film's compressed bytes: fragments put together, and the codec that reads them (PS3.5 annex A.4)."""
+"""A DICOM film's compressed bytes, put together from their fragments (PS3.5 annex A.4)."""
 
 from xray.bounds import hold
 from xray.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED
