@@ -145,6 +145,22 @@ def test_only_the_gpu_worker_asks_for_gpus(service: Service) -> None:
 
 
 @EACH
+def test_a_service_has_no_capabilities_and_ours_write_to_volumes_alone(service: Service) -> None:
+    ours = service.raw["image"].startswith("bonescreen:")
+    assert (service.raw.get("read_only"), service.raw.get("tmpfs")) == ((True, ["/tmp"]) if ours else (None, None))
+    # PostgreSQL's image starts as root and gives that up by itself.
+    assert service.raw.get("cap_drop") == (None if service.name == "database" else ["ALL"])
+    assert service.raw.get("user") == ("valkey" if service.name == "broker" else None)
+
+
+def test_the_database_is_kept_where_its_image_keeps_it() -> None:
+    database = SERVICES["database"]
+    assert int(database.raw["image"].split(":")[1].split(".")[0]) >= 18
+    # Below 18 it was /var/lib/postgresql/data, where these images refuse to start.
+    assert [mount.target for mount in database.mounts] == ["/var/lib/postgresql"]
+
+
+@EACH
 def test_no_password_is_on_a_command_line(service: Service) -> None:
     words = set(strings([service.raw.get("command", []), service.raw.get("healthcheck", {})]))
     secrets = {value for name, value in REQUIRED.items() if name.endswith("PASSWORD")}
