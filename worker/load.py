@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import WorkItem
+from worker.hang import decoding
 from xray.errors import FileFault, StorageOutage
 from xray.files import content_digest, read_image_file
 from xray.pixels import Preprocessing, load, pixel_count
@@ -93,7 +94,7 @@ def _load(root: Path, item: WorkItem, preprocessing: Preprocessing) -> Loaded:
     try:
         data = _read(root, item)
         digest = content_digest(data)
-        with _ONE_LARGE_FILM if pixel_count(data) > LARGE_FILM else nullcontext():
+        with _ONE_LARGE_FILM if pixel_count(data) > LARGE_FILM else nullcontext(), decoding():
             return Loaded(item, digest, load(data, preprocessing))
     except FileFault as fault:
         return Loaded(item, digest, fault=fault)

@@ -136,6 +136,9 @@ def _columns(lines: _Lines) -> dict[str, int]:
     if ";" in header and "," not in header:
         lines.delimiter = ";"
     names = [name.strip().lower() for name in next(csv.reader([header], delimiter=lines.delimiter), [])]
+    # Spreadsheets write empty columns beside the filled ones.
+    while names and not names[-1]:
+        names.pop()
     wanted = f"the first line names the columns: {','.join(REQUIRED)}, and if you like {','.join(OPTIONAL)}"
     for name in REQUIRED:
         if name not in names:
@@ -149,6 +152,8 @@ def _columns(lines: _Lines) -> dict[str, int]:
 
 
 def _listed(line: int, row: list[str], columns: dict[str, int], key: bytes | None) -> Listed:
+    while len(row) > len(columns) and not row[-1].strip():
+        row.pop()
     if len(row) != len(columns):
         raise _Bad(f"{len(row)} fields where the first line names {len(columns)}")
     cells = {name: row[at].strip() for name, at in columns.items()}

@@ -27,6 +27,15 @@ def test_a_process_that_holds_pythons_lock_for_too_long_ends_itself_and_says_whe
     assert time.monotonic() - began < 60
 
 
+def test_a_process_whose_decoder_never_comes_back_ends_itself_though_python_runs() -> None:
+    script = (
+        "import threading\nfrom worker.hang import decoding, end_when_hung\nend_when_hung(1.0)\n"
+        "with decoding():\n    print('begun', flush=True)\n    threading.Event().wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "begun\n")
+
+
 def test_a_process_that_is_busy_for_less_goes_on() -> None:
     done = run(seconds=30.0, length=16)
     assert (done.returncode, done.stdout) == (0, "begun\ndone\n")

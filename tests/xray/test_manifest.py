@@ -48,8 +48,15 @@ def test_a_patient_is_kept_as_a_keyed_hash_or_not_at_all() -> None:
         b"Study;Image\ns;1.png\n",
         b' study , image \n"s","1.png"\n',
         b"study,image\ns,1.png",
+        b"study,image,,\r\ns,1.png,,\r\n",
     ],
-    ids=["byte order mark and CR LF", "semicolons and capitals", "blanks and quotes", "no line break at the end"],
+    ids=[
+        "byte order mark and CR LF",
+        "semicolons and capitals",
+        "blanks and quotes",
+        "no line break at the end",
+        "empty columns",
+    ],
 )
 def test_what_spreadsheets_write_is_read(data: bytes) -> None:
     assert read(data) == [Listed(2, "1.png", Placed("s"))]

@@ -6,8 +6,9 @@ form                              decoder                        why this one
 JPEG, DCT, 8 bits                 Pillow (libjpeg-turbo)         the house's JPEG decoder: a film in DICOM comes out as
                                                                  the same JPEG in a file of its own
 JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive, and the only one at hand
-JPEG-LS                           imagecodecs (CharLS)           GDCM's CharLS is an old one that some damaged films
-                                                                 keep busy for ever; this one lets Python's lock go
+JPEG-LS                           imagecodecs (CharLS)           lets Python's lock go, and refuses numbers that keep
+                                                                 GDCM's older CharLS busy for ever; made-up pixels keep
+                                                                 both so: ``worker.hang``
 JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  gives signed and 16-bit samples; strict: refuses a cut
                                                                  codestream
 RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G); in
