@@ -127,12 +127,20 @@ def test_a_service_starts_again_and_its_log_stays_small(service: Service) -> Non
     assert service.raw["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_each_image_of_ours_is_built_by_one_service() -> None:
+    built = {name: service.raw["build"]["target"] for name, service in SERVICES.items() if "build" in service.raw}
+    assert built == {"migrate": "cpu", "worker": "gpu"}
+    assert all(SERVICES[name].raw["image"].endswith(f"-{target}") for name, target in built.items())
+
+
 @EACH
 def test_an_image_is_pinned(service: Service) -> None:
     name, tag = service.raw["image"].split(":")
     if name == "bonescreen":
-        assert tag == f"{PROJECT['project']['version']}-{service.raw['build']['target']}"
-        assert re.search(rf"^FROM base AS {service.raw['build']['target']}$", dockerfile(), re.MULTILINE)
+        version, target = tag.rsplit("-", 1)
+        assert version == PROJECT["project"]["version"]
+        assert re.search(rf"^FROM base AS {target}$", dockerfile(), re.MULTILINE)
+        assert service.raw["pull_policy"] == "never"
     else:
         assert re.fullmatch(r"\d+\.\d+(\.\d+)?", tag)
 
