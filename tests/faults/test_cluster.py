@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,10 @@ class Cluster:
         """Return who has done a run's batches, as the ledger has it."""
         query = select(batches.c.worker).where(batches.c.run_id == run)
         with self.database.read() as connection:
-            return {str(name).rpartition(":")[0] for name in connection.execute(query).scalars()}
+            return {
+                str(name).rpartition(":")[0].removeprefix(f"{socket.gethostname()}/")
+                for name in connection.execute(query).scalars()
+            }
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         tasks: dict[str, dict[str, Any]] = self.api("tasks")
