@@ -43,7 +43,7 @@ clean:
 		&& $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; }
 
 .venv/screen.done: .venv/bin/python pyproject.toml constraints.txt
-	@echo "Installing bonescreen into .venv (about 600 MB, once) ..."
+	@echo "Installing bonescreen into .venv (about 750 MB, once) ..."
 	@$(INSTALL) --editable .
 	@echo "The command is .venv/bin/bonescreen"
 	@touch $@
