@@ -15,8 +15,8 @@ from xray.errors import UsageError
 ADVISORY_LOCK = 0x626F6E65
 
 
-def upgrade(database: Database, revision: str = "head") -> tuple[str | None, str]:
-    """Migrate to a schema, by default the newest; safe to call from several processes at once.
+def upgrade(database: Database) -> tuple[str | None, str]:
+    """Migrate to the newest schema; safe to call from several processes at once.
 
     Returns
     -------
@@ -24,16 +24,16 @@ def upgrade(database: Database, revision: str = "head") -> tuple[str | None, str
         The revision found and the revision reached; equal when there was nothing to do.
     """
     config = _config()
-    target = _head(config) if revision == "head" else revision
+    head = _head(config)
     with database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         before = _revision(connection)
-        if before != target:
+        if before != head:
             _refuse_newer(config, before)
             config.attributes["connection"] = connection
-            command.upgrade(config, target)
-    return before, target
+            command.upgrade(config, "head")
+    return before, head
 
 
 def check(database: Database) -> None:

@@ -82,7 +82,7 @@ def _tree(root: Path) -> Iterator[FileEntry | Skipped]:
         yield from walk(root)
         return
     # Its members' paths go on from the root itself.
-    yield FileEntry("", *_root_status(root))
+    yield FileEntry("", *root_status(root))
 
 
 def _listed(source: Source) -> Iterator[FileEntry]:
@@ -103,7 +103,7 @@ def _quiet(
 ) -> Iterator[FileEntry | Skipped]:
     waiting: list[FileEntry] = []
     for seen in files:
-        if isinstance(seen, FileEntry) and quiet_in(seen.mtime_ns, source.quiet_seconds) > 0:
+        if isinstance(seen, FileEntry) and _quiet_in(seen.mtime_ns, source) > 0:
             waiting.append(seen)
         else:
             yield seen
@@ -113,20 +113,25 @@ def _quiet(
     yield from _settled(waiting, source, pause)
 
 
-def quiet_in(changed_at: int, quiet_seconds: float) -> float:
-    """Say in how many seconds a file that changed then (ns) will have been quiet for long enough.
+def await_quiet(changed_at: int, source: Source, pause: Callable[[float], None]) -> None:
+    """Wait, in pauses, until what changed then (ns) has been quiet for long enough."""
+    deadline = time.monotonic() + _quiet_in(changed_at, source)
+    while (left := deadline - time.monotonic()) > 0:
+        pause(min(left, PAUSE_SECONDS))
+
+
+def _quiet_in(changed_at: int, source: Source) -> float:
+    """Say in how many seconds that will be.
 
     A time far in the future says nothing, and asks for no wait; one a little ahead asks for no more than one period.
     """
+    quiet = source.quiet_seconds
     age = time.time() - changed_at / 1e9
-    return min(quiet_seconds - age, quiet_seconds) if abs(age) < quiet_seconds else 0.0
+    return min(quiet - age, quiet) if abs(age) < quiet else 0.0
 
 
 def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
-    wait = max((quiet_in(file.mtime_ns, source.quiet_seconds) for file in waiting), default=0.0)
-    deadline = time.monotonic() + wait
-    while (left := deadline - time.monotonic()) > 0:
-        pause(min(left, PAUSE_SECONDS))
+    await_quiet(max((file.mtime_ns for file in waiting), default=0), source, pause)
     for file in waiting:
         # What a manifest lists becomes an image that fails as changed, so that its study is not taken for complete.
         if file.placed is not None or _look(source.root, file.path) == (file.size, file.mtime_ns):
@@ -137,14 +142,21 @@ def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], 
 
 def _look(root: Path, path: str) -> tuple[int, int] | None:
     if not path:
-        return _root_status(root)
+        return root_status(root)
     try:
         return image_status(root, path)
     except FileFault:
         return None
 
 
-def _root_status(root: Path) -> tuple[int, int]:
+def root_status(root: Path) -> tuple[int, int]:
+    """Return the size (bytes) and the time of the last change (ns) of a root that is a container.
+
+    Raises
+    ------
+    ArchiveOutage
+        It is not there.
+    """
     try:
         status = root.stat()
     except OSError as error:

@@ -1,23 +1,22 @@
 """Hold a manifest to what it must be: sound line by line, each image once, each study with one label."""
 
-import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from db import staging
 from db.merge import Entry
 from db.scans import Scan
 from db.session import Database
-from producer.find import Source, quiet_in
+from producer.find import Source, await_quiet, root_status
 from xray.errors import FileFault, UsageError
-from xray.files import image_status, mtime_ns, open_image
+from xray.files import image_status, open_image
 from xray.manifest import Listed, read_manifest, require_sound
 from xray.studies import MANIFEST_NAME
 from xray.vocabulary import Label
 
 
-def require_manifest(source: Source) -> None:
-    """Read an archive's manifest to its end, when it has been quiet for long enough.
+def require_manifest(source: Source, pause: Callable[[float], None]) -> None:
+    """Read an archive's manifest to its end, when it has been quiet for long enough; `pause` waits so many seconds.
 
     Raises
     ------
@@ -27,7 +26,7 @@ def require_manifest(source: Source) -> None:
         The storage does not answer.
     """
     try:
-        _await_quiet(source)
+        _require_quiet(source, pause)
         with open_image(source.root, MANIFEST_NAME) as file:
             listed = require_sound(file)
     except FileFault as fault:
@@ -66,19 +65,16 @@ def require_consistent(source: Source) -> None:
             raise _two_labels(source, listed.placed.study)
 
 
-def _await_quiet(source: Source) -> None:
+def _require_quiet(source: Source, pause: Callable[[float], None]) -> None:
     before = _manifest_status(source)
-    time.sleep(quiet_in(before[1], source.quiet_seconds))
+    await_quiet(before[1], source, pause)
     # Half a manifest would have the images of its other half taken for gone.
     if _manifest_status(source) != before:
         raise UsageError(f"{MANIFEST_NAME} in {source.root} is still being written; scan again when it is complete")
 
 
 def _manifest_status(source: Source) -> tuple[int, int]:
-    if source.root.is_file():
-        status = source.root.stat()
-        return status.st_size, mtime_ns(status)
-    return image_status(source.root, MANIFEST_NAME)
+    return root_status(source.root) if source.root.is_file() else image_status(source.root, MANIFEST_NAME)
 
 
 def _listed_twice(source: Source, image: str) -> UsageError:

@@ -8,7 +8,7 @@ from db.merge import Entry
 from db.runs import archive_layout
 from db.session import Database
 from producer.find import Source, find
-from producer.listing import require_consistent
+from producer.listing import require_consistent, require_manifest
 from producer.placing import placer
 from producer.report import Plan
 from producer.scan import choose_layout, steps
@@ -16,12 +16,7 @@ from producer.walk import FileEntry, Skipped
 from xray.studies import Layout
 
 
-def plan_archive(
-    database: Database | None,
-    name: str,
-    source: Source,
-    digest: str,
-) -> Plan:
+def plan_archive(database: Database | None, name: str, source: Source, digest: str) -> Plan:
     """Read an archive as a scan would, and compare it with the run of a model version.
 
     Parameters
@@ -45,14 +40,16 @@ def plan_archive(
     ledger = _Ledger(database, name, digest)
     source = choose_layout(name, source, ledger.layout)
     if source.layout is Layout.MANIFEST:
+        require_manifest(source, time.sleep)
         require_consistent(source)
     plan = Plan(source.layout)
+    place = placer(source, ledger.known)
     seen = 0
     for step in steps(find(source, time.sleep), source.layout, lambda: None):
         plan.take(one for one in step if isinstance(one, Skipped))
         files = [one for one in step if isinstance(one, FileEntry)]
         plan.note_absent(files)
-        placed = placer(source, ledger.known)(files)
+        placed = place(files)
         plan.take(placed)
         entries = [one for one in placed if isinstance(one, Entry)]
         stand = ledger.standing([(entry.path, entry.size, entry.mtime_ns) for entry in entries])

@@ -58,10 +58,7 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
             f"the archive {name!r} was scanned with --layout {earlier} before; "
             f"scan it so again, or give it another name in BONESCREEN_ARCHIVES"
         )
-    source = replace(source, layout=chosen)
-    if chosen is Layout.MANIFEST:
-        require_manifest(source)
-    return source
+    return replace(source, layout=chosen)
 
 
 def scan_archive(
@@ -186,6 +183,8 @@ def _stage_all(
         time.sleep(seconds)
         renew()
 
+    if source.layout is Layout.MANIFEST:
+        require_manifest(source, pause)
     remembers = _remembers(database, scan, source)
     place = placer(source, lambda keys: known_files(database, scan.archive_id, keys) if remembers else Known())
     for seen in steps(find(source, pause), source.layout, renew):

@@ -100,8 +100,11 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
 
 def lies_below(root: Path, relative: str) -> bool:
     """Tell whether a path below an archive's root, whose links are followed, still lies below it; `OSError` as ever."""
-    real_root = os.path.realpath(root, strict=True)
-    return os.path.realpath(root / relative, strict=True).startswith(real_root.rstrip(os.sep) + os.sep)
+    try:
+        _real_path_below(os.path.realpath(root, strict=True), root / relative)
+    except FileFault:
+        return False
+    return True
 
 
 def image_status(root: Path, relative: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -110,9 +109,8 @@ def test_a_file_that_is_being_written_is_left_for_the_next_scan(tmp_path: Path, 
 
     def write() -> None:
         with (root / "arriving.png").open("wb", buffering=0) as file:
-            while not ended.is_set():
+            while not ended.wait(0.05):
                 file.write(b"\x89PNG")
-                time.sleep(0.05)
 
     writer = threading.Thread(target=write)
     writer.start()

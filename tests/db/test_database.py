@@ -6,10 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
+from db import migrate
 from db.heartbeats import beat, list_heartbeats, retire
 from db.migrate import check, upgrade
 from db.session import Database
@@ -37,7 +39,10 @@ def test_upgrading_twice_changes_nothing_and_an_empty_database_is_refused_until_
 
 def test_a_database_of_the_first_schema_keeps_what_it_holds_and_gives_images_their_body_part(database_url: str) -> None:
     with closing(Database(database_url)) as database:
-        upgrade(database, "0001")
+        with database.write() as connection:
+            config = migrate._config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
         with database.write() as connection:
             connection.execute(text("INSERT INTO archives (id, name, root) VALUES (1, 'a', '/a')"))
             connection.execute(text("INSERT INTO studies (id, archive_id, key, body_part) VALUES (1, 1, 's', 'HAND')"))

@@ -165,10 +165,10 @@ def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
     growing = threading.Timer(0.3, manifest.write_text, ["study,image\ns,a.png\ns,b.png\n"])
     growing.start()
     with pytest.raises(UsageError, match="still being written"):
-        require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0))
+        require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0), time.sleep)
     growing.join()
     os.utime(manifest, (1, 1))
-    require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0))
+    require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0), time.sleep)
 
 
 def test_a_container_that_is_taken_away_while_it_is_waited_for_is_an_outage(tmp_path: Path) -> None:

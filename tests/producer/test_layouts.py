@@ -12,6 +12,7 @@ import pytest
 from pydicom import uid
 from sqlalchemy import select
 
+from db import scans
 from db.known import pseudonym_key_mark
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import list_runs, run_summary
@@ -20,7 +21,7 @@ from db.tables import archives, passed_over
 from producer.find import Source
 from producer.plan import plan_archive
 from producer.report import ScanReport
-from producer.scan import scan_archive
+from producer.scan import finish_abandoned_scan, scan_archive
 from tests.archives import png
 from tests.containers import write_zip
 from tests.dicoms import dicom
@@ -346,6 +347,26 @@ def test_the_layout_manifest_without_a_manifest_is_refused_with_what_it_would_ho
     put(clinic, "1.png", png(1))
     with pytest.raises(UsageError, match=r"needs a manifest\.csv .* study,image\[,label"):
         scan(Layout.MANIFEST)
+
+
+def test_a_scan_that_is_taken_over_holds_its_manifest_to_the_quiet_period_too(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    for name in ("1.png", "2.png"):
+        put(clinic, name, png(int(name[0])))
+    manifest = clinic / "manifest.csv"
+    manifest.write_text("study,image\ns,1.png\ns,2.png\n")
+    run = scan().run_id
+    held = scans.begin_scan(database, run, Layout.MANIFEST, "elsewhere:1")
+    assert held is not None
+    scans.release_scan(database, held)
+    manifest.write_text("study,image\ns,1.png\n")
+    growing = threading.Timer(0.5, manifest.write_text, ["study,image\ns,1.png\ns,2.png\n"])
+    growing.start()
+    with pytest.raises(UsageError, match="still being written"):
+        finish_abandoned_scan(database, held.scan_id, Source(clinic, quiet_seconds=1.0), "me")
+    growing.join()
+    assert studies(database) == {"s": 2}
 
 
 def test_a_manifest_that_has_gone_wrong_loses_nothing_of_what_was_scanned(
