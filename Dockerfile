@@ -1,6 +1,6 @@
 # Two images from one file, for research only, not for diagnosis:
 #
-#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    the base install with OpenVINO, about 0.9 GB
+#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    the base install with OpenVINO
 #   docker build --target gpu --tag bonescreen:0.1.0-gpu .    TensorFlow and CUDA 12 besides, several GB
 
 FROM python:3.12.12-slim-bookworm AS base

@@ -181,8 +181,6 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
         for member in list_members(root / file.path):
             if not isinstance(member, Member):
                 yield Skipped(prefix + member.path, member.reason)
-            elif is_container(member.path):
-                yield Skipped(printable(prefix + member.path), SkipReason.NESTED_CONTAINER)
             else:
                 yield FileEntry(prefix + member.path, member.size, member.stamp_ns)
     except ContainerFault as fault:

@@ -202,6 +202,17 @@ def test_padding_is_black_and_does_not_count(photometric):
     assert {shown[900], shown[-2]} == {0, 255}
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_that_twelve_bits_cannot_hold_is_looked_for_in_the_whole_cell(photometric):
+    # Masked to its twelve bits it would be 4095, the brightest bone or the blackest air.
+    elements = {"BitsStored": 12, "PixelPaddingValue": 0xFFFF, "PhotometricInterpretation": photometric}
+
+    shown = gray([0xFFFF] * 900 + list(range(100, 200)), **elements)
+
+    assert shown[:900] == [0] * 900
+    assert {shown[900], shown[-1]} == {0, 255}
+
+
 def test_padding_is_a_stored_value_not_a_rescaled_one():
     elements = {"PixelPaddingValue": -100, "RescaleSlope": 1, "RescaleIntercept": 100, **WIDE}
 

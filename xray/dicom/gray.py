@@ -4,7 +4,7 @@ Every stored value is worked out once, not every pixel: a table of 65,536 entrie
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def gray_table(found: DataSet, cells: Cells, counts: NDArray[np.int64]) -> NDArr
     ndarray of uint8, shape (2 ** cells.size,)
     """
     stored = cells.values()
-    padding = _padding(found, stored, signed=cells.signed)
+    padding = _padding(found, cells, stored)
     if not counts[~padding].any():
         padding[:] = False
     weights = np.where(padding, 0, counts)
@@ -96,13 +96,16 @@ def gray_table(found: DataSet, cells: Cells, counts: NDArray[np.int64]) -> NDArr
     return table
 
 
-def _padding(found: DataSet, stored: Values, *, signed: bool) -> NDArray[np.bool_]:
-    value = found.integers(tags.PADDING_VALUE, signed=signed)[:1]
-    limit = found.integers(tags.PADDING_LIMIT, signed=signed)[:1] or value
+def _padding(found: DataSet, cells: Cells, stored: Values) -> NDArray[np.bool_]:
+    value = found.integers(tags.PADDING_VALUE, signed=cells.signed)[:1]
+    limit = found.integers(tags.PADDING_LIMIT, signed=cells.signed)[:1] or value
     if not value:
         return np.zeros(stored.shape, np.bool_)
     low, high = sorted((value[0], limit[0]))
-    return (stored >= low) & (stored <= high)
+    # Writers pad with 65,535 too, where 12 bits are stored: then it is the whole cell that holds the padding.
+    beyond = low < stored.min() or high > stored.max()
+    values = replace(cells, stored=cells.size, shift=0).values() if beyond else stored
+    return (values >= low) & (values <= high)
 
 
 def _modality(found: DataSet, stored: Values) -> Values:
