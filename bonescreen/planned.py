@@ -11,7 +11,7 @@ from rich.text import Text
 from bonescreen.context import open_ledger
 from bonescreen.scanned import plan_lines, raise_last, scan_each
 from bonescreen.show import printable, say
-from bonescreen.stack import name_archives
+from bonescreen.stack import name_archives, require_configured
 from db.runs import archive_roots
 from db.session import Database
 from producer.find import Source
@@ -22,8 +22,10 @@ from xray.settings import Settings
 from xray.studies import Layout
 
 
-def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout) -> None:
+def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for_workers: bool) -> None:
     """Print what scanning archives would find, and what the configured model would have to screen.
+
+    With `for_workers` what `enqueue` would refuse is refused: archives that workers elsewhere could not find.
 
     Raises
     ------
@@ -33,6 +35,8 @@ def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout) -> Non
     digest = load_package(settings.model).digest
     with _ledger_if_any(settings) as database:
         archives = name_archives(settings, archive_roots(database) if database else {}, paths)
+        if for_workers:
+            require_configured(settings, archives)
         _, errors = scan_each(archives, partial(_plan, settings, database, layout, digest))
     say("Nothing was changed: this was a dry run.")
     raise_last(errors)

@@ -131,6 +131,22 @@ def _require_archive(path: Path) -> None:
         raise UsageError(f"{path} is a file; {way_out}")
 
 
+def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:
+    """Refuse archives, name to root, that workers on a configured database could not find by their names.
+
+    Raises
+    ------
+    UsageError
+        One is not in BONESCREEN_ARCHIVES.
+    """
+    for name, root in archives.items():
+        if settings.database_url is not None and name not in settings.archives:
+            raise UsageError(
+                f"{root} has no name that workers could find it by; "
+                f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
+            )
+
+
 def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:
     """Add archives to those configured, unless the database is embedded: it tells services the roots itself."""
     return replace(settings, archives={**settings.archives, **more}) if settings.database_url else settings

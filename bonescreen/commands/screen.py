@@ -73,7 +73,7 @@ def screen(
     """
     settings = read_settings(os.environ)
     if dry_run:
-        show_plans(settings, paths, layout)
+        show_plans(settings, paths, layout, for_workers=False)
         return
     require_engine(settings.engine)
     console = Console(stderr=True)

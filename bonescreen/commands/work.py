@@ -10,7 +10,7 @@ from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.planned import show_plans
 from bonescreen.scanned import raise_last, report_lines, scan_each
 from bonescreen.show import count, notice, say
-from bonescreen.stack import name_archives, open_database, service_environ, work_services
+from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from db import ledger
 from db.runs import archive_roots
@@ -39,19 +39,14 @@ def enqueue(
     """
     settings = read_settings(os.environ)
     if dry_run:
-        show_plans(settings, paths, layout)
+        show_plans(settings, paths, layout, for_workers=True)
         return
     model = model_version(load_package(settings.model))
     if settings.database_url is None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = open_database(settings)
     archives = name_archives(settings, archive_roots(database), paths)
-    for name, root in archives.items():
-        if settings.database_url is not None and name not in settings.archives:
-            raise UsageError(
-                f"{root} has no name that workers could find it by; "
-                f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
-            )
+    require_configured(settings, archives)
 
     def scan(name: str, root: Path) -> ScanReport:
         source = Source.configured(root, settings, layout)

@@ -90,6 +90,20 @@ def test_a_dry_run_says_what_there_is_to_do_and_makes_nothing(tmp_path: Path, en
     assert len(rows(environ)) == 6
 
 
+def test_a_dry_run_of_enqueue_refuses_an_archive_that_workers_could_not_find(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    root = tmp_path / "archive"
+    flat_tree(root, 1)
+    environ["BONESCREEN_DATABASE_URL"] = f"sqlite:///{tmp_path / 'mine.db'}"
+    assert run(environ, "db", "upgrade").returncode == 0
+    for arguments in (("enqueue", root), ("enqueue", "--dry-run", root)):
+        done = run(environ, *arguments)
+        assert done.returncode == 2
+        assert "has no name that workers could find it by" in done.stderr
+    assert run(environ, "screen", "--dry-run", root).returncode == 0
+
+
 def test_a_wrong_manifest_is_refused_by_its_lines_in_one_line(tmp_path: Path, environ: dict[str, str]) -> None:
     root = tmp_path / "archive"
     flat_tree(root, 1)
