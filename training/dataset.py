@@ -1,152 +1,168 @@
-"""FracAtlas as published: a folder of radiographs and ``labels.csv``."""
+"""Labelled radiographs: which images there are, what they are called positive for, and which must stay together."""
 
-import csv
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xray.errors import FileFault, UsageError
-from xray.pixels import Preprocessing, decode
-from xray.vocabulary import Reason
+from xray.card import TrainingData
+from xray.errors import UsageError
 
-COLUMNS = ("image", "fractured", "hand", "leg", "hip", "shoulder", "group")
+UPPER_LIMB = frozenset({"CLAVICLE", "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"})
 
 
-@dataclass(frozen=True)
-class Row:
+class Role(StrEnum):
+    """What a group's images are for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
     """One labelled radiograph.
 
     Attributes
     ----------
     image : str
-        File name.
-    fractured : bool
-        The human label.
+        Path below the data set's root, POSIX.
+    study : str
+        The examination it belongs to.
     group : str
-        Near-duplicates share it; a split must not part them.
-    upper_limb : bool
-        A hand (wrist, forearm and elbow included) or shoulder film, by the published flags.
+        The patient, or whatever else a split must not part: near-duplicates, a series of films.
+    label : bool
+        The human label, true for positive.
+    body_part : str or None
+        DICOM Body Part Examined term.
+    role : Role or None
+        What the publisher's own split uses it for.
     """
 
     image: str
-    fractured: bool
+    study: str
     group: str
-    upper_limb: bool
+    label: bool
+    body_part: str | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled radiographs in a folder.
+    """Labelled radiographs below one folder.
 
     Attributes
     ----------
-    folder : Path
-        Where the image files lie.
-    rows : tuple of Row
-        In the order of the file.
+    root : Path
+        Where the examples' paths begin.
+    terms : TrainingData
+        Name, licence and terms, as a card says them.
+    finding : str
+        What a positive label means, such as ``"fracture"``.
+    examples : tuple of Example
+        N of them, no image twice.
+    notes : tuple of str
+        What the reader noticed and a person should know.
     """
 
-    folder: Path
-    rows: tuple[Row, ...]
+    root: Path
+    terms: TrainingData
+    finding: str
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an image that is listed twice: it could be on both sides of a split."""
+        image, count = (
+            Counter(example.image for example in self.examples).most_common(1)[0] if self.examples else ("", 0)
+        )
+        if count > 1:
+            raise UsageError(f"{self.root}: the image {image!r} is listed {count} times")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def images(self) -> NDArray[np.str_]:
+        """Paths below the root, ``(N,)``."""
+        return np.array([example.image for example in self.examples], np.str_)
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """Human labels, ``(N,)``, true for fractured."""
-        return np.array([row.fractured for row in self.rows])
+        """Human labels, ``(N,)`` bool, true for positive."""
+        return np.array([example.label for example in self.examples], np.bool_)
 
     @property
     def groups(self) -> NDArray[np.str_]:
         """Group keys, ``(N,)``."""
-        return np.array([row.group for row in self.rows])
+        return np.array([example.group for example in self.examples], np.str_)
 
     @property
-    def upper_limb(self) -> NDArray[np.bool_]:
-        """Which rows are upper-limb films, ``(N,)``."""
-        return np.array([row.upper_limb for row in self.rows])
+    def studies(self) -> NDArray[np.str_]:
+        """Study keys, ``(N,)``."""
+        return np.array([example.study for example in self.examples], np.str_)
+
+    @property
+    def body_parts(self) -> NDArray[np.str_]:
+        """Body parts, ``(N,)``, empty where unknown."""
+        return np.array([example.body_part or "" for example in self.examples], np.str_)
 
     def select(self, keep: NDArray[np.bool_]) -> "Dataset":
-        """Return the data set of the rows where ``keep (N,)`` is true."""
-        return Dataset(self.folder, tuple(row for row, kept in zip(self.rows, keep, strict=True) if kept))
+        """Return the data set of the examples where ``keep (N,)`` is true."""
+        return replace(self, examples=tuple(e for e, kept in zip(self.examples, keep, strict=True) if kept))
 
+    def of_body_parts(self, wanted: Collection[str]) -> "Dataset":
+        """Return the examples that show one of these body parts; all for none.
 
-def read_fracatlas(folder: Path) -> Dataset:
-    """Read ``labels.csv`` of a FracAtlas folder (Abedeen et al. 2023, Scientific Data).
+        Raises
+        ------
+        UsageError
+            If there is no image of one of them; says which there are.
+        """
+        if not wanted:
+            return self
+        there = Counter(self.body_parts.tolist())
+        for part in wanted:
+            if not there[part]:
+                known = ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in there.most_common())
+                raise UsageError(
+                    f"{self.root} has no images of {part}; it has: {known}. Choose with --body-part, or 'all'"
+                )
+        return self.select(np.isin(self.body_parts, list(wanted)))
 
-    Parameters
-    ----------
-    folder : Path
-        Holds ``labels.csv`` and ``images/``.
+    def grouped_by(self, groups: Mapping[str, str]) -> "Dataset":
+        """Return the data set with the groups given for its images.
 
-    Raises
-    ------
-    UsageError
-        If the table is missing, lacks a column, has a value that is not 0 or 1, has no rows, or only one class.
-    """
-    table = folder / "labels.csv"
-    if not table.is_file() or not (folder / "images").is_dir():
-        raise UsageError(f"{folder} is not a FracAtlas folder: it needs labels.csv and images/")
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(f"{table} has no column {', '.join(missing)}")
-        rows = tuple(_row(table, reader.line_num, record) for record in reader)
-    if not rows:
-        raise UsageError(f"{table} has no rows")
-    if len({row.fractured for row in rows}) < 2:
-        raise UsageError(f"{table} has one class only: training needs fractured and not fractured images")
-    return Dataset(folder / "images", rows)
+        Raises
+        ------
+        UsageError
+            If an image has no group; it is named.
+        """
+        for example in self.examples:
+            if example.image not in groups:
+                raise UsageError(f"no group is given for the image {example.image!r}")
+        return replace(self, examples=tuple(replace(e, group=groups[e.image]) for e in self.examples))
 
+    def require_both_classes(self, where: str) -> None:
+        """Refuse data from which nothing can be learnt or measured.
 
-def load_images(dataset: Dataset, preprocessing: Preprocessing) -> tuple[Dataset, NDArray[np.uint8], Counter[str]]:
-    """Decode and preprocess what can be read.
+        Parameters
+        ----------
+        where : str
+            Which part of the data this is, for the error.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        What to read.
-    preprocessing : Preprocessing
-        The same as in screening.
-
-    Returns
-    -------
-    dataset : Dataset
-        The N rows that could be read.
-    images : ndarray of uint8, (N, size, size)
-        Their images.
-    skipped : Counter of str
-        Files left out, by reason code.
-
-    Raises
-    ------
-    UsageError
-        If no file can be read.
-    """
-    readable = np.zeros(len(dataset.rows), np.bool_)
-    images = []
-    skipped: Counter[str] = Counter()
-    for index, row in enumerate(dataset.rows):
-        try:
-            images.append(preprocessing.apply(decode((dataset.folder / row.image).read_bytes())))
-            readable[index] = True
-        except FileNotFoundError:
-            skipped[Reason.VANISHED] += 1
-        except FileFault as fault:
-            skipped[fault.reason] += 1
-    if not images:
-        raise UsageError(f"none of the {len(dataset.rows)} images below {dataset.folder} can be read")
-    return dataset.select(readable), np.stack(images), skipped
-
-
-def _row(table: Path, line: int, record: dict[str, str]) -> Row:
-    flags = {column: record[column] for column in COLUMNS if column not in ("image", "group")}
-    if not record["image"] or Path(record["image"]).name != record["image"]:
-        raise UsageError(f"{table}, line {line}: image is not a file name")
-    for column, value in flags.items():
-        if value not in ("0", "1"):
-            raise UsageError(f"{table}, line {line}: {column} is neither 0 nor 1")
-    upper_limb = "1" in (flags["hand"], flags["shoulder"])
-    return Row(record["image"], flags["fractured"] == "1", record["group"], upper_limb)
+        Raises
+        ------
+        UsageError
+            If there are no images, or only of one class.
+        """
+        positives = int(self.labels.sum())
+        if not len(self):
+            raise UsageError(f"{where} has no images: {self.root} has too few groups, or too few for this split")
+        if positives in (0, len(self)):
+            only = "positive" if positives else "negative"
+            raise UsageError(f"{where} has one class only: all {len(self):,} images are {only}; both are needed")

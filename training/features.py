@@ -1,83 +1,110 @@
-"""What a frozen backbone sees of some images, computed once and kept on disk."""
+"""What the frozen layers make of the films, computed once for every view and kept on disk."""
 
 import hashlib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from training.augment import augment
+from training.disk import require_room, write_whole
+from training.learner import Learner
+from training.progress import Progress
 from xray.engine import forward_batches
-from xray.engine_keras import CPU_BATCH, compile_forward
+from xray.engine_keras import compile_forward
 from xray.network import network_weights
 
+BATCH = 16
 CHUNK = 256
 
 
-@dataclass(frozen=True)
-class Features:
-    """Frozen features of N images.
+def trunk_features(
+    images: NDArray[np.uint8], learner: Learner, views: int, cache: Path, progress: Progress
+) -> NDArray[np.float16]:
+    """Compute, or read back, the trunk's features of every film in every view.
 
-    Attributes
-    ----------
-    pooled : ndarray of float32, (N, C)
-        The feature map's spatial mean: all that the head's dense layers see.
-    chunks : tuple of Path
-        Files of feature maps, float16 ``(n, h, w, C)``, in the images' order.
-    """
-
-    pooled: NDArray[np.float32]
-    chunks: tuple[Path, ...]
-
-    def maps(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the feature maps ``(n, h, w, C)`` chunk after chunk; together they are N."""
-        for chunk in self.chunks:
-            yield np.load(chunk).astype(np.float32)
-
-
-def frozen_features(images: NDArray[np.uint8], network: keras.Model, folder: Path) -> Features:
-    """Compute, or read back, what a network's head is given for these images.
-
-    Chunks are kept under a hash of their pixels and the backbone's weights, so an interrupted run goes on where it
-    stopped and a changed image or weight is never served from the cache.
+    They are kept under a hash of films, frozen weights and augmentation, chunk by chunk, so an interrupted run goes on
+    where it stopped, and a changed film or weight is never served from the cache.
 
     Parameters
     ----------
     images : ndarray of uint8, (N, size, size)
-        Preprocessed radiographs.
-    network : keras.Model
-        From :func:`xray.network.build_network`, with the backbone weights that will ship.
-    folder : Path
-        Where chunks are kept; made if missing.
+        Preprocessed films.
+    learner : Learner
+        Its trunk is what is frozen.
+    views : int
+        How many views of each film; the first is the film itself.
+    cache : Path
+        Folder that keeps them; made if missing.
+    progress : Progress
+        Is told of every chunk.
+
+    Returns
+    -------
+    ndarray of float16, (views, N, h, w, C)
+        Mapped from disk.
+
+    Raises
+    ------
+    StorageOutage
+        If the disk has no room for them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone = keras.Model(network.input, network.get_layer("head").input)
-    forward = compile_forward(backbone, CPU_BATCH)
-    weights = hashlib.sha256(b"".join(weight.tobytes() for weight in network_weights(backbone)))
-    pooled, chunks = [], []
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        digest = weights.copy()
-        digest.update(chunk.tobytes())
-        key = digest.hexdigest()[:24]
-        pooled_path, maps_path = folder / f"{key}.pooled.npy", folder / f"{key}.maps.npy"
-        if not (pooled_path.exists() and maps_path.exists()):
-            padded = np.concatenate([forward(batch)[0] for _, batch in forward_batches(chunk, CPU_BATCH)])
-            maps = padded[: len(chunk)]
-            _save(maps_path, maps.astype(np.float16))
-            _save(pooled_path, maps.mean(axis=(1, 2), dtype=np.float32))
-            print(f"features {start + len(chunk)}/{len(images)}", flush=True)
-        pooled.append(np.load(pooled_path))
-        chunks.append(maps_path)
-    return Features(np.concatenate(pooled), tuple(chunks))
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.save(file, array)
+    cache.mkdir(parents=True, exist_ok=True)
+    trunk = learner.trunk()
+    shape = (views, len(images), *trunk.output_shape[1:])
+    key = features_key(images, learner)
+    path, partial, marks = (
+        cache / f"{key}{suffix}" for suffix in (".features.npy", ".features.part", ".features.done")
+    )
+    if path.exists():
+        return _mapped(path)
+    done = int(marks.read_text()) if marks.exists() and partial.exists() else 0
+    if done:
+        features = open_memmap(partial, mode="r+")
+    else:
+        require_room(partial, 2 * int(np.prod(shape, dtype=np.int64)))
+        features = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+    forward = compile_forward(trunk, BATCH)
+    chunks = list(_chunks(views, len(images)))
+    with progress.bar("frozen layers", len(chunks), done) as advance:
+        for number, (which, start) in enumerate(chunks[done:], start=done + 1):
+            films = _view_of_chunk(images, which, start, learner)
+            for place, batch in forward_batches(films, BATCH):
+                features[which, start + place.start : start + place.stop] = forward(batch)[0][: len(films[place])]
+            features.flush()
+            write_whole(marks, str(number).encode())
+            advance(1)
     partial.rename(path)
+    marks.unlink()
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> NDArray[np.float16]:
+    features: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return features
+
+
+def _chunks(views: int, images: int) -> Iterator[tuple[int, int]]:
+    for which in range(views):
+        for start in range(0, images, CHUNK):
+            yield which, start
+
+
+def _view_of_chunk(images: NDArray[np.uint8], which: int, start: int, learner: Learner) -> NDArray[np.uint8]:
+    recipe = learner.recipe
+    chunk = np.asarray(images[start : start + CHUNK])
+    if not which:
+        return chunk
+    return augment(chunk, np.arange(len(chunk)), recipe.augmentation, (recipe.seed, which, start))
+
+
+def features_key(images: NDArray[np.uint8], learner: Learner) -> str:
+    """Return what trunk features are kept under: a hash of films, frozen weights, views and how they are drawn."""
+    recipe, trunk = learner.recipe, learner.trunk()
+    drawn = (recipe.backbone, str(recipe.augmentation), recipe.views, recipe.seed, trunk.output_shape, images.shape)
+    digest = hashlib.sha256(repr(drawn).encode())
+    for array in (*network_weights(trunk), *(images[start : start + CHUNK] for start in range(0, len(images), CHUNK))):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:24]

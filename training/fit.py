@@ -1,85 +1,224 @@
-"""Fit the head's three dense layers to frozen, pooled features."""
+"""Teach a learner its recipe's stages, one after the other; stop it anywhere and it goes on from its last epoch."""
 
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from tensorboard.summary import Writer
 
-from training.recipe import Recipe
-from xray.cam import HeadWeights
+from training.checkpoint import State, assign, copies, read_state, write_state
+from training.learner import Learner
+from training.material import Material
+from training.progress import Progress
+from training.recipe import Recipe, Stage
+from xray.errors import TrainingFailure
+from xray.metrics import auroc
 
-MIN_DEVIATION = 1e-2
-"""Channels that hardly vary are not blown up: their noise would be, and float16 would not hold the kernel."""
+CHECKPOINT, LOGS = "checkpoint.npz", "logs"
 
 
-def fit_head(
-    pooled: NDArray[np.float32],
-    labels: NDArray[np.bool_],
-    recipe: Recipe,
-    epochs: int,
-    held_out: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None,
-) -> tuple[HeadWeights, int]:
-    """Fit the head with dropout, weight decay and class weights, seeded.
+@dataclass(frozen=True)
+class Films:
+    """Which films are learnt from, and which are held out to stop in time: indices, ``(n,)`` and ``(m,)``.
+
+    ``validation`` may be empty.
+    """
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+
+
+def fit(
+    learner: Learner, material: Material, films: Films, folder: Path, fingerprint: str, progress: Progress
+) -> list[dict[str, float]]:
+    """Run a recipe's stages, and leave what was learnt in the learner's network.
 
     Parameters
     ----------
-    pooled : ndarray of float32, (N, C)
-        Pooled features.
-    labels : ndarray of bool, (N,)
-        Human labels.
-    recipe : Recipe
-        Widths, dropout, optimiser, seed.
-    epochs : int
-        How many; at most, with ``held_out``.
-    held_out : tuple of ndarray, optional
-        Features and labels of other groups: training stops early by their loss.
+    learner : Learner
+        As it was made: nothing learnt yet.
+    material : Material
+        The films.
+    films : Films
+        Which to learn from; patience needs a validation part.
+    folder : Path
+        Holds the checkpoint and the logs; made if missing.
+    fingerprint : str
+        Of all that decides the outcome, see :func:`training.checkpoint.write_state`.
+    progress : Progress
+        Is told of every epoch.
 
     Returns
     -------
-    weights : HeadWeights
-        For features as they are: the standardisation used while fitting is folded into the first layer.
-    best_epoch : int
-        The epoch with the least held-out loss, counted from 1; ``epochs`` without ``held_out``.
+    list of dict
+        A row for each epoch: stage, epoch, loss, learning_rate, seconds, and with a validation part its loss and AUROC.
+
+    Raises
+    ------
+    TrainingFailure
+        If the loss is no longer a number.
+    UsageError
+        If the folder holds another run.
+    StorageOutage
+        If the disk is full.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    mean, deviation = pooled.mean(axis=0), np.maximum(pooled.std(axis=0), MIN_DEVIATION)
-    model = _trainable_head(pooled.shape[1], recipe)
-    positives = labels.mean()
-    history = model.fit(
-        (pooled - mean) / deviation,
-        labels.astype(np.float32),
-        batch_size=recipe.batch_size,
-        epochs=epochs,
-        # each class weighs as much as the other
-        class_weight={0: 0.5 / (1 - positives), 1: 0.5 / positives},
-        validation_data=held_out and ((held_out[0] - mean) / deviation, held_out[1].astype(np.float32)),
-        callbacks=[keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience)] if held_out else [],
-        verbose=0,
+    folder.mkdir(parents=True, exist_ok=True)
+    learner.standardise(material.pooled[films.train])
+    state = read_state(folder / CHECKPOINT, fingerprint) or State()
+    variables = learner.learnt()
+    if state.weights:
+        assign(variables, state.weights)
+        progress.say(f"going on after stage {state.stage + 1}, epoch {state.epoch}")
+    for stage in learner.recipe.stages[state.stage :]:
+        _Teaching(learner, material, films, stage, state, variables).run(folder, fingerprint, progress)
+    learner.fold_head()
+    return state.history
+
+
+class _Teaching:
+    """One stage: its model, and where the run stands."""
+
+    def __init__(
+        self, learner: Learner, material: Material, films: Films, stage: Stage, state: State, variables: list[Any]
+    ) -> None:
+        self.learner, self.material, self.films = learner, material, films
+        self.stage, self.state, self.variables = stage, state, variables
+        recipe = learner.recipe
+        self.at_rest = learner.classifier(stage.release)
+        self.model = self.at_rest if recipe.views else learner.whole(stage.release)
+        self.model.compile(
+            optimizer=_optimizer(recipe, stage, len(films.train)),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+            # On a CPU, TensorFlow's own kernels are faster than what XLA makes of convolutions.
+            jit_compile="auto" if on_gpu() else False,
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        if state.optimizer:
+            assign(self.model.optimizer.variables, state.optimizer)
+
+    def run(self, folder: Path, fingerprint: str, progress: Progress) -> None:
+        """Run the stage from where it stands to its end."""
+        state, stage, recipe = self.state, self.stage, self.learner.recipe
+        logs = Writer(str(folder / LOGS))
+        while state.epoch < stage.epochs and not (recipe.patience and state.stale >= recipe.patience):
+            row = self._epoch(progress)
+            state.epoch += 1
+            state.history.append(row)
+            state.weights, state.optimizer = copies(self.variables), copies(self.model.optimizer.variables)
+            self._keep(row)
+            write_state(folder / CHECKPOINT, state, fingerprint)
+            for key in row.keys() - {"stage", "epoch"}:
+                logs.add_scalar(key, row[key], len(state.history))
+            progress.say(_line(row, stage, len(recipe.stages)))
+        logs.close()
+        if state.kept:
+            assign(self.variables, state.kept)
+        # What the next stage begins with; its own optimizer has not stepped yet.
+        state.stage, state.epoch, state.weights, state.optimizer, state.kept = state.stage + 1, 0, [], [], []
+        state.best_loss, state.stale, state.weights = None, 0, copies(self.variables)
+        write_state(folder / CHECKPOINT, state, fingerprint)
+
+    def _epoch(self, progress: Progress) -> dict[str, float]:
+        state, stage = self.state, self.stage
+        began = time.monotonic()
+        for number, dropout in enumerate(self.learner.dropouts()):
+            # Not where the last epoch left it: an epoch's draws must not depend on where the run was resumed.
+            dropout.seed_generator.state.assign((self.learner.recipe.seed + number, 1000 * state.stage + state.epoch))
+        batches = self.material.epoch(stage.release, self.films.train, state.stage, state.epoch)
+        with progress.bar(f"stage {state.stage + 1}, epoch {state.epoch + 1}", len(batches)) as advance:
+            watch = _Watch(state.stage + 1, state.epoch + 1, lambda: advance(1))
+            history = self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch]).history
+        row = {
+            "stage": state.stage + 1,
+            "epoch": state.epoch + 1,
+            "loss": float(history["loss"][0]),
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+        }
+        if len(self.films.validation):
+            row |= self._validate()
+        return {**row, "seconds": time.monotonic() - began}
+
+    def _validate(self) -> dict[str, float]:
+        films = self.films.validation
+        logits = rest_logits(self.at_rest, self.material.at_rest(self.stage.release), films)
+        labels = self.material.labels[films]
+        losses = np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)
+        loss = float(np.average(losses, weights=self.material.weights[films]))
+        if not math.isfinite(loss):
+            raise _not_a_number("validation loss", self.state.stage + 1, self.state.epoch + 1)
+        return {"validation_loss": loss, "validation_auroc": auroc(labels > 0, logits)}
+
+    def _keep(self, row: dict[str, float]) -> None:
+        state, recipe = self.state, self.learner.recipe
+        if recipe.patience:
+            better = state.best_loss is None or row["validation_loss"] < state.best_loss
+            state.stale = 0 if better else state.stale + 1
+            if better:
+                state.best_loss, state.kept = row["validation_loss"], state.weights
+        elif state.stage + 1 == len(recipe.stages) and state.epoch > self.stage.epochs - recipe.average:
+            state.averaged += 1
+            before = state.kept or [np.zeros_like(weight) for weight in state.weights]
+            state.kept = [k + (w - k) / state.averaged for k, w in zip(before, state.weights, strict=True)]
+
+
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Moves the bar, and ends the run at the first step whose loss is no number."""
+
+    def __init__(self, stage: int, epoch: int, advance: Any) -> None:
+        super().__init__()
+        self._stage, self._epoch, self._advance = stage, epoch, advance
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the loss so far."""
+        if not math.isfinite((logs or {})["loss"]):
+            raise _not_a_number("loss", self._stage, self._epoch)
+        self._advance()
+
+
+def rest_logits(model: keras.Model, inputs: Any, films: NDArray[np.intp], batch: int = 64) -> NDArray[np.float64]:
+    """Return a classifier's logits ``(n,)`` of films as they are, without dropout."""
+    logits = np.empty(len(films))
+    for start in range(0, len(films), batch):
+        some = films[start : start + batch]
+        # Always of one size, as another would be compiled anew.
+        outputs = model.predict_on_batch(np.asarray(inputs[np.resize(some, batch)], np.float32))
+        logits[start : start + batch] = outputs[: len(some), 0]
+    return logits
+
+
+def on_gpu() -> bool:
+    """Say whether Keras' backend has a GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return bool(jax.default_backend() == "gpu")
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _optimizer(recipe: Recipe, stage: Stage, films: int) -> keras.optimizers.Optimizer:
+    steps = stage.epochs * math.ceil(films / recipe.batch_size)
+    rate: Any = stage.learning_rate
+    if recipe.cosine:
+        rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)
+    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+
+
+def _not_a_number(what: str, stage: int, epoch: int) -> TrainingFailure:
+    return TrainingFailure(
+        f"the {what} is no longer a number in stage {stage}, epoch {epoch}: train with a lower learning rate, "
+        "or look for faulty films with bonescreen doctor; the epochs before are kept"
     )
-    best_epoch = int(np.argmin(history.history["val_loss"])) + 1 if held_out else epochs
-    return _fold_standardisation(model, mean, deviation), best_epoch
 
 
-def _trainable_head(channels: int, recipe: Recipe) -> keras.Model:
-    """Build the head's dense layers alone, as a model of pooled features."""
-    layers: list[Any] = [keras.Input((channels,))]
-    for width in recipe.head:
-        layers += [
-            keras.layers.Dropout(recipe.dropout),
-            keras.layers.Dense(width, "relu", kernel_initializer="he_normal"),
-        ]
-    model = keras.Sequential([*layers, keras.layers.Dropout(recipe.dropout), keras.layers.Dense(1)])
-    model.compile(
-        optimizer=keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        # compiling takes longer than three small layers save
-        jit_compile=False,
-    )
-    return model
-
-
-def _fold_standardisation(model: keras.Model, mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> HeadWeights:
-    kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3 = model.get_weights()
-    kernel_1 = kernel_1 / deviation[:, None]
-    return HeadWeights((kernel_1, kernel_2, kernel_3), (bias_1 - mean @ kernel_1, bias_2, bias_3))
+def _line(row: dict[str, float], stage: Stage, stages: int) -> str:
+    text = f"stage {row['stage']}/{stages}, epoch {row['epoch']}/{stage.epochs}: loss {row['loss']:.4f}"
+    if "validation_loss" in row:
+        text += f", validation loss {row['validation_loss']:.4f}, AUROC {row['validation_auroc']:.4f}"
+    return f"{text}, {row['seconds']:.0f} s"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,18 +161,18 @@ def jax_sees_gpu() -> bool:
     return bool(jax.default_backend() == "gpu")
 
 
-def forward_batches(images: NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
-    """Cut images into batches of exactly ``size``, the last one padded with zeros.
+def forward_batches(images: NDArray[Any], size: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Cut inputs into batches of exactly ``size``, the last one padded with zeros.
 
     Yields
     ------
-    tuple of slice and ndarray of uint8, (size, H, W)
-        Where the batch's images lie among ``images``, and the batch.
+    tuple of slice and ndarray, (size, ...)
+        Where the batch's inputs lie among ``images``, and the batch.
     """
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         place = slice(start, start + len(batch))
-        yield place, np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0)))
+        yield place, np.pad(batch, ((0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)))
 
 
 def _keras_sees_gpu() -> bool:

@@ -15,7 +15,7 @@ from xray.package import ModelPackage
 CPU_BATCH = 16
 GPU_BATCH = 128
 
-Forward = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
+Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], ...]]
 
 
 class KerasEngine:
@@ -99,20 +99,20 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
     Parameters
     ----------
     network : keras.Model
-        Any network with ``uint8 (N, H, W)`` input.
+        Any network with one input.
     batch : int
         The batch size.
 
     Returns
     -------
     callable
-        From ``uint8 (batch, H, W)`` to the outputs as float32 arrays.
+        From an array of the input's shape and dtype, ``batch`` long, to the outputs as float32 arrays.
     """
     shape = (batch, *network.inputs[0].shape[1:])
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[tf.TensorSpec(shape, network.inputs[0].dtype)])  # type: ignore[untyped-decorator]
         def run(images: Any) -> Any:
             return network(images, training=False)
     else:
@@ -128,7 +128,7 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
         def run(images: Any) -> Any:
             return run_stateless(variables, fixed, images)
 
-    def forward(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    def forward(images: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         outputs = run(images)
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         return tuple(np.asarray(output, np.float32) for output in outputs)

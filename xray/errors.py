@@ -5,6 +5,7 @@
     BonescreenError
     ├── UsageError           what was asked cannot be done as asked             (exit code 2)
     ├── PackageError         a model package is missing, damaged or not ours    (exit code 2)
+    ├── TrainingFailure      a training run cannot go on: its loss is no number  (exit code 1)
     ├── TakenOver            another process goes on with this work              (exit code 1)
     ├── FileFault            one file is itself unreadable: becomes a failure with a reason code
     ├── ContainerFault       one zip or tar is damaged or over a cap: passed over whole, with its reason
@@ -32,6 +33,10 @@ class UsageError(BonescreenError):
 
 class PackageError(BonescreenError):
     """A model package is missing, damaged, or fails its golden outputs."""
+
+
+class TrainingFailure(BonescreenError):
+    """A training run cannot go on: its loss is no longer a number."""
 
 
 class TakenOver(BonescreenError):

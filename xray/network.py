@@ -86,7 +86,7 @@ def build_network(
     head: tuple[int, int],
     *,
     data_format: DataFormat = "channels_last",
-    backbone_weights: Path | None = None,
+    backbone_weights: Path | Literal["imagenet"] | None = None,
 ) -> keras.Model:
     """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits and CAMs out.
 
@@ -102,8 +102,8 @@ def build_network(
         Widths of the head's two hidden layers.
     data_format : {"channels_last", "channels_first"}
         Layout inside the backbone; the weights are the same for both.
-    backbone_weights : Path or None
-        What the backbone starts from: a Keras weights file, or random numbers.
+    backbone_weights : Path, "imagenet" or None
+        What the backbone starts from: a Keras weights file, what Keras downloads, or random numbers.
 
     Returns
     -------
@@ -113,17 +113,43 @@ def build_network(
     Raises
     ------
     UsageError
-        If there is no such backbone or weights file, or the backbone cannot be built in this size or layout.
+        If there is no such backbone or weights file, the weights cannot be downloaded, or the backbone cannot be built
+        in this size or layout.
     """
     application = _application(backbone)
-    preprocess_input = sys.modules[application.__module__].preprocess_input
-    images = keras.Input((input_size, input_size), dtype="uint8", name="images")
-    gray = ops.cast(images, "float32")
-    rgb = ops.stack([gray, gray, gray], axis=1 if data_format == "channels_first" else -1)
-    scaled = preprocess_input(rgb, data_format=data_format)
+    images, scaled = network_input(backbone, input_size, data_format=data_format)
     feature_map = _build_backbone(application, input_size, data_format, backbone_weights)(scaled)
     outputs = CamHead(head, data_format, name="head")(feature_map)
     return keras.Model(images, outputs, name="bonescreen")
+
+
+def network_input(backbone: str, input_size: int, *, data_format: DataFormat = "channels_last") -> tuple[Any, Any]:
+    """Return the symbolic ``uint8 (N, input_size, input_size)`` input, and what the backbone is given for it.
+
+    Parameters
+    ----------
+    backbone : str
+        Name of a ``keras.applications`` model, whose own scaling is applied.
+    input_size : int
+        Side of the square input, pixels.
+    data_format : {"channels_last", "channels_first"}
+        Where the three channels go.
+
+    Returns
+    -------
+    tuple of KerasTensor
+        The images, and ``float32 (N, input_size, input_size, 3)``, or channels first.
+    """
+    preprocess_input = sys.modules[_application(backbone).__module__].preprocess_input
+    images = keras.Input((input_size, input_size), dtype="uint8", name="images")
+    gray = ops.cast(images, "float32")
+    rgb = ops.stack([gray, gray, gray], axis=1 if data_format == "channels_first" else -1)
+    return images, preprocess_input(rgb, data_format=data_format)
+
+
+def backbone_of(network: keras.Model) -> keras.Model:
+    """Return the Keras application inside a network from :func:`build_network`."""
+    return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
 def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_last") -> keras.Model:
@@ -173,12 +199,15 @@ def _application(backbone: str) -> Callable[..., keras.Model]:
 
 
 def _build_backbone(
-    application: Callable[..., keras.Model], input_size: int, data_format: DataFormat, weights: Path | None
+    application: Callable[..., keras.Model],
+    input_size: int,
+    data_format: DataFormat,
+    weights: Path | Literal["imagenet"] | None,
 ) -> keras.Model:
-    if weights is not None and not weights.is_file():
+    if isinstance(weights, Path) and not weights.is_file():
         raise UsageError(f"no weights file at {weights}")
-    # Absolute: Keras takes a bare "imagenet" for leave to download.
-    source = str(weights.absolute()) if weights is not None else None
+    # Absolute: Keras would take a file named "imagenet" for leave to download.
+    source = str(weights.absolute()) if isinstance(weights, Path) else weights
     try:
         with warnings.catch_warnings():
             # Keras only warns when it leaves layers random because the file does not have them.
@@ -187,6 +216,14 @@ def _build_backbone(
     except (ValueError, OSError, UserWarning) as error:
         raise UsageError(
             f"cannot build {application.__name__} at {input_size} px: {str(error).splitlines()[0]}"
+        ) from error
+    except Exception as error:
+        # Keras' download raises a bare Exception.
+        if weights != "imagenet":
+            raise
+        raise UsageError(
+            f"Keras could not download the ImageNet weights of {application.__name__} ({str(error).splitlines()[0]}): "
+            "give a weights file instead"
         ) from error
     return backbone if data_format == "channels_last" else _channels_first(backbone)
 

@@ -1,0 +1,145 @@
+"""What a learner learns from: films with labels and weights, and what its layers are given for them in an epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from training.augment import augment
+from training.dataset import Dataset
+from training.features import BATCH, trunk_features
+from training.learner import Learner
+from training.progress import Progress
+from xray.engine import forward_batches
+from xray.engine_keras import compile_forward
+
+LOADERS = 4
+"""Threads that change films while the network learns from those before them."""
+
+
+class Material:
+    """The films of a data set, as a learner's layers are given them.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        N examples.
+    images : ndarray of uint8, (N, size, size)
+        Their preprocessed films.
+    learner : Learner
+        Its recipe says which views there are.
+    cache : Path
+        Folder for frozen features.
+    progress : Progress
+        Is told how far it is.
+
+    Attributes
+    ----------
+    labels : ndarray of float32, (N,)
+        1 for positive.
+    weights : ndarray of float32, (N,)
+        How much an image counts; their mean is 1.
+    """
+
+    def __init__(
+        self, dataset: Dataset, images: NDArray[np.uint8], learner: Learner, cache: Path, progress: Progress
+    ) -> None:
+        recipe = learner.recipe
+        self.dataset = dataset
+        self.labels = dataset.labels.astype(np.float32)
+        self.weights = class_weights(dataset) if recipe.class_weights else np.ones(len(dataset), np.float32)
+        self._images, self._recipe = images, recipe
+        # Films that are new each epoch are frozen nowhere, but what they are at rest is looked at again and again.
+        views = max(1, recipe.views)
+        self._features = trunk_features(images, learner, views, cache, progress)
+        head_alone = any(not stage.release for stage in recipe.stages) and recipe.views
+        self._pooled = self._pool(learner, views if head_alone else 1, progress)
+
+    @property
+    def pooled(self) -> NDArray[np.float32]:
+        """Pooled features of the films as they are, before anything is learnt, ``(N, C)``."""
+        at_rest: NDArray[np.float32] = self._pooled[0]
+        return at_rest
+
+    def at_rest(self, release: int) -> Any:
+        """Return what a classifier is given for every film as it is, ``(N, ...)``; index it by film."""
+        return self._features[0] if release else self._pooled[0]
+
+    def epoch(self, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> "Epoch":
+        """Return the batches of one epoch: every film once, in a drawn order and view."""
+        return Epoch(self, release, films, stage, epoch)
+
+    def inputs(
+        self, release: int, films: NDArray[np.intp], stage: int, epoch: int
+    ) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """Return what a classifier is given for these films in an epoch, or the whole network without fixed views."""
+        recipe = self._recipe
+        if not recipe.views:
+            return augment(self._images, films, recipe.augmentation, (recipe.seed, stage, epoch))
+        # Over as many epochs as there are views, a film is seen once in each.
+        views = (np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels)) + epoch)[
+            films
+        ]
+        source = self._features if release else self._pooled
+        drawn: NDArray[np.float32] = source[views % recipe.views, films].astype(np.float32)
+        return drawn
+
+    def _pool(self, learner: Learner, views: int, progress: Progress) -> NDArray[np.float32]:
+        forward = compile_forward(learner.pooling(), BATCH)
+        pooled = np.empty((views, len(self.labels), learner.backbone.output_shape[-1]), np.float32)
+        with progress.bar("pooled features", views * len(self.labels)) as advance:
+            for view in range(views):
+                for place, batch in forward_batches(self._features[view], BATCH):
+                    count = place.stop - place.start
+                    pooled[view, place] = forward(batch.astype(np.float32))[0][:count]
+                    advance(count)
+        return pooled
+
+
+class Epoch(keras.utils.PyDataset):  # type: ignore[misc]
+    """One epoch's batches: inputs, labels ``(n, 1)`` and weights ``(n, 1)``, all of one size.
+
+    The last batch is filled up from the epoch's beginning, as a batch of another size would be compiled anew.
+    """
+
+    def __init__(self, material: Material, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> None:
+        recipe = material._recipe
+        super().__init__(workers=1 if recipe.views else LOADERS)
+        self._material, self._where = material, (release, stage, epoch)
+        order = np.random.default_rng((recipe.seed, stage, epoch)).permutation(films)
+        steps = -(-len(films) // recipe.batch_size)
+        self._batches = np.resize(order, (steps, recipe.batch_size))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[Any, Any, Any]:
+        """Return one batch."""
+        films, (release, stage, epoch) = self._batches[step], self._where
+        inputs = self._material.inputs(release, films, stage, epoch)
+        return inputs, self._material.labels[films, None], self._material.weights[films, None]
+
+
+def class_weights(dataset: Dataset) -> NDArray[np.float32]:
+    r"""Weigh each image by the other class's share among the films of its body part, relative to the mean weight.
+
+    With :math:`P_t` positive and :math:`N_t` negative films of a body part, a positive film weighs
+    :math:`N_t / (P_t + N_t)` and a negative one :math:`P_t / (P_t + N_t)` (Rajpurkar et al. 2018, arXiv:1712.06957,
+    section 3.2). Of a part whose films are all of one class, films weigh as in the data as a whole.
+
+    Returns
+    -------
+    ndarray of float32, (N,)
+        Positive, of mean 1.
+    """
+    labels, parts = dataset.labels, dataset.body_parts
+    share = np.full(len(labels), labels.mean())
+    for part in np.unique(parts):
+        here = parts == part
+        if 0 < labels[here].mean() < 1:
+            share[here] = labels[here].mean()
+    weights = np.where(labels, 1 - share, share)
+    relative: NDArray[np.float32] = (weights / weights.mean()).astype(np.float32)
+    return relative

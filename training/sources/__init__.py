@@ -1,0 +1,1 @@
+"""Data sets as they are published, and as people keep their own."""

@@ -1,0 +1,151 @@
+"""MURA v1.1 (Rajpurkar et al. 2018, arXiv:1712.06957) as downloaded, or any tree in its layout."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from training.dataset import Dataset, Example, Role
+from xray.card import TrainingData
+from xray.errors import UsageError
+from xray.studies import Layout, Placed, place
+from xray.vocabulary import Label
+
+PUBLISHED_FOLDER = "MURA-v1.1"
+ROLES = {"train": Role.TRAIN, "valid": Role.TEST}
+_PATIENT = re.compile(r"patient\w+", re.IGNORECASE)
+_PART_FOLDER = re.compile(r"XR_[A-Za-z_]+")
+
+MURA = TrainingData(
+    name="MURA v1.1",
+    role="the weights learnt, thresholds, calibration and metrics",
+    licence="Stanford University School of Medicine MURA Dataset Research Use Agreement",
+    terms="personal, non-commercial research only; the images may not be redistributed: read the agreement before a "
+    "model trained on them is passed on",
+    attribution="Rajpurkar et al., MURA: Large Dataset for Abnormality Detection in Musculoskeletal Radiographs, "
+    "MIDL 2018, arXiv:1712.06957",
+)
+
+
+def is_mura(folder: Path) -> bool:
+    """Say whether a folder holds MURA: its tables, or ``XR_<PART>`` folders at most three levels down."""
+    return bool(_tables(folder)) or any(_part_folders(folder, levels=3))
+
+
+def read_mura(folder: Path) -> Dataset:
+    """Read MURA: by its CSV files where they are, else by its folders' names.
+
+    A study's label is the table's; where there is none, its folder's. Images of ``train/`` are there to learn from and
+    those of ``valid/`` to test with, as published. The patient is the group, over all body parts.
+
+    Parameters
+    ----------
+    folder : Path
+        ``MURA-v1.1``, the folder that holds it, or any tree of ``XR_<PART>/patient<N>/study<N>_<label>/<image>``.
+
+    Raises
+    ------
+    UsageError
+        If there is no labelled image, a table is wrong, or a patient is both in ``train/`` and in ``valid/``.
+    """
+    tables = _tables(folder)
+    if tables:
+        root = tables[0].parent
+        listed, labels = list(_listed_images(root)), _listed_labels(root)
+    else:
+        root, labels = folder, {}
+        listed = sorted(_walk(folder))
+    examples, unlabelled, contradicted = [], 0, []
+    for path in listed:
+        placed = place(path, Layout.MURA, root)
+        if not isinstance(placed, Placed):
+            if tables:
+                raise UsageError(
+                    f"{root}: {path!r} is listed, and is not XR_<PART>/patient<N>/study<N>_<label>/<image>"
+                )
+            continue
+        by_folder = None if placed.human_label is None else placed.human_label is Label.POSITIVE
+        label = labels.get(placed.study, by_folder)
+        if label is None:
+            unlabelled += 1
+            continue
+        if by_folder not in (None, label) and placed.study not in contradicted:
+            contradicted.append(placed.study)
+        parts = PurePosixPath(path).parts
+        patient = next((part.lower() for part in parts if _PATIENT.fullmatch(part)), placed.study)
+        examples.append(Example(path, placed.study, patient, label, placed.body_part, ROLES.get(parts[0])))
+    if not examples:
+        raise UsageError(f"{folder} has no labelled images in MURA's layout (study1_positive, study1_negative)")
+    _require_parted(root, examples)
+    notes = []
+    if unlabelled:
+        notes.append(f"{unlabelled:,} images without a label were left out")
+    if contradicted:
+        notes.append(
+            f"{len(contradicted):,} studies have one label in the table and another in their folder's name, and the "
+            f"table's counts: {', '.join(contradicted[:3])}"
+        )
+    return Dataset(root, MURA, "abnormality", tuple(examples), tuple(notes))
+
+
+def _tables(folder: Path) -> list[Path]:
+    for root in (folder, folder / PUBLISHED_FOLDER):
+        found = [root / f"{part}_image_paths.csv" for part in ROLES if (root / f"{part}_image_paths.csv").is_file()]
+        if found:
+            return found
+    return []
+
+
+def _part_folders(folder: Path, levels: int) -> Iterator[Path]:
+    if _PART_FOLDER.fullmatch(folder.name):
+        yield folder
+    elif levels:
+        for child in sorted(folder.iterdir()):
+            if child.is_dir():
+                yield from _part_folders(child, levels - 1)
+
+
+def _listed_images(root: Path) -> Iterator[str]:
+    for part in ROLES:
+        table = root / f"{part}_image_paths.csv"
+        if table.is_file():
+            yield from (_below_root(row[0]) for row in _rows(table))
+
+
+def _listed_labels(root: Path) -> dict[str, bool]:
+    labels: dict[str, bool] = {}
+    for part in ROLES:
+        table = root / f"{part}_labeled_studies.csv"
+        for number, row in enumerate(_rows(table) if table.is_file() else (), start=1):
+            if len(row) != 2 or row[1].strip() not in ("0", "1"):
+                raise UsageError(f"{table}, line {number}: not a study and 0 or 1")
+            labels[_below_root(row[0]).rstrip("/")] = row[1].strip() == "1"
+    return labels
+
+
+def _rows(table: Path) -> list[list[str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{table} cannot be read: {error}") from error
+
+
+def _below_root(listed: str) -> str:
+    """Cut the folder off that MURA's tables name first, whatever it has been renamed to."""
+    return listed.strip().split("/", 1)[-1]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in files:
+            yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _require_parted(root: Path, examples: list[Example]) -> None:
+    roles: dict[str, Role] = {}
+    for example in examples:
+        if example.role is not None and roles.setdefault(example.group, example.role) != example.role:
+            raise UsageError(f"{root}: {example.group} is both in train/ and in valid/, so valid/ cannot test a model")
