@@ -16,11 +16,20 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates at one threshold, each in [0, 1]."""
+    """Rates at one threshold, each in [0, 1]; and how far accuracy is beyond chance, in [-1, 1].
+
+    Attributes
+    ----------
+    sensitivity, specificity, accuracy : float
+        Shares of the positives, the negatives and all that are called right.
+    kappa : float
+        Cohen's kappa (Cohen 1960, Educational and Psychological Measurement) of calls and labels.
+    """
 
     sensitivity: float
     specificity: float
     accuracy: float
+    kappa: float
 
 
 def auroc(labels: Labels, scores: Scores) -> float:
@@ -54,7 +63,7 @@ def average_precision(labels: Labels, scores: Scores) -> float:
 
 
 def rates(labels: Labels, scores: Scores, threshold: float) -> Rates:
-    """Return sensitivity, specificity and accuracy at a threshold.
+    """Return sensitivity, specificity, accuracy and Cohen's kappa at a threshold.
 
     Raises
     ------
@@ -64,7 +73,14 @@ def rates(labels: Labels, scores: Scores, threshold: float) -> Rates:
     labels = np.asarray(labels, np.bool_)
     _both_classes(labels)
     called = np.asarray(scores) >= threshold
-    return Rates(float(called[labels].mean()), float((~called[~labels]).mean()), float((called == labels).mean()))
+    accuracy = float((called == labels).mean())
+    by_chance = float(called.mean() * labels.mean() + (~called).mean() * (~labels).mean())
+    return Rates(
+        sensitivity=float(called[labels].mean()),
+        specificity=float((~called[~labels]).mean()),
+        accuracy=accuracy,
+        kappa=(accuracy - by_chance) / (1 - by_chance),
+    )
 
 
 def youden_threshold(labels: Labels, scores: Scores) -> float:

@@ -37,6 +37,11 @@ def test_rates_at_a_threshold_agree_with_scikit_learn() -> None:
         assert found.sensitivity == pytest.approx(tp / (tp + fn), abs=1e-9)
         assert found.specificity == pytest.approx(tn / (tn + fp), abs=1e-9)
         assert found.accuracy == pytest.approx((tp + tn) / len(labels), abs=1e-9)
+        assert found.kappa == pytest.approx(sklearn_metrics.cohen_kappa_score(labels, scores >= threshold), abs=1e-9)
+
+
+def test_calling_everything_positive_is_no_better_than_chance() -> None:
+    assert rates(np.array([True, False, False]), np.ones(3), 0.5).kappa == 0
 
 
 def test_no_threshold_beats_youdens() -> None:
