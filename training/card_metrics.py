@@ -1,0 +1,47 @@
+"""What of an evaluation goes on a package's card."""
+
+from collections.abc import Iterator
+
+from training.bootstrap import RATES
+from training.evaluate import ALL, UPPER, Estimate, Evaluation, Population
+from xray.card import Metric
+
+
+def card_metrics(evaluation: Evaluation, data: str, how: str) -> tuple[Metric, ...]:
+    """Turn an evaluation into a card's metrics, as far as they have intervals.
+
+    All and the upper limb in every measure, other populations in AUROC alone; studies where they are not single images.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        What was measured.
+    data : str
+        Name of the data set: ``"FracAtlas"``.
+    how : str
+        How it was measured: ``"out of fold"``.
+    """
+    levels = [("images", evaluation.images)]
+    if not evaluation.one_image_a_study:
+        levels.append(("studies", evaluation.studies))
+    return tuple(
+        Metric(measure, f"{data}, {rows}{_of(p)} (n={p.n}, positive {p.positives}), {how}", e.value, e.low, e.high)
+        for rows, level in levels
+        for p in level.populations
+        for measure, e in _named(p)
+        if e is not None and e.low is not None and e.high is not None
+    )
+
+
+def _of(population: Population) -> str:
+    return {ALL: "", UPPER: " of the upper limb"}.get(population.name, f" of {population.name}")
+
+
+def _named(population: Population) -> Iterator[tuple[str, Estimate | None]]:
+    yield "AUROC", population.auroc
+    if population.name not in (ALL, UPPER):
+        return
+    yield "average precision", population.average_precision
+    for at in population.at:
+        for name, estimate in zip(RATES, (at.sensitivity, at.specificity, at.accuracy, at.kappa), strict=True):
+            yield f"{name} at {at.threshold:.3f}", estimate
