@@ -1,0 +1,79 @@
+"""The paired test of two models on the same images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.training.predicted import of, predicted
+from training.compare import align, compare
+from training.predictions import Predictions
+from xray.errors import UsageError
+
+
+def noisier(rows: Predictions, noise: float, seed: int = 1) -> Predictions:
+    added = np.random.default_rng(seed).normal(0, noise, len(rows))
+    return dataclasses.replace(rows, probabilities=1 / (1 + np.exp(-rows.logits - added)))
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    rows = predicted()
+    for found in compare(rows, rows, (0.5, 0.5), repeats=100):
+        assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_a_model_that_guesses_is_told_from_one_that_does_not() -> None:
+    rows = predicted()
+    found = compare(rows, noisier(rows, 20), (0.5, 0.5), repeats=400)[0]
+    assert found.measure == "auroc"
+    assert 0 < found.low < found.difference < found.high
+    assert found.p < 0.01
+    assert found.difference == pytest.approx(found.first - found.second)
+
+
+def test_turning_the_models_round_turns_the_difference_round() -> None:
+    rows = predicted()
+    there, back = (
+        compare(*pair, (0.5, 0.5), repeats=100) for pair in ((rows, noisier(rows, 1)), (noisier(rows, 1), rows))
+    )
+    for a, b in zip(there, back, strict=True):
+        assert (a.difference, a.low, a.high, a.p) == pytest.approx((-b.difference, -b.high, -b.low, b.p))
+
+
+def test_chance_alone_is_seldom_taken_for_a_difference() -> None:
+    found = [
+        compare(noisier(rows, 1, seed), noisier(rows, 1, seed + 1000), None, repeats=200)[0].p < 0.05
+        for seed, rows in ((seed, predicted(seed)) for seed in range(100))
+    ]
+    assert sum(found) <= 12
+
+
+def test_without_thresholds_only_the_ranking_is_compared() -> None:
+    rows = predicted()
+    assert [found.measure for found in compare(rows, rows, None, repeats=10)] == ["auroc", "average_precision"]
+
+
+def test_rates_are_at_each_models_own_threshold() -> None:
+    rows = predicted()
+    shifted = dataclasses.replace(rows, probabilities=rows.probabilities / 2)
+    assert {found.difference for found in compare(rows, shifted, (0.5, 0.25), repeats=10)} == {0}
+
+
+def test_tables_are_put_in_the_same_order_before_they_are_compared() -> None:
+    rows = predicted()
+    turned = rows.select(np.arange(len(rows))[::-1])
+    assert (align(rows, turned).images == rows.images).all()
+
+
+def test_tables_of_other_images_or_labels_are_refused() -> None:
+    rows = predicted()
+    with pytest.raises(UsageError, match="1 of 240 are missing from the second, which has 0 others"):
+        align(rows, rows.select(np.arange(240) > 0))
+    with pytest.raises(UsageError, match="label or study of 'image0'"):
+        align(rows, dataclasses.replace(rows, labels=~rows.labels))
+
+
+def test_too_few_groups_are_not_compared() -> None:
+    rows = of(np.arange(8.0), np.arange(8) % 2 == 0)
+    with pytest.raises(UsageError, match="too few groups"):
+        compare(rows, rows, None)
