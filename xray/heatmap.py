@@ -96,11 +96,11 @@ def render_heat_map(
     height, width = (max(1, round(side * PANEL_SIDE / long_side)) for side in gray.shape)
     film = np.asarray(Image.fromarray(gray).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
     evidence = np.clip(cam_on_film(cam, height, width, preprocessing) / scale, 0, 1)
-    overlay = _blend(film, evidence)
+    overlay = blend(film, evidence)
     font = ImageFont.load_default(FONT_SIZE)
     legend_width = BAR_WIDTH + 4 * FONT_SIZE
     line = round(FONT_SIZE * 1.4)
-    lines = [wrapped for text in caption for wrapped in _wrap(text, 2 * width + legend_width + MARGIN, font)]
+    lines = [wrapped for text in caption for wrapped in wrap_text(text, 2 * width + legend_width + MARGIN, font)]
     canvas = Image.new(
         "RGB", (2 * width + legend_width + 4 * MARGIN, height + line * len(lines) + 3 * MARGIN), (16, 16, 16)
     )
@@ -113,8 +113,20 @@ def render_heat_map(
     return canvas
 
 
-def _blend(film: NDArray[np.uint8], evidence: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colour a film by evidence in [0, 1]; where there is none the film stays as it is."""
+def blend(film: NDArray[np.uint8], evidence: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colour a film by evidence; where there is none the film stays as it is.
+
+    Parameters
+    ----------
+    film : ndarray of uint8, (H, W, 3)
+        RGB.
+    evidence : ndarray of float, (H, W)
+        In [0, 1].
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
     opacity = MAX_OPACITY * np.sqrt(evidence)[..., None]
     return _to_uint8(film * (1 - opacity) + colour(evidence) * opacity)
 
@@ -135,15 +147,15 @@ def _draw_legend(
     """Draw the bar as the colours look over mid-gray, from no evidence (bottom) to ``scale`` and more (top)."""
     left, top = corner
     evidence = np.repeat(np.linspace(1, 0, height)[:, None], BAR_WIDTH, axis=1)
-    bar = _blend(np.full((height, BAR_WIDTH, 3), 96, np.uint8), evidence)
+    bar = blend(np.full((height, BAR_WIDTH, 3), 96, np.uint8), evidence)
     canvas.paste(Image.fromarray(bar), corner)
     for share, text in ((0.0, f">= {scale:.3g}"), (0.5, f"{scale / 2:.3g}"), (1.0, "0")):
         anchor = {0.0: "lt", 0.5: "lm", 1.0: "lb"}[share]
         draw.text((left + BAR_WIDTH + 6, top + share * height), text, fill=(230, 230, 230), font=font, anchor=anchor)
 
 
-def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Break a line at spaces so that it fits."""
+def wrap_text(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """Break a line at spaces so that it fits into `width` pixels of a font."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
