@@ -1,0 +1,147 @@
+"""The sanity check of a map: whether it changes as the network forgets what it has learnt (Adebayo et al. 2018)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from training.seeing.similarity import rank_correlation, structural_similarity
+from xray.card import Card
+from xray.network import backbone_of, build_network, network_weights
+
+Explain = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+
+DRAWS = 3
+ENOUGH_FILMS = 10
+FALLEN, KEPT = 0.2, 0.5
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """How the maps of N films change as S stages of a network are randomised, in D draws of random weights.
+
+    Attributes
+    ----------
+    stages : tuple of str
+        The S stages in the order they were randomised; each adds to those before.
+    maps : ndarray of float32, (S + 1, N, h, w)
+        The first draw's maps, signed; ``maps[0]`` are the network's own.
+    rank_correlations, similarities : ndarray of float64, (D, S, N)
+        Spearman's rank correlation and SSIM with the network's own maps, in [-1, 1].
+    """
+
+    stages: tuple[str, ...]
+    maps: NDArray[np.float32]
+    rank_correlations: NDArray[np.float64]
+    similarities: NDArray[np.float64]
+
+    @property
+    def draws(self) -> int:
+        """How often weights were drawn, D."""
+        return len(self.rank_correlations)
+
+    @property
+    def means(self) -> list[tuple[str, float, float]]:
+        """For each stage its name, and rank correlation and SSIM over draws and films, in [-1, 1]."""
+        by_stage = self.rank_correlations.mean(axis=(0, 2)), self.similarities.mean(axis=(0, 2))
+        return list(zip(self.stages, *(values.tolist() for values in by_stage), strict=True))
+
+    @property
+    def left(self) -> float:
+        """What is left with all weights random, in [0, 1]: the size of each draw's mean over films, averaged.
+
+        The sign is dropped, as a random head may turn a map around, and two such draws are not to cancel out.
+        """
+        return float(np.abs(self.rank_correlations[:, -1].mean(axis=1)).mean())
+
+    @property
+    def verdict(self) -> str:
+        """Say in a sentence what the rank correlation that is left means."""
+        films = self.rank_correlations.shape[2]
+        if self.left <= FALLEN:
+            said = "the map depends on what the network has learnt"
+        elif self.left <= KEPT:
+            said = "the map depends only in part on what the network has learnt, and in part on film and architecture"
+        else:
+            said = "the map hardly depends on what the network has learnt: do not take it for an explanation"
+        hint = f" With {films} of the {ENOUGH_FILMS} films that are wanted, it is only a hint." * (films < ENOUGH_FILMS)
+        return f"With all weights random a rank correlation of size {self.left:.2f} is left, so {said}.{hint}"
+
+
+def cascade(network: keras.Model, fresh: Iterable[keras.Model], images: NDArray[np.uint8], explain: Explain) -> Cascade:
+    """Randomise a network from its head down, stage by stage, and compare its maps with those it gave before.
+
+    A stage is the head, or all layers of one resolution. Each weight becomes what a new network has there: kernels from
+    their initialiser, batch normalisation reset with its statistics. The network has its own weights again afterwards.
+
+    Parameters
+    ----------
+    network : keras.Model
+        From :func:`xray.network.build_network`.
+    fresh : iterable of keras.Model
+        D networks of the same build with random weights, such as :func:`random_network` makes.
+    images : ndarray of uint8, (N, size, size)
+        Preprocessed radiographs.
+    explain : callable
+        From such images to maps ``(N, h, w)``, float, signed, by the weights that `network` has at the moment.
+
+    References
+    ----------
+    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, arXiv:1810.03292.
+    """
+    own = network_weights(network)
+    before = np.asarray(explain(images), np.float32)
+    stages = randomised_stages(network)
+    draws = []
+    try:
+        for other in fresh:
+            maps = []
+            for layers, new_layers in zip(stages.values(), randomised_stages(other).values(), strict=True):
+                for layer, new in zip(layers, new_layers, strict=True):
+                    layer.set_weights(new.get_weights())
+                maps.append(np.asarray(explain(images), np.float32))
+            draws.append(np.stack(maps))
+            network.set_weights(own)
+    finally:
+        network.set_weights(own)
+    return Cascade(
+        tuple(stages),
+        np.stack([before, *draws[0]]),
+        _compare(draws, before, rank_correlation),
+        _compare(draws, before, structural_similarity),
+    )
+
+
+def random_network(card: Card, seed: int) -> keras.Model:
+    """Build a card's network with weights from their initialisers; seeds Keras' random numbers."""
+    keras.utils.set_random_seed(seed)
+    return build_network(card.backbone, card.input_size, card.head)
+
+
+def randomised_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """Return a network's layers with weights by stage: the head, then each resolution of the backbone, coarse to fine.
+
+    A layer that gates channels (1 x 1, squeeze and excitation) belongs to the resolution before it.
+    """
+    backbone = backbone_of(network)
+    coarsest = backbone.output.shape[1] * backbone.output.shape[2]
+    found: dict[tuple[int, int], list[keras.layers.Layer]] = {}
+    place = tuple(backbone.input.shape[1:3])
+    for layer in backbone.layers:
+        shape = tuple(layer.output.shape)
+        if len(shape) == 4 and shape[1] * shape[2] >= coarsest:
+            place = shape[1:3]
+        if layer.weights:
+            found.setdefault(place, []).append(layer)
+    stages = {f"{height} x {width}": found[height, width] for height, width in sorted(found, key=np.prod)}
+    return {"head": [network.get_layer("head")], **stages}
+
+
+def _compare(
+    draws: list[NDArray[np.float32]],
+    before: NDArray[np.float32],
+    measure: Callable[[NDArray[np.floating], NDArray[np.floating]], float],
+) -> NDArray[np.float64]:
+    return np.array([[[measure(a, b) for a, b in zip(before, after, strict=True)] for after in maps] for maps in draws])
