@@ -11,10 +11,12 @@ import typer
 
 from bonescreen.commands import (
     database,
+    doctor,
     failures,
     flower,
     health,
     heatmap,
+    layers,
     models,
     results,
     runs,
@@ -44,6 +46,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "failures": failures.failures,
     "flower": flower.flower,
     "train": train.train,
+    "doctor": doctor.doctor,
+    "layers": layers.layers,
 }
 
 # No rich markup: it would take [brackets] in paths and texts for its own.

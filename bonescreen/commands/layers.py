@@ -1,0 +1,131 @@
+"""See what a model's network sees: activations and class activation maps at its layers, and whether to believe them."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bonescreen.commands.failures import reason_text
+from bonescreen.context import settings_here
+from bonescreen.show import notice, print_table, say
+from xray.errors import ArchiveOutage, FileFault, UsageError
+from xray.vocabulary import RESEARCH_NOTICE, Reason
+
+if TYPE_CHECKING:
+    import keras
+
+    from training.seeing.film import Film
+    from training.seeing.layers import SeenLayer
+    from xray.package import ModelPackage
+    from xray.pixels import Preprocessing
+
+MOST_CHANNELS = 64
+
+
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An installed package's name, or a package's folder.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Radiographs: PNG, JPEG, TIFF or DICOM files.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for page and pictures.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A layer to draw, repeatable; one a resolution by default.")
+    ] = None,
+    list_layers: Annotated[bool, typer.Option("--list", help="List the layers that can be looked at.")] = False,
+    channels: Annotated[int, typer.Option(min=1, max=MOST_CHANNELS, help="How many channels to draw of a layer.")] = 16,
+    check: Annotated[bool, typer.Option("--check", help="Check whether the network's map may be believed.")] = False,
+) -> None:
+    """Draw what a network sees: activations and Grad-CAM at its layers, as one page with its pictures.
+
+    Grad-CAM (Selvaraju et al. 2017) is of the logit. With --check the weights are randomised from the head down
+    (Adebayo et al. 2018), and the film is taken away in the map's order (Petsiuk et al. 2018).
+
+    Example: bonescreen layers fracture-densenet169-1 wrist.png -o seen --layer pool4_relu --layer relu
+    """
+    missing = [name for name in ("tensorflow", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"layers needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+    if not list_layers and (not images or output is None):
+        raise UsageError("layers needs radiographs and a folder, IMAGE... -o DIR; or --list")
+    from training.seeing.layers import find_layers, telling_layers, visible_layers
+    from xray.network import load_network
+    from xray.package import load_package
+
+    package = load_package(model)
+    network = load_network(package)
+    visible = visible_layers(network)
+    chosen = find_layers(visible, layer) if layer else telling_layers(visible)
+    if list_layers or not images or output is None:
+        _print_layers(visible, chosen)
+        return
+    unread = _draw(package, network, chosen, images, output, channels=channels, with_check=check)
+    notice(RESEARCH_NOTICE)
+    if unread:
+        raise typer.Exit(1)
+
+
+def _print_layers(visible: "Sequence[SeenLayer]", chosen: "Sequence[SeenLayer]") -> None:
+    rows = [
+        ("*" if each in chosen else " ", each.name, each.kind, f"{each.height} x {each.width}", str(each.channels))
+        for each in visible
+    ]
+    print_table(("", "layer", "kind", " height x width", " channels"), rows)
+
+
+def _draw(
+    package: "ModelPackage",
+    network: "keras.Model",
+    chosen: "Sequence[SeenLayer]",
+    images: Sequence[Path],
+    output: Path,
+    *,
+    channels: int,
+    with_check: bool,
+) -> dict[str, str]:
+    """Look at the films that can be read and write the report; returns the others, and why."""
+    from training.seeing.captions import Report
+    from training.seeing.check import check_map
+    from training.seeing.look import look_at
+    from training.seeing.report import write_report
+    from xray.engine import open_engine
+    from xray.pixels import Preprocessing
+
+    films, unread = _read(images, Preprocessing.from_id(package.card.preprocessing))
+    if not films:
+        raise UsageError(f"none of the {len(images)} images can be read as a radiograph")
+    sights = []
+    for sight in look_at(network, package.card, films, chosen, channels):
+        sights.append(sight)
+        notice(f"{sight.film.name}: probability {sight.probability:.3f} ({len(sights)} of {len(films)})")
+    checked = None
+    if with_check:
+        settings = settings_here()
+        notice("checking the map: random weights, deletion and insertion")
+        engine = open_engine(package, settings.engine, settings.graph_cache)
+        checked = check_map(network, package.card, engine, sights)
+        notice(checked.cascade.verdict)
+        notice(checked.verdict)
+    say(str(write_report(Report(package, tuple(sights), unread, checked), output)))
+    return unread
+
+
+def _read(images: Sequence[Path], preprocessing: "Preprocessing") -> "tuple[list[Film], dict[str, str]]":
+    from training.seeing.film import read_film
+
+    films, unread = [], {}
+    for image in images:
+        try:
+            films.append(read_film(image, preprocessing))
+        except FileFault as fault:
+            missing = fault.reason == Reason.VANISHED
+            unread[image.name] = "there is no such file" if missing else reason_text(fault.reason)
+        except ArchiveOutage as outage:
+            unread[image.name] = str(outage)
+        else:
+            continue
+        notice(f"{image}: {unread[image.name]}")
+    return films, unread
