@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,10 @@ CHECKPOINT, LOGS = "checkpoint.npz", "logs"
 
 @dataclass(frozen=True)
 class Films:
-    """Which films are learnt from, and which are held out to stop in time: indices, ``(n,)`` and ``(m,)``.
-
-    ``validation`` may be empty.
-    """
+    """Which films are learnt from, and which, if any, are held out to stop in time: indices, ``(n,)`` and ``(m,)``."""
 
     train: NDArray[np.intp]
-    validation: NDArray[np.intp]
+    validation: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
 
 
 def fit(
@@ -145,7 +142,7 @@ class _Teaching:
 
     def _validate(self) -> dict[str, float]:
         films = self.films.validation
-        logits = rest_logits(self.at_rest, self.material.at_rest(self.stage.release), films)
+        logits = rest_logits(self.at_rest, self.material.at_rest(self.stage.release > 0), films)
         labels = self.material.labels[films]
         losses = np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)
         loss = float(np.average(losses, weights=self.material.weights[films]))

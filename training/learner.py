@@ -100,6 +100,10 @@ class Learner:
         features = keras.Input(self._above.input_shape[1:])
         return keras.Model(features, self.network.get_layer("head")(self._above(features)), name="explainer")
 
+    def first_weights(self) -> list[NDArray[np.float32]]:
+        """Return what learns, as it was before anything was learnt."""
+        return self._initial
+
     def reset(self) -> None:
         """Forget all that was learnt."""
         for variable, value in zip(self.learnt(), self._initial, strict=True):
@@ -111,8 +115,8 @@ class Learner:
         return [*self.backbone.trainable_variables, *self.head.trainable_variables]
 
     def dropouts(self) -> list[Any]:
-        """Return the head's dropout layers."""
-        return [layer for layer in self.head.layers if isinstance(layer, keras.layers.Dropout)]
+        """Return the head's layers that drop anything."""
+        return [layer for layer in self.head.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
 
     def fold_head(self) -> None:
         """Put the head, with its standardisation folded in and rounded as stored, into the inference network."""

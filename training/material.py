@@ -63,8 +63,8 @@ class Material:
         at_rest: NDArray[np.float32] = self._pooled[0]
         return at_rest
 
-    def at_rest(self, release: int) -> Any:
-        """Return what a classifier is given for every film as it is, ``(N, ...)``; index it by film."""
+    def at_rest(self, release: bool) -> Any:
+        """Return what is given for every film as it is, ``(N, ...)``: the trunk's features, or pooled ones."""
         return self._features[0] if release else self._pooled[0]
 
     def epoch(self, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> "Epoch":

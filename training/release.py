@@ -1,133 +1,92 @@
-"""The card of a trained package, and its page for people."""
+"""Put what was learnt and measured into a model package."""
 
-from training.evaluate import Evaluation
-from training.recipe import Recipe
-from xray.card import SCHEMA, Card, TrainingData
-from xray.pixels import Preprocessing
-from xray.vocabulary import RESEARCH_NOTICE
+import tempfile
+from pathlib import Path
 
-# What FracAtlas's flags (hand, shoulder, leg, hip) turned out to show; docs/model.md says how that was judged.
-FRACATLAS_BODY_PARTS = (
-    "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST",
-    "ANKLE", "FEMUR", "FOOT", "HIP", "KNEE", "LEG", "PELVIS",
-)  # fmt: skip
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-IMAGENET = TrainingData(
-    name="ImageNet (ILSVRC 2012)",
-    role="the backbone's weights, as published with Keras Applications",
-    licence="weights: BSD-3-Clause (Copyright (c) 2016, Zhuang Liu; text in bonescreen's LICENSES); images: not here",
-    terms="ImageNet grants access to its images for non-commercial research and education",
-    attribution="Russakovsky et al. 2015, IJCV; weights: Huang et al. 2017, CVPR, converted by Keras Applications",
-)
-FRACATLAS = TrainingData(
-    name="FracAtlas",
-    role="the head's weights, thresholds, calibration and metrics; the golden images are taken from it",
-    licence="CC-BY-4.0 (https://creativecommons.org/licenses/by/4.0/)",
-    terms="attribution; images reduced to at most 640 px on the long side, then preprocessed",
-    attribution="Abedeen et al., FracAtlas: A Dataset for Fracture Classification, Localization and Segmentation of "
-    "Musculoskeletal Radiographs, Scientific Data 10, 521 (2023), https://doi.org/10.1038/s41597-023-02432-4",
-)
+from training.dataset import Dataset
+from training.describe import make_card, make_readme
+from training.judge import Judgement
+from training.learner import Learner
+from training.order import Order
+from training.split import SPLIT_FILE, Split
+from xray.engine_keras import compile_forward
+from xray.engine_openvino import packaged_graph
+from xray.network import build_network, network_weights
+from xray.package import Golden, ModelPackage, write_package
+from xray.weights import round_to_storage
+
+GOLDEN_IMAGES = 8
+GOLDEN_TOLERANCE = 2e-3
 
 
-def make_card(recipe: Recipe, evaluation: Evaluation, scale: float, images: int, faults: str, weights: str) -> Card:
-    """Make the card of a package trained on FracAtlas.
+def release(
+    order: Order,
+    learner: Learner,
+    judgement: Judgement,
+    dataset: Dataset,
+    faults: str,
+    split: Split | None,
+    target: Path,
+) -> ModelPackage:
+    """Write the model package.
 
     Parameters
     ----------
-    recipe : Recipe
-        What was done.
-    evaluation : Evaluation
+    order : Order
+        What was asked for.
+    learner : Learner
+        What has learnt.
+    judgement : Judgement
         What was measured.
-    scale : float
-        The heat map's scale, logit units.
-    images : int
-        How many were used.
+    dataset : Dataset
+        The N examples that could be read.
     faults : str
-        How many could not be read, by reason.
-    weights : str
-        File name of the backbone's weights.
+        What could not, by reason.
+    split : Split or None
+        Which groups were for what; None after cross-validation.
+    target : Path
+        The package's folder, which must not exist.
     """
-    return Card(
-        schema=SCHEMA,
-        name=recipe.name,
-        version=recipe.version,
-        backbone=recipe.backbone,
-        head=recipe.head,
-        finding="fracture",
-        wording="positive: fracture",
-        body_parts=FRACATLAS_BODY_PARTS,
-        input_size=recipe.input_size,
-        preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
-        image_threshold=evaluation.image_threshold,
-        study_threshold=evaluation.study_threshold,
-        calibration=evaluation.calibration,
-        heat_map_scale=scale,
-        training_data=(FRACATLAS, IMAGENET),
-        metrics=evaluation.metrics,
-        limits=(
-            f"{RESEARCH_NOTICE} It misses fractures and flags normal films: read the metrics.",
-            "Metrics are of cross-validation within one data set (hospitals in Bangladesh); other archives differ.",
-            "Labels are noisy: some near-duplicate films have conflicting labels, one label contradicts its folder.",
-            "There are no patient ids: folds part groups of near-duplicate and neighbouring files, not patients.",
-            "Thresholds and calibration were chosen on the same out-of-fold results as the metrics at thresholds.",
-            "The head that ships was fitted to all images, so no image of FracAtlas can test it.",
-            "The backbone is frozen ImageNet; a heat map shows what spoke for the label, not where a fracture is.",
-            "Casts, splints and metal go with fractures in the training data, so the model may see them instead.",
-            f"{images} images were used; unreadable and left out: {faults}.",
-        ),
-        command=f"bonescreen train {recipe.name} --data FRACATLAS --weights {weights} --out OUT",
-        files={},
-    )
+    weights = [round_to_storage(weight) for weight in network_weights(learner.network)]
+    # Golden outputs are float32's, whatever was trained in.
+    keras.config.set_dtype_policy("float32")
+    recipe = order.recipe
+    network = build_network(recipe.backbone, recipe.input_size, recipe.head)
+    network.set_weights(weights)
+    images = golden_images(recipe.input_size, recipe.seed)
+    logits, cams = compile_forward(network, len(images))(images)
+    golden = Golden(images, logits, cams, GOLDEN_TOLERANCE)
+    card = make_card(order, judgement, dataset, faults)
+    readme = make_readme(card)
+    extra = {} if split is None else {SPLIT_FILE: split.to_csv().encode()}
+    if order.graph:
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)
+            extra |= packaged_graph(draft, Path(folder))
+    return write_package(target, card, weights=weights, golden=golden, readme=readme, extra=extra)
 
 
-def make_readme(card: Card) -> str:
-    """Return the page for people, Markdown, from the card."""
-    metrics = "\n".join(
-        f"| {metric.population} | {metric.name} | {metric.value:.3f} | {metric.low:.3f} to {metric.high:.3f} |"
-        for metric in card.metrics
-    )
-    data = "\n\n".join(
-        f"**{each.name}**: {each.role}. Licence: {each.licence}. Terms: {each.terms}. {each.attribution}."
-        for each in card.training_data
-    )
-    limits = "\n".join(f"- {limit}" for limit in card.limits)
-    return f"""# {card.name}, version {card.version}
+def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
+    """Draw images that exercise a network and show no patient: smooth fields from coarse to fine.
 
-{card.backbone}, frozen, with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
-Says of a radiograph "{card.wording}" or not, with a probability and a class activation map.
+    Parameters
+    ----------
+    size : int
+        Side, pixels.
+    seed : int
+        Of the draw.
 
-**{RESEARCH_NOTICE}**
-
-- input: {card.input_size} x {card.input_size} gray, preprocessing `{card.preprocessing}`
-- body parts in scope: {", ".join(card.body_parts)}
-- image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
-- study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
-- probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}): Platt's scaling,
-  fitted to out-of-fold logits
-- heat maps: the top of the scale is a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the maxima
-  of fractured films, out of fold
-
-## Metrics
-
-Grouped, stratified cross-validation; 95 % intervals by bootstrap of groups.
-
-| images | metric | value | 95 % interval |
-|---|---|---|---|
-{metrics}
-
-## Limits
-
-{limits}
-
-## Training data
-
-{data}
-
-## How it was made
-
-By `training/recipe.py`'s recipe of this name and version:
-
-```
-{card.command}
-```
-"""
+    Returns
+    -------
+    ndarray of uint8, (8, size, size)
+        In [0, 255].
+    """
+    rng = np.random.default_rng(seed)
+    cells = [min(size, 2 ** (1 + number % 6)) for number in range(GOLDEN_IMAGES)]
+    fields = [Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)) for side in cells]
+    return np.stack([np.asarray(field.resize((size, size), Image.Resampling.BICUBIC)) for field in fields])

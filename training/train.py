@@ -1,99 +1,169 @@
-"""From a data set and backbone weights to a model package, top to bottom."""
+"""From labelled radiographs and first weights to a model package, top to bottom."""
 
+import fcntl
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.crossval import cross_validate, held_out_cam_maxima
-from training.dataset import load_images, read_fracatlas
-from training.evaluate import evaluate, heat_map_scale
-from training.features import frozen_features
-from training.fit import fit_head
+from training.crossval import cross_validate, look
+from training.dataset import Dataset, Role
+from training.features import features_key
+from training.fit import Films, fit, on_gpu
+from training.images import load_images
+from training.judge import Exam, judge
+from training.learner import Learner
+from training.material import Material
+from training.order import Order
+from training.progress import Progress
 from training.recipe import Recipe
-from training.release import make_card, make_readme
-from xray.cam import HeadWeights
-from xray.engine_keras import compile_forward, prepare_backend
+from training.release import release
+from training.split import Split, make_split
+from xray.engine_keras import prepare_backend
 from xray.errors import UsageError
-from xray.network import build_network, network_weights
-from xray.package import Golden, ModelPackage, write_package
+from xray.package import ModelPackage
 from xray.pixels import Preprocessing
-from xray.weights import round_to_storage
 
-GOLDEN_IMAGES = 8
-GOLDEN_TOLERANCE = 2e-3
+CACHE, PREDICTIONS = "cache", "predictions.csv"
 
 
-def train(recipe: Recipe, data: Path, weights: Path, out: Path) -> ModelPackage:
-    """Cross-validate a recipe, fit its head to all images, and write the model package.
+def train(order: Order) -> ModelPackage:
+    """Train a model package; killed and run again with the same order, go on from the last epoch.
 
-    Everything is measured on the backbone as it ships, its weights rounded to float16, and on the preprocessing that
-    screening uses.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        What to do.
-    data : Path
-        A FracAtlas folder.
-    weights : Path
-        Keras weights of the recipe's backbone without top.
-    out : Path
-        Gets ``features/`` (a cache) and the package, ``<name>-<version>/``.
+    Everything is measured on films that the network has not learnt from, preprocessed as in screening.
 
     Raises
     ------
     UsageError
-        If the data or weights cannot be used, or the package exists.
+        If data, split or weights cannot be used, the package exists, or ``out`` holds another run.
+    TrainingFailure
+        If the loss is no longer a number.
+    StorageOutage
+        If the disk is full.
     """
-    target = out / f"{recipe.name}-{recipe.version}"
+    recipe, progress = order.recipe, Progress()
+    target = order.out / f"{recipe.name}-{recipe.version}"
     if target.exists():
-        raise UsageError(f"{target} exists: a model package is never changed, choose another --out or version")
-    print(f"recipe\n{recipe}", flush=True)
-    listed = read_fracatlas(data)
-    prepare_backend()
-    network = build_network(recipe.backbone, recipe.input_size, recipe.head, backbone_weights=weights)
-    network.set_weights([round_to_storage(weight) for weight in network_weights(network)])
-
-    dataset, images, skipped = load_images(listed, Preprocessing(recipe.input_size, recipe.geometry))
-    faults = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "none"
-    print(f"{len(images)} images, {dataset.labels.sum()} fractured; unreadable: {faults}", flush=True)
-    features = frozen_features(images, network, out / "features")
-
-    result = cross_validate(features.pooled, dataset.labels, dataset.groups, recipe)
-    evaluation = evaluate(result.logits, dataset.labels, dataset.groups, dataset.upper_limb)
-    maxima = held_out_cam_maxima(features, result)
-    for metric in evaluation.metrics:
-        print(f"{metric.name}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], {metric.population}")
-
-    half, most = np.percentile(maxima[~dataset.labels], (50, 95))
-    print(f"largest CAM value of normal films: median {half:.1f}, 95th percentile {most:.1f}", flush=True)
-
-    epochs = round(float(np.median(result.epochs)))
-    head, _ = fit_head(features.pooled, dataset.labels, recipe, epochs)
-    _set_head(network, head)
-    out.mkdir(parents=True, exist_ok=True)
-    card = make_card(recipe, evaluation, heat_map_scale(maxima, dataset.labels), len(images), faults, weights.name)
-    package = write_package(
-        target,
-        card,
-        weights=network_weights(network),
-        golden=_golden(network, images, result.logits),
-        readme=make_readme(card),
-    )
-    print(f"{target}: digest {package.digest}, head fitted to all images for {epochs} epochs", flush=True)
+        raise UsageError(f"{target} exists: a model package is never changed, choose another --out")
+    progress.say(str(recipe))
+    with _alone_in(order.out):
+        _prepare(order)
+        progress.say(f"\n{order.dataset.terms.name}: {_described(order.dataset)}")
+        for note in order.dataset.notes:
+            progress.say(f"note: {note}")
+        preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+        dataset, images, skipped = load_images(order.dataset, preprocessing, order.out / CACHE)
+        faults = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "none"
+        progress.say(f"unreadable and left out: {faults}")
+        dataset.require_both_classes("the data")
+        split = None if recipe.folds else order.split or _drawn(recipe, dataset)
+        learner = Learner(recipe, order.initial)
+        # Before the frozen layers are computed, which may take hours.
+        parts = {} if split is None else {role: split.mask(dataset, role) for role in Role}
+        for role, mask in parts.items():
+            if mask.any() or role is not Role.TEST:
+                dataset.select(mask).require_both_classes(f"the {role} part")
+                progress.say(f"{role}: {_described(dataset.select(mask))}")
+        material = Material(dataset, images, learner, order.out / CACHE, progress)
+        fingerprint = _fingerprint(order, learner, material, features_key(images, learner))
+        runs = order.out / f"{target.name}.run"
+        teach = _cross_validated if split is None else _held_out
+        tuning, test = teach(learner, material, parts, runs, fingerprint, progress)
+        judgement = judge(tuning, test)
+        judgement.predictions.write(order.out / PREDICTIONS)
+        package = release(order, learner, judgement, dataset, faults, split, target)
+        for metric in package.card.metrics:
+            progress.say(
+                f"{metric.name}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], {metric.population}"
+            )
+        progress.say(f"{target}: digest {package.digest}")
     return package
 
 
-def _set_head(network: keras.Model, head: HeadWeights) -> None:
-    layer = network.get_layer("head")
-    for variable, value in zip((*layer.kernels, *layer.biases), (*head.kernels, *head.biases), strict=True):
-        variable.assign(round_to_storage(value.astype(np.float32)))
+def _cross_validated(
+    learner: Learner,
+    material: Material,
+    parts: dict[Role, NDArray[np.bool_]],
+    runs: Path,
+    fingerprint: str,
+    progress: Progress,
+) -> tuple[Exam, Exam]:
+    """Measure out of fold, then learn from everything."""
+    _, seen = cross_validate(learner, material, runs, fingerprint, progress)
+    progress.say("all folds: learning from every image")
+    learner.reset()
+    fit(learner, material, Films(np.arange(len(material.dataset))), runs / "all", fingerprint, progress)
+    exam = Exam(material.dataset, seen, "out of fold")
+    return exam, exam
 
 
-def _golden(network: keras.Model, images: NDArray[np.uint8], logits: NDArray[np.float64]) -> Golden:
-    """Take golden images evenly from the least to the most suspicious, and what the network says of them."""
-    chosen = np.argsort(logits)[np.linspace(0, len(logits) - 1, GOLDEN_IMAGES).round().astype(int)]
-    found_logits, cams = compile_forward(network, GOLDEN_IMAGES)(images[chosen])
-    return Golden(images[chosen], found_logits, cams, GOLDEN_TOLERANCE)
+def _held_out(
+    learner: Learner,
+    material: Material,
+    parts: dict[Role, NDArray[np.bool_]],
+    runs: Path,
+    fingerprint: str,
+    progress: Progress,
+) -> tuple[Exam, Exam]:
+    """Learn from one part, choose on another, measure on a third."""
+    films = {role: np.flatnonzero(mask) for role, mask in parts.items()}
+    fit(learner, material, Films(films[Role.TRAIN], films[Role.VALIDATION]), runs, fingerprint, progress)
+    exams = {
+        role: Exam(material.dataset.select(parts[role]), look(learner, material, films[role]), f"{role} part")
+        for role in (Role.VALIDATION, Role.TEST)
+        if len(films[role])
+    }
+    tuning = exams[Role.VALIDATION]
+    return tuning, exams.get(Role.TEST, replace(tuning, how="validation part, which also stopped the training"))
+
+
+def _drawn(recipe: Recipe, dataset: Dataset) -> Split:
+    return make_split(dataset, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+
+
+def _prepare(order: Order) -> None:
+    """Set Keras up before anything is built: precision, seeds, and the same numbers each time if asked for."""
+    prepare_backend()
+    keras.config.set_dtype_policy("mixed_float16" if on_gpu() else "float32")
+    keras.utils.set_random_seed(order.recipe.seed)
+    if order.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def _fingerprint(order: Order, learner: Learner, material: Material, films: str) -> str:
+    """Hash all that decides what a run makes, so that a checkpoint is never gone on from with something else."""
+    recipe = replace(order.recipe, command="", data="", measured="")
+    split = order.split and order.split.to_csv()
+    versions = [importlib.metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")]
+    digest = hashlib.sha256(repr((recipe, films, split, order.deterministic, versions)).encode())
+    for array in (material.labels, material.weights, material.dataset.groups, *learner.first_weights()):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold a folder, so that two runs do not write the same files."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another training run works in {out}: wait for it, or choose another --out") from error
+        yield
+
+
+def _described(dataset: Dataset) -> str:
+    groups, studies = len(np.unique(dataset.groups)), len(np.unique(dataset.studies))
+    return (
+        f"{len(dataset):,} images, {int(dataset.labels.sum()):,} positive ({dataset.finding}), "
+        f"{studies:,} studies, {groups:,} groups"
+    )

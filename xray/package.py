@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,13 @@ def installed_packages() -> list[str]:
 
 
 def write_package(
-    path: Path, card: Card, *, weights: Iterable[NDArray[Any]], golden: Golden, readme: str
+    path: Path,
+    card: Card,
+    *,
+    weights: Iterable[NDArray[Any]],
+    golden: Golden,
+    readme: str,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> ModelPackage:
     """Write a model package; it appears whole or not at all.
 
@@ -174,6 +181,8 @@ def write_package(
         Inputs and outputs of the network with the weights as stored.
     readme : str
         The card for people, Markdown.
+    extra : mapping of str to bytes
+        More files, by name; pinned like the others.
 
     Raises
     ------
@@ -193,8 +202,10 @@ def write_package(
             tolerance=np.float64(golden.tolerance),
         )
         (staging / README_FILE).write_text(readme, encoding="utf-8")
+        for name, content in extra.items():
+            (staging / name).write_bytes(content)
         digests: Mapping[str, str] = {
-            name: file_sha256(staging / name) for name in (WEIGHTS_FILE, GOLDEN_FILE, README_FILE)
+            name: file_sha256(staging / name) for name in (WEIGHTS_FILE, GOLDEN_FILE, README_FILE, *extra)
         }
         (staging / CARD_FILE).write_text(replace(card, files=digests).to_json(), encoding="utf-8")
         staging.chmod(0o755)

@@ -1,6 +1,7 @@
 """Find out what a folder of labelled radiographs is, and read it."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from training.dataset import Dataset
@@ -18,6 +19,7 @@ def read_dataset(
     body_parts: Collection[str] = (),
     groups: Path | None = None,
     pseudonym_key: bytes | None = None,
+    finding: str | None = None,
 ) -> Dataset:
     """Read the labelled radiographs of a folder: a ``manifest.csv``, FracAtlas, or MURA's layout.
 
@@ -31,6 +33,8 @@ def read_dataset(
         A CSV file ``image,group`` that says what a split must not part, in place of the data set's own groups.
     pseudonym_key : bytes or None
         Turns a manifest's patients into keyed hashes.
+    finding : str or None
+        What a positive label means, where the data set does not say it.
 
     Raises
     ------
@@ -50,6 +54,8 @@ def read_dataset(
             f"{folder} is no labelled data set: it has neither {MANIFEST_NAME}, nor FracAtlas's labels.csv or "
             "dataset.csv beside images/, nor MURA's folders (XR_HUMERUS/patient00001/study1_positive)"
         )
+    if finding is not None:
+        dataset = replace(dataset, finding=finding)
     if groups is not None:
         dataset = dataset.grouped_by(read_groups(groups))
     return dataset.of_body_parts(body_parts)

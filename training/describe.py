@@ -1,0 +1,141 @@
+"""The card of a trained package, and its page for people."""
+
+from training.dataset import Dataset
+from training.judge import Judgement
+from training.order import Order
+from training.sources.fracatlas import FRACATLAS
+from training.terms import initial_terms
+from xray.card import SCHEMA, Card
+from xray.pixels import Preprocessing
+from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE
+
+WORDING = {"abnormality": "positive: abnormal"}
+
+# What FracAtlas's flags (hand, shoulder, leg, hip) turned out to show; docs/model.md says how that was judged.
+FRACATLAS_BODY_PARTS = (
+    "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST",
+    "ANKLE", "FEMUR", "FOOT", "HIP", "KNEE", "LEG", "PELVIS",
+)  # fmt: skip
+FRACATLAS_LIMITS = (
+    "FracAtlas is of a few hospitals in Bangladesh; other archives differ.",
+    "Labels are noisy: some near-duplicate films have conflicting labels, one label contradicts its folder.",
+    "There are no patient ids: groups are of near-duplicate and neighbouring files, not of patients.",
+    "Casts, splints and metal go with fractures in the training data, so the model may see them instead.",
+)
+
+
+def make_card(order: Order, judgement: Judgement, dataset: Dataset, faults: str) -> Card:
+    """Make the card of a package.
+
+    Parameters
+    ----------
+    order : Order
+        What was asked for.
+    judgement : Judgement
+        What was measured.
+    dataset : Dataset
+        The N examples that could be read.
+    faults : str
+        What could not, by reason.
+    """
+    recipe = order.recipe
+    return Card(
+        schema=SCHEMA,
+        name=recipe.name,
+        version=recipe.version,
+        backbone=recipe.backbone,
+        head=recipe.head,
+        finding=dataset.finding,
+        wording=WORDING.get(dataset.finding, f"positive: {dataset.finding}"),
+        body_parts=_scope(dataset),
+        input_size=recipe.input_size,
+        preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
+        image_threshold=judgement.image_threshold,
+        study_threshold=judgement.study_threshold,
+        calibration=judgement.calibration,
+        heat_map_scale=judgement.heat_map_scale,
+        training_data=(dataset.terms, *initial_terms(order.initial)),
+        metrics=judgement.metrics,
+        limits=_limits(order, dataset, faults),
+        command=order.command,
+        files={},
+    )
+
+
+def make_readme(card: Card) -> str:
+    """Return the page for people, Markdown, from the card."""
+    metrics = "\n".join(
+        f"| {metric.population} | {metric.name} | {metric.value:.3f} | {metric.low:.3f} to {metric.high:.3f} |"
+        for metric in card.metrics
+    )
+    data = "\n\n".join(
+        f"**{each.name}**: {each.role}. Licence: {each.licence}. Terms: {each.terms}. {each.attribution}."
+        for each in card.training_data
+    )
+    limits = "\n".join(f"- {limit}" for limit in card.limits)
+    return f"""# {card.name}, version {card.version}
+
+{card.backbone} with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
+Says of a radiograph "{card.wording}" or not, with a probability and a class activation map.
+
+**{RESEARCH_NOTICE}**
+
+- input: {card.input_size} x {card.input_size} gray, preprocessing `{card.preprocessing}`
+- body parts in scope: {", ".join(card.body_parts)}
+- image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
+- study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
+- probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}), Platt's scaling
+- heat maps: the top of the scale is a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the maxima
+  of positive films that the network had not learnt from
+
+## Metrics
+
+95 % intervals by bootstrap of whole groups.
+
+| images | metric | value | 95 % interval |
+|---|---|---|---|
+{metrics}
+
+## Limits
+
+{limits}
+
+## Training data
+
+{data}
+
+## How it was made
+
+By the recipe of this name and version (`bonescreen train {card.name} --show`):
+
+```
+{card.command}
+```
+"""
+
+
+def _scope(dataset: Dataset) -> tuple[str, ...]:
+    if dataset.terms is FRACATLAS:
+        return FRACATLAS_BODY_PARTS
+    known = {part for part in dataset.body_parts.tolist() if part in BODY_PARTS}
+    return tuple(part for part in BODY_PARTS if part in known) or BODY_PARTS
+
+
+def _limits(order: Order, dataset: Dataset, faults: str) -> tuple[str, ...]:
+    recipe = order.recipe
+    general = [
+        f"{RESEARCH_NOTICE} It misses findings and flags normal films: read the metrics.",
+        "Metrics are of held-out images of one data set; other archives differ.",
+        "A heat map shows what spoke for the label, not where the finding is.",
+        f"{len(dataset):,} images were used; unreadable and left out: {faults}.",
+    ]
+    if recipe.folds:
+        general += [
+            "Thresholds and calibration were chosen on the same out-of-fold results as the metrics at thresholds.",
+            "The network that ships has learnt from all images, so none of this data set can test it.",
+        ]
+    if dataset.finding == "abnormality":
+        general.append("MURA's labels say abnormal or not: a positive need not be a fracture.")
+    if not any(dataset.body_parts):
+        general.append("The data do not say which body parts they show, so no part is out of scope.")
+    return (*general, *(FRACATLAS_LIMITS if dataset.terms is FRACATLAS else ()))

@@ -1,0 +1,84 @@
+"""Calibrate a network, choose its thresholds and measure it, each on the films that it was not taught with."""
+
+from dataclasses import dataclass
+
+from training.calibration import fit_platt, heat_map_scale
+from training.card_metrics import card_metrics
+from training.crossval import Seen
+from training.dataset import Dataset
+from training.evaluate import evaluate
+from training.predictions import Predictions
+from training.thresholds import Aim
+from xray.card import Calibration, Metric, Threshold
+
+SENSITIVE = Aim(0.95)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Films that a network has not learnt from, and what it says of them.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        n examples.
+    seen : Seen
+        What the network says of them.
+    how : str
+        In which way they were held out: ``"out of fold"``, ``"test part"``.
+    """
+
+    dataset: Dataset
+    seen: Seen
+    how: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a card says that was chosen or measured; see :class:`xray.card.Card`.
+
+    Attributes
+    ----------
+    predictions : Predictions
+        Of the films that were measured on.
+    """
+
+    calibration: Calibration
+    image_threshold: Threshold
+    study_threshold: Threshold
+    heat_map_scale: float
+    metrics: tuple[Metric, ...]
+    predictions: Predictions
+
+
+def judge(tuning: Exam, test: Exam) -> Judgement:
+    """Choose calibration, thresholds and the heat map's scale on one exam, and measure on another, or the same.
+
+    Parameters
+    ----------
+    tuning : Exam
+        What is chosen on: both classes.
+    test : Exam
+        What is measured on: both classes.
+    """
+    calibration = fit_platt(tuning.seen.logits, tuning.dataset.labels)
+    chosen_on = _predictions(tuning, calibration)
+    on = f"{len(chosen_on):,} images of {tuning.dataset.terms.name}, {tuning.how}"
+    images = [aim.choose(chosen_on, on) for aim in (Aim(), SENSITIVE)]
+    studies = [aim.choose(chosen_on.by_study(), on) for aim in (Aim(), SENSITIVE)]
+    predictions = _predictions(test, calibration)
+    evaluation = evaluate(predictions, images, studies)
+    scale = heat_map_scale(tuning.seen.cam_maxima, tuning.dataset.labels)
+    return Judgement(
+        calibration,
+        images[0],
+        studies[0],
+        # A network that finds nothing has no evidence to draw, and a scale all the same.
+        max(scale, 1e-3),
+        card_metrics(evaluation, test.dataset.terms.name, test.how),
+        predictions,
+    )
+
+
+def _predictions(exam: Exam, calibration: Calibration) -> Predictions:
+    return Predictions.of(exam.dataset, exam.seen.logits, calibration.apply(exam.seen.logits))
