@@ -35,7 +35,7 @@ def augment(
 
 def _augment(film: NDArray[np.uint8], by: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
     # All numbers are drawn whatever is asked for, so that one kind of change leaves the others as they were.
-    mirror, angle, zoom, across, down, contrast, brightness = rng.uniform(-1, 1, 7)
+    mirror, angle, zoom, across, down, gain, gamma = rng.uniform(-1, 1, 7)
     angle, zoom = math.radians(by.rotation * angle), 1 + by.scale * zoom
     side = len(film)
     if by.flip and mirror > 0:
@@ -52,6 +52,7 @@ def _augment(film: NDArray[np.uint8], by: Augmentation, rng: np.random.Generator
         (back[0], back[1], corner[0], back[3], back[4], corner[1]),
         Image.Resampling.BILINEAR,
     )
-    gray = np.asarray(turned, np.float32) * (1 + by.contrast * contrast) + 255 * by.brightness * brightness
+    exponent, factor = math.exp(by.gamma * gamma), math.exp(by.gain * gain)
+    gray = 255 * factor * (np.asarray(turned, np.float32) / 255) ** exponent
     rounded: NDArray[np.uint8] = np.clip(np.rint(gray), 0, 255).astype(np.uint8)
     return rounded

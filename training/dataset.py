@@ -130,7 +130,7 @@ class Dataset:
             if not there[part]:
                 known = ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in there.most_common())
                 raise UsageError(
-                    f"{self.root} has no images of {part}; it has: {known}. Choose with --body-part, or 'all'"
+                    f"{self.root} has no images of {part}, but of {known}: choose with --body-part, or say 'all'"
                 )
         return self.select(np.isin(self.body_parts, list(wanted)))
 

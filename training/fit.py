@@ -200,10 +200,17 @@ def on_gpu() -> bool:
 
 
 def _optimizer(recipe: Recipe, stage: Stage, films: int) -> keras.optimizers.Optimizer:
-    steps = stage.epochs * math.ceil(films / recipe.batch_size)
+    steps = math.ceil(films / recipe.batch_size)
     rate: Any = stage.learning_rate
     if recipe.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)
+        rising = round(recipe.warmup * steps)
+        start = 0.0 if rising else stage.learning_rate
+        rate = keras.optimizers.schedules.CosineDecay(
+            start,
+            stage.epochs * steps - rising,
+            warmup_target=stage.learning_rate if rising else None,
+            warmup_steps=rising,
+        )
     return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
 
 

@@ -45,16 +45,16 @@ class Augmentation:
         Larger or smaller by up to this share.
     shift : float
         Along each axis, up to this share of the side.
-    contrast, brightness : float
-        Gray values times ``1 +- contrast``, then plus or minus up to ``brightness`` times 255.
+    gain, gamma : float
+        Gray values in [0, 1] to the power of ``exp(+-gamma)``, times ``exp(+-gain)``: black stays black.
     """
 
     flip: bool = False
     rotation: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.0
+    gain: float = 0.0
+    gamma: float = 0.0
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(self).items() if value) or "none"
@@ -86,6 +86,8 @@ class Recipe:
         One after the other.
     cosine : bool
         Whether learning rates fall within a stage.
+    warmup : float
+        With ``cosine``, so much of a stage's first epoch in which the rate rises from zero to where it begins.
     augmentation : Augmentation
         Of the films learnt from.
     views : int
@@ -126,6 +128,7 @@ class Recipe:
     dropout: float
     stages: tuple[Stage, ...]
     cosine: bool
+    warmup: float
     augmentation: Augmentation
     views: int
     weight_decay: float

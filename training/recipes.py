@@ -3,7 +3,7 @@
 from training.recipe import Augmentation, Recipe, Stage
 from xray.errors import UsageError
 
-FILMS = Augmentation(flip=True, rotation=15, scale=0.15, shift=0.05, contrast=0.2, brightness=0.1)
+FILMS = Augmentation(flip=True, rotation=15, scale=0.12, shift=0.04, gain=0.2, gamma=0.25)
 
 SEED = Recipe(
     name="seed",
@@ -20,6 +20,7 @@ SEED = Recipe(
     dropout=0.0,
     stages=(Stage(release=60, epochs=40, learning_rate=1e-4),),
     cosine=False,
+    warmup=0.0,
     augmentation=Augmentation(),
     views=1,
     weight_decay=0.0,
@@ -34,7 +35,37 @@ SEED = Recipe(
     seed=0,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED,)}
+FRACTURE = Recipe(
+    name="fracture",
+    version="2",
+    command="bonescreen train fracture --data fracatlas --weights densenet169_imagenet_notop.weights.h5 --no-graph",
+    data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
+    measured="not yet",
+    body_parts=(),
+    backbone="DenseNet169",
+    input_size=224,
+    geometry="pad",
+    head=(256, 64),
+    dropout=0.3,
+    # 226 layers are all of DenseNet-169's last block.
+    stages=(Stage(release=0, epochs=12, learning_rate=3e-4), Stage(release=226, epochs=6, learning_rate=1e-4)),
+    cosine=True,
+    warmup=0.5,
+    augmentation=FILMS,
+    views=4,
+    weight_decay=0.01,
+    label_smoothing=0.05,
+    class_weights=False,
+    batch_size=32,
+    patience=0,
+    average=3,
+    folds=5,
+    validation=0.1,
+    test=0.15,
+    seed=0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SEED, FRACTURE)}
 
 
 def find_recipe(name: str) -> Recipe:

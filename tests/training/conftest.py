@@ -1,34 +1,73 @@
-"""A small archive with an easy label, in FracAtlas's layout."""
+"""Small archives with an easy label, in FracAtlas's and in MURA's layout, and a small backbone's weights."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from training.dataset import COLUMNS
+from training.sources.fracatlas import BODY_PARTS
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 GROUPS, GROUP_SIZE = 12, 5
+BACKBONE, SIZE = "MobileNet", 64
+
+
+def film(rng: np.random.Generator, positive: bool) -> NDArray[np.uint8]:
+    """Draw a film; a positive one is bright in its upper half."""
+    drawn = rng.integers(0, 80, (90, 70), np.uint8)
+    drawn[: 45 if positive else 0] += 150
+    return drawn
 
 
 @pytest.fixture
 def fracatlas(tmp_path: Path) -> Path:
-    """Write 60 films in 12 groups; the fractured ones are bright on the left. One file is cut short."""
+    """Write 60 films in 12 groups, a third of them fractured. One file is cut short."""
     folder = tmp_path / "fracatlas"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(("image", "fractured", *BODY_PARTS, "group"))
         for index in range(GROUPS * GROUP_SIZE):
             fractured = index % 3 == 0
-            film = rng.integers(0, 80, (90, 70), np.uint8)
-            film[:, : 35 if fractured else 0] += 150
             name = f"IMG{index:04d}.png"
-            Image.fromarray(film).save(folder / "images" / name)
+            Image.fromarray(film(rng, fractured)).save(folder / "images" / name)
             limb = index % 2
-            writer.writerow([name, int(fractured), limb, 1 - limb, 0, 0, index // GROUP_SIZE])
+            writer.writerow([name, int(fractured), limb, 0, 0, 1 - limb, index // GROUP_SIZE])
     damaged = folder / "images" / "IMG0059.png"
     damaged.write_bytes(damaged.read_bytes()[:500])
     return folder
+
+
+@pytest.fixture
+def mura(tmp_path: Path) -> Path:
+    """Write a tree in MURA's layout: 24 patients with a study of two films, every other one positive."""
+    folder = tmp_path / "mura"
+    rng = np.random.default_rng(1)
+    for patient in range(24):
+        label = ("negative", "positive")[patient % 2]
+        study = folder / f"XR_HUMERUS/patient{patient:05d}/study1_{label}"
+        study.mkdir(parents=True)
+        for number in (1, 2):
+            Image.fromarray(film(rng, label == "positive")).save(study / f"image{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write weights of a small backbone under which films still differ."""
+    import keras
+
+    from tests.tiny import random_weight
+
+    rng = np.random.default_rng(0)
+    backbone = getattr(keras.applications, BACKBONE)(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    backbone.set_weights([random_weight(w.name, tuple(w.shape), rng) for w in backbone.weights])
+    path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
+    backbone.save_weights(path)
+    return path

@@ -1,80 +1,156 @@
-"""The whole path: films and backbone weights in, a model package out that the worker's engine loads."""
+"""The whole path: films and first weights in, a model package out that the worker's engine loads."""
 
 import dataclasses
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from bonescreen.commands.train import train as train_command
-from tests.tiny import random_weight
-from training.recipe import RECIPES, find_recipe
+from tests.training.recipes import SMALL, order
+from training.dataset import Role
+from training.predictions import Predictions
+from training.recipe import Stage
+from training.sources.read import read_dataset
+from training.split import read_split
 from training.train import train
 from xray.engine import open_engine
-from xray.errors import UsageError
-from xray.package import load_package
+from xray.errors import StorageOutage, TrainingFailure, UsageError
+from xray.package import file_sha256, load_package
+from xray.pixels import Preprocessing, decode
 
 # Keras 3.15 saves weights through an interface that NumPy 2 wants changed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
-RECIPE = dataclasses.replace(
-    RECIPES["fracture-densenet169"],
-    name="small",
-    backbone="MobileNet",
-    input_size=64,
-    head=(16, 8),
-    dropout=0.0,
-    batch_size=16,
-    folds=2,
-    max_epochs=4,
-    learning_rate=3e-3,
-)
+SHORT = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3),))
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Write backbone weights as Keras does."""
-    path = tmp_path / "mobilenet.weights.h5"
-    backbone = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
-    rng = np.random.default_rng(0)
-    backbone.set_weights([random_weight(weight.name, tuple(weight.shape), rng) for weight in backbone.weights])
-    backbone.save_weights(path)
-    return path
-
-
-def test_a_trained_package_loads_into_the_workers_engine_and_says_how_it_was_made(
-    fracatlas: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_package_comes_out_that_the_worker_loads_and_that_says_what_it_is(
+    mura: Path, backbone_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = train(RECIPE, fracatlas, weights, tmp_path / "out")
-    package = load_package(tmp_path / "out" / "small-1")
+    out = tmp_path / "out"
+    made = train(dataclasses.replace(order(mura, backbone_weights, out), graph=True))
+    package = load_package(out / "small-1")
+    card = package.card
     assert package.digest == made.digest
-    open_engine(package, "openvino", tmp_path / "cache")
-    printed = capsys.readouterr().out
-    assert "learning_rate = 0.003" in printed
-    assert "unreadable: truncated 1" in printed
-    assert "bonescreen train small --data FRACATLAS --weights mobilenet.weights.h5 --out OUT" in package.card.command
-    assert str(tmp_path) not in (package.path / "card.json").read_text()
+    assert (card.finding, card.wording, card.body_parts) == ("abnormality", "positive: abnormal", ("HUMERUS",))
+    assert [data.name for data in card.training_data] == ["MURA v1.1", "the weights file small.weights.h5"]
+    assert str(tmp_path) not in card.to_json()
+    split = read_split(package.path / "split.csv")
+    held_out = Predictions.read(out / "predictions.csv")
+    dataset = read_dataset(mura)
+    assert set(held_out.groups.tolist()) == {group for group, role in split.roles.items() if role is Role.TEST}
 
-    features = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "features").iterdir()}
-    again = train(dataclasses.replace(RECIPE, version="2"), fracatlas, weights, tmp_path / "out")
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "features").iterdir()} == features
-    np.testing.assert_allclose(again.golden().logits, made.golden().logits, atol=1e-5)
+    engine = open_engine(package, "openvino", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists(), "the package's own graph was not used"
+    images = [dataset.root / image for image in held_out.images.tolist()]
+    films = np.stack([Preprocessing(64, "squash").apply(decode(image.read_bytes())) for image in images])
+    # predictions were made of features kept as float16
+    np.testing.assert_allclose(engine.infer(films).logits, held_out.logits, atol=0.05)
+    printed = capsys.readouterr().out
+    assert "stage 2 = the last 12 layers and the head, 3 epochs from a learning rate of 0.001" in printed
+    assert "stage 2/2, epoch 3/3" in printed or "stage 2/2" in printed
 
     with pytest.raises(UsageError, match="never changed"):
-        train(RECIPE, fracatlas, weights, tmp_path / "out")
+        train(order(mura, backbone_weights, out))
 
 
-def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="no recipe named 'cake'; one of: fracture-densenet169"):
-        find_recipe("cake")
+def test_cross_validation_measures_every_film_out_of_fold_and_learns_from_all(
+    fracatlas: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(SMALL, folds=3, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
+    package = train(order(fracatlas, backbone_weights, tmp_path / "out", recipe))
+    predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
+    assert len(predictions) == 59
+    assert "split.csv" not in package.card.files
+    assert "truncated 1" in " ".join(package.card.limits)
+    metrics = {metric.name: metric for metric in package.card.metrics if "upper limb" not in metric.population}
+    assert "out of fold" in metrics["AUROC"].population
+    assert metrics["AUROC"].value > 0.9, "bright halves are easily told"
 
 
-def test_missing_weights_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no weights file at"):
-        train_command("fracture-densenet169", tmp_path, tmp_path / "nowhere.h5", tmp_path)
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit_as_an_unbroken_one(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.training.recipes", str(mura), str(backbone_weights)]
+    unbroken = subprocess.run([*command, str(tmp_path / "unbroken")], capture_output=True, text=True, check=False)
+    assert unbroken.returncode == 0, unbroken.stderr
+    for kill_after in ("stage 1/2, epoch 2/4", "stage 2/2, epoch 1/3"):
+        with subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout
+            assert any(kill_after in line for line in run.stdout), "it ended before it could be killed"
+            run.send_signal(signal.SIGKILL)
+    resumed = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after stage" in resumed.stdout
+    digests = {file_sha256(tmp_path / run / "small-1/weights.h5") for run in ("unbroken", "killed")}
+    assert len(digests) == 1
+    assert "stage 1/2, epoch 1/4" in unbroken.stdout
+    assert "stage 1/2, epoch 1/4" not in resumed.stdout
 
 
-def test_weights_of_another_network_are_refused(fracatlas: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_at_once_and_says_what_to_do(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 50, 1e30),))
+    with pytest.raises(TrainingFailure, match=r"no longer a number in stage 1, epoch \d+: train with a lower"):
+        train(order(mura, backbone_weights, tmp_path / "out", recipe))
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 1, 1e-3), Stage(0, 40, 1e30)))
+    with pytest.raises(TrainingFailure):
+        train(order(mura, backbone_weights, tmp_path / "out", recipe))
+    with pytest.raises(UsageError, match=r"is of a run with another recipe, data, weights"):
+        train(order(mura, backbone_weights, tmp_path / "out", dataclasses.replace(recipe, batch_size=4)))
+    next((tmp_path / "out").rglob("checkpoint.npz")).write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(UsageError, match=r"checkpoint\.npz is damaged .* delete it"):
+        train(order(mura, backbone_weights, tmp_path / "out", recipe))
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+    out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+        with pytest.raises((StorageOutage, OSError), match=r"File too large|cannot be written"):
+            train(order(mura, backbone_weights, out, SHORT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    train(order(mura, backbone_weights, out, SHORT))
+
+
+def test_two_runs_do_not_work_in_one_folder(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another training run works in"):
+            train(order(mura, backbone_weights, tmp_path / "out"))
+
+
+def test_weights_of_another_network_and_films_of_one_class_are_refused_before_any_hour_is_lost(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="cannot build DenseNet121"):
-        train(dataclasses.replace(RECIPE, backbone="DenseNet121"), fracatlas, weights, tmp_path / "out")
+        train(order(mura, backbone_weights, tmp_path / "a", dataclasses.replace(SHORT, backbone="DenseNet121")))
+    for study in (mura / "XR_HUMERUS").glob("*/*_positive"):
+        study.rename(study.with_name("study1_negative"))
+    with pytest.raises(UsageError, match="the data has one class only: all 48 images are negative"):
+        train(order(mura, backbone_weights, tmp_path / "b", SHORT))
+
+
+def test_a_network_can_begin_as_another_packages(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+    first = train(order(mura, backbone_weights, tmp_path / "first", SHORT))
+    second = train(dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first))
+    roles = [data.role for data in second.card.training_data]
+    assert "the backbone's first weights, by the package small 1" in roles[1]
+    other = dataclasses.replace(SHORT, backbone="MobileNetV2")
+    third = dataclasses.replace(order(mura, backbone_weights, tmp_path / "third", other), initial=first)
+    with pytest.raises(UsageError, match="has a MobileNet, the recipe a MobileNetV2"):
+        train(third)

@@ -1,0 +1,45 @@
+"""A recipe of seconds, and a way to run it in a process of its own, which may be killed.
+
+``python -m tests.training.recipes DATA WEIGHTS OUT`` trains with it, deterministically.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from tests.training.conftest import BACKBONE, SIZE
+from training.order import Order
+from training.recipe import Augmentation, Recipe, Stage
+from training.recipes import RECIPES
+from training.sources.read import read_dataset
+from training.train import train
+
+SMALL = dataclasses.replace(
+    RECIPES["seed"],
+    name="small",
+    body_parts=(),
+    backbone=BACKBONE,
+    input_size=SIZE,
+    head=(16, 8),
+    dropout=0.2,
+    stages=(Stage(release=0, epochs=4, learning_rate=3e-3), Stage(release=12, epochs=3, learning_rate=1e-3)),
+    cosine=True,
+    augmentation=Augmentation(flip=True, rotation=5),
+    views=2,
+    class_weights=True,
+    batch_size=8,
+    patience=3,
+    validation=0.2,
+    test=0.2,
+)
+
+
+def order(data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deterministic: bool = False) -> Order:
+    """Ask for a small training run."""
+    return Order(
+        recipe, read_dataset(data), weights, out, "bonescreen train small", deterministic=deterministic, graph=False
+    )
+
+
+if __name__ == "__main__":
+    train(order(*map(Path, sys.argv[1:4]), deterministic=True))

@@ -1,0 +1,91 @@
+"""The network that learns is the network that ships, cut in two."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.training.recipes import SMALL
+from training.augment import augment
+from training.dataset import Dataset, Example
+from training.learner import Learner
+from training.material import class_weights
+from training.recipe import Augmentation, Stage
+from training.sources.fracatlas import FRACATLAS
+from xray.errors import UsageError
+
+# Of each family a small one; `backbone_names` has some forty.
+FAMILIES = ("DenseNet121", "MobileNetV2", "ResNet50V2", "EfficientNetV2B0", "InceptionV3", "ConvNeXtTiny")
+FILMS = np.random.default_rng(0).integers(0, 256, (3, 96, 96), np.uint8)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_any_backbone_is_cut_below_what_learns_and_its_head_folds_into_the_inference_network(backbone: str) -> None:
+    recipe = dataclasses.replace(SMALL, backbone=backbone, input_size=96, stages=(Stage(0, 1, 1e-3), Stage(9, 1, 1e-3)))
+    learner = Learner(recipe, None)
+    features = learner.trunk()(FILMS)
+    pooled = np.asarray(learner.pooling()(features))
+    learner.standardise(pooled + np.random.default_rng(0).normal(size=pooled.shape).astype(np.float32))
+    logits = np.asarray(learner.whole(9)(FILMS))[:, 0]
+    np.testing.assert_allclose(np.asarray(learner.classifier(9)(features))[:, 0], logits, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(learner.classifier(0)(pooled))[:, 0], logits, atol=1e-5)
+    learner.fold_head()
+    shipped, cams = (np.asarray(output) for output in learner.network(FILMS))
+    # the head is rounded to float16
+    np.testing.assert_allclose(shipped, logits, rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(np.asarray(learner.explainer()(features)[1]), cams, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_last_layers_learn_and_batch_normalisation_never_does() -> None:
+    learner = Learner(SMALL, None)
+    learner.classifier(12)
+    layers = learner.backbone.layers
+    assert not any(layer.trainable for layer in layers[:-12])
+    normalisations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert normalisations
+    assert not any(layer.trainable for layer in normalisations)
+    assert any(layer.trainable_variables for layer in layers[-12:])
+
+
+def test_more_layers_than_there_are_cannot_be_released() -> None:
+    with pytest.raises(UsageError, match="MobileNet has 86 layers, of which 99 cannot be released"):
+        Learner(dataclasses.replace(SMALL, stages=(Stage(99, 1, 1e-3),)), None)
+
+
+def test_films_are_changed_the_same_way_for_the_same_seed_and_not_at_all_without_augmentation() -> None:
+    films = np.arange(3)
+    everything = Augmentation(flip=True, rotation=10, scale=0.1, shift=0.1, gain=0.2, gamma=0.2)
+    np.testing.assert_array_equal(augment(FILMS, films, Augmentation(), (1,)), FILMS)
+    changed = augment(FILMS, films, everything, (1,))
+    np.testing.assert_array_equal(augment(FILMS, films, everything, (1,)), changed)
+    np.testing.assert_array_equal(augment(FILMS, films[1:], everything, (1,)), changed[1:])
+    assert (augment(FILMS, films, everything, (2,)) != changed).mean() > 0.5
+
+
+def test_a_mirrored_film_is_mirrored_and_a_turned_one_turned_about_its_centre() -> None:
+    many = np.repeat(FILMS[:1], 32, axis=0)
+    flipped = augment(many, np.arange(32), Augmentation(flip=True), (0,))
+    mirrored = [bool((film == FILMS[0, :, ::-1]).all()) for film in flipped]
+    assert 8 < sum(mirrored) < 24
+    assert all(m or (film == FILMS[0]).all() for m, film in zip(mirrored, flipped, strict=True))
+    disc = np.hypot(*(np.indices((65, 65)) - 32)) < 20
+    turned = augment((255 * disc[None]).astype(np.uint8), np.arange(1), Augmentation(rotation=90), (0,))[0]
+    assert ((turned > 127) != disc).mean() < 0.01
+
+
+def test_a_film_weighs_the_share_of_the_other_class_among_the_films_of_its_part() -> None:
+    labels = [True] * 2 + [False] * 6 + [True] * 3 + [False] * 1 + [False] * 4
+    parts = ["HAND"] * 8 + ["HIP"] * 4 + ["KNEE"] * 4
+    examples = tuple(
+        Example(str(i), str(i), str(i), label, part) for i, (label, part) in enumerate(zip(labels, parts, strict=True))
+    )
+    weights = class_weights(Dataset(Path(), FRACATLAS, "fracture", examples))
+    assert weights.mean() == pytest.approx(1)
+    hand, hip = weights[:8], weights[8:12]
+    assert hand[0] / hand[7] == pytest.approx(6 / 2)
+    assert hip[0] / hip[3] == pytest.approx(1 / 3)
+    assert hand[0] / hip[0] == pytest.approx((6 / 8) / (1 / 4))
+    # all of one class: as in the data as a whole
+    assert weights[12] / hand[7] == pytest.approx((5 / 16) / (2 / 8))
