@@ -10,7 +10,8 @@ from training.predictions import Predictions
 from xray.card import Calibration
 
 BINS = 15
-"""As many as Guo et al. 2017 take."""
+"""As many as Guo et al. 2017 take; fewer where a bin would hold fewer than `LEAST_IN_BIN` rows."""
+LEAST_IN_BIN = 10
 
 HEAT_MAP_PERCENTILE = 95
 
@@ -150,7 +151,7 @@ def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
 
 def agreement(predictions: Predictions) -> Agreement:
     """Say how well N probabilities agree with N labels."""
-    bins = reliability(predictions)
+    bins = reliability(predictions, min(BINS, max(2, len(predictions) // LEAST_IN_BIN)))
     return Agreement(
         mean_probability=float(predictions.probabilities.mean()),
         prevalence=float(predictions.labels.mean()),
