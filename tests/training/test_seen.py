@@ -1,0 +1,103 @@
+"""Whether a model has seen the images it is measured on, and which of them are taken."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import CARD
+from training.dataset import Dataset, Example, Role
+from training.seen import Verdict, choose_part, seen
+from training.sources.fracatlas import FRACATLAS
+from training.sources.manifest import OWN
+from training.split import SPLIT_FILE, Split
+from xray.card import TrainingData
+from xray.errors import UsageError
+from xray.package import ModelPackage
+
+GROUPS = {"a": Role.TRAIN, "b": Role.VALIDATION, "c": Role.TEST}
+
+
+def data(groups: str, terms: TrainingData = OWN, roles: dict[str, Role] | None = None) -> Dataset:
+    examples = [
+        Example(f"{group}{i}.png", f"{group}{i}", group, bool(i), "HAND", (roles or {}).get(group))
+        for group in groups
+        for i in range(2)
+    ]
+    return Dataset(Path("data"), terms, "fracture", tuple(examples))
+
+
+def package(folder: Path, roles: dict[str, Role] | None, terms: TrainingData = OWN) -> ModelPackage:
+    files = {}
+    if roles is not None:
+        (folder / SPLIT_FILE).write_text(Split(roles).to_csv())
+        files[SPLIT_FILE] = "its digest"
+    return ModelPackage(folder, replace(CARD, training_data=(terms,), files=files), "digest")
+
+
+def test_only_the_test_part_of_the_models_own_split_is_taken_and_it_was_not_seen(tmp_path: Path) -> None:
+    model = package(tmp_path, GROUPS)
+    part, name = choose_part(model, data("abc"), None)
+    assert (set(part.groups.tolist()), name) == ({"c"}, "test")
+    assert seen(model, part).verdict is Verdict.UNSEEN
+
+
+def test_without_a_test_part_the_validation_part_is_taken_and_that_flatters(tmp_path: Path) -> None:
+    model = package(tmp_path, GROUPS)
+    part, name = choose_part(model, data("ab"), None)
+    assert (set(part.groups.tolist()), name) == ({"b"}, "validation")
+    assert seen(model, part).verdict is Verdict.CHOSEN_ON
+
+
+def test_groups_that_the_model_learnt_from_are_taken_only_if_asked_for_or_alone_and_said_to_be_seen(
+    tmp_path: Path,
+) -> None:
+    model = package(tmp_path, GROUPS)
+    for part, _ in (
+        choose_part(model, data("a"), None),
+        choose_part(model, data("abc"), "train"),
+        choose_part(model, data("abc"), "all"),
+    ):
+        found = seen(model, part)
+        assert found.verdict is Verdict.SEEN
+        assert f"2 of these {len(part)} images" in found.text
+
+
+def test_new_groups_count_as_test(tmp_path: Path) -> None:
+    model = package(tmp_path, GROUPS)
+    part, _ = choose_part(model, data("acx"), None)
+    assert set(part.groups.tolist()) == {"c", "x"}
+    assert seen(model, part).verdict is Verdict.UNSEEN
+
+
+def test_data_that_the_split_does_not_know_are_taken_whole_and_may_have_been_seen(tmp_path: Path) -> None:
+    model = package(tmp_path, GROUPS)
+    part, name = choose_part(model, data("xy"), None)
+    assert (len(part), name) == (4, "all")
+    assert seen(model, part).verdict is Verdict.UNKNOWN
+
+
+def test_a_package_without_a_split_has_seen_all_of_the_data_set_that_its_card_names(tmp_path: Path) -> None:
+    model = package(tmp_path, None, FRACATLAS)
+    found = seen(model, data("xy", FRACATLAS))
+    assert (found.verdict, "trained on FracAtlas" in found.text) == (Verdict.SEEN, True)
+    assert seen(model, data("xy")).verdict is Verdict.UNKNOWN
+
+
+def test_other_groups_of_the_data_set_trained_on_are_not_taken_for_unseen(tmp_path: Path) -> None:
+    assert seen(package(tmp_path, GROUPS, FRACATLAS), data("cx", FRACATLAS)).verdict is Verdict.SEEN
+
+
+def test_the_publishers_parts_serve_where_asked_for(tmp_path: Path) -> None:
+    model = package(tmp_path, None)
+    published = data("xy", roles={"x": Role.TRAIN, "y": Role.TEST})
+    assert len(choose_part(model, published, None)[0]) == 4
+    assert np.unique(choose_part(model, published, "test")[0].groups).tolist() == ["y"]
+
+
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no test part; they have: train \(2 images\)"):
+        choose_part(package(tmp_path, GROUPS), data("a"), "test")
+    with pytest.raises(UsageError, match="leave out --part"):
+        choose_part(package(tmp_path, None), data("a"), "test")
