@@ -1,0 +1,1 @@
+"""The page and the JSON that an evaluation leaves behind."""
