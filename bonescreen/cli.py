@@ -12,6 +12,7 @@ import typer
 from bonescreen.commands import (
     database,
     doctor,
+    evaluate,
     failures,
     flower,
     health,
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "failures": failures.failures,
     "flower": flower.flower,
     "train": train.train,
+    "evaluate": evaluate.evaluate,
     "doctor": doctor.doctor,
     "layers": layers.layers,
 }

@@ -1,0 +1,244 @@
+"""Evaluate: a model against human labels, with a page for people and the same for programs."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from bonescreen.commands.runs import Json
+from bonescreen.context import settings_here
+from bonescreen.evaluated import print_evaluation, warn_of_seen
+from bonescreen.show import count, notice, say
+from xray.errors import UsageError
+from xray.settings import ENGINES, EngineName, Settings
+from xray.vocabulary import RESEARCH_NOTICE
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from training.dataset import Dataset
+    from training.evaluate import Evaluation
+    from training.mistakes import Mistake
+    from training.opponent import Opponent
+    from training.predictions import Predictions
+    from training.report.report import Report
+    from training.thresholds import Aim
+    from xray.engine import Engine
+    from xray.package import ModelPackage
+
+CACHE_FOLDER, PAGE_FILE = "cache", "report.html"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model that has looked at the images."""
+
+    package: "ModelPackage"
+    engine: "Engine"
+    predictions: "Predictions"
+    unreadable: "Counter[str]"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An installed package's name, or a package's folder.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Labelled radiographs: FracAtlas, MURA's layout, or a manifest.csv.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Gets report.html, report.json and predictions.csv.")
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Test against another model, or an earlier evaluation's predictions.csv."),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="PART", help="test, validation, train or all of the model's own split.")
+    ] = None,
+    aim: Annotated[
+        str | None, typer.Option(metavar="AIM", help="Choose thresholds here, too: youden, or sensitivity:0.95.")
+    ] = None,
+    body_part: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Only images of this body part, repeatable.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A CSV file image,group of images that belong together.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(metavar="ENGINE", help="auto, openvino or keras.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model against human labels, per image, per study and per body part, with intervals.
+
+    Where the package knows which of the data it was trained on, only its test part is measured.
+
+    Example: bonescreen evaluate fracture-densenet169-1 --data fracatlas -o measured --aim sensitivity:0.95
+    """
+    missing = [name for name in ("sklearn", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"evaluate needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+    from training.seen import PARTS, choose_part
+    from training.sources.read import read_dataset
+    from training.thresholds import Aim
+    from xray.package import ModelPackage, load_package
+
+    settings = settings_here()
+    _require_one_of("part", part, PARTS)
+    _require_one_of("engine", engine, ENGINES)
+    chosen = cast("EngineName", engine or settings.engine)
+    wanted = None if aim is None else Aim.parse(aim)
+    package, rival = load_package(model), _rival(against)
+    listed = read_dataset(
+        data,
+        body_parts=[each.upper() for each in body_part or ()],
+        groups=groups,
+        pseudonym_key=settings.pseudonym_key,
+    )
+    dataset, part_name = choose_part(package, listed, part)
+    dataset.require_both_classes(f"the data to measure on (part: {part_name})")
+    output.mkdir(parents=True, exist_ok=True)
+    run = _look(package, dataset, chosen, settings, output)
+    if isinstance(rival, ModelPackage):
+        rival = _as_opponent(_look(rival, dataset, chosen, settings, output), dataset)
+    report = _write(run, dataset, part_name, wanted, rival, output)
+    warn_of_seen(report)
+    if as_json:
+        print(report.to_json())
+        return
+    print_evaluation(report)
+    say(str(output / PAGE_FILE))
+    notice(RESEARCH_NOTICE)
+
+
+def _require_one_of(option: str, given: str | None, known: tuple[str, ...]) -> None:
+    if given is not None and given not in known:
+        raise UsageError(f"--{option} {given!r} is none of {', '.join(known)}")
+
+
+def _look(
+    package: "ModelPackage", dataset: "Dataset", engine_name: EngineName, settings: Settings, output: Path
+) -> _Run:
+    """Read the images as the package's network takes them, and run it over them."""
+    from training.images import load_images
+    from training.inference import infer_predictions
+    from training.progress import Progress
+    from xray.engine import open_engine
+    from xray.pixels import Preprocessing
+
+    engine = open_engine(package, engine_name, settings.graph_cache)
+    notice(f"Reading {count(len(dataset), 'image')} ...")
+    readable, images, unreadable = load_images(
+        dataset, Preprocessing.from_id(package.card.preprocessing), output / CACHE_FOLDER
+    )
+    notice(f"Running {package.card.name} on {count(len(images), 'image')} ({engine.name}) ...")
+    with Progress().bar("Inferring", len(images)) as step:
+        predictions = infer_predictions(engine, package.card, readable, images, step)
+    return _Run(package, engine, predictions, unreadable)
+
+
+def _rival(against: str | None) -> "Opponent | ModelPackage | None":
+    """Find what to test against, before hours are spent on the model itself."""
+    from training.opponent import Opponent
+    from xray.package import load_package
+
+    if against is None:
+        return None
+    return Opponent.of_table(Path(against)) if Path(against).is_file() else load_package(against)
+
+
+def _as_opponent(run: _Run, dataset: "Dataset") -> "Opponent":
+    from training.opponent import Opponent
+    from training.seen import seen
+
+    card = run.package.card
+    return Opponent(
+        name=f"{card.name} {card.version}",
+        rows=run.predictions,
+        thresholds=(card.image_threshold.value, card.study_threshold.value),
+        scope=card.body_parts,
+        seen=seen(run.package, dataset),
+    )
+
+
+def _measure(run: _Run, aim: "Aim | None") -> "Evaluation":
+    """Measure at the card's thresholds, and at those chosen here for an aim."""
+    from training.evaluate import evaluate, in_scope
+
+    card, rows = run.package.card, run.predictions
+    inside = rows.select(in_scope(rows, card.body_parts))
+    positives = int(inside.labels.sum())
+    if positives in (0, len(inside)):
+        known = ", ".join(card.body_parts)
+        raise UsageError(
+            f"of the images in scope, {positives:,} of {len(inside):,} are positive, and both classes are needed; "
+            f"{card.name} knows {known}"
+        )
+    images, studies = [card.image_threshold], [card.study_threshold]
+    if aim is not None:
+        by_study = inside.by_study()
+        images.append(aim.choose(inside, f"these {count(len(inside), 'image')}"))
+        studies.append(aim.choose(by_study, f"these {count(len(by_study), 'study')}"))
+    return evaluate(rows, images, studies, scope=card.body_parts)
+
+
+def _write(
+    run: _Run, dataset: "Dataset", part: str, aim: "Aim | None", opponent: "Opponent | None", output: Path
+) -> "Report":
+    """Measure, and write the three files."""
+    from training.disk import write_whole
+    from training.evaluate import in_scope
+    from training.mistakes import draw_mistakes, worst_mistakes
+    from training.opponent import JSON_FILE, TABLE_FILE
+    from training.report.page import curves_of, render_page
+
+    card, rows = run.package.card, run.predictions
+    evaluation = _measure(run, aim)
+    inside = rows.select(in_scope(rows, card.body_parts))
+    mistakes = worst_mistakes(inside, card.image_threshold.value)
+    report = _report(run, dataset, part, aim, evaluation, mistakes, opponent)
+    images, studies = curves_of(card.name, inside, evaluation)
+    page = render_page(report, images, studies, draw_mistakes(mistakes, dataset.root, card, run.engine))
+    rows.write(output / TABLE_FILE)
+    for name, text in ((JSON_FILE, report.to_json() + "\n"), (PAGE_FILE, page)):
+        # what the locale could not decode of a file's name
+        content = text.encode("utf-8", "backslashreplace")
+        write_whole(output / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    return report
+
+
+def _report(
+    run: _Run,
+    dataset: "Dataset",
+    part: str,
+    aim: "Aim | None",
+    evaluation: "Evaluation",
+    mistakes: "tuple[Mistake, ...]",
+    opponent: "Opponent | None",
+) -> "Report":
+    from training.report.report import Data, Model, Report
+    from training.seen import seen
+
+    card = run.package.card
+    data = Data(
+        name=dataset.terms.name,
+        folder=str(dataset.root),
+        part=part,
+        listed=len(dataset),
+        measured=len(run.predictions),
+        unreadable=dict(run.unreadable),
+        notes=dataset.notes,
+    )
+    model = Model(
+        card.name, card.version, run.package.digest, card.finding, card.wording, card.body_parts, card.calibration,
+        run.engine.name,
+    )  # fmt: skip
+    comparison = None if opponent is None else opponent.meets(card, run.predictions)
+    return Report(
+        model=model,
+        data=data,
+        seen=seen(run.package, dataset),
+        evaluation=evaluation,
+        aim=None if aim is None else str(aim),
+        mistakes=mistakes,
+        comparison=comparison,
+    )

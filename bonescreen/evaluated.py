@@ -1,0 +1,67 @@
+"""An evaluation as the terminal shows it."""
+
+from typing import TYPE_CHECKING
+
+from bonescreen.show import count, notice, print_table, say
+
+if TYPE_CHECKING:
+    from training.evaluate import Level
+    from training.report.report import Comparison, Report
+
+TITLES = ("AUROC", "average precision", "sensitivity", "specificity", "accuracy", "kappa")
+
+
+def warn_of_seen(report: "Report") -> None:
+    """Say on standard error what the numbers are worth, unless the model has surely not seen the images."""
+    from training.seen import Verdict
+
+    if report.seen.verdict is Verdict.UNKNOWN:
+        notice(report.seen.text)
+    elif report.seen.verdict is not Verdict.UNSEEN:
+        notice(f"WARNING: {report.seen.text}")
+
+
+def print_evaluation(report: "Report") -> None:
+    """Print the tables: images, studies where they are not single images, what is out of scope, the comparison."""
+    evaluation = report.evaluation
+    _print_level("images", evaluation.images)
+    if evaluation.one_image_a_study and evaluation.studies.populations == evaluation.images.populations:
+        say("Each study has one image, so the numbers per study are these.")
+    else:
+        _print_level("studies", evaluation.studies)
+    for population in evaluation.out_of_scope:
+        say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
+    if report.comparison is not None:
+        _print_comparison(report.model.name, report.comparison)
+
+
+def _print_level(rows: str, level: "Level") -> None:
+    from training.report.page import estimate_text
+
+    for index, threshold in enumerate(level.thresholds):
+        say(f"Per {'image' if rows == 'images' else 'study'} at {threshold.value:.3f} ({threshold.chosen})", "bold")
+        table = []
+        for population in level.populations:
+            at = population.at[index]
+            ranking = (population.auroc, population.average_precision)
+            cells = map(estimate_text, (*ranking, at.sensitivity, at.specificity, at.accuracy, at.kappa))
+            table.append((population.name, f"{population.n:,}", f"{population.positives:,}", *cells))
+        print_table((rows, " n", " positive", *(f" {title}" for title in TITLES)), table)
+        for population in level.populations:
+            if population.lacks and not index:
+                say(f"{population.name}: {population.lacks}", "dim")
+        say("")
+
+
+def _print_comparison(name: str, comparison: "Comparison") -> None:
+    say(f"{name} minus {comparison.name}", "bold")
+    titles = ("", "measure", " difference", " 95 % interval", " p")
+    rows = [
+        (level, d.measure.replace("_", " "), f"{d.difference:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p:.3f}")
+        for level, differences in (("images", comparison.images), ("studies", comparison.studies))
+        for d in differences
+    ]
+    if rows:
+        print_table(titles, rows)
+    if comparison.lacks:
+        say(comparison.lacks)

@@ -1,0 +1,174 @@
+"""`bonescreen evaluate`: a real model, real films, and the page as a browser shows it."""
+
+import csv
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from tests.bonescreen.conftest import Bonescreen
+from training.predictions import Predictions
+from training.split import SPLIT_FILE
+from xray.package import CARD_FILE, ModelPackage, file_sha256
+from xray.vocabulary import RESEARCH_NOTICE
+
+HEADER = ("study", "image", "label", "body_part", "patient")
+MARK = "<b>bold</b>"
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 24 studies of two films each, of 12 patients; six films are of a toe, one is cut short, one has markup."""
+    folder = tmp_path_factory.mktemp("films")
+    rng = np.random.default_rng(0)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for study in range(24):
+            for view in range(2):
+                film = rng.integers(0, 256, (8, 6), np.uint8).repeat(8, 0).repeat(8, 1)
+                name = f"{study}-{view}{MARK.replace('/', '') if study == 3 else ''}.png"
+                Image.fromarray(film).save(folder / name)
+                label = "positive" if study % 2 else "negative"
+                part = "TOE" if study >= 21 else ("HAND", "WRIST")[study % 3 == 0]
+                writer.writerow([f"study{study}", name, label, part, f"patient{study // 2}"])
+    cut = folder / "5-0.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture
+def graphs(home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests of this file share a home, so that the tiny network is derived once."""
+    monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path_factory.getbasetemp() / "evaluate-home"))
+
+
+def with_split(package: ModelPackage, folder: Path, roles: dict[str, str]) -> Path:
+    shutil.copytree(package.path, folder)
+    (folder / SPLIT_FILE).write_text("group,role\n" + "".join(f"{group},{role}\n" for group, role in roles.items()))
+    files = {**package.card.files, SPLIT_FILE: file_sha256(folder / SPLIT_FILE)}
+    (folder / CARD_FILE).write_text(replace(package.card, files=files).to_json())
+    return folder
+
+
+def dom(page: Path, home: Path) -> str:
+    """Return the page as a real browser has built it."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}", "--dump-dom"]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=90, check=True).stdout
+
+
+def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--aim", "sensitivity:0.95", "--against", tiny_package.path, "--engine", "openvino")
+    done = bonescreen("evaluate", tiny_package.path, "--data", films, "-o", out, *options)
+    assert done.code == 0, done.err
+    assert RESEARCH_NOTICE in done.err
+    assert "6 images of TOE" in done.out
+
+    report = json.loads((out / "report.json").read_text())
+    rows = Predictions.read(out / "predictions.csv")
+    assert (report["data"]["listed"], report["data"]["measured"], report["data"]["unreadable"]) == (
+        48, 47, {"truncated": 1},
+    )  # fmt: skip
+    inside = rows.select(rows.body_parts != "TOE")
+    for level, table in (("images", inside), ("studies", inside.by_study())):
+        found = report["evaluation"][level]["populations"][0]
+        assert found["auroc"]["value"] == pytest.approx(
+            sklearn_metrics.roc_auc_score(table.labels, table.probabilities), abs=1e-9
+        )
+        kappa = sklearn_metrics.cohen_kappa_score(table.labels, table.probabilities >= 0.5)
+        assert found["at"][0]["kappa"]["value"] == pytest.approx(kappa, abs=1e-9)
+        assert found["at"][1]["sensitivity"]["value"] >= 0.95
+    assert {d["p"] for d in report["comparison"]["images"] + report["comparison"]["studies"]} == {1.0}
+    assert report["notice"] == RESEARCH_NOTICE
+
+    page = dom(out / "report.html", tmp_path / "browser")
+    for text in (
+        RESEARCH_NOTICE, "Whether the model has seen these images is not known.", "WRIST", "Out of scope",
+        "chosen on the same data flatter", "Of 1,000 studies like these", "the file ends before the image does",
+        "Compared with tiny 1",
+    ):  # fmt: skip
+        assert text in page, text
+    assert f"{found['auroc']['value']:.3f} ({found['auroc']['low']:.3f} to {found['auroc']['high']:.3f})" in page
+    assert page.count("<table") == 8
+    assert MARK.replace("/", "") not in page
+    assert "http" not in page.split("</style>")[1]
+
+
+def test_only_the_test_part_of_the_packages_split_is_measured(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    from training.sources.read import read_dataset
+
+    groups = sorted(set(read_dataset(films).groups.tolist()))
+    package = with_split(
+        tiny_package, tmp_path / "split", {group: ("train", "test")[i % 2] for i, group in enumerate(groups)}
+    )
+    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "out", "--json", "--engine", "openvino")
+    report = json.loads(done.out)
+    assert (report["data"]["part"], report["seen"]["verdict"]) == ("test", "unseen")
+    assert report["data"]["listed"] == 24
+    assert "WARNING" not in done.err
+
+    options = ("--part", "all", "--against", tmp_path / "out" / "predictions.csv", "--engine", "openvino")
+    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "all", *options)
+    assert (done.code, "not of the same images" in done.err) == (2, True)
+
+    done = bonescreen(
+        "evaluate", package, "--data", films, "-o", tmp_path / "all", *options[:2], "--engine", "openvino"
+    )
+    assert "WARNING: The model has learnt from the groups of" in done.err
+
+
+def test_an_earlier_evaluation_can_be_compared_with(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    first = ("evaluate", tiny_package.path, "--data", films, "--engine", "openvino", "--body-part", "HAND")
+    assert bonescreen(*first, "-o", tmp_path / "one").code == 0
+    table = tmp_path / "one" / "predictions.csv"
+    found = json.loads(bonescreen(*first, "-o", tmp_path / "two", "--against", table, "--json").out)["comparison"]
+    assert (found["name"], {d["p"] for d in found["images"]}, len(found["images"])) == ("tiny 1", {1.0}, 6)
+    (tmp_path / "one" / "report.json").unlink()
+    found = json.loads(bonescreen(*first, "-o", tmp_path / "two", "--against", table, "--json").out)["comparison"]
+    assert [d["measure"] for d in found["images"]] == ["auroc", "average_precision"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--aim", "best"), "no aim 'best'"),
+        (("--part", "half"), "none of test, validation, train, all"),
+        (("--part", "test"), "leave out --part"),
+        (("--engine", "abacus"), "none of auto, openvino, keras"),
+        (("--body-part", "SKULL"), "has no images of SKULL"),
+        (("--body-part", "TOE"), "both classes are needed"),
+        (("--groups", "nowhere.csv"), "nowhere.csv cannot be read"),
+        (("--against", "nobody"), "no model package named 'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    bonescreen: Bonescreen,
+    graphs: None,
+    tiny_package: ModelPackage,
+    films: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    done = bonescreen(
+        "evaluate", tiny_package.path, "--data", films, "-o", tmp_path / "out", "--engine", "openvino", *options
+    )
+    error = done.err.splitlines()[-1]
+    assert (done.code, error.startswith("error: ")) == (2, True)
+    assert message in error
