@@ -24,18 +24,19 @@ def warn_of_seen(report: "Report") -> None:
 def print_evaluation(report: "Report") -> None:
     """Print the tables: images, studies where they are not single images, what is out of scope, the comparison."""
     evaluation = report.evaluation
-    _print_level("images", evaluation.images)
+    print_level("images", evaluation.images)
     if evaluation.one_image_a_study and evaluation.studies.populations == evaluation.images.populations:
         say("Each study has one image, so the numbers per study are these.")
     else:
-        _print_level("studies", evaluation.studies)
+        print_level("studies", evaluation.studies)
     for population in evaluation.out_of_scope:
         say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
     if report.comparison is not None:
         _print_comparison(report.model.name, report.comparison)
 
 
-def _print_level(rows: str, level: "Level") -> None:
+def print_level(rows: str, level: "Level") -> None:
+    """Print one table for each threshold, then what is missing in it and why."""
     from training.report.page import estimate_text
 
     for index, threshold in enumerate(level.thresholds):

@@ -84,7 +84,7 @@ def read_state(path: Path, fingerprint: str) -> State | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             plain = json.loads(str(arrays["state"]))
             loaded = {name: _numbered(arrays, name) for name in _ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

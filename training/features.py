@@ -68,6 +68,7 @@ def trunk_features(
         features = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
     forward = compile_forward(trunk, BATCH)
     chunks = list(_chunks(views, len(images)))
+    progress.say(f"frozen layers: {views * len(images):,} films to compute, {done * CHUNK:,} done already")
     with progress.bar("frozen layers", len(chunks), done) as advance:
         for number, (which, start) in enumerate(chunks[done:], start=done + 1):
             films = _view_of_chunk(images, which, start, learner)

@@ -6,7 +6,7 @@ from training.calibration import fit_platt, heat_map_scale
 from training.card_metrics import card_metrics
 from training.crossval import Seen
 from training.dataset import Dataset
-from training.evaluate import evaluate
+from training.evaluate import Evaluation, evaluate
 from training.predictions import Predictions
 from training.thresholds import Aim
 from xray.card import Calibration, Metric, Threshold
@@ -39,6 +39,8 @@ class Judgement:
 
     Attributes
     ----------
+    evaluation : Evaluation
+        All that was measured, of which the card has what has intervals.
     predictions : Predictions
         Of the films that were measured on.
     """
@@ -48,6 +50,7 @@ class Judgement:
     study_threshold: Threshold
     heat_map_scale: float
     metrics: tuple[Metric, ...]
+    evaluation: Evaluation
     predictions: Predictions
 
 
@@ -76,6 +79,7 @@ def judge(tuning: Exam, test: Exam) -> Judgement:
         # A network that finds nothing has no evidence to draw, and a scale all the same.
         max(scale, 1e-3),
         card_metrics(evaluation, test.dataset.terms.name, test.how),
+        evaluation,
         predictions,
     )
 

@@ -17,7 +17,7 @@ from training.dataset import Dataset, Role
 from training.features import features_key
 from training.fit import Films, fit, on_gpu
 from training.images import load_images
-from training.judge import Exam, judge
+from training.judge import Exam, Judgement, judge
 from training.learner import Learner
 from training.material import Material
 from training.order import Order
@@ -33,10 +33,17 @@ from xray.pixels import Preprocessing
 CACHE, PREDICTIONS = "cache", "predictions.csv"
 
 
-def train(order: Order) -> ModelPackage:
+def train(order: Order) -> tuple[ModelPackage, Judgement]:
     """Train a model package; killed and run again with the same order, go on from the last epoch.
 
     Everything is measured on films that the network has not learnt from, preprocessed as in screening.
+
+    Returns
+    -------
+    package : ModelPackage
+        As written, and read back.
+    judgement : Judgement
+        What was measured.
 
     Raises
     ------
@@ -78,12 +85,7 @@ def train(order: Order) -> ModelPackage:
         judgement = judge(tuning, test)
         judgement.predictions.write(order.out / PREDICTIONS)
         package = release(order, learner, judgement, dataset, faults, split, target)
-        for metric in package.card.metrics:
-            progress.say(
-                f"{metric.name}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], {metric.population}"
-            )
-        progress.say(f"{target}: digest {package.digest}")
-    return package
+    return package, judgement
 
 
 def _cross_validated(

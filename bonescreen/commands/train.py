@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bonescreen.context import settings_here
+from bonescreen.evaluated import print_level
 from bonescreen.show import say
 from xray.errors import UsageError
+from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
     from xray.package import ModelPackage
@@ -79,7 +81,7 @@ def train(
     settings = settings_here()
     parts = chosen.body_parts if body_part is None else tuple(p.upper() for p in body_part if p.lower() != "all")
     dataset = read_dataset(data, body_parts=parts, groups=groups, pseudonym_key=settings.pseudonym_key, finding=finding)
-    run(
+    package, judgement = run(
         Order(
             recipe=chosen,
             dataset=dataset,
@@ -104,6 +106,13 @@ def train(
             graph=not no_graph,
         )
     )
+    say("")
+    print_level("images", judgement.evaluation.images)
+    if not judgement.evaluation.one_image_a_study:
+        print_level("studies", judgement.evaluation.studies)
+    say(f"{package.path}: digest {package.digest}", "bold")
+    say(RESEARCH_NOTICE)
+    say(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
 
 
 def require_training() -> None:

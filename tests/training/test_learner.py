@@ -16,6 +16,9 @@ from training.recipe import Augmentation, Stage
 from training.sources.fracatlas import FRACATLAS
 from xray.errors import UsageError
 
+# Keras 3.15 reads tensors through an interface that NumPy 2 wants changed.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
 # Of each family a small one; `backbone_names` has some forty.
 FAMILIES = ("DenseNet121", "MobileNetV2", "ResNet50V2", "EfficientNetV2B0", "InceptionV3", "ConvNeXtTiny")
 FILMS = np.random.default_rng(0).integers(0, 256, (3, 96, 96), np.uint8)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -19,7 +20,8 @@ from training.split import read_split
 from training.train import train
 from xray.engine import open_engine
 from xray.errors import StorageOutage, TrainingFailure, UsageError
-from xray.package import file_sha256, load_package
+from xray.metrics import auroc
+from xray.package import load_package
 from xray.pixels import Preprocessing, decode
 
 # Keras 3.15 saves weights through an interface that NumPy 2 wants changed.
@@ -28,11 +30,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SHORT = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3),))
 
 
+def stored_weights(package: Path) -> list[bytes]:
+    with h5py.File(package / "weights.h5") as file:
+        return [file[str(index)][...].tobytes() for index in range(len(file))]
+
+
 def test_a_package_comes_out_that_the_worker_loads_and_that_says_what_it_is(
     mura: Path, backbone_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    made = train(dataclasses.replace(order(mura, backbone_weights, out), graph=True))
+    made, _ = train(dataclasses.replace(order(mura, backbone_weights, out), graph=True))
     package = load_package(out / "small-1")
     card = package.card
     assert package.digest == made.digest
@@ -52,7 +59,7 @@ def test_a_package_comes_out_that_the_worker_loads_and_that_says_what_it_is(
     np.testing.assert_allclose(engine.infer(films).logits, held_out.logits, atol=0.05)
     printed = capsys.readouterr().out
     assert "stage 2 = the last 12 layers and the head, 3 epochs from a learning rate of 0.001" in printed
-    assert "stage 2/2, epoch 3/3" in printed or "stage 2/2" in printed
+    assert "stage 2/2, epoch 1/3: loss" in printed
 
     with pytest.raises(UsageError, match="never changed"):
         train(order(mura, backbone_weights, out))
@@ -62,14 +69,14 @@ def test_cross_validation_measures_every_film_out_of_fold_and_learns_from_all(
     fracatlas: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(SMALL, folds=3, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
-    package = train(order(fracatlas, backbone_weights, tmp_path / "out", recipe))
+    package, _ = train(order(fracatlas, backbone_weights, tmp_path / "out", recipe))
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
     assert len(predictions) == 59
     assert "split.csv" not in package.card.files
     assert "truncated 1" in " ".join(package.card.limits)
-    metrics = {metric.name: metric for metric in package.card.metrics if "upper limb" not in metric.population}
-    assert "out of fold" in metrics["AUROC"].population
-    assert metrics["AUROC"].value > 0.9, "bright halves are easily told"
+    assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easily told"
+    assert package.card.metrics
+    assert all(metric.population.endswith("out of fold") for metric in package.card.metrics)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit_as_an_unbroken_one(
@@ -86,8 +93,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit_as_an_un
     resumed = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after stage" in resumed.stdout
-    digests = {file_sha256(tmp_path / run / "small-1/weights.h5") for run in ("unbroken", "killed")}
-    assert len(digests) == 1
+    assert stored_weights(tmp_path / "unbroken/small-1") == stored_weights(tmp_path / "killed/small-1")
     assert "stage 1/2, epoch 1/4" in unbroken.stdout
     assert "stage 1/2, epoch 1/4" not in resumed.stdout
 
@@ -146,8 +152,8 @@ def test_weights_of_another_network_and_films_of_one_class_are_refused_before_an
 
 
 def test_a_network_can_begin_as_another_packages(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
-    first = train(order(mura, backbone_weights, tmp_path / "first", SHORT))
-    second = train(dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first))
+    first, _ = train(order(mura, backbone_weights, tmp_path / "first", SHORT))
+    second, _ = train(dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first))
     roles = [data.role for data in second.card.training_data]
     assert "the backbone's first weights, by the package small 1" in roles[1]
     other = dataclasses.replace(SHORT, backbone="MobileNetV2")
