@@ -25,19 +25,19 @@ def print_evaluation(report: "Report") -> None:
     """Print the tables: images, studies where they are not single images, what is out of scope, the comparison."""
     evaluation = report.evaluation
     print_level("images", evaluation.images)
-    if evaluation.one_image_a_study and evaluation.studies.populations == evaluation.images.populations:
+    if evaluation.studies_repeat_images:
         say("Each study has one image, so the numbers per study are these.")
     else:
         print_level("studies", evaluation.studies)
     for population in evaluation.out_of_scope:
         say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
     if report.comparison is not None:
-        _print_comparison(report.model.name, report.comparison)
+        _print_comparison(f"{report.model.name} {report.model.version}", report.comparison)
 
 
 def print_level(rows: str, level: "Level") -> None:
     """Print one table for each threshold, then what is missing in it and why."""
-    from training.report.page import estimate_text
+    from training.plots import estimate_text
 
     for index, threshold in enumerate(level.thresholds):
         say(f"Per {'image' if rows == 'images' else 'study'} at {threshold.value:.3f} ({threshold.chosen})", "bold")

@@ -111,6 +111,11 @@ class Evaluation:
     temperature: Temperature | None
     out_of_scope: tuple[Population, ...]
 
+    @property
+    def studies_repeat_images(self) -> bool:
+        """Whether to show studies would be to show images again."""
+        return self.one_image_a_study and self.studies.populations == self.images.populations
+
 
 def evaluate(
     predictions: Predictions,

@@ -4,7 +4,6 @@ Figures are objects of their own, without pyplot's state, in colours that colour
 2008) and that differ in gray print.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,27 +15,26 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from training.evaluate import AtThreshold, Estimate, Level
 from training.predictions import Predictions
 
-COLOURS = ("#0072B2", "#D55E00")
+BLUE, ORANGE = "#0072B2", "#D55E00"
 LIGHT = "#56B4E9"
 GRAY = "#6b6b6b"
 DPI = 160
+MARKERS = "os"
+"""Of the card's threshold, and of one chosen here."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one model says of one level's rows.
+    """What a model says of one level's rows.
 
     Attributes
     ----------
-    name : str
-        The model's.
     rows : Predictions
         Both classes.
     level : Level
         What was measured on them.
     """
 
-    name: str
     rows: Predictions
     level: Level
 
@@ -48,36 +46,34 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def roc_figure(curves: Sequence[Curve]) -> Figure:
-    """Draw ROC curves with each threshold's point and its intervals."""
+def roc_figure(curve: Curve) -> Figure:
+    """Draw the ROC curve with each threshold's point and its intervals."""
     figure, axes = _square("1 - specificity", "sensitivity")
+    everyone = curve.level.populations[0]
+    false, true, _ = roc_curve(curve.rows.labels, curve.rows.probabilities)
     axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="chance")
-    for curve, colour in zip(curves, COLOURS, strict=False):
-        false, true, _ = roc_curve(curve.rows.labels, curve.rows.probabilities)
-        everyone = curve.level.populations[0]
-        axes.plot(false, true, color=colour, label=f"{curve.name}: AUROC {_short(everyone.auroc)}")
-        for at, marker in zip(everyone.at, "os", strict=False):
-            _point(axes, at, colour, marker)
+    axes.plot(false, true, color=BLUE, label=f"AUROC {estimate_text(everyone.auroc)}")
+    for at, marker in zip(everyone.at, MARKERS, strict=False):
+        _point(axes, at, marker)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     return figure
 
 
-def precision_recall_figure(curves: Sequence[Curve]) -> Figure:
+def precision_recall_figure(curve: Curve) -> Figure:
     """Draw precision by recall, and the precision of calling everything positive."""
     figure, axes = _square("recall (sensitivity)", "precision (positive predictive value)")
-    for curve, colour in zip(curves, COLOURS, strict=False):
-        precision, recall, _ = precision_recall_curve(curve.rows.labels, curve.rows.probabilities)
-        everyone = curve.level.populations[0]
-        label = f"{curve.name}: average precision {_short(everyone.average_precision)}"
-        axes.plot(recall, precision, color=colour, drawstyle="steps-post", label=label)
-        for at, marker in zip(everyone.at, "os", strict=False):
-            called = at.true_positives + at.false_positives
-            if called and at.sensitivity:
-                axes.plot(
-                    at.sensitivity.value, at.true_positives / called, marker, color=colour, markeredgecolor="white",
-                    label=f"at threshold {at.threshold:.3f}",
-                )  # fmt: skip
-    prevalence = float(curves[0].rows.labels.mean())
+    everyone = curve.level.populations[0]
+    precision, recall, _ = precision_recall_curve(curve.rows.labels, curve.rows.probabilities)
+    label = f"average precision {estimate_text(everyone.average_precision)}"
+    axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=label)
+    for at, marker in zip(everyone.at, MARKERS, strict=False):
+        called = at.true_positives + at.false_positives
+        if called and at.sensitivity:
+            axes.plot(
+                at.sensitivity.value, at.true_positives / called, marker, color=BLUE, markersize=8,
+                markeredgecolor="white", label=f"at threshold {at.threshold:.3f}",
+            )  # fmt: skip
+    prevalence = everyone.positives / everyone.n
     axes.axhline(prevalence, color=GRAY, linestyle=":", linewidth=1, label=f"prevalence {prevalence:.3f}")
     axes.legend(loc="best", fontsize=8, frameon=False)
     return figure
@@ -101,21 +97,21 @@ def confusion_figure(at: AtThreshold, finding: str) -> Figure:
     return figure
 
 
-def reliability_figure(rows: Predictions, level: Level) -> Figure:
+def reliability_figure(curve: Curve) -> Figure:
     """Draw the share of positives by probability, and below it how many rows there are of each probability."""
     figure = Figure(figsize=(4.6, 4.6), dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="probability = share")
-    bins = level.agreement.bins
+    bins, rows = curve.level.agreement.bins, curve.rows
     middle, share = np.array([b.probability for b in bins]), np.array([b.positive for b in bins])
     ends = np.array([[b.positive - b.low for b in bins], [b.high - b.positive for b in bins]]).clip(0)
     label = f"{len(bins)} bins of equal mass, 95 % intervals"
-    above.errorbar(middle, share, yerr=ends, fmt="o-", color=COLOURS[0], markersize=4, linewidth=1, label=label)
+    above.errorbar(middle, share, yerr=ends, fmt="o-", color=BLUE, markersize=4, linewidth=1, label=label)
     above.set(ylabel="share that is positive", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     above.legend(loc="upper left", fontsize=8, frameon=False)
     classes = [rows.probabilities[~rows.labels], rows.probabilities[rows.labels]]
     below.hist(
-        classes, bins=np.linspace(0, 1, 26).tolist(), stacked=True, color=[LIGHT, COLOURS[1]],
+        classes, bins=np.linspace(0, 1, 26).tolist(), stacked=True, color=[LIGHT, ORANGE],
         label=["human label negative", "positive"],
     )  # fmt: skip
     below.set(xlabel="probability", ylabel="count")
@@ -139,12 +135,12 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _point(axes: Axes, at: AtThreshold, colour: str, marker: str) -> None:
+def _point(axes: Axes, at: AtThreshold, marker: str) -> None:
     if at.sensitivity is None or at.specificity is None:
         return
     across, up = _whiskers(at.specificity)[::-1], _whiskers(at.sensitivity)
     axes.errorbar(
-        1 - at.specificity.value, at.sensitivity.value, xerr=across, yerr=up, fmt=marker, color=colour, capsize=3,
+        1 - at.specificity.value, at.sensitivity.value, xerr=across, yerr=up, fmt=marker, color=BLUE, capsize=3,
         markeredgecolor="white", markersize=8, elinewidth=1.2, label=f"at threshold {at.threshold:.3f}, 95 % intervals",
     )  # fmt: skip
 
@@ -156,9 +152,10 @@ def _whiskers(estimate: Estimate) -> np.ndarray[tuple[int, int], np.dtype[np.flo
     return np.array([[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]])
 
 
-def _short(estimate: Estimate | None) -> str:
+def estimate_text(estimate: Estimate | None) -> str:
+    """Write a number with its interval, in one line."""
     if estimate is None:
-        return "unknown"
+        return "–"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

@@ -189,15 +189,14 @@ def _write(
     from training.evaluate import in_scope
     from training.mistakes import draw_mistakes, worst_mistakes
     from training.opponent import JSON_FILE, TABLE_FILE
-    from training.report.page import curves_of, render_page
+    from training.report.page import render_page
 
     card, rows = run.package.card, run.predictions
     evaluation = _measure(run, aim)
     inside = rows.select(in_scope(rows, card.body_parts))
     mistakes = worst_mistakes(inside, card.image_threshold.value)
     report = _report(run, dataset, part, aim, evaluation, mistakes, opponent)
-    images, studies = curves_of(card.name, inside, evaluation)
-    page = render_page(report, images, studies, draw_mistakes(mistakes, dataset.root, card, run.engine))
+    page = render_page(report, inside, draw_mistakes(mistakes, dataset.root, card, run.engine))
     rows.write(output / TABLE_FILE)
     for name, text in ((JSON_FILE, report.to_json() + "\n"), (PAGE_FILE, page)):
         # what the locale could not decode of a file's name

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from training.evaluate import ALL, AtThreshold, Estimate, Evaluation, Population
+from training.evaluate import ALL, AtThreshold, Population
 from training.plots import Curve, confusion_figure, png, precision_recall_figure, reliability_figure, roc_figure
 from training.predictions import Predictions
 from training.report.report import Report
@@ -23,17 +23,15 @@ _MEASURES = {
 }
 
 
-def render_page(
-    report: Report, images: Sequence[Curve], studies: Sequence[Curve], pictures: Sequence[bytes | None]
-) -> str:
+def render_page(report: Report, rows: Predictions, pictures: Sequence[bytes | None]) -> str:
     """Render the page.
 
     Parameters
     ----------
     report : Report
         What was measured.
-    images, studies : sequence of Curve
-        The model and, if it was compared with another, that one; `studies` is empty where they are single images.
+    rows : Predictions
+        The images in scope.
     pictures : sequence of bytes or None
         JPEG of each of the report's mistakes, with its heat map.
     """
@@ -44,10 +42,11 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(estimate=estimate_text, data_url=data_url, consequence=consequence, count="{:,}".format)
-    levels = [("image", report.evaluation.images, figures(images, report.model.finding))]
-    if studies:
-        levels.append(("study", report.evaluation.studies, figures(studies, report.model.finding)))
+    environment.filters.update(data_url=data_url, consequence=consequence, count="{:,}".format)
+    evaluation, finding = report.evaluation, report.model.finding
+    levels = [("image", evaluation.images, figures(Curve(rows, evaluation.images), finding))]
+    if not evaluation.studies_repeat_images:
+        levels.append(("study", evaluation.studies, figures(Curve(rows.by_study(), evaluation.studies), finding)))
     return environment.get_template("page.html.j2").render(
         report=report,
         levels=levels,
@@ -59,35 +58,18 @@ def render_page(
     )
 
 
-def curves_of(name: str, rows: Predictions, evaluation: Evaluation) -> tuple[list[Curve], list[Curve]]:
-    """Return the curves of images and of studies; none of studies where they would be those of images again."""
-    images, studies = evaluation.images, evaluation.studies
-    again = evaluation.one_image_a_study and images.populations == studies.populations
-    return [Curve(name, rows, images)], [] if again else [Curve(name, rows.by_study(), studies)]
-
-
-def figures(curves: Sequence[Curve], finding: str) -> list[tuple[str, bytes]]:
+def figures(curve: Curve, finding: str) -> list[tuple[str, bytes]]:
     """Draw a level's pictures: what each shows, and PNG; none where there is one class only."""
-    first = curves[0]
-    everyone = first.level.populations[0]
+    everyone = curve.level.populations[0]
     if everyone.auroc is None:
         return []
     at = everyone.at[0]
     return [
-        ("ROC curve with the operating point", png(roc_figure(curves))),
-        ("Precision by recall", png(precision_recall_figure(curves))),
+        ("ROC curve with the operating point", png(roc_figure(curve))),
+        ("Precision by recall", png(precision_recall_figure(curve))),
         (f"Confusion at the threshold {at.threshold:.3f}", png(confusion_figure(at, finding))),
-        ("Reliability: the share of positives by probability", png(reliability_figure(first.rows, first.level))),
+        ("Reliability: the share of positives by probability", png(reliability_figure(curve))),
     ]
-
-
-def estimate_text(estimate: Estimate | None) -> str:
-    """Write a number with its interval, in one line."""
-    if estimate is None:
-        return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def consequence(at: AtThreshold, population: Population, what: str) -> str:
