@@ -104,7 +104,7 @@ def _numbered(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
 
 def copies(variables: Sequence[Any]) -> Arrays:
     """Return the values of Keras variables."""
-    return [np.array(variable) for variable in variables]
+    return [np.array(variable.numpy()) for variable in variables]
 
 
 def assign(variables: Sequence[Any], values: Arrays) -> None:

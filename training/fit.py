@@ -134,7 +134,7 @@ class _Teaching:
             "stage": state.stage + 1,
             "epoch": state.epoch + 1,
             "loss": float(history["loss"][0]),
-            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "learning_rate": float(self.model.optimizer.learning_rate),
         }
         if len(self.films.validation):
             row |= self._validate()

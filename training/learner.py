@@ -59,7 +59,7 @@ class Learner:
         self.backbone.set_weights([round_to_storage(weight) for weight in network_weights(self.backbone)])
         self._below, self._above = self._cut()
         self.head = self._head()
-        self._initial = [np.array(variable) for variable in self.learnt()]
+        self._initial = [np.array(variable.numpy()) for variable in self.learnt()]
 
     def standardise(self, pooled: NDArray[np.float32]) -> None:
         """Have the head see these pooled features ``(N, C)`` with mean 0 and deviation 1."""
@@ -120,8 +120,8 @@ class Learner:
 
     def fold_head(self) -> None:
         """Put the head, with its standardisation folded in and rounded as stored, into the inference network."""
-        kernels_and_biases = [np.asarray(variable) for variable in self.head.trainable_variables]
-        mean, scale = np.asarray(self._mean, np.float64), np.asarray(self._scale, np.float64)
+        kernels_and_biases = [variable.numpy() for variable in self.head.trainable_variables]
+        mean, scale = (each.numpy().astype(np.float64) for each in (self._mean, self._scale))
         kernel = kernels_and_biases[0] * scale[:, None]
         bias = kernels_and_biases[1] - mean @ kernel
         values = [round_to_storage(np.asarray(v, np.float32)) for v in (kernel, bias, *kernels_and_biases[2:])]

@@ -35,6 +35,40 @@ SEED = Recipe(
     seed=0,
 )
 
+HUMERUS = Recipe(
+    name="humerus",
+    version="1",
+    command="bonescreen train humerus --data MURA-v1.1 --weights imagenet",
+    data="MURA v1.1, XR_HUMERUS (1,272 training images, 288 of valid/ to test with)",
+    measured="not on MURA, which may not be redistributed and was not at hand",
+    body_parts=("HUMERUS",),
+    backbone="DenseNet121",
+    input_size=320,
+    geometry="pad",
+    head=(256, 64),
+    dropout=0.3,
+    # 114 layers are all of DenseNet-121's last block.
+    stages=(
+        Stage(release=0, epochs=12, learning_rate=3e-4),
+        Stage(release=60, epochs=10, learning_rate=1e-4),
+        Stage(release=114, epochs=20, learning_rate=5e-5),
+    ),
+    cosine=True,
+    warmup=0.5,
+    augmentation=FILMS,
+    views=8,
+    weight_decay=0.01,
+    label_smoothing=0.05,
+    class_weights=True,
+    batch_size=16,
+    patience=6,
+    average=0,
+    folds=0,
+    validation=0.1,
+    test=0.15,
+    seed=0,
+)
+
 FRACTURE = Recipe(
     name="fracture",
     version="2",
@@ -65,7 +99,7 @@ FRACTURE = Recipe(
     seed=0,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, FRACTURE)}
+RECIPES = {recipe.name: recipe for recipe in (SEED, HUMERUS, FRACTURE)}
 
 
 def find_recipe(name: str) -> Recipe:

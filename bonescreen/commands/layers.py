@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,6 @@ from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.vocabulary import RESEARCH_NOTICE, Reason
 
 if TYPE_CHECKING:
-    import keras
-
     from training.seeing.film import Film
     from training.seeing.layers import SeenLayer
     from xray.package import ModelPackage
@@ -78,7 +76,7 @@ def _print_layers(visible: "Sequence[SeenLayer]", chosen: "Sequence[SeenLayer]")
 
 def _draw(
     package: "ModelPackage",
-    network: "keras.Model",
+    network: Any,
     chosen: "Sequence[SeenLayer]",
     images: Sequence[Path],
     output: Path,

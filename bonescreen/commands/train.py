@@ -69,7 +69,8 @@ def train(
 
     chosen = find_recipe(recipe).changed(backbone=backbone, epochs=epochs, batch_size=batch_size, seed=seed)
     if show:
-        say(str(chosen))
+        for line in str(chosen).splitlines():
+            say(line)
         return
     if data is None:
         raise UsageError("--data is missing: say where the labelled radiographs are")
