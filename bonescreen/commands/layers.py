@@ -49,6 +49,9 @@ def layers(
         raise UsageError(f"layers needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
     if not list_layers and (not images or output is None):
         raise UsageError("layers needs radiographs and a folder, IMAGE... -o DIR; or --list")
+    from training.quiet import load_backend
+
+    load_backend()
     from training.seeing.layers import find_layers, telling_layers, visible_layers
     from xray.network import load_network
     from xray.package import load_package

@@ -65,6 +65,9 @@ def train(
     Example: bonescreen train seed --data MURA-v1.1 --weights imagenet --out trained
     """
     require_training()
+    from training.quiet import load_backend
+
+    load_backend()
     from training.recipes import find_recipe
 
     chosen = find_recipe(recipe).changed(backbone=backbone, epochs=epochs, batch_size=batch_size, seed=seed)
@@ -124,8 +127,6 @@ def require_training() -> None:
     UsageError
         A library is missing; says how to install it.
     """
-    # Its C++ side reports what a user can do nothing about.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     missing = [name for name in ("sklearn", "tensorboard", "matplotlib", backend) if not importlib.util.find_spec(name)]
     if missing:
