@@ -16,6 +16,7 @@ LEAST_IN_BIN = 10
 HEAT_MAP_PERCENTILE = 95
 
 _STEEPEST = 100.0
+_NEAR_AN_END = 1.001
 _NORMAL_95 = 1.959963984540054
 
 
@@ -162,10 +163,12 @@ def agreement(predictions: Predictions) -> Agreement:
 
 
 def best_temperature(predictions: Predictions) -> Temperature | None:
-    """Fit a temperature to N predictions' logits; None where they have one class only."""
+    """Fit a temperature to N predictions' logits; None where none fits best, as where they have one class only."""
     if not 0 < predictions.labels.sum() < len(predictions):
         return None
     scaling = fit_temperature(predictions.logits, predictions.labels)
+    if max(scaling.slope, 1 / scaling.slope) * _NEAR_AN_END > _STEEPEST:
+        return None
     scaled = agreement(replace(predictions, probabilities=scaling.apply(predictions.logits)))
     return Temperature(1 / scaling.slope, scaled.expected_calibration_error, scaled.brier)
 

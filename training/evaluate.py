@@ -100,7 +100,8 @@ class Evaluation:
     one_image_a_study : bool
         No study has two images, so that at the same thresholds both levels are the same.
     temperature : Temperature or None
-        What would fit the images' logits best; None where they have one class only.
+        What would fit the images' logits best; None where none does: they have one class only, part the classes
+        without error, or speak against them.
     out_of_scope : tuple of Population
         Images of body parts that the model does not know, by body part; they are in no other number.
     """

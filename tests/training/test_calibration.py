@@ -52,6 +52,12 @@ def test_one_class_has_no_best_temperature() -> None:
     assert best_temperature(of(np.arange(3.0), np.ones(3, np.bool_))) is None
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_logits_that_part_the_classes_or_contradict_them_have_no_best_temperature(turn: int) -> None:
+    logits = np.array([-2.0, -1.0, 1.0, 2.0])
+    assert best_temperature(of(turn * logits, logits > 0)) is None
+
+
 def test_overconfident_probabilities_are_found_out_and_a_temperature_mends_them() -> None:
     logits, labels = drawn(0.4, 0.0)
     rows = of(logits, labels)
