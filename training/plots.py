@@ -124,7 +124,10 @@ def reliability_figure(curve: Curve) -> Figure:
 def _square(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 4.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    # a finding may hold dollar signs
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
     _plain(axes)
     return figure, axes
 

@@ -1,0 +1,14 @@
+"""The pictures of an evaluation."""
+
+from tests.training.predicted import predicted
+from training.evaluate import evaluate
+from training.plots import confusion_figure, png
+from xray.card import Threshold
+
+
+def test_a_finding_with_dollar_signs_is_drawn_as_it_is() -> None:
+    half = [Threshold(0.5, "for the test")]
+    (everyone, *_) = evaluate(predicted(), half, half, repeats=10).images.populations
+    figure = confusion_figure(everyone.at[0], r"$\frac$")
+    assert figure.axes[0].get_ylabel() == r"human label ($\frac$)"
+    assert png(figure).startswith(b"\x89PNG")
