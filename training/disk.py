@@ -27,8 +27,7 @@ def require_room(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise StorageOutage(
-            f"{path.parent} has {free / 1e9:.1f} GB free and {size / 1e9:.1f} GB are needed: "
-            "free some, or choose another --out"
+            f"{path.parent} has {_bytes(free)} free and {_bytes(size)} are needed: free some, or choose another folder"
         )
 
 
@@ -61,3 +60,8 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
         raise StorageOutage(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _bytes(size: int) -> str:
+    # To tenths, so that what is free and what is needed are seldom written alike.
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

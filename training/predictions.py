@@ -1,6 +1,7 @@
 """What a model says of labelled images: the one table that every measurement starts from."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.dataset import Dataset
+from training.disk import write_whole
 from training.sources.tables import read_table
 from xray.errors import UsageError
 
@@ -85,15 +87,23 @@ class Predictions:
         )
 
     def write(self, table: Path) -> None:
-        """Write the rows as CSV; numbers round-trip exactly."""
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for row in zip(
-                self.images, self.studies, self.groups, self.body_parts, self.labels.astype(int), self.logits,
-                self.probabilities, strict=True,
-            ):  # fmt: skip
-                writer.writerow([*row[:5], repr(float(row[5])), repr(float(row[6]))])
+        """Write the rows as CSV, all or none; numbers round-trip exactly.
+
+        Raises
+        ------
+        StorageOutage
+            If the table cannot be written.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        for row in zip(
+            self.images, self.studies, self.groups, self.body_parts, self.labels.astype(int), self.logits,
+            self.probabilities, strict=True,
+        ):  # fmt: skip
+            writer.writerow([*row[:5], repr(float(row[5])), repr(float(row[6]))])
+        # what the locale could not decode of a file's name
+        write_whole(table, text.getvalue().encode("utf-8", "backslashreplace"))
 
     @classmethod
     def read(cls, table: Path) -> "Predictions":
