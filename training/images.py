@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from training.dataset import Dataset
 from training.disk import require_room, write_whole
-from xray.errors import FileFault, UsageError
+from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.pixels import Preprocessing, decode
 from xray.vocabulary import Reason
 
@@ -47,6 +47,8 @@ def load_images(
     ------
     UsageError
         If no file can be read.
+    ArchiveOutage
+        If the storage fails.
     """
     cache.mkdir(parents=True, exist_ok=True)
     key = _key(dataset, preprocessing)
@@ -61,13 +63,21 @@ def load_images(
 
 
 def decode_example(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | Reason:
-    """Return one file's ``uint8 (size, size)``, or why there is none."""
+    """Return one file's ``uint8 (size, size)``, or why there is none.
+
+    Raises
+    ------
+    ArchiveOutage
+        If the storage fails, which says nothing of the file.
+    """
     try:
         return preprocessing.apply(decode(file.read_bytes()))
     except FileNotFoundError:
         return Reason.VANISHED
-    except OSError:
+    except (PermissionError, IsADirectoryError, NotADirectoryError):
         return Reason.UNREADABLE
+    except OSError as error:
+        raise ArchiveOutage(f"{file} cannot be read now ({error.strerror or error}): try again") from error
     except FileFault as fault:
         return fault.reason
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.dataset import Dataset
+from training.dataset import Dataset, Role
 from training.describe import make_card, make_readme
+from training.films import FILMS_FILE, film_digests, films_table
 from training.judge import Judgement
 from training.learner import Learner
 from training.order import Order
@@ -63,7 +64,11 @@ def release(
     golden = Golden(images, logits, cams, GOLDEN_TOLERANCE)
     card = make_card(order, judgement, dataset, faults)
     readme = make_readme(card)
-    extra = {} if split is None else {SPLIT_FILE: split.to_csv().encode()}
+    roles = [Role.TRAIN if split is None else split.roles[group] for group in dataset.groups.tolist()]
+    ancestor = order.initial if isinstance(order.initial, ModelPackage) else None
+    extra = {FILMS_FILE: films_table(dict(zip(film_digests(dataset), roles, strict=True)), ancestor)}
+    if split is not None:
+        extra[SPLIT_FILE] = split.to_csv().encode()
     if order.graph:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)

@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 from training.dataset import Dataset, Role
+from training.films import FILMS_FILE, film_digests, met_films
 from training.sources.manifest import OWN
 from training.split import SPLIT_FILE, Split, read_split
 from xray.errors import UsageError
@@ -61,8 +62,7 @@ def choose_part(package: ModelPackage, dataset: Dataset, wanted: str | None) -> 
     UsageError
         If a part is wanted that is not there; says which are.
     """
-    split = package_split(package)
-    own = [split.roles.get(group) if split else None for group in dataset.groups.tolist()]
+    own = roles_of(package, dataset)
     if wanted == ALL or (wanted is None and not any(own)):
         return dataset, ALL
     roles = own if any(own) else [example.role for example in dataset.examples]
@@ -79,19 +79,33 @@ def choose_part(package: ModelPackage, dataset: Dataset, wanted: str | None) -> 
     return dataset.select(np.array([(role or Role.TEST) == part for role in roles], np.bool_)), part
 
 
+def roles_of(package: ModelPackage, dataset: Dataset) -> list[Role | None]:
+    """Return what each of N images was for when a package was trained, or None where it was not there.
+
+    By the file's content; for a file that is new, by its group, as a patient's other films give away a little of it.
+    """
+    films, split = met_films(package), package_split(package)
+    groups = split.roles if split else {}
+    digests = film_digests(dataset) if films else [""] * len(dataset)
+    return [
+        films.get(digest) or groups.get(group) for digest, group in zip(digests, dataset.groups.tolist(), strict=True)
+    ]
+
+
 def seen(package: ModelPackage, dataset: Dataset) -> Seen:
     """Say whether a model has seen a data set's images.
 
-    By the groups in the package's split; where that does not know them, by the names of the training data on its card.
+    By the films and groups that its package tells of; where it tells of none, by the names of the training data on its
+    card.
     """
-    split = package_split(package)
-    known = Counter(split.roles.get(group) if split else None for group in dataset.groups.tolist())
-    name, total = dataset.terms.name, len(dataset)
-    named = name != OWN.name and any(data.name == name for data in package.card.training_data)
+    known = Counter(roles_of(package, dataset))
+    name, total, tells = dataset.terms.name, len(dataset), FILMS_FILE in package.card.files
+    named = not tells and name != OWN.name and any(data.name == name for data in package.card.training_data)
     if known[Role.TRAIN]:
         return Seen(
             Verdict.SEEN,
-            f"The model has learnt from the groups of {known[Role.TRAIN]:,} of these {total:,} images. {REMEMBERED}",
+            f"The model has learnt from {known[Role.TRAIN]:,} of these {total:,} images, or from others of their "
+            f"groups. {REMEMBERED}",
         )
     if known[None] and named:
         return Seen(
@@ -109,12 +123,18 @@ def seen(package: ModelPackage, dataset: Dataset) -> Seen:
         strangers = f", or are not in it ({known[None]:,} images)" if known[None] else ""
         return Seen(
             Verdict.UNSEEN,
-            f"These images' groups are in the test part of the model's own split{strangers}: it has not seen them.",
+            f"These images are in the test part of the model's own split{strangers}: it has not seen them.",
         )
-    return _stranger(package, name)
+    return _stranger(package, name, tells)
 
 
-def _stranger(package: ModelPackage, name: str) -> Seen:
+def _stranger(package: ModelPackage, name: str, tells: bool) -> Seen:
+    if tells:
+        return Seen(
+            Verdict.UNKNOWN,
+            "None of these files is one that the model has learnt from. Whether it knows the same films from other "
+            "files, or other films of these patients, cannot be told here.",
+        )
     trained = ", ".join(data.name for data in package.card.training_data) or "nothing"
     return Seen(
         Verdict.UNKNOWN,

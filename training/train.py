@@ -18,12 +18,13 @@ from training.features import features_key
 from training.fit import Films, fit, on_gpu
 from training.images import load_images
 from training.judge import Exam, Judgement, judge
-from training.learner import Learner
+from training.learner import Initial, Learner
 from training.material import Material
 from training.order import Order
 from training.progress import Progress
 from training.recipe import Recipe
 from training.release import release
+from training.seen import Verdict, seen
 from training.split import Split, make_split
 from xray.engine_keras import prepare_backend
 from xray.errors import UsageError
@@ -77,6 +78,7 @@ def train(order: Order) -> tuple[ModelPackage, Judgement]:
             if mask.any() or role is not Role.TEST:
                 dataset.select(mask).require_both_classes(f"the {role} part")
                 progress.say(f"{role}: {_described(dataset.select(mask))}")
+        _require_unseen(order.initial, dataset if split is None else dataset.select(~parts[Role.TRAIN]))
         material = Material(dataset, images, learner, order.out / CACHE, progress)
         fingerprint = _fingerprint(order, learner, material, features_key(images, learner))
         runs = order.out / f"{target.name}.run"
@@ -123,6 +125,18 @@ def _held_out(
     }
     tuning = exams[Role.VALIDATION]
     return tuning, exams.get(Role.TEST, replace(tuning, how="validation part, which also stopped the training"))
+
+
+def _require_unseen(initial: Initial, held_out: Dataset) -> None:
+    """Refuse a beginning that has learnt from what is to be measured on."""
+    if not isinstance(initial, ModelPackage):
+        return
+    found = seen(initial, held_out)
+    if found.verdict is Verdict.SEEN:
+        raise UsageError(
+            f"{initial.path} cannot be begun with, as what is held out would not be unseen. {found.text} "
+            "Give the split that it was trained with (--split), or other weights"
+        )
 
 
 def _drawn(recipe: Recipe, dataset: Dataset) -> Split:

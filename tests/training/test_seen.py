@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny import CARD
 from training.dataset import Dataset, Example, Role
+from training.films import FILMS_FILE, film_digests, films_table
 from training.seen import Verdict, choose_part, seen
 from training.sources.fracatlas import FRACATLAS
 from training.sources.manifest import OWN
@@ -101,3 +102,51 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path)
         choose_part(package(tmp_path, GROUPS), data("a"), "test")
     with pytest.raises(UsageError, match="leave out --part"):
         choose_part(package(tmp_path, None), data("a"), "test")
+
+
+def films(folder: Path, dataset: Dataset) -> Dataset:
+    """Write a file for each example, and return the data set of them."""
+    folder.mkdir()
+    for example in dataset.examples:
+        (folder / example.image).write_text(example.image)
+    return replace(dataset, root=folder)
+
+
+def telling(
+    folder: Path, dataset: Dataset, roles: dict[str, Role], ancestor: ModelPackage | None = None
+) -> ModelPackage:
+    """Write a package's tables of groups and films."""
+    folder.mkdir()
+    model = package(folder, roles)
+    own = [roles[group] for group in dataset.groups.tolist()]
+    (folder / FILMS_FILE).write_bytes(films_table(dict(zip(film_digests(dataset), own, strict=True)), ancestor))
+    return replace(model, card=replace(model.card, files={SPLIT_FILE: "", FILMS_FILE: ""}))
+
+
+def test_a_film_is_known_by_its_content_whatever_it_or_its_group_is_called(tmp_path: Path) -> None:
+    dataset = films(tmp_path / "data", data("abc"))
+    model = telling(tmp_path / "model", dataset, GROUPS)
+    renamed = []
+    for example, group in zip(dataset.examples, "ccxxyy", strict=True):
+        (dataset.root / example.image).rename(dataset.root / f"new{example.image}")
+        renamed.append(replace(example, image=f"new{example.image}", group=group))
+    part, name = choose_part(model, replace(dataset, examples=tuple(renamed)), None)
+    assert (part.images.tolist(), name) == (["newc0.png", "newc1.png"], "test")
+    assert seen(model, part).verdict is Verdict.UNSEEN
+    assert seen(model, replace(dataset, examples=tuple(renamed[:2]))).verdict is Verdict.SEEN
+
+
+def test_a_new_film_of_a_group_that_was_learnt_from_is_not_taken_for_unseen(tmp_path: Path) -> None:
+    dataset = films(tmp_path / "data", data("abc"))
+    model = telling(tmp_path / "model", dataset, GROUPS)
+    assert seen(
+        model, films(tmp_path / "more", replace(data("a"), examples=(Example("z.png", "z", "a", True),)))
+    ).verdict is (Verdict.SEEN)
+
+
+def test_what_the_package_it_began_as_has_learnt_a_model_has_learnt(tmp_path: Path) -> None:
+    dataset = films(tmp_path / "data", data("abc"))
+    ancestor = telling(tmp_path / "ancestor", dataset, GROUPS)
+    turned = {"a": Role.TEST, "b": Role.TRAIN, "c": Role.VALIDATION}
+    model = telling(tmp_path / "model", dataset, turned, ancestor)
+    assert seen(model, dataset.select(dataset.groups == "a")).verdict is Verdict.SEEN

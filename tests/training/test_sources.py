@@ -9,7 +9,7 @@ import pytest
 from training.dataset import Role
 from training.images import load_images
 from training.sources.read import read_dataset
-from xray.errors import UsageError
+from xray.errors import ArchiveOutage, UsageError
 from xray.pixels import Preprocessing
 from xray.vocabulary import Reason
 
@@ -158,6 +158,17 @@ def test_unreadable_films_are_left_out_by_reason_and_the_rest_is_kept_on_disk(fr
     again = load_images(read_dataset(fracatlas), preprocessing, cache)
     np.testing.assert_array_equal(again[1], images)
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == kept
+
+
+def test_storage_that_fails_is_an_outage_and_marks_no_film_unreadable(fracatlas: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(fracatlas)
+    image = fracatlas / "images" / "IMG0020.png"
+    image.unlink()
+    # Linux answers reads of a process's memory at address 0 with an I/O error.
+    image.symlink_to("/proc/self/mem")
+    with pytest.raises(ArchiveOutage, match=r"IMG0020\.png cannot be read now"):
+        load_images(dataset, Preprocessing(64, "pad"), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.npy"))
 
 
 def test_a_folder_with_no_readable_film_is_refused(fracatlas: Path, tmp_path: Path) -> None:

@@ -151,12 +151,20 @@ def test_weights_of_another_network_and_films_of_one_class_are_refused_before_an
         train(order(mura, backbone_weights, tmp_path / "b", SHORT))
 
 
-def test_a_network_can_begin_as_another_packages(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+def test_a_network_can_begin_as_another_packages_unless_that_has_learnt_what_is_held_out(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
     first, _ = train(order(mura, backbone_weights, tmp_path / "first", SHORT))
-    second, _ = train(dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first))
+    again = dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first)
+    second, _ = train(again)
     roles = [data.role for data in second.card.training_data]
     assert "the backbone's first weights, by the package small 1" in roles[1]
-    other = dataclasses.replace(SHORT, backbone="MobileNetV2")
-    third = dataclasses.replace(order(mura, backbone_weights, tmp_path / "third", other), initial=first)
+    other_split = dataclasses.replace(again, out=tmp_path / "third", recipe=dataclasses.replace(SHORT, seed=7))
+    with pytest.raises(UsageError, match=r"cannot be begun with.* The model has learnt from \d+ of these"):
+        train(other_split)
+    train(dataclasses.replace(other_split, split=read_split(first.path / "split.csv")))
+    another = dataclasses.replace(
+        again, out=tmp_path / "fourth", recipe=dataclasses.replace(SHORT, backbone="MobileNetV2")
+    )
     with pytest.raises(UsageError, match="has a MobileNet, the recipe a MobileNetV2"):
-        train(third)
+        train(another)
