@@ -1,14 +1,15 @@
 """What of an evaluation goes on a package's card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from training.bootstrap import RATES
 from training.evaluate import ALL, UPPER, Estimate, Evaluation, Population
-from xray.card import Metric
+from training.thresholds import Aim
+from xray.card import Metric, Threshold
 
 
 def card_metrics(evaluation: Evaluation, data: str, how: str) -> tuple[Metric, ...]:
-    """Turn an evaluation into a card's metrics, as far as they have intervals.
+    """Turn an evaluation into a card's metrics.
 
     All and the upper limb in every measure, other populations in AUROC alone; studies where they are not single images.
 
@@ -28,8 +29,8 @@ def card_metrics(evaluation: Evaluation, data: str, how: str) -> tuple[Metric, .
         Metric(measure, f"{data}, {rows}{_of(p)} (n={p.n}, positive {p.positives}), {how}", e.value, e.low, e.high)
         for rows, level in levels
         for p in level.populations
-        for measure, e in _named(p)
-        if e is not None and e.low is not None and e.high is not None
+        for measure, e in _named(p, level.thresholds)
+        if e is not None
     )
 
 
@@ -37,11 +38,21 @@ def _of(population: Population) -> str:
     return {ALL: "", UPPER: " of the upper limb"}.get(population.name, f" of {population.name}")
 
 
-def _named(population: Population) -> Iterator[tuple[str, Estimate | None]]:
+def _named(population: Population, thresholds: Sequence[Threshold]) -> Iterator[tuple[str, Estimate | None]]:
     yield "AUROC", population.auroc
     if population.name not in (ALL, UPPER):
         return
     yield "average precision", population.average_precision
-    for at in population.at:
+    cuts = _cuts(thresholds)
+    for cut, at in {at.threshold: at for at in population.at}.items():
         for name, estimate in zip(RATES, (at.sensitivity, at.specificity, at.accuracy, at.kappa), strict=True):
-            yield f"{name} at {at.threshold:.3f}", estimate
+            yield f"{name} at {cuts[cut]}", estimate
+
+
+def _cuts(thresholds: Sequence[Threshold]) -> dict[float, str]:
+    """Name each threshold once, with the aims that it was chosen for."""
+    aims: dict[float, list[str]] = {}
+    for threshold in thresholds:
+        aim = Aim.of(threshold)
+        aims.setdefault(threshold.value, []).extend([aim.label] if aim else [])
+    return {cut: f"{cut:.3f} ({', '.join(labels)})" if labels else f"{cut:.3f}" for cut, labels in aims.items()}

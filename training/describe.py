@@ -65,8 +65,7 @@ def make_card(order: Order, judgement: Judgement, dataset: Dataset, faults: str)
 def make_readme(card: Card) -> str:
     """Return the page for people, Markdown, from the card."""
     metrics = "\n".join(
-        f"| {metric.population} | {metric.name} | {metric.value:.3f} | {metric.low:.3f} to {metric.high:.3f} |"
-        for metric in card.metrics
+        f"| {metric.population} | {metric.name} | {metric.value:.3f} | {metric.interval} |" for metric in card.metrics
     )
     data = "\n\n".join(
         f"**{each.name}**: {each.role}. Licence: {each.licence}. Terms: {each.terms}. {each.attribution}."

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -57,13 +58,23 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One measured number with its 95 % interval; ``population`` says on what it was measured."""
+    """One measured number with its 95 % interval where it has one; ``population`` says on what it was measured."""
 
     name: str
     population: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse half an interval."""
+        if (self.low is None) != (self.high is None):
+            raise PackageError(f"the metric {self.name!r} has one end of an interval and not the other")
+
+    @property
+    def interval(self) -> str:
+        """The interval as text."""
+        return "no interval" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +189,7 @@ class Card:
 
 
 def _decode(kind: Any, raw: Any, where: str) -> Any:
-    """Turn a JSON value into ``kind``: a dataclass, tuple, mapping of strings, or plain type."""
+    """Turn a JSON value into ``kind``: a dataclass, tuple, mapping of strings, or plain type, or that or None."""
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, raw, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -188,6 +199,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
             raise PackageError(f"{where} is not a list of the right length")
         pairs = enumerate(zip(kinds, raw, strict=True))
         return tuple(_decode(each, value, f"{where}[{i}]") for i, (each, value) in pairs)
+    if origin is types.UnionType:
+        return None if raw is None else _decode(arguments[0], raw, where)
     if origin is not None:
         if not isinstance(raw, dict):
             raise PackageError(f"{where} is not an object")

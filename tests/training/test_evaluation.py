@@ -138,13 +138,37 @@ def test_a_cards_metrics_say_on_what_they_were_measured() -> None:
     assert (
         "AUROC", f"FracAtlas, images of the upper limb (n={len(upper)}, positive {upper.labels.sum()}), out of fold"
     ) in every  # fmt: skip
-    assert all(metric.low <= metric.value <= metric.high for metric in found)
+    for metric in found:
+        assert metric.low is not None
+        assert metric.high is not None
+        assert metric.low <= metric.value <= metric.high
 
 
-def test_a_card_has_no_studies_where_they_are_single_images_and_no_number_without_an_interval() -> None:
+def test_a_card_has_no_studies_where_they_are_single_images() -> None:
     found = card_metrics(measured(predicted(study_size=1)), "FracAtlas", "out of fold")
     assert [metric for metric in found if "studies" in metric.population] == []
-    assert card_metrics(measured(predicted(groups=4)), "FracAtlas", "out of fold") == ()
+
+
+def test_a_perfect_number_is_on_the_card_though_it_has_no_interval() -> None:
+    labels = np.arange(40) % 2 == 0
+    found = card_metrics(measured(of(np.where(labels, 3.0, -3.0), labels)), "FracAtlas", "out of fold")
+    assert [(metric.name, metric.value, metric.interval) for metric in found[:2]] == [
+        ("AUROC", 1.0, "no interval"),
+        ("average precision", 1.0, "no interval"),
+    ]
+
+
+def test_a_cards_rates_name_the_aim_of_their_threshold_and_two_aims_with_one_threshold_share_them() -> None:
+    rows = predicted()
+    thresholds = [Aim.parse(aim).choose(rows, "these films") for aim in ("youden", "sensitivity:0.95")]
+    apart = card_metrics(evaluate(rows, thresholds, thresholds, repeats=10), "FracAtlas", "out of fold")
+    names = {metric.name for metric in apart}
+    assert f"kappa at {thresholds[0].value:.3f} (Youden)" in names
+    assert f"kappa at {thresholds[1].value:.3f} (sensitivity 0.95)" in names
+    same = [dataclasses.replace(threshold, value=0.5) for threshold in thresholds]
+    together = card_metrics(evaluate(rows, same, same, repeats=10), "FracAtlas", "out of fold")
+    accuracies = [m.name for m in together if m.name.startswith("accuracy") and ", images (" in m.population]
+    assert accuracies == ["accuracy at 0.500 (Youden, sensitivity 0.95)"]
 
 
 def test_an_aim_chooses_a_threshold_on_images_and_another_on_studies() -> None:

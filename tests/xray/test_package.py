@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import CARD
-from xray.card import Calibration, Card, Threshold
+from xray.card import Calibration, Card, Metric, Threshold
 from xray.errors import PackageError, UsageError
 from xray.package import ModelPackage, installed_packages, load_package, write_package
 from xray.pixels import Preprocessing
@@ -41,6 +41,16 @@ def test_a_package_says_the_same_when_it_is_loaded_again(tiny_package: ModelPack
 
 def test_a_card_survives_json_unchanged() -> None:
     assert Card.from_json(CARD.to_json()) == CARD
+
+
+def test_a_number_without_an_interval_survives_json_and_half_an_interval_is_refused() -> None:
+    card = dataclasses.replace(CARD, metrics=(Metric("AUROC", "these films", 1.0, None, None),))
+    assert Card.from_json(card.to_json()) == card
+    raw = json.loads(card.to_json())
+    for low, message in ((0.5, "one end"), ("0.5", r"metrics\[0\]\.low is str, not float")):
+        raw["metrics"][0]["low"] = low
+        with pytest.raises(PackageError, match=message):
+            Card.from_json(json.dumps(raw))
 
 
 @pytest.mark.parametrize("name", ["card.json", "weights.h5", "golden.npz", "README.md"])
@@ -245,5 +255,5 @@ def test_the_shipped_package_is_small_and_says_what_it_must(shipped_package: Mod
     assert "Abedeen" in readme
     assert card.command in readme
     for metric in card.metrics:
-        assert metric.low <= metric.value <= metric.high
+        assert metric.low is None or metric.high is None or metric.low <= metric.value <= metric.high
         assert f"{metric.value:.3f}" in readme
