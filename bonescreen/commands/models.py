@@ -1,9 +1,11 @@
 """Model packages: which there are, what they say of themselves, whether they are whole."""
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
@@ -13,7 +15,7 @@ from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
-    from xray.card import Card
+    from xray.card import Card, TrainingData
     from xray.package import ModelPackage
 
 app = typer.Typer(name="models", help="Look at the model packages: list, show, verify.", no_args_is_help=True)
@@ -42,7 +44,7 @@ def list_packages(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a model package's card: what it looks for, where it may be believed, how good it was found to be.
+    """Show a model package's card: what it looks for, on what terms its data are, how good it was found to be.
 
     Example: bonescreen models show fracture-densenet169-1
     """
@@ -102,18 +104,33 @@ def _print_card(package: "ModelPackage") -> None:
     card = package.card
     say(f"{card.name} {card.version}", "bold")
     for name, text in _lines(card):
-        say(f"  {name:<15} {text}")
+        _say_wrapped(f"  {name:<15} ", text)
     say(f"  {'digest':<15} {package.digest}")
     say(f"  {'folder':<15} {package.path}")
     if card.metrics:
         say("")
         titles = ("metric", " value", " 95 % interval", "measured on")
-        rows = [(m.name, f"{m.value:.3f}", f"{m.low:.3f} - {m.high:.3f}", m.population) for m in card.metrics]
+        rows = [(m.name, f"{m.value:.3f}", m.interval, m.population) for m in card.metrics]
         print_table(titles, rows)
     say("")
     say("Before you believe a number:", "bold")
-    for limit in (*card.limits, RESEARCH_NOTICE):
-        say(f"  - {limit}")
+    told = any(RESEARCH_NOTICE in limit for limit in card.limits)
+    for limit in (*card.limits, *(() if told else (RESEARCH_NOTICE,))):
+        _say_wrapped("  - ", limit)
+
+
+def _say_wrapped(beginning: str, text: str) -> None:
+    """Print a text, in a terminal on as many lines as it takes, below each other."""
+    console = Console()
+    if not (console.is_terminal and text):
+        say(beginning + text)
+        return
+    indent = " " * len(beginning)
+    for line in textwrap.wrap(
+        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    ):  # fmt: skip
+        say(line)
 
 
 def _lines(card: "Card") -> list[tuple[str, str]]:
@@ -124,5 +141,14 @@ def _lines(card: "Card") -> list[tuple[str, str]]:
         ("network", f"{card.backbone}, input {card.input_size} x {card.input_size}, {card.preprocessing}"),
         ("study threshold", f"{study.value:.3f} ({study.chosen})"),
         ("image threshold", f"{image.value:.3f} ({image.chosen})"),
-        *(("trained on", f"{data.name} ({data.role}; {data.licence})") for data in card.training_data),
+        *(line for data in card.training_data for line in _terms(data)),
+    ]
+
+
+def _terms(data: "TrainingData") -> list[tuple[str, str]]:
+    return [
+        ("trained on", f"{data.name}: {data.role}"),
+        ("  licence", data.licence),
+        ("  terms", data.terms),
+        ("  attribution", data.attribution),
     ]

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.bonescreen.conftest import Bonescreen
-from xray.package import ModelPackage
+from xray.card import Metric, TrainingData
+from xray.package import CARD_FILE, ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
 
@@ -26,6 +28,45 @@ def test_a_card_is_shown_with_its_limits(bonescreen: Bonescreen, home: Path, tin
         assert text in out
     card = json.loads(bonescreen("models", "show", tiny_package.path, "--json").out)
     assert (card["digest"], card["study_threshold"]["value"]) == (tiny_package.digest, 0.5)
+
+
+@pytest.fixture
+def perfect(tiny_package: ModelPackage, tmp_path: Path) -> Path:
+    """Write a package with a perfect number, and terms longer than a line."""
+    folder = tmp_path / "perfect"
+    shutil.copytree(tiny_package.path, folder)
+    data = TrainingData("Films", "all weights", "a licence", f"ask first{' and again' * 20}", "Somebody 2024")
+    card = replace(
+        tiny_package.card,
+        training_data=(data,),
+        metrics=(Metric("AUROC", "films", 1.0, None, None),),
+        limits=(f"{RESEARCH_NOTICE} It errs.",),
+    )
+    (folder / CARD_FILE).write_text(card.to_json())
+    return folder
+
+
+def test_the_terms_of_the_training_data_and_numbers_without_an_interval_are_shown(
+    bonescreen: Bonescreen, home: Path, perfect: Path
+) -> None:
+    lines = bonescreen("models", "show", perfect).out.splitlines()
+    start = lines.index("  trained on      Films: all weights")
+    assert [line.split(maxsplit=1) for line in lines[start + 1 : start + 4]] == [
+        ["licence", "a licence"], ["terms", f"ask first{' and again' * 20}"], ["attribution", "Somebody 2024"],
+    ]  # fmt: skip
+    assert any(line.split(maxsplit=2) == ["AUROC", "1.000", "no interval  films"] for line in lines)
+    assert sum(RESEARCH_NOTICE in line for line in lines) == 1
+
+
+def test_a_card_is_folded_between_words_in_a_terminal(
+    bonescreen: Bonescreen, home: Path, perfect: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "dumb"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    lines = bonescreen("models", "show", perfect).out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("    terms"))
+    assert all(len(line) <= 80 for line in lines[start : start + 3])
+    assert lines[start + 1].startswith(" " * 18 + "and again")
 
 
 def test_a_whole_package_is_verified_down_to_its_golden_outputs(
