@@ -1,7 +1,7 @@
 """Labelled radiographs: which images there are, what they are called positive for, and which must stay together."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from xray.card import TrainingData
 from xray.errors import UsageError
+
+ALL = "all"
+"""Said in place of a body part."""
 
 UPPER_LIMB = frozenset({"CLAVICLE", "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"})
 
@@ -116,36 +119,23 @@ class Dataset:
         return replace(self, examples=tuple(e for e, kept in zip(self.examples, keep, strict=True) if kept))
 
     def of_body_parts(self, wanted: Collection[str]) -> "Dataset":
-        """Return the examples that show one of these body parts; all for none.
+        """Return the examples that show one of these body parts; all for none, or where one is ``all`` in any case.
 
         Raises
         ------
         UsageError
             If there is no image of one of them; says which there are.
         """
-        if not wanted:
+        if not wanted or any(part.lower() == ALL for part in wanted):
             return self
         there = Counter(self.body_parts.tolist())
         for part in wanted:
             if not there[part]:
                 known = ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in there.most_common())
                 raise UsageError(
-                    f"{self.root} has no images of {part}, but of {known}: choose with --body-part, or say 'all'"
+                    f"{self.root} has no images of {part}, but of {known}: choose with --body-part, or say {ALL!r}"
                 )
         return self.select(np.isin(self.body_parts, list(wanted)))
-
-    def grouped_by(self, groups: Mapping[str, str]) -> "Dataset":
-        """Return the data set with the groups given for its images.
-
-        Raises
-        ------
-        UsageError
-            If an image has no group; it is named.
-        """
-        for example in self.examples:
-            if example.image not in groups:
-                raise UsageError(f"no group is given for the image {example.image!r}")
-        return replace(self, examples=tuple(replace(e, group=groups[e.image]) for e in self.examples))
 
     def require_both_classes(self, where: str) -> None:
         """Refuse data from which nothing can be learnt or measured.

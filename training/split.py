@@ -1,7 +1,6 @@
 """Which groups a model learns from, which stop it in time, and which test it; seeded, stratified, never parted."""
 
-import csv
-import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from training.dataset import Dataset, Role
-from training.sources.tables import read_table
+from training.sources.tables import read_table, table_text
 from xray.errors import UsageError
 
 SPLIT_FILE = "split.csv"
@@ -56,11 +55,7 @@ class Split:
 
     def to_csv(self) -> str:
         """Return the split as CSV text, ``group,role``, the same text for the same split."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("group", "role"))
-        writer.writerows(sorted(self.roles.items()))
-        return text.getvalue()
+        return table_text(("group", "role"), sorted(self.roles.items()))
 
 
 def read_split(table: Path) -> Split:
@@ -88,7 +83,7 @@ def make_split(dataset: Dataset, *, validation: float, test: float, seed: int) -
     """Split a data set by groups, with classes as balanced as groups allow.
 
     Where the publisher has parted training from test data, that stands, and only a validation part is taken from the
-    training data.
+    training data. A group with images in both is tested with as a whole.
 
     Parameters
     ----------
@@ -104,14 +99,13 @@ def make_split(dataset: Dataset, *, validation: float, test: float, seed: int) -
     UsageError
         If there are too few groups, or a part has not both classes.
     """
-    published = {example.group: example.role for example in dataset.examples if example.role is not None}
-    if Role.TEST in published.values():
-        roles = {group: published.get(group, Role.TRAIN) for group in dataset.groups.tolist()}
-    else:
-        roles = dict.fromkeys(dataset.groups.tolist(), Role.TRAIN)
-        if test:
-            _give(roles, dataset, Role.TEST, test, seed)
-    _give(roles, dataset, Role.VALIDATION, validation, seed)
+    roles = dict.fromkeys(dataset.groups.tolist(), Role.TRAIN)
+    published = [example.group for example in dataset.examples if example.role is Role.TEST]
+    if published:
+        roles.update(dict.fromkeys(published, Role.TEST))
+    elif test:
+        _give(roles, dataset, Role.TEST, test, seed, parts_left=2)
+    _give(roles, dataset, Role.VALIDATION, validation, seed, parts_left=1)
     split = Split(roles)
     for role in sorted(set(roles.values())):
         split.part(dataset, role)
@@ -140,23 +134,60 @@ def assign_folds(labels: NDArray[np.bool_], groups: NDArray[np.str_], folds: int
     Raises
     ------
     UsageError
-        If there are fewer groups than folds, or a fold is left with one class.
+        If a fold would be left with one class.
     """
-    if len(np.unique(groups)) < folds:
-        raise UsageError(f"{len(np.unique(groups))} groups cannot be cut into {folds} folds")
-    assigned = np.full(len(labels), -1, np.int64)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(groups, labels, groups)):
-        assigned[held_out] = fold
-        if len(np.unique(labels[held_out])) < 2:
-            raise UsageError(f"the groups leave fold {fold} with one class only; use fewer folds")
+    with_positives, with_negatives = _groups_of_each(labels, groups)
+    if min(with_positives, with_negatives) >= folds:
+        assigned = _fold(labels, groups, folds, seed)
+        if all(len(np.unique(labels[assigned == fold])) == 2 for fold in range(folds)):
+            return assigned
+    raise UsageError(
+        f"{len(np.unique(groups)):,} groups cannot be cut into {folds} folds with both labels in each (positive images "
+        f"are in {with_positives:,} of them, negative in {with_negatives:,}): train by a recipe without folds, or "
+        "gather more groups"
+    )
+
+
+def _give(roles: dict[str, Role], dataset: Dataset, role: Role, share: float, seed: int, *, parts_left: int) -> None:
+    """Give about this share of the data set, out of what is still there to learn from, another role.
+
+    Both labels are in what is drawn, and in as many of the groups that are left as parts are still to come of them.
+    """
+    left = dataset.select(np.array([roles[group] is Role.TRAIN for group in dataset.groups.tolist()], np.bool_))
+    left.require_both_classes("the data to split")
+    # one fold of as many as make up the share; where groups are few, a larger one
+    folds = max(2, round(len(left) / (share * len(dataset))))
+    for count in range(min(folds, len(np.unique(left.groups))), 1, -1):
+        assigned = _fold(left.labels, left.groups, count, seed)
+        for fold in range(count):
+            drawn = assigned == fold
+            if min(_groups_of_each(left.labels[drawn], left.groups[drawn])) and parts_left <= min(
+                _groups_of_each(left.labels[~drawn], left.groups[~drawn])
+            ):
+                roles.update(dict.fromkeys(left.groups[drawn].tolist(), role))
+                return
+    positives, negatives = _groups_of_each(left.labels, left.groups)
+    raise UsageError(
+        f"a {role} part of about {share:.0%} with both labels in it, and enough of both left, cannot be drawn from "
+        f"{len(np.unique(left.groups)):,} groups: positive images are in {positives:,} of them, negative in "
+        f"{negatives:,}, and {parts_left + 1} of each are needed. Gather more groups, or say the parts with --split"
+    )
+
+
+def _fold(labels: NDArray[np.bool_], groups: NDArray[np.str_], folds: int, seed: int) -> NDArray[np.int64]:
+    """Assign whole groups to folds, ``(N,)``; all in the first where no class has so many images."""
+    assigned = np.zeros(len(labels), np.int64)
+    if folds > max(np.bincount(labels)):
+        return assigned
+    with warnings.catch_warnings():
+        # The callers see to it themselves that both classes are where they are needed.
+        warnings.filterwarnings("ignore", "The least populated class")
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for fold, (_, held_out) in enumerate(splitter.split(groups, labels, groups)):
+            assigned[held_out] = fold
     return assigned
 
 
-def _give(roles: dict[str, Role], dataset: Dataset, role: Role, share: float, seed: int) -> None:
-    """Give about this share of the data set, out of what is still there to learn from, another role."""
-    left = dataset.select(np.array([roles[group] is Role.TRAIN for group in dataset.groups.tolist()], np.bool_))
-    left.require_both_classes("the data to split")
-    # one fold of as many as make up the share
-    drawn = assign_folds(left.labels, left.groups, max(2, round(len(left) / (share * len(dataset)))), seed) == 0
-    roles.update(dict.fromkeys(left.groups[drawn].tolist(), role))
+def _groups_of_each(labels: NDArray[np.bool_], groups: NDArray[np.str_]) -> tuple[int, int]:
+    """Count the groups that have positive images, and those that have negative ones."""
+    return len(np.unique(groups[labels])), len(np.unique(groups[~labels]))

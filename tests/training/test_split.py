@@ -85,12 +85,59 @@ def test_no_group_lies_in_two_folds_and_every_image_in_one() -> None:
         assert all(len(set(folds[data.groups == group])) == 1 for group in np.unique(data.groups))
 
 
-def test_more_folds_than_groups_are_refused() -> None:
-    with pytest.raises(UsageError, match="2 groups cannot be cut into 5 folds"):
-        assign_folds(np.arange(10) % 2 == 0, np.repeat(["a", "b"], 5), 5, 0)
+@pytest.mark.parametrize(
+    ("labels", "groups", "counted"),
+    [
+        ([True, False] * 5, ["a"] * 5 + ["b"] * 5, "2 groups cannot be cut into 5 folds"),
+        ([True] * 5 + [False] * 15, [*"aaaaabbbbbcccccddddd"], "positive images are in 1 of them, negative in 3"),
+        ([True, True, False, False], [*"abcd"], "4 groups cannot be cut into 5 folds"),
+    ],
+)
+def test_groups_that_leave_a_fold_with_one_class_are_refused_with_what_to_do(
+    labels: list[bool], groups: list[str], counted: str
+) -> None:
+    with pytest.raises(UsageError, match="train by a recipe without folds, or gather more groups") as refused:
+        assign_folds(np.array(labels), np.array(groups), 5, 0)
+    assert counted in str(refused.value)
 
 
-@pytest.mark.filterwarnings("ignore:The least populated class:UserWarning")
-def test_groups_that_leave_a_fold_with_one_class_are_refused() -> None:
-    with pytest.raises(UsageError, match="with one class only"):
-        assign_folds(np.repeat([True, False, False, False], 5), np.repeat(["a", "b", "c", "d"], 5), 4, 0)
+def small(*groups: str) -> Dataset:
+    """List an image for each letter: ``p`` and ``n`` are a positive and a negative film of the group."""
+    return Dataset(
+        Path("/nowhere"),
+        FRACATLAS,
+        "fracture",
+        tuple(
+            Example(f"{place}/{number}.png", f"{place}/{number}", f"group{place}", letter == "p")
+            for place, letters in enumerate(groups)
+            for number, letter in enumerate(letters)
+        ),
+    )
+
+
+def test_twenty_patients_of_two_films_and_one_label_are_split_with_whatever_seed() -> None:
+    data = small(*["pp", "nn"] * 10)
+    parted = replace(
+        data, examples=tuple(replace(e, role=Role.TEST if e.group < "group14" else Role.TRAIN) for e in data.examples)
+    )
+    for seed in range(50):
+        for each in (data, parted):
+            split = make_split(each, validation=0.1, test=0.15, seed=seed)
+            assert all(split.part(each, role).labels.any() for role in Role)
+
+
+def test_whatever_can_be_split_is_split() -> None:
+    rng = np.random.default_rng(0)
+    split = 0
+    for _ in range(300):
+        data = small(*rng.choice(["p", "n", "pn", "nnn", "ppnn", "pppppp"], rng.integers(2, 7)))
+        with_label = [len(set(data.groups[data.labels == label].tolist())) for label in (True, False)]
+        if min(with_label) < 3:
+            with pytest.raises(UsageError, match=r"one class only|Gather more groups, or say the parts with --split"):
+                make_split(data, validation=0.1, test=0.15, seed=0)
+            continue
+        made = make_split(data, validation=0.1, test=0.15, seed=0)
+        for role in Role:
+            made.part(data, role)
+        split += 1
+    assert split > 50

@@ -1,7 +1,5 @@
 """The doctor's report: a page with pictures, the same as JSON, and the suggested groups, in one folder."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from training.doctor.finding import Finding
 from training.doctor.pictures import thumbnail
 from training.doctor.plots import plot_balance, plot_sizes
 from training.doctor.verdict import judge, verdict
+from training.sources.tables import table_text
 from xray.vocabulary import RESEARCH_NOTICE
 
 PAGE, RECORD, GROUPS = "report.html", "report.json", "groups.csv"
@@ -91,11 +90,7 @@ class Report:
         write_whole(folder / PAGE, lambda file: file.write(page))
 
     def _groups_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image", "group"))
-        writer.writerows(self.groups.items())
-        return text.getvalue()
+        return table_text(("image", "group"), self.groups.items())
 
     def _page(self) -> str:
         environment = Environment(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.dataset import Dataset
+from training.groups import note_tested, regroup
 from training.sources.fracatlas import is_fracatlas, read_fracatlas
 from training.sources.manifest import read_listed
 from training.sources.mura import is_mura, read_mura
@@ -28,9 +29,9 @@ def read_dataset(
     folder : Path
         The data set's folder.
     body_parts : collection of str
-        DICOM Body Part Examined terms; only these are taken. All by default.
+        DICOM Body Part Examined terms; only these are taken. All by default, or where one is ``all`` in any case.
     groups : Path or None
-        A CSV file ``image,group`` that says what a split must not part, in place of the data set's own groups.
+        A CSV file ``image,group`` that says what else a split must not part; see :func:`training.groups.regroup`.
     pseudonym_key : bytes or None
         Turns a manifest's patients into keyed hashes.
     finding : str or None
@@ -57,8 +58,8 @@ def read_dataset(
     if finding is not None:
         dataset = replace(dataset, finding=finding)
     if groups is not None:
-        dataset = dataset.grouped_by(read_groups(groups))
-    return dataset.of_body_parts(body_parts)
+        dataset = regroup(dataset, read_groups(groups))
+    return note_tested(dataset.of_body_parts(body_parts))
 
 
 def read_groups(table: Path) -> dict[str, str]:
