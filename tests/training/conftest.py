@@ -48,7 +48,7 @@ def fracatlas(tmp_path: Path) -> Path:
 @pytest.fixture
 def mura(tmp_path: Path) -> Path:
     """Write a tree in MURA's layout: 24 patients with a study of two films, every other one positive."""
-    folder = tmp_path / "mura"
+    folder = tmp_path / "mura" / "MURA-v1.1"
     rng = np.random.default_rng(1)
     for patient in range(24):
         label = ("negative", "positive")[patient % 2]

@@ -50,7 +50,7 @@ def read_fracatlas(folder: Path) -> Dataset:
     records = read_table(table, (name, "fractured", *BODY_PARTS, *(("group",) if grouped else ())))
     if not records:
         raise UsageError(f"{table} has no rows")
-    examples = tuple(_example(table, line, name, record, folder) for line, record in records)
+    examples = tuple(_example(table, line, record, folder, grouped=grouped) for line, record in records)
     notes = () if grouped else (
         f"{PUBLISHED} has no groups, so near-duplicate films may lie on both sides of a split: "
         "let bonescreen doctor write groups.csv, and train with --groups",
@@ -58,15 +58,16 @@ def read_fracatlas(folder: Path) -> Dataset:
     return Dataset(folder, FRACATLAS, "fracture", examples, notes)
 
 
-def _example(table: Path, line: int, name: str, record: dict[str, str], folder: Path) -> Example:
+def _example(table: Path, line: int, record: dict[str, str], folder: Path, *, grouped: bool) -> Example:
+    name = "image" if grouped else "image_id"
     image = record[name]
     if not image or PurePosixPath(image).name != image:
         raise UsageError(f"{table}, line {line}: {name} is not a file name")
     for column in ("fractured", *BODY_PARTS):
         if record[column] not in ("0", "1"):
             raise UsageError(f"{table}, line {line}: {column} is neither 0 nor 1")
-    if "group" in record and not record["group"]:
+    if grouped and not record["group"]:
         raise UsageError(f"{table}, line {line}: group is empty")
     body_part = next((part for column, part in BODY_PARTS.items() if record[column] == "1"), None)
     path = next((f"{place}/{image}" for place in FOLDERS if (folder / place / image).is_file()), f"images/{image}")
-    return Example(path, image, record.get("group", image), record["fractured"] == "1", body_part)
+    return Example(path, image, record["group"] if grouped else image, record["fractured"] == "1", body_part)

@@ -3,19 +3,22 @@
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from training.dataset import Dataset, Example, Role
+from training.sources.manifest import OWN
 from xray.card import TrainingData
 from xray.errors import UsageError
-from xray.studies import Layout, Placed, place
+from xray.studies import Layout, Placed, SkipReason, is_hidden, place
 from xray.vocabulary import Label
 
 PUBLISHED_FOLDER = "MURA-v1.1"
 ROLES = {"train": Role.TRAIN, "valid": Role.TEST}
 _PATIENT = re.compile(r"patient\w+", re.IGNORECASE)
-_PART_FOLDER = re.compile(r"XR_[A-Za-z_]+")
+_PART_FOLDER = re.compile(r"XR_[A-Z_]+", re.IGNORECASE)
 
 MURA = TrainingData(
     name="MURA v1.1",
@@ -25,6 +28,11 @@ MURA = TrainingData(
     "model trained on them is passed on",
     attribution="Rajpurkar et al., MURA: Large Dataset for Abnormality Detection in Musculoskeletal Radiographs, "
     "MIDL 2018, arXiv:1712.06957",
+)
+
+NOT_PUBLISHED = (
+    f"taken for own data in MURA's layout, as there are neither MURA's tables nor a folder {PUBLISHED_FOLDER}: where "
+    "the films are MURA's all the same, Stanford's agreement holds for them"
 )
 
 
@@ -37,7 +45,8 @@ def read_mura(folder: Path) -> Dataset:
     """Read MURA: by its CSV files where they are, else by its folders' names.
 
     A study's label is the table's; where there is none, its folder's. Images of ``train/`` are there to learn from and
-    those of ``valid/`` to test with, as published. The patient is the group, over all body parts.
+    those of ``valid/`` to test with, as published. The patient is the group, over all body parts. MURA's terms are
+    those of its tables and of a folder ``MURA-v1.1``; another tree in its layout is somebody's own.
 
     Parameters
     ----------
@@ -49,14 +58,11 @@ def read_mura(folder: Path) -> Dataset:
     UsageError
         If there is no labelled image, a table is wrong, or a patient is both in ``train/`` and in ``valid/``.
     """
-    tables = _tables(folder)
-    if tables:
-        root = tables[0].parent
-        listed, labels = list(_listed_images(root)), _listed_labels(root)
-    else:
-        root, labels = folder, {}
-        listed = sorted(_walk(folder))
-    examples, unlabelled, contradicted = [], 0, []
+    tables, passed_over = _tables(folder), Counter[SkipReason]()
+    root = tables[0].parent if tables else folder
+    listed = list(_listed_images(root)) if tables else sorted(_walk(root, passed_over))
+    labels = _listed_labels(root) if tables else {}
+    examples, unlabelled, contradicted = [], 0, dict[str, None]()
     for path in listed:
         placed = place(path, Layout.MURA, root)
         if not isinstance(placed, Placed):
@@ -64,20 +70,35 @@ def read_mura(folder: Path) -> Dataset:
                 raise UsageError(
                     f"{root}: {path!r} is listed, and is not XR_<PART>/patient<N>/study<N>_<label>/<image>"
                 )
+            if placed.reason not in (SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE):
+                passed_over[placed.reason] += 1
             continue
         by_folder = None if placed.human_label is None else placed.human_label is Label.POSITIVE
         label = labels.get(placed.study, by_folder)
         if label is None:
             unlabelled += 1
             continue
-        if by_folder not in (None, label) and placed.study not in contradicted:
-            contradicted.append(placed.study)
-        parts = PurePosixPath(path).parts
-        patient = next((part.lower() for part in parts if _PATIENT.fullmatch(part)), placed.study)
-        examples.append(Example(path, placed.study, patient, label, placed.body_part, ROLES.get(parts[0])))
+        if by_folder not in (None, label):
+            contradicted[placed.study] = None
+        examples.append(_example(path, placed, label))
     if not examples:
         raise UsageError(f"{folder} has no labelled images in MURA's layout (study1_positive, study1_negative)")
     _require_parted(root, examples)
+    notes = _notes(unlabelled, tuple(contradicted), passed_over)
+    if tables or _is_named_mura(folder):
+        return Dataset(root, MURA, "abnormality", tuple(examples), notes)
+    return Dataset(root, OWN, "abnormality", tuple(examples), (NOT_PUBLISHED, *notes))
+
+
+def _example(path: str, placed: Placed, label: bool) -> Example:
+    folders = PurePosixPath(path).parts[:-1]
+    patient = next((name.lower() for name in folders if _PATIENT.fullmatch(name)), placed.study)
+    above = takewhile(lambda name: not _PART_FOLDER.fullmatch(name), folders)
+    role = next((ROLES[name] for name in reversed(list(above)) if name in ROLES), None)
+    return Example(path, placed.study, patient, label, placed.body_part, role)
+
+
+def _notes(unlabelled: int, contradicted: Sequence[str], passed_over: Counter[SkipReason]) -> tuple[str, ...]:
     notes = []
     if unlabelled:
         notes.append(f"{unlabelled:,} images without a label were left out")
@@ -86,7 +107,15 @@ def read_mura(folder: Path) -> Dataset:
             f"{len(contradicted):,} studies have one label in the table and another in their folder's name, and the "
             f"table's counts: {', '.join(contradicted[:3])}"
         )
-    return Dataset(root, MURA, "abnormality", tuple(examples), tuple(notes))
+    counted = [f"{reason} ({passed_over[reason]:,})" for reason in SkipReason if passed_over[reason]]
+    if counted:
+        notes.append(f"image files or folders were passed over: {', '.join(counted)}")
+    return tuple(notes)
+
+
+def _is_named_mura(folder: Path) -> bool:
+    names = (name.lower() for name in folder.resolve().parts)
+    return PUBLISHED_FOLDER.lower() in names or (folder / PUBLISHED_FOLDER).is_dir()
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -137,11 +166,15 @@ def _below_root(listed: str) -> str:
     return listed.strip().split("/", 1)[-1]
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
+def _walk(root: Path, passed_over: Counter[SkipReason]) -> Iterator[str]:
+    def unreadable(_: OSError) -> None:
+        passed_over[SkipReason.UNREADABLE] += 1
+
+    for parent, folders, files in os.walk(root, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        passed_over[SkipReason.LINKED_FOLDER] += sum(Path(parent, name).is_symlink() for name in folders)
         for name in files:
-            yield (Path(parent) / name).relative_to(folder).as_posix()
+            yield Path(parent, name).relative_to(root).as_posix()
 
 
 def _require_parted(root: Path, examples: list[Example]) -> None:

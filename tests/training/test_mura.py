@@ -1,0 +1,70 @@
+"""MURA's layout: the publisher's test part wherever it lies, whose terms hold, and what is passed over."""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from training.dataset import Role
+from training.sources.manifest import OWN
+from training.sources.mura import MURA
+from training.sources.read import read_dataset
+from xray.errors import UsageError
+
+
+def parted(mura: Path) -> Path:
+    """Move the tree's last four patients into valid/ and the others into train/; returns MURA-v1.1."""
+    patients = sorted((mura / "XR_HUMERUS").iterdir())
+    for place, patient in enumerate(patients):
+        part = "valid" if place >= len(patients) - 4 else "train"
+        (mura / part / "XR_HUMERUS").mkdir(parents=True, exist_ok=True)
+        patient.rename(mura / part / "XR_HUMERUS" / patient.name)
+    (mura / "XR_HUMERUS").rmdir()
+    return mura
+
+
+def test_the_publishers_test_part_is_known_from_the_folder_around_it_too(mura: Path) -> None:
+    root = parted(mura)
+    for folder in (root, root.parent):
+        roles = Counter(example.role for example in read_dataset(folder).examples)
+        assert roles == {Role.TRAIN: 40, Role.TEST: 8}
+    shutil.copytree(root / "valid/XR_HUMERUS/patient00023", root / "train/XR_HUMERUS/patient00023")
+    with pytest.raises(UsageError, match="patient00023 is both in train/ and in valid/"):
+        read_dataset(root.parent)
+
+
+def test_muras_terms_hold_for_its_tables_and_its_folder_and_not_for_a_tree_of_ones_own(
+    mura: Path, tmp_path: Path
+) -> None:
+    for folder in (mura, mura.parent, mura / "XR_HUMERUS"):
+        assert read_dataset(folder).terms == MURA
+    own = mura.rename(tmp_path / "own")
+    dataset = read_dataset(own)
+    assert (dataset.terms, dataset.finding) == (OWN, "abnormality")
+    assert "own data in MURA's layout" in dataset.notes[0]
+    assert read_dataset(own, finding="fracture").finding == "fracture"
+    table = own / "train_image_paths.csv"
+    table.write_text("own/XR_HUMERUS/patient00000/study1_negative/image1.png\n")
+    assert read_dataset(own).terms == MURA
+
+
+def test_image_files_that_are_passed_over_are_counted_by_reason(mura: Path) -> None:
+    study = mura / "XR_HUMERUS/patient00000/study1_negative"
+    film = (study / "image1.png").read_bytes()
+    for name in (".hidden.png", "readme.txt"):
+        (study / name).write_bytes(film)
+    assert read_dataset(mura).notes == ()
+    Path(os.fsdecode(os.fsencode(study) + b"/\xff.png")).write_bytes(film)
+    (mura / "loose.png").write_bytes(film)
+    (mura / "XR_HAND").symlink_to(mura / "XR_HUMERUS")
+    (note,) = read_dataset(mura).notes
+    assert note == (
+        "image files or folders were passed over: outside the layout (1), name not UTF-8 (1), linked folder (1)"
+    )
+
+
+@pytest.mark.parametrize("all_parts", ["all", "ALL", "All"])
+def test_all_is_taken_for_every_body_part(mura: Path, all_parts: str) -> None:
+    assert len(read_dataset(mura, body_parts=[all_parts])) == 48
