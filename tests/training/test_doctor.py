@@ -9,14 +9,16 @@ from PIL import Image
 
 from tests.training.checked import limb, planted
 from training.dataset import Dataset, Example, Role
+from training.doctor.about_labels import CROSS_VALIDATING, PARTING
 from training.doctor.duplicates import Kind, Pair, find_duplicates, join_groups
-from training.doctor.examined import Examined, examine
+from training.doctor.examined import FOLDS, SEED, TEST, VALIDATION, Examined, examine
 from training.doctor.exposure import blank, looks_inverted
 from training.doctor.finding import Finding, Severity
 from training.doctor.likeness import Prints
 from training.doctor.report import Report
 from training.doctor.survey import Film, stack_small, survey
 from training.doctor.verdict import judge, verdict
+from training.recipes import RECIPES
 from training.sources.fracatlas import FRACATLAS
 from training.sources.read import read_dataset, read_groups
 from xray.vocabulary import Reason
@@ -141,8 +143,33 @@ def test_data_that_cannot_be_split_are_an_error_that_says_why() -> None:
     examples = [Example(f"{i}.png", f"s{i}", "one", i % 2 == 0, "HAND") for i in range(8)]
     found = named(one_by_one(examples))
     assert found["no-split"].severity is Severity.ERROR
-    assert "groups cannot be cut" in found["no-split"].advice
+    assert "by the recipe seed or humerus would stop at once: a test part of about 15%" in found["no-split"].advice
+    assert found["no-folds"].severity is Severity.ERROR
+    assert "by the recipe fracture would stop at once: 1 groups cannot be cut" in found["no-folds"].advice
     assert found["huge-group"].count == 8
+
+
+def test_recipes_that_would_stop_are_named_while_others_would_go_on() -> None:
+    parted = [Example(f"{i}.png", f"s{i}", f"p{i // 2}", i % 2 == 0, role=Role.TEST) for i in range(20)]
+    found = named(one_by_one(parted))
+    assert (found["no-split"].severity, "no-folds" in found) == (Severity.WARNING, False)
+    few = [Example(f"{i}.png", f"s{i}", f"p{i // 2}", i % 2 == 0) for i in range(8)]
+    found = named(one_by_one(few))
+    assert (found["no-folds"].severity, "no-split" in found) == (Severity.WARNING, False)
+
+
+def test_the_doctor_splits_and_names_recipes_as_the_recipes_are() -> None:
+    parting = tuple(name for name, recipe in RECIPES.items() if not recipe.folds)
+    assert (parting, tuple(RECIPES.keys() - set(parting))) == (PARTING, CROSS_VALIDATING)
+    for recipe in RECIPES.values():
+        assert (recipe.validation, recipe.test, recipe.seed) == (VALIDATION, TEST, SEED)
+        assert recipe.folds in (0, FOLDS)
+
+
+def test_a_film_mirrored_and_inverted_is_found() -> None:
+    films = [film_of(limb(seed), str(seed)) for seed in range(20)]
+    (pair,) = find_duplicates([*films, film_of(255 - limb(7)[:, ::-1], "again")])
+    assert (pair.first, pair.second, pair.kind) == (7, 20, Kind.MIRRORED_INVERTED)
 
 
 def test_a_publishers_test_part_stands_and_one_class_in_it_is_said() -> None:

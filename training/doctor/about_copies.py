@@ -29,6 +29,7 @@ _ADVICE = {
     Kind.NEAR: "Look whether they are one exposure; if so, keep one, or keep them in one group.",
     Kind.MIRRORED: "Look whether somebody has added mirrored films: training mirrors by itself, so drop them.",
     Kind.INVERTED: "Look which of the two shows bone bright, and drop the other.",
+    Kind.MIRRORED_INVERTED: "Look which of the two shows bone bright, and drop the other.",
 }
 _TITLE = {
     Kind.BYTES: "The same file twice",
@@ -36,6 +37,7 @@ _TITLE = {
     Kind.NEAR: "Nearly the same picture",
     Kind.MIRRORED: "The same picture, mirrored",
     Kind.INVERTED: "The same picture, inverted",
+    Kind.MIRRORED_INVERTED: "The same picture, mirrored and inverted",
 }
 
 
@@ -49,7 +51,9 @@ def about_copies(examined: Examined) -> Iterator[Finding]:
     for kind in Kind:
         severity = Severity.WARNING if kind in (Kind.BYTES, Kind.PIXELS) else Severity.NOTE
         pairs = [pair for pair in examined.pairs if pair.kind is kind]
-        yield from _finding(examined, f"copies-{kind.name.lower()}", severity, _TITLE[kind], _ADVICE[kind], pairs)
+        yield from _finding(
+            examined, f"copies-{kind.name.lower().replace('_', '-')}", severity, _TITLE[kind], _ADVICE[kind], pairs
+        )
 
 
 def _finding(

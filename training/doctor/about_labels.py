@@ -15,6 +15,9 @@ FEW = 0.1
 FEW_GROUPS = 10
 """Groups below which a part stands for few patients."""
 
+PARTING, CROSS_VALIDATING = ("seed", "humerus"), ("fracture",)
+"""Recipes by what they do with the data: this module does without Keras, which they need."""
+
 ENOUGH = 20
 """Images of a body part from which on one class alone is no chance."""
 
@@ -22,12 +25,8 @@ ENOUGH = 20
 def about_labels(examined: Examined) -> Iterator[Finding]:
     """Say where labels and groups stand in the way of training."""
     dataset = examined.dataset
-    if not examined.has_split:
-        yield Finding(
-            "no-split", Severity.ERROR, "The data cannot be split", len(dataset), "image",
-            f"Training would stop at once ({examined.split}): more groups with both labels are needed.",
-        )  # fmt: skip
-    else:
+    yield from _no_split(examined)
+    if examined.has_split:
         yield from _parts_of_one_class(examined)
         yield from _parts_of_few_groups(examined)
     if len(dataset):
@@ -36,6 +35,20 @@ def about_labels(examined: Examined) -> Iterator[Finding]:
         yield from _one_class(dataset)
     for note in dataset.notes:
         yield Finding("reader", Severity.NOTE, "Noticed while reading the list", 1, "note", f"{note}.")
+
+
+def _no_split(examined: Examined) -> Iterator[Finding]:
+    """Say which recipes would stop at once; it is an error where none would go on."""
+    severity = Severity.WARNING if examined.has_split or not examined.no_folds else Severity.ERROR
+    for code, title, stopped, why in (
+        ("no-split", "The data cannot be split", PARTING, "" if examined.has_split else examined.split),
+        ("no-folds", "The data cannot be cross-validated", CROSS_VALIDATING, examined.no_folds),
+    ):
+        if why:
+            yield Finding(
+                code, severity, title, len(examined.dataset), "image",
+                f"Training by the recipe {' or '.join(stopped)} would stop at once: {why}.",
+            )  # fmt: skip
 
 
 def _parts_of_one_class(examined: Examined) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from training.doctor.exposure import blank
 from training.doctor.likeness import Prints, find_alike
 from training.doctor.survey import Film, stack_small
+from training.groups import join
 
 
 class Kind(StrEnum):
@@ -20,6 +21,7 @@ class Kind(StrEnum):
     NEAR = "nearly the same pixels"
     MIRRORED = "mirrored"
     INVERTED = "inverted"
+    MIRRORED_INVERTED = "mirrored and inverted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +81,7 @@ def join_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> dict[str, str]:
     dict of str to str
         From a group to the one it is now in; joined ones are called like the first of them in the alphabet.
     """
-    leader = {group: group for group in groups}
-
-    def find(group: str) -> str:
-        while leader[group] != group:
-            leader[group] = group = leader[leader[group]]
-        return group
-
-    for pair in pairs:
-        one, other = sorted((find(groups[pair.first]), find(groups[pair.second])))
-        leader[other] = one
-    return {group: find(group) for group in leader}
+    return join(groups, ((groups[pair.first], groups[pair.second]) for pair in pairs))
 
 
 def _same(contents: list[tuple[int, Hashable]], kind: Kind) -> tuple[list[Pair], list[int]]:
@@ -110,6 +102,7 @@ def _alike(places: list[int], small: NDArray[np.uint8], aspects: NDArray[np.floa
         (Kind.NEAR, prints),
         (Kind.MIRRORED, Prints.of(small[:, :, ::-1])),
         (Kind.INVERTED, Prints.of(255 - small)),
+        (Kind.MIRRORED_INVERTED, Prints.of(255 - small[:, :, ::-1])),
     ):
         for like in find_alike(prints, turned, aspects):
             at = places[like.first], places[like.second]

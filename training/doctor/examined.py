@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from training.dataset import Dataset, Role
 from training.doctor.duplicates import Pair, find_duplicates
 from training.doctor.survey import Film
-from training.split import make_split, read_split
+from training.split import assign_folds, make_split, read_split
 from xray.errors import UsageError
 from xray.vocabulary import Reason
 
 VALIDATION, TEST, SEED = 0.1, 0.15, 0
-"""The split that is looked at where none is given."""
+"""The split that is looked at where none is given, the recipes' own."""
+
+FOLDS = 5
+"""Of the recipes that cross-validate."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Examined:
         What the split uses each for; empty strings where there is no split.
     split : str
         Where the split comes from, or why there is none.
+    no_folds : str
+        Why there is no cross-validation, or empty.
     """
 
     listed: Dataset
@@ -48,6 +53,7 @@ class Examined:
     pairs: tuple[Pair, ...]
     parts: NDArray[np.str_]
     split: str
+    no_folds: str
 
     @property
     def has_split(self) -> bool:
@@ -81,7 +87,7 @@ def examine(listed: Dataset, files: Iterable[Film | Reason], split: Path | None)
     dataset = listed.select(np.array([isinstance(file, Film) for file in seen], np.bool_))
     parts, source = _parted(dataset, split)
     by_reason = {reason: tuple(images) for reason, images in sorted(unreadable.items())}
-    return Examined(listed, by_reason, dataset, films, find_duplicates(films), parts, source)
+    return Examined(listed, by_reason, dataset, films, find_duplicates(films), parts, source, _no_folds(dataset))
 
 
 def _parted(dataset: Dataset, table: Path | None) -> tuple[NDArray[np.str_], str]:
@@ -100,3 +106,11 @@ def _parted(dataset: Dataset, table: Path | None) -> tuple[NDArray[np.str_], str
     for role in Role:
         parts[split.mask(dataset, role)] = role.value
     return parts, source
+
+
+def _no_folds(dataset: Dataset) -> str:
+    try:
+        assign_folds(dataset.labels, dataset.groups, FOLDS, SEED)
+    except UsageError as error:
+        return str(error)
+    return ""

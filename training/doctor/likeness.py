@@ -12,7 +12,7 @@ FARTHEST = 12
 """Bits of 64 in which two hashes may differ. Proposes 0.2 % of FracAtlas's pairs."""
 
 ASPECT = 0.05
-"""Difference of the logarithms of height / width: a copy keeps its proportions, but for a crop of some per cent."""
+"""Difference of the logarithms of height / width: a copy keeps its proportions, but for rounding."""
 
 ROUGHLY_ALIKE = 0.95
 """Correlation at 16 x 16 pixels, which is cheap, below which a pair is not looked at any closer."""
@@ -70,20 +70,20 @@ class Prints:
 
 
 def find_alike(films: Prints, turned: Prints, aspects: NDArray[np.float64]) -> list[Likeness]:
-    """Find the pairs of films of which one is a copy of the other: re-encoded, resized, brightened, cropped a little.
+    """Find the pairs of films of which one is a copy of the other: re-encoded, resized, brightened.
 
     Two films of the same view are alike as well: on FracAtlas (3,002 films) shoulders of different people correlate to
     0.977 at 64 x 64 pixels. Their edges do not. All 4.5 million pairs were ranked by both and looked at: of those whose
     pixels correlate to 0.975 or more, the copies' gradients correlate to 0.88 and more, the others' to 0.62 at most. So
-    a pair needs 0.975 in pixels and 0.75 in gradients. It finds what copies share, so two exposures of one patient in
-    the same position are not found.
+    a pair needs 0.975 in pixels and 0.75 in gradients. A copy that was cropped by some per cent or whose gamma was
+    doubled correlates less and is not found, nor are two exposures of one patient in the same position.
 
     Parameters
     ----------
     films : Prints
         Of N films.
     turned : Prints
-        Of the same films as they might come again: as they are, mirrored or inverted.
+        Of the same films as they might come again: as they are, mirrored, inverted or both.
     aspects : ndarray of float64, (N,)
         Height / width of the films.
 
