@@ -115,18 +115,18 @@ def _draw(
 
 
 def _read(images: Sequence[Path], preprocessing: "Preprocessing") -> "tuple[list[Film], dict[str, str]]":
-    from training.seeing.film import read_film
+    from training.seeing.film import distinct_names, read_film
 
-    films, unread = [], {}
-    for image in images:
+    films, unread, files = [], {}, list(dict.fromkeys(images))
+    for image, name in zip(files, distinct_names(files), strict=True):
         try:
-            films.append(read_film(image, preprocessing))
+            films.append(read_film(image, name, preprocessing))
         except FileFault as fault:
             missing = fault.reason == Reason.VANISHED
-            unread[image.name] = "there is no such file" if missing else reason_text(fault.reason)
+            unread[name] = "there is no such file" if missing else reason_text(fault.reason)
         except ArchiveOutage as outage:
-            unread[image.name] = str(outage)
+            unread[name] = str(outage)
         else:
             continue
-        notice(f"{image}: {unread[image.name]}")
+        notice(f"{image}: {unread[name]}")
     return films, unread

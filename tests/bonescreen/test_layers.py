@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.bonescreen.conftest import Bonescreen
+from training.seeing.film import distinct_names
 from xray.package import ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -59,6 +60,36 @@ def test_films_are_drawn_at_the_layers_named_and_one_that_cannot_be_read_does_no
         for layer in film["layers"]:
             assert len(layer["channels"]) == 9
             assert np.asarray(Image.open(out / layer["picture"])).std() > 10
+
+
+def test_films_of_one_name_are_told_apart_by_their_folders(
+    bonescreen: Bonescreen, home: Path, tiny_package: ModelPackage, films: list[Path], tmp_path: Path
+) -> None:
+    studies = [tmp_path / f"patient{number}" / "study1_positive" for number in range(4)]
+    for study, film in zip(studies, [*films, films[0]], strict=True):
+        study.mkdir(parents=True)
+        (study / "image1.png").write_bytes(film.read_bytes())
+    for number in (2, 3):
+        (studies[number] / "image1.png").write_bytes(b"nothing")
+    images = [study / "image1.png" for study in studies]
+    done = bonescreen(
+        "layers", tiny_package.path, *images, images[0], films[2], "-o", tmp_path / "seen", "--layer", "conv_pw_13_relu"
+    )
+    assert done.code == 1
+    names = [f"patient{number}/study1_positive/image1.png" for number in range(4)]
+    numbers = json.loads((tmp_path / "seen" / "layers.json").read_text())
+    assert [film["image"] for film in numbers["films"]] == [*names[:2], "c.png"]
+    assert set(numbers["unread"]) == set(names[2:])
+    page = (tmp_path / "seen" / "layers.html").read_text()
+    assert all(name in page for name in names)
+    pictures = [film["layers"][0]["picture"] for film in numbers["films"]]
+    assert pictures[0] == "001-patient0_study1_positive_image1.png.conv_pw_13_relu.png"
+    assert all((tmp_path / "seen" / picture).is_file() for picture in pictures)
+
+
+def test_the_shortest_end_of_a_path_that_no_other_has_is_its_name() -> None:
+    paths = [Path(path) for path in ("a.png", "x/a.png", "y/x/a.png", "/z/b.png", "c\n.png")]
+    assert distinct_names(paths) == ["a.png", "x/a.png", "y/x/a.png", "b.png", "c\\n.png"]
 
 
 def test_the_map_is_checked_on_request(

@@ -64,5 +64,5 @@ def scales(seen: LayerSight) -> str:
 
 def picture_name(number: int, sight: FilmSight, seen: LayerSight) -> str:
     """Name a picture's file: the film's place among the readable ones, its name and the layer's."""
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", sight.film.name)[:LONGEST_STEM]
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", sight.film.name)[-LONGEST_STEM:]
     return f"{number:03d}-{stem}.{seen.layer.name}.png"

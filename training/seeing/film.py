@@ -1,6 +1,8 @@
 """A radiograph file as the network sees it, and as a person does."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ class Film:
     Attributes
     ----------
     name : str
-        The file's name, fit to be printed.
+        What it is called among the films drawn together, fit to be printed; see :func:`distinct_names`.
     gray : ndarray of uint8, (H, W)
         The film as drawn; its long side is 480 pixels.
     square : ndarray of uint8, (size, size)
@@ -37,8 +39,8 @@ class Film:
     placement: tuple[int, int, int, int]
 
 
-def read_film(path: Path, preprocessing: Preprocessing) -> Film:
-    """Decode a file as screening does.
+def read_film(path: Path, name: str, preprocessing: Preprocessing) -> Film:
+    """Decode a file as screening does, under a name from :func:`distinct_names`.
 
     Raises
     ------
@@ -52,7 +54,26 @@ def read_film(path: Path, preprocessing: Preprocessing) -> Film:
     gray = decode(read_image_file(file.parent, file.name))
     height, width = (max(1, round(side * PANEL_SIDE / max(gray.shape))) for side in gray.shape)
     drawn = np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
-    return Film(_printable(path.name), drawn, preprocessing.apply(gray), preprocessing.placement(*gray.shape))
+    return Film(name, drawn, preprocessing.apply(gray), preprocessing.placement(*gray.shape))
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Name files by the end of their paths: the shortest that no other has, as all of MURA's are called image1.png.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        N files, none twice.
+
+    Returns
+    -------
+    list of str
+        N names, fit to be printed, with slashes where one folder or more tells files apart.
+    """
+    ends = [[Path(*path.parts[-count:]).as_posix() for count in range(1, len(path.parts) + 1)] for path in paths]
+    seen = Counter(end for each in ends for end in each)
+    # The end of one path may be the whole of another, and is then that one's name.
+    return [_printable(next((end for end in each if seen[end] == 1), each[-1])) for each in ends]
 
 
 def _printable(name: str) -> str:
