@@ -1,6 +1,6 @@
 """Layers and their maps, on a small DenseNet with random weights: against finite differences and the NumPy oracle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -149,10 +149,22 @@ def edges(network: keras.Model, images: np.ndarray) -> np.ndarray:
     return changes.reshape(len(images), 4, SIZE // 4, 4, SIZE // 4).mean(axis=(2, 4))
 
 
+def forgotten(
+    network: keras.Model,
+    seeds: Sequence[int],
+    films: np.ndarray,
+    explain: Callable[[np.ndarray], np.ndarray],
+    placement: tuple[int, int, int, int] = (0, 0, SIZE, SIZE),
+) -> Cascade:
+    logits = np.asarray(network(films, training=False)[0], float).tolist()
+    fresh = [small_network(seed) for seed in seeds]
+    return cascade(network, fresh, films, explain, placements=[placement] * len(films), logits=logits)
+
+
 @pytest.fixture(scope="module")
 def forget(network: keras.Model, films: np.ndarray) -> Callable[[Callable[..., np.ndarray]], Cascade]:
     def run(explain: Callable[..., np.ndarray]) -> Cascade:
-        return cascade(network, [small_network(seed) for seed in (2, 3, 4)], films, partial(explain, network))
+        return forgotten(network, (2, 3, 4), films, partial(explain, network))
 
     return run
 
@@ -178,8 +190,38 @@ def test_a_network_that_was_randomised_has_its_weights_again(network: keras.Mode
         return found
 
     with pytest.raises(KeyboardInterrupt):
-        cascade(network, [small_network(2)], films[:2], interrupted)
+        forgotten(network, (2,), films[:2], interrupted)
     np.testing.assert_array_equal(own_map(network, films[:2]), before)
+
+
+def test_a_network_without_a_map_is_called_so_and_films_without_one_are_left_out(
+    network: keras.Model, films: np.ndarray
+) -> None:
+    def faint(images: np.ndarray, count: int) -> np.ndarray:
+        scales = np.where(np.arange(len(images)) < count, 1e-21, 1)
+        return own_map(network, images) * scales[:, None, None]
+
+    dead = forgotten(network, (2,), films[:3], partial(faint, count=3))
+    assert dead.verdict.startswith("The network has no map to check: on none of the 3 films")
+    assert not dead.maps[0].any()
+    some = forgotten(network, (2,), films[:3], partial(faint, count=1))
+    assert some.mapped.tolist() == [False, True, True]
+    assert some.rank_correlations.shape == (1, 6, 2)
+    assert "1 without a map are left out" in some.verdict
+
+
+def test_maps_are_compared_where_the_film_lies_and_not_in_its_padding(network: keras.Model, films: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+
+    def padded(images: np.ndarray) -> np.ndarray:
+        """Differ by chance on the film, the left half, and agree in the padding."""
+        maps = rng.normal(size=(len(images), 8, 8))
+        maps[:, :, 4:] = 100 + np.arange(32).reshape(8, 4)
+        return maps
+
+    found = forgotten(network, (2, 3), films, padded, (0, 0, SIZE, SIZE // 2))
+    assert np.abs(found.rank_correlations.mean()) < 0.1
+    assert forgotten(network, (2,), films, padded).rank_correlations.mean() > 0.7
 
 
 def brightness(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.seeing.deletion import Curves, deletion_insertion
-from training.seeing.film import Film
 from training.seeing.look import FilmSight
 from training.seeing.randomise import DRAWS, Cascade, cascade, random_network
 from xray.card import Card
@@ -73,7 +72,7 @@ def check_map(network: keras.Model, card: Card, engine: Engine, sights: Sequence
     """
     return Check(
         SEED,
-        forget(network, card, [sight.film for sight in sights], SEED),
+        forget(network, card, sights, SEED),
         tuple(
             deletion_insertion(
                 sight.film.square,
@@ -87,7 +86,7 @@ def check_map(network: keras.Model, card: Card, engine: Engine, sights: Sequence
     )
 
 
-def forget(network: keras.Model, card: Card, films: Sequence[Film], seed: int) -> Cascade:
+def forget(network: keras.Model, card: Card, sights: Sequence[FilmSight], seed: int) -> Cascade:
     """Run the cascade with a few draws of random weights on the network's own maps."""
     forward = compile_forward(network, CPU_BATCH)
 
@@ -96,4 +95,11 @@ def forget(network: keras.Model, card: Card, films: Sequence[Film], seed: int) -
         return np.concatenate(found)
 
     fresh = (random_network(card, seed + draw) for draw in range(DRAWS))
-    return cascade(network, fresh, np.stack([film.square for film in films]), own_maps)
+    return cascade(
+        network,
+        fresh,
+        np.stack([sight.film.square for sight in sights]),
+        own_maps,
+        placements=[sight.film.placement for sight in sights],
+        logits=[sight.logit for sight in sights],
+    )

@@ -48,6 +48,7 @@ def _check_numbers(check: Check, sights: Sequence[FilmSight]) -> dict[str, Any]:
         "randomised": {
             "verdict": cascade.verdict,
             "draws": cascade.draws,
+            "films_with_a_map": int(cascade.mapped.sum()),
             "left": cascade.left,
             "stages": [
                 {

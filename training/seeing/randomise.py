@@ -1,21 +1,27 @@
 """The sanity check of a map: whether it changes as the network forgets what it has learnt (Adebayo et al. 2018)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from training.seeing.activations import film_part
 from training.seeing.similarity import rank_correlation, structural_similarity
 from xray.card import Card
 from xray.network import backbone_of, build_network, network_weights
 
 Explain = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+Measure = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
 
 DRAWS = 3
 ENOUGH_FILMS = 10
 FALLEN, KEPT = 0.2, 0.5
+
+FAINT = 1e-4
+"""Largest value of a map, as a share of the logit or of 1 if that is more, below which it is rounding and no map."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,17 @@ class Cascade:
     stages : tuple of str
         The S stages in the order they were randomised; each adds to those before.
     maps : ndarray of float32, (S + 1, N, h, w)
-        The first draw's maps, signed; ``maps[0]`` are the network's own.
-    rank_correlations, similarities : ndarray of float64, (D, S, N)
-        Spearman's rank correlation and SSIM with the network's own maps, in [-1, 1].
+        The first draw's maps, signed; ``maps[0]`` are the network's own, 0 all over where there is none.
+    mapped : ndarray of bool, (N,)
+        On which films the network has a map.
+    rank_correlations, similarities : ndarray of float64, (D, S, M)
+        Spearman's rank correlation and SSIM with the network's own maps, in [-1, 1], over the cells that the film
+        touches; of the M films that have a map, or of all where none has.
     """
 
     stages: tuple[str, ...]
     maps: NDArray[np.float32]
+    mapped: NDArray[np.bool_]
     rank_correlations: NDArray[np.float64]
     similarities: NDArray[np.float64]
 
@@ -59,7 +69,12 @@ class Cascade:
     @property
     def verdict(self) -> str:
         """Say in a sentence what the rank correlation that is left means."""
-        films = self.rank_correlations.shape[2]
+        films, without = int(self.mapped.sum()), int((~self.mapped).sum())
+        if not films:
+            return (
+                f"The network has no map to check: on none of the {without} films does its largest value come to "
+                f"{FAINT:g} of the logit."
+            )
         if self.left <= FALLEN:
             said = "the map depends on what the network has learnt"
         elif self.left <= KEPT:
@@ -67,10 +82,19 @@ class Cascade:
         else:
             said = "the map hardly depends on what the network has learnt: do not take it for an explanation"
         hint = f" With {films} of the {ENOUGH_FILMS} films that are wanted, it is only a hint." * (films < ENOUGH_FILMS)
+        hint += f" {without} without a map are left out." * bool(without)
         return f"With all weights random a rank correlation of size {self.left:.2f} is left, so {said}.{hint}"
 
 
-def cascade(network: keras.Model, fresh: Iterable[keras.Model], images: NDArray[np.uint8], explain: Explain) -> Cascade:
+def cascade(
+    network: keras.Model,
+    fresh: Iterable[keras.Model],
+    images: NDArray[np.uint8],
+    explain: Explain,
+    *,
+    placements: Sequence[tuple[int, int, int, int]],
+    logits: Sequence[float],
+) -> Cascade:
     """Randomise a network from its head down, stage by stage, and compare its maps with those it gave before.
 
     A stage is the head, or all layers of one resolution. Each weight becomes what a new network has there: kernels from
@@ -86,6 +110,10 @@ def cascade(network: keras.Model, fresh: Iterable[keras.Model], images: NDArray[
         Preprocessed radiographs.
     explain : callable
         From such images to maps ``(N, h, w)``, float, signed, by the weights that `network` has at the moment.
+    placements : sequence of tuple of int
+        Where each film lies in its image, as of :func:`training.seeing.activations.film_part`.
+    logits : sequence of float
+        What the network says of each film.
 
     References
     ----------
@@ -106,12 +134,8 @@ def cascade(network: keras.Model, fresh: Iterable[keras.Model], images: NDArray[
             network.set_weights(own)
     finally:
         network.set_weights(own)
-    return Cascade(
-        tuple(stages),
-        np.stack([before, *draws[0]]),
-        _compare(draws, before, rank_correlation),
-        _compare(draws, before, structural_similarity),
-    )
+    films = [partial(film_part, placement=placement, size=images.shape[1]) for placement in placements]
+    return _compare(tuple(stages), np.stack(draws), before, films, np.asarray(logits))
 
 
 def random_network(card: Card, seed: int) -> keras.Model:
@@ -140,8 +164,25 @@ def randomised_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer
 
 
 def _compare(
-    draws: list[NDArray[np.float32]],
+    stages: tuple[str, ...],
+    draws: NDArray[np.float32],
     before: NDArray[np.float32],
-    measure: Callable[[NDArray[np.floating], NDArray[np.floating]], float],
-) -> NDArray[np.float64]:
-    return np.array([[[measure(a, b) for a, b in zip(before, after, strict=True)] for after in maps] for maps in draws])
+    films: Sequence[Callable[[NDArray[np.float32]], NDArray[np.float32]]],
+    logits: NDArray[np.floating],
+) -> Cascade:
+    """Compare maps ``(D, S, N, h, w)`` with those before, ``(N, h, w)``, over what each film cuts out of a map."""
+    largest = np.array([np.abs(film(own)).max() for film, own in zip(films, before, strict=True)])
+    mapped = largest >= FAINT * np.maximum(1, np.abs(logits))
+    before = np.where(mapped[:, None, None], before, 0)
+    measured = np.flatnonzero(mapped | ~mapped.any()).tolist()
+
+    def measure(similarity: Measure) -> NDArray[np.float64]:
+        return np.array(
+            [
+                [[similarity(films[n](before[n]), films[n](maps[n])) for n in measured] for maps in draw]
+                for draw in draws
+            ]
+        )
+
+    maps = np.concatenate([before[None], draws[0]])
+    return Cascade(stages, maps, mapped, measure(rank_correlation), measure(structural_similarity))
