@@ -32,7 +32,7 @@ def doctor(
         list[str] | None, typer.Option(metavar="PART", help="Look at this body part only, repeatable; all by default.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV image,group, in place of the data's own groups.")
+        Path | None, typer.Option(metavar="FILE", help="CSV image,group: what belongs together, too.")
     ] = None,
     split: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV group,role: the split to look at, as training writes it.")
