@@ -87,14 +87,16 @@ def read_state(path: Path, fingerprint: str) -> State | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             plain = json.loads(str(arrays["state"]))
             loaded = {name: _numbered(arrays, name) for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            found = plain.pop("fingerprint")
+            state = State(**plain, weights=loaded["weights"], optimizer=loaded["optimizer"], kept=loaded["kept"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UsageError(f"{path} is damaged ({error}): delete it, and the run begins anew") from error
-    if plain.pop("fingerprint") != fingerprint:
+    if found != fingerprint:
         raise UsageError(
             f"{path} is of a run with another recipe, data, weights or library version: "
             "choose another --out, or delete it"
         )
-    return State(**plain, weights=loaded["weights"], optimizer=loaded["optimizer"], kept=loaded["kept"])
+    return state
 
 
 def _numbered(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:

@@ -1,8 +1,12 @@
 """The card of a trained package, and its page for people."""
 
+import dataclasses
+
 from training.dataset import Dataset
 from training.judge import Judgement
 from training.order import Order
+from training.recipe import Recipe
+from training.recipes import RECIPES
 from training.sources.fracatlas import FRACATLAS
 from training.terms import initial_terms
 from xray.card import SCHEMA, Card
@@ -11,15 +15,17 @@ from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE
 
 WORDING = {"abnormality": "positive: abnormal"}
 
-# What FracAtlas's flags (hand, shoulder, leg, hip) turned out to show; docs/model.md says how that was judged.
-FRACATLAS_BODY_PARTS = (
-    "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST",
-    "ANKLE", "FEMUR", "FOOT", "HIP", "KNEE", "LEG", "PELVIS",
-)  # fmt: skip
+# What films of FracAtlas's flags turned out to show; docs/model.md says how that was judged.
+FRACATLAS_BODY_PARTS = {
+    "HAND": ("ELBOW", "FINGER", "FOREARM", "HAND", "WRIST"),
+    "SHOULDER": ("HUMERUS", "SHOULDER"),
+    "HIP": ("HIP", "PELVIS"),
+    "LEG": ("ANKLE", "FEMUR", "FOOT", "KNEE", "LEG"),
+}
 FRACATLAS_LIMITS = (
     "FracAtlas is of a few hospitals in Bangladesh; other archives differ.",
     "Labels are noisy: some near-duplicate films have conflicting labels, one label contradicts its folder.",
-    "There are no patient ids: groups are of near-duplicate and neighbouring files, not of patients.",
+    "There are no patient ids: groups are of near-duplicate and neighbouring files at best, not of patients.",
     "Casts, splints and metal go with fractures in the training data, so the model may see them instead.",
 )
 
@@ -114,9 +120,9 @@ By the recipe of this name and version (`bonescreen train {card.name} --show`):
 
 
 def _scope(dataset: Dataset) -> tuple[str, ...]:
+    known = set(dataset.body_parts.tolist())
     if dataset.terms is FRACATLAS:
-        return FRACATLAS_BODY_PARTS
-    known = {part for part in dataset.body_parts.tolist() if part in BODY_PARTS}
+        known = {shown for part in known for shown in FRACATLAS_BODY_PARTS.get(part, ())}
     return tuple(part for part in BODY_PARTS if part in known) or BODY_PARTS
 
 
@@ -137,4 +143,23 @@ def _limits(order: Order, dataset: Dataset, faults: str) -> tuple[str, ...]:
         general.append("MURA's labels say abnormal or not: a positive need not be a fracture.")
     if not any(dataset.body_parts):
         general.append("The data do not say which body parts they show, so no part is out of scope.")
+    general += dataset.notes
+    general += _changes(recipe)
     return (*general, *(FRACATLAS_LIMITS if dataset.terms is FRACATLAS else ()))
+
+
+def _changes(recipe: Recipe) -> list[str]:
+    """Say which of the recipe's numbers were others than it is known for."""
+    known = RECIPES.get(recipe.name)
+    if known is None or known == recipe:
+        return []
+    changed = [
+        f"{field.name.replace('_', ' ')} {_text(getattr(recipe, field.name))}"
+        for field in dataclasses.fields(recipe)
+        if getattr(recipe, field.name) != getattr(known, field.name)
+    ]
+    return [f"Not quite the recipe {recipe.name} {recipe.version}: made with {'; '.join(changed)}."]
+
+
+def _text(value: object) -> str:
+    return ", then ".join(map(str, value)) if isinstance(value, tuple) else str(value)

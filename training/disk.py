@@ -1,34 +1,74 @@
 """Files that a long run leaves behind: whole or not at all, and room for them looked for before hours are spent."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
-from xray.errors import StorageOutage
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike
+
+from xray.errors import StorageOutage, UsageError
 
 
-def require_room(path: Path, size: int) -> None:
-    """Refuse to begin a file for which the disk has no room.
+def mapped_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """Make a ``.npy`` file of zeros, or open the one that is there, and map it for writing.
+
+    Its room is taken at once: a disk that fills up while a mapping is written kills the process without a word.
 
     Parameters
     ----------
     path : Path
-        Where the file will be; its folder exists.
-    size : int
-        Bytes it will take.
+        The file, in a folder that exists.
+    dtype : DTypeLike
+        Of the array.
+    shape : tuple of int
+        Of the array, any.
+
+    Returns
+    -------
+    ndarray of dtype, shape
+        Mapped from the file.
 
     Raises
     ------
     StorageOutage
-        If less is free; says how much is missing.
+        If the disk has no room for it; says how much is needed. The file is deleted.
     """
-    free = shutil.disk_usage(path.parent).free
-    if size > free:
+    try:
+        mapped = open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        free, size = shutil.disk_usage(path.parent).free, math.prod(shape) * np.dtype(dtype).itemsize
+        path.unlink(missing_ok=True)
         raise StorageOutage(
-            f"{path.parent} has {_bytes(free)} free and {_bytes(size)} are needed: free some, or choose another folder"
-        )
+            f"{path.parent} has {_bytes(free)} free and {_bytes(size)} are needed "
+            f"({error.strerror or error}): free some, or choose another folder"
+        ) from error
+    return mapped
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that can be written to, before what is to go into it costs time.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be a folder to write to ({error.strerror or error}): choose another"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:

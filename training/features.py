@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from training.augment import augment
-from training.disk import require_room, write_whole
+from training.disk import mapped_array, write_whole
 from training.learner import Learner
 from training.progress import Progress
 from xray.engine import forward_batches
@@ -61,11 +61,9 @@ def trunk_features(
     if path.exists():
         return _mapped(path)
     done = int(marks.read_text()) if marks.exists() and partial.exists() else 0
-    if done:
-        features = open_memmap(partial, mode="r+")
-    else:
-        require_room(partial, 2 * int(np.prod(shape, dtype=np.int64)))
-        features = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+    if not done:
+        partial.unlink(missing_ok=True)
+    features = mapped_array(partial, np.float16, shape)
     forward = compile_forward(trunk, BATCH)
     chunks = list(_chunks(views, len(images)))
     progress.say(f"frozen layers: {views * len(images):,} films to compute, {done * CHUNK:,} done already")
@@ -104,7 +102,16 @@ def _view_of_chunk(images: NDArray[np.uint8], which: int, start: int, learner: L
 def features_key(images: NDArray[np.uint8], learner: Learner) -> str:
     """Return what trunk features are kept under: a hash of films, frozen weights, views and how they are drawn."""
     recipe, trunk = learner.recipe, learner.trunk()
-    drawn = (recipe.backbone, str(recipe.augmentation), recipe.views, recipe.seed, trunk.output_shape, images.shape)
+    made_by = (keras.backend.backend(), keras.__version__, keras.config.dtype_policy().name)
+    drawn = (
+        made_by,
+        recipe.backbone,
+        str(recipe.augmentation),
+        recipe.views,
+        recipe.seed,
+        trunk.output_shape,
+        images.shape,
+    )
     digest = hashlib.sha256(repr(drawn).encode())
     for array in (*network_weights(trunk), *(images[start : start + CHUNK] for start in range(0, len(images), CHUNK))):
         digest.update(np.ascontiguousarray(array).data)

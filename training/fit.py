@@ -66,6 +66,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     learner.standardise(material.pooled[films.train])
+    material.weigh(films.train)
     state = read_state(folder / CHECKPOINT, fingerprint) or State()
     variables = learner.learnt()
     if state.weights:
@@ -73,7 +74,7 @@ def fit(
         progress.say(f"going on after stage {state.stage + 1}, epoch {state.epoch}")
     for stage in learner.recipe.stages[state.stage :]:
         _Teaching(learner, material, films, stage, state, variables).run(folder, fingerprint, progress)
-    learner.fold_head()
+    learner.ship()
     return state.history
 
 
@@ -107,6 +108,9 @@ class _Teaching:
             state.epoch += 1
             state.history.append(row)
             state.weights, state.optimizer = copies(self.variables), copies(self.model.optimizer.variables)
+            # The last step's loss was of the weights before it.
+            if not all(np.isfinite(weight).all() for weight in state.weights):
+                raise _not_a_number("network", state.stage + 1, state.epoch)
             self._keep(row)
             write_state(folder / CHECKPOINT, state, fingerprint)
             for key in row.keys() - {"stage", "epoch"}:
@@ -216,8 +220,9 @@ def _optimizer(recipe: Recipe, stage: Stage, films: int) -> keras.optimizers.Opt
 
 def _not_a_number(what: str, stage: int, epoch: int) -> TrainingFailure:
     return TrainingFailure(
-        f"the {what} is no longer a number in stage {stage}, epoch {epoch}: train with a lower learning rate, "
-        "or look for faulty films with bonescreen doctor; the epochs before are kept"
+        f"the {what} is no longer a number in stage {stage}, epoch {epoch}: "
+        "look for faulty films with bonescreen doctor, or begin anew elsewhere (--out) with another --seed or a larger "
+        "--batch-size"
     )
 
 

@@ -1,7 +1,6 @@
 """A data set's radiographs as the network will see them, decoded once and kept on disk."""
 
 import hashlib
-import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.dataset import Dataset
-from training.disk import require_room, write_whole
+from training.disk import mapped_array, write_whole
 from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.pixels import Preprocessing, decode
 from xray.vocabulary import Reason
@@ -90,11 +89,10 @@ def _decode_all(dataset: Dataset, preprocessing: Preprocessing, images_path: Pat
     files = [dataset.root / example.image for example in dataset.examples]
     partial = images_path.with_suffix(f".{os.getpid()}.part")
     shape = (len(files), preprocessing.size, preprocessing.size)
-    require_room(partial, math.prod(shape))
     reasons: list[str] = []
     try:
         # The readable ones come first, one behind the other, so that they can be mapped as one array.
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        images = mapped_array(partial, np.uint8, shape)
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(files), CHUNK):
                 chunk = files[start : start + CHUNK]

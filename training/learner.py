@@ -22,7 +22,7 @@ Initial = Path | Literal["imagenet"] | ModelPackage | None
 class Learner:
     """A recipe's network, ready to learn.
 
-    The head that learns has dropout, and sees pooled features of mean 0 and deviation 1; `fold_head` makes of it the
+    The head that learns has dropout, and sees pooled features of mean 0 and deviation 1; `ship` makes of it the
     three dense layers of the inference network, exactly.
 
     Parameters
@@ -101,8 +101,8 @@ class Learner:
         return keras.Model(features, self.network.get_layer("head")(self._above(features)), name="explainer")
 
     def first_weights(self) -> list[NDArray[np.float32]]:
-        """Return what learns, as it was before anything was learnt."""
-        return self._initial
+        """Return all that the network begins with: the backbone, and what of the head learns."""
+        return [*network_weights(self.backbone), *self._initial]
 
     def reset(self) -> None:
         """Forget all that was learnt."""
@@ -115,11 +115,14 @@ class Learner:
         return [*self.backbone.trainable_variables, *self.head.trainable_variables]
 
     def dropouts(self) -> list[Any]:
-        """Return the head's layers that drop anything."""
-        return [layer for layer in self.head.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
+        """Return the layers that draw at random while they learn: the head's, and those of backbones that have some."""
+        layers = (*self.backbone.layers, *self.head.layers)
+        return [layer for layer in layers if getattr(layer, "seed_generator", None) is not None]
 
-    def fold_head(self) -> None:
-        """Put the head, with its standardisation folded in and rounded as stored, into the inference network."""
+    def ship(self) -> None:
+        """Make the inference network what a package will hold: rounded as stored, standardisation folded in."""
+        for variable in self.backbone.trainable_variables:
+            variable.assign(round_to_storage(variable.numpy()))
         kernels_and_biases = [variable.numpy() for variable in self.head.trainable_variables]
         mean, scale = (each.numpy().astype(np.float64) for each in (self._mean, self._scale))
         kernel = kernels_and_biases[0] * scale[:, None]

@@ -40,7 +40,7 @@ class Material:
     labels : ndarray of float32, (N,)
         1 for positive.
     weights : ndarray of float32, (N,)
-        How much an image counts; their mean is 1.
+        How much an image counts; see `weigh`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Material:
         recipe = learner.recipe
         self.dataset = dataset
         self.labels = dataset.labels.astype(np.float32)
-        self.weights = class_weights(dataset) if recipe.class_weights else np.ones(len(dataset), np.float32)
+        self.weights = np.ones(len(dataset), np.float32)
         self._images, self._recipe = images, recipe
         # Films that are new each epoch are frozen nowhere, but what they are at rest is looked at again and again.
         views = max(1, recipe.views)
@@ -62,6 +62,11 @@ class Material:
         """Pooled features of the films as they are, before anything is learnt, ``(N, C)``."""
         at_rest: NDArray[np.float32] = self._pooled[0]
         return at_rest
+
+    def weigh(self, train: NDArray[np.intp]) -> None:
+        """Have images count by how common their class is among those to learn from, if the recipe says so."""
+        if self._recipe.class_weights:
+            self.weights = class_weights(self.dataset, train)
 
     def at_rest(self, release: bool) -> Any:
         """Return what is given for every film as it is, ``(N, ...)``: the trunk's features, or pooled ones."""
@@ -122,24 +127,31 @@ class Epoch(keras.utils.PyDataset):  # type: ignore[misc]
         return inputs, self._material.labels[films, None], self._material.weights[films, None]
 
 
-def class_weights(dataset: Dataset) -> NDArray[np.float32]:
-    r"""Weigh each image by the other class's share among the films of its body part, relative to the mean weight.
+def class_weights(dataset: Dataset, train: NDArray[np.intp]) -> NDArray[np.float32]:
+    r"""Weigh each image by the other class's share among its body part's films to learn from, relative to their mean.
 
     With :math:`P_t` positive and :math:`N_t` negative films of a body part, a positive film weighs
     :math:`N_t / (P_t + N_t)` and a negative one :math:`P_t / (P_t + N_t)` (Rajpurkar et al. 2018, arXiv:1712.06957,
     section 3.2). Of a part whose films are all of one class, films weigh as in the data as a whole.
 
+    Parameters
+    ----------
+    dataset : Dataset
+        N examples.
+    train : ndarray of int, (n,)
+        Which of them are learnt from; the labels of others decide nothing.
+
     Returns
     -------
     ndarray of float32, (N,)
-        Positive, of mean 1.
+        Positive, of mean 1 over ``train``.
     """
     labels, parts = dataset.labels, dataset.body_parts
-    share = np.full(len(labels), labels.mean())
-    for part in np.unique(parts):
-        here = parts == part
-        if 0 < labels[here].mean() < 1:
-            share[here] = labels[here].mean()
+    share = np.full(len(labels), labels[train].mean())
+    for part in np.unique(parts[train]):
+        positive = labels[train][parts[train] == part].mean()
+        if 0 < positive < 1:
+            share[parts == part] = positive
     weights = np.where(labels, 1 - share, share)
-    relative: NDArray[np.float32] = (weights / weights.mean()).astype(np.float32)
+    relative: NDArray[np.float32] = (weights / weights[train].mean()).astype(np.float32)
     return relative

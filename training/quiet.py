@@ -1,5 +1,6 @@
 """Load Keras' backend without what its C++ side writes to standard error, which nobody who trains can act on."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -17,6 +18,8 @@ def load_backend() -> None:
         from xray.engine_keras import prepare_backend
 
         prepare_backend()
+    # It warns of each model that is compiled, as if they were one.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -171,6 +171,7 @@ class Recipe:
         epochs: int | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        views: int | None = None,
     ) -> "Recipe":
         """Return the recipe with some numbers changed; ``epochs`` is for every stage.
 
@@ -185,4 +186,5 @@ class Recipe:
             stages=tuple(dataclasses.replace(stage, epochs=epochs or stage.epochs) for stage in self.stages),
             batch_size=self.batch_size if batch_size is None else batch_size,
             seed=self.seed if seed is None else seed,
+            views=self.views if views is None else views,
         )

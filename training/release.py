@@ -1,5 +1,6 @@
 """Put what was learnt and measured into a model package."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from training.films import FILMS_FILE, film_digests, films_table
 from training.judge import Judgement
 from training.learner import Learner
 from training.order import Order
+from training.recipe import Recipe
 from training.split import SPLIT_FILE, Split
 from xray.engine_keras import compile_forward
 from xray.engine_openvino import packaged_graph
+from xray.errors import StorageOutage
 from xray.network import build_network, network_weights
 from xray.package import Golden, ModelPackage, write_package
 from xray.weights import round_to_storage
 
+MAKING = ".making-"
 GOLDEN_IMAGES = 8
 GOLDEN_TOLERANCE = 2e-3
 
@@ -52,28 +56,47 @@ def release(
         Which groups were for what; None after cross-validation.
     target : Path
         The package's folder, which must not exist.
+
+    Raises
+    ------
+    StorageOutage
+        If it cannot be written, as when the disk is full.
     """
     weights = [round_to_storage(weight) for weight in network_weights(learner.network)]
-    # Golden outputs are float32's, whatever was trained in.
+    golden = _golden(order.recipe, weights)
+    card = make_card(order, judgement, dataset, faults)
+    readme = make_readme(card)
+    extra = _tables(order, dataset, split)
+    try:
+        if order.graph:
+            with tempfile.TemporaryDirectory(prefix=MAKING, dir=target.parent) as folder:
+                draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)
+                extra |= packaged_graph(draft, Path(folder))
+        return write_package(target, card, weights=weights, golden=golden, readme=readme, extra=extra)
+    except OSError as error:
+        # HDF5 puts a page of its own into what it raises.
+        reason = os.strerror(error.errno) if error.errno else "its disk may be full"
+        raise StorageOutage(
+            f"{target} cannot be written ({reason}): make room, and the same command goes on from here"
+        ) from error
+
+
+def _golden(recipe: Recipe, weights: list[NDArray[np.float32]]) -> Golden:
+    """Ask the network as it will be loaded: in float32, whatever it was trained in."""
     keras.config.set_dtype_policy("float32")
-    recipe = order.recipe
     network = build_network(recipe.backbone, recipe.input_size, recipe.head)
     network.set_weights(weights)
     images = golden_images(recipe.input_size, recipe.seed)
     logits, cams = compile_forward(network, len(images))(images)
-    golden = Golden(images, logits, cams, GOLDEN_TOLERANCE)
-    card = make_card(order, judgement, dataset, faults)
-    readme = make_readme(card)
+    return Golden(images, logits, cams, GOLDEN_TOLERANCE)
+
+
+def _tables(order: Order, dataset: Dataset, split: Split | None) -> dict[str, bytes]:
+    """Say what each film and group was for; after cross-validation the network has learnt from all."""
     roles = [Role.TRAIN if split is None else split.roles[group] for group in dataset.groups.tolist()]
     ancestor = order.initial if isinstance(order.initial, ModelPackage) else None
-    extra = {FILMS_FILE: films_table(dict(zip(film_digests(dataset), roles, strict=True)), ancestor)}
-    if split is not None:
-        extra[SPLIT_FILE] = split.to_csv().encode()
-    if order.graph:
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)
-            extra |= packaged_graph(draft, Path(folder))
-    return write_package(target, card, weights=weights, golden=golden, readme=readme, extra=extra)
+    films = films_table(dict(zip(film_digests(dataset), roles, strict=True)), ancestor)
+    return {FILMS_FILE: films} if split is None else {FILMS_FILE: films, SPLIT_FILE: split.to_csv().encode()}
 
 
 def golden_images(size: int, seed: int) -> NDArray[np.uint8]:

@@ -3,9 +3,10 @@
 import fcntl
 import hashlib
 import importlib.metadata
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from training.crossval import cross_validate, look
 from training.dataset import Dataset, Role
+from training.disk import make_folder
 from training.features import features_key
 from training.fit import Films, fit, on_gpu
 from training.images import load_images
@@ -23,7 +25,7 @@ from training.material import Material
 from training.order import Order
 from training.progress import Progress
 from training.recipe import Recipe
-from training.release import release
+from training.release import MAKING, release
 from training.seen import Verdict, seen
 from training.split import Split, make_split
 from xray.engine_keras import prepare_backend
@@ -59,35 +61,60 @@ def train(order: Order) -> tuple[ModelPackage, Judgement]:
     target = order.out / f"{recipe.name}-{recipe.version}"
     if target.exists():
         raise UsageError(f"{target} exists: a model package is never changed, choose another --out")
-    progress.say(str(recipe))
     with _alone_in(order.out):
+        _clear(order.out, target.name)
         _prepare(order)
-        progress.say(f"\n{order.dataset.terms.name}: {_described(order.dataset)}")
-        for note in order.dataset.notes:
-            progress.say(f"note: {note}")
-        preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
-        dataset, images, skipped = load_images(order.dataset, preprocessing, order.out / CACHE)
-        faults = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "none"
-        progress.say(f"unreadable and left out: {faults}")
-        dataset.require_both_classes("the data")
-        split = None if recipe.folds else order.split or _drawn(recipe, dataset)
-        learner = Learner(recipe, order.initial)
-        # Before the frozen layers are computed, which may take hours.
-        parts = {} if split is None else {role: split.mask(dataset, role) for role in Role}
-        for role, mask in parts.items():
-            if mask.any() or role is not Role.TEST:
-                dataset.select(mask).require_both_classes(f"the {role} part")
-                progress.say(f"{role}: {_described(dataset.select(mask))}")
-        _require_unseen(order.initial, dataset if split is None else dataset.select(~parts[Role.TRAIN]))
-        material = Material(dataset, images, learner, order.out / CACHE, progress)
-        fingerprint = _fingerprint(order, learner, material, features_key(images, learner))
+        progress.say(f"{recipe}\n")
+        gathered = _gather(order, progress)
+        learner, dataset = gathered.learner, gathered.dataset
+        material = Material(dataset, gathered.images, learner, order.out / CACHE, progress)
+        fingerprint = _fingerprint(order, learner, material, features_key(gathered.images, learner))
         runs = order.out / f"{target.name}.run"
-        teach = _cross_validated if split is None else _held_out
-        tuning, test = teach(learner, material, parts, runs, fingerprint, progress)
+        teach = _cross_validated if gathered.split is None else _held_out
+        tuning, test = teach(learner, material, gathered.parts, runs, fingerprint, progress)
         judgement = judge(tuning, test)
         judgement.predictions.write(order.out / PREDICTIONS)
-        package = release(order, learner, judgement, dataset, faults, split, target)
+        package = release(order, learner, judgement, dataset, gathered.faults, gathered.split, target)
     return package, judgement
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """All that a run starts from: films that can be read, what they are for, and the network as it begins."""
+
+    dataset: Dataset
+    images: NDArray[np.uint8]
+    faults: str
+    split: Split | None
+    parts: dict[Role, NDArray[np.bool_]]
+    learner: Learner
+
+
+def _gather(order: Order, progress: Progress) -> _Gathered:
+    """Read what is there, and refuse what cannot be trained on before any hour is lost."""
+    recipe, listed = order.recipe, order.dataset
+    progress.say(f"{listed.terms.name}: {_described(listed)}")
+    for note in listed.notes:
+        progress.say(f"note: {note}")
+    # What needs no film is looked at before the first is decoded.
+    listed.require_both_classes("the data")
+    if order.split and not recipe.folds:
+        for role in (Role.TRAIN, Role.VALIDATION):
+            order.split.part(listed, role)
+    learner = Learner(recipe, order.initial)
+    preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+    dataset, images, skipped = load_images(listed, preprocessing, order.out / CACHE)
+    faults = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "none"
+    progress.say(f"unreadable and left out: {faults}")
+    dataset.require_both_classes("the data")
+    split = None if recipe.folds else order.split or _drawn(recipe, dataset)
+    parts = {} if split is None else {role: split.mask(dataset, role) for role in Role}
+    for role, mask in parts.items():
+        if mask.any() or role is not Role.TEST:
+            dataset.select(mask).require_both_classes(f"the {role} part")
+            progress.say(f"{role}: {_described(dataset.select(mask))}")
+    _require_unseen(order.initial, dataset if split is None else dataset.select(~parts[Role.TRAIN]))
+    return _Gathered(dataset, images, faults, split, parts, learner)
 
 
 def _cross_validated(
@@ -158,7 +185,8 @@ def _fingerprint(order: Order, learner: Learner, material: Material, films: str)
     """Hash all that decides what a run makes, so that a checkpoint is never gone on from with something else."""
     recipe = replace(order.recipe, command="", data="", measured="")
     split = order.split and order.split.to_csv()
-    versions = [importlib.metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")]
+    versions = [keras.config.dtype_policy().name]
+    versions += [importlib.metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")]
     digest = hashlib.sha256(repr((recipe, films, split, order.deterministic, versions)).encode())
     for array in (material.labels, material.weights, material.dataset.groups, *learner.first_weights()):
         digest.update(np.ascontiguousarray(array).data)
@@ -168,13 +196,21 @@ def _fingerprint(order: Order, learner: Learner, material: Material, films: str)
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Hold a folder, so that two runs do not write the same files."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"another training run works in {out}: wait for it, or choose another --out") from error
         yield
+
+
+def _clear(out: Path, name: str) -> None:
+    """Delete what a killed run has left half written, and none goes on from."""
+    for partial in (out / CACHE).glob("*.images.*.part"):
+        partial.unlink()
+    for staging in (*out.glob(f".{name}-*"), *out.glob(f"{MAKING}*")):
+        shutil.rmtree(staging)
 
 
 def _described(dataset: Dataset) -> str:

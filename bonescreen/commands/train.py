@@ -1,7 +1,6 @@
 """Train: a recipe, a data set and first weights make a model package."""
 
 import importlib.util
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,7 @@ import typer
 
 from bonescreen.context import settings_here
 from bonescreen.evaluated import print_level
-from bonescreen.show import say
+from bonescreen.show import notice, say
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -50,6 +49,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="So many epochs in each stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="So many images a step.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Another seed.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=0, help="So many views of a film, computed once; 0: new ones each epoch, for GPUs."),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same weights to the bit each time; slower.")
     ] = False,
@@ -70,7 +73,9 @@ def train(
     load_backend()
     from training.recipes import find_recipe
 
-    chosen = find_recipe(recipe).changed(backbone=backbone, epochs=epochs, batch_size=batch_size, seed=seed)
+    chosen = find_recipe(recipe).changed(
+        backbone=backbone, epochs=epochs, batch_size=batch_size, seed=seed, views=views
+    )
     if show:
         for line in str(chosen).splitlines():
             say(line)
@@ -85,31 +90,36 @@ def train(
     settings = settings_here()
     parts = chosen.body_parts if body_part is None else tuple(p.upper() for p in body_part if p.lower() != "all")
     dataset = read_dataset(data, body_parts=parts, groups=groups, pseudonym_key=settings.pseudonym_key, finding=finding)
-    package, judgement = run(
-        Order(
-            recipe=chosen,
-            dataset=dataset,
-            initial=first_weights(weights),
-            out=out,
-            command=_command(
-                recipe,
-                data=data.absolute().name,
-                weights=weights if weights == "imagenet" else Path(weights).name,
-                body_part=body_part,
-                groups=None if groups is None else groups.name,
-                split=None if split is None else split.name,
-                finding=finding,
-                backbone=backbone,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=seed,
+    try:
+        package, judgement = run(
+            Order(
+                recipe=chosen,
+                dataset=dataset,
+                initial=first_weights(weights),
+                out=out,
+                command=_command(
+                    recipe,
+                    data=data.absolute().name,
+                    weights=weights if weights == "imagenet" else Path(weights).name,
+                    body_part=body_part,
+                    groups=None if groups is None else groups.name,
+                    split=None if split is None else split.name,
+                    finding=finding,
+                    backbone=backbone,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    seed=seed,
+                    views=views,
+                    deterministic=deterministic,
+                ),
+                split=None if split is None else read_split(split),
                 deterministic=deterministic,
-            ),
-            split=None if split is None else read_split(split),
-            deterministic=deterministic,
-            graph=not no_graph,
+                graph=not no_graph,
+            )
         )
-    )
+    except KeyboardInterrupt:
+        notice("stopped; the same command goes on from the last epoch")
+        raise
     say("")
     print_level("images", judgement.evaluation.images)
     if not judgement.evaluation.one_image_a_study:
@@ -127,8 +137,10 @@ def require_training() -> None:
     UsageError
         A library is missing; says how to install it.
     """
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    missing = [name for name in ("sklearn", "tensorboard", "matplotlib", backend) if not importlib.util.find_spec(name)]
+    from xray.engine import require_engine
+
+    require_engine("keras")
+    missing = [name for name in ("sklearn", "tensorboard") if not importlib.util.find_spec(name)]
     if missing:
         raise UsageError(f"training needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
 

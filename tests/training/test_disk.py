@@ -4,10 +4,11 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training.predicted import predicted
-from training.disk import require_room
+from training.disk import mapped_array
 from training.predictions import Predictions
 from xray.errors import StorageOutage
 
@@ -22,15 +23,18 @@ def full_disk() -> Iterator[None]:
 
 
 def test_no_room_is_told_in_units_that_show_it_and_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(StorageOutage, match=r"[GM]B free and 5,000,000\.0 GB are needed: .*choose another folder"):
-        require_room(tmp_path / "file", 5_000_000 * 10**9)
-    require_room(tmp_path / "file", 1)
+    with pytest.raises(StorageOutage, match=r"[GM]B free and 4,500,000\.0 GB are needed .*choose another folder"):
+        mapped_array(tmp_path / "file", np.uint8, (4_500_000, 10**9))
+    assert not list(tmp_path.iterdir())
 
 
-def test_little_room_is_told_in_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2_500_000}))
-    with pytest.raises(StorageOutage, match=r"has 2\.5 MB free and 3\.1 MB are needed"):
-        require_room(tmp_path / "file", 3_110_000)
+def test_room_is_taken_before_a_mapping_is_written(tmp_path: Path, full_disk: None) -> None:
+    with pytest.raises(StorageOutage, match=r"5\.0 MB are needed"):
+        mapped_array(tmp_path / "file", np.float16, (5, 500_000))
+    mapped_array(tmp_path / "small", np.uint8, (100,))[:] = 7
+    assert (np.load(tmp_path / "small") == 7).all()
+    # no hole: the room is the file's own
+    assert (tmp_path / "small").stat().st_blocks * 512 >= (tmp_path / "small").stat().st_size
 
 
 def test_predictions_that_do_not_fit_on_the_disk_leave_the_earlier_table(tmp_path: Path, full_disk: None) -> None:

@@ -34,7 +34,7 @@ def test_any_backbone_is_cut_below_what_learns_and_its_head_folds_into_the_infer
     logits = np.asarray(learner.whole(9)(FILMS))[:, 0]
     np.testing.assert_allclose(np.asarray(learner.classifier(9)(features))[:, 0], logits, atol=1e-5)
     np.testing.assert_allclose(np.asarray(learner.classifier(0)(pooled))[:, 0], logits, atol=1e-5)
-    learner.fold_head()
+    learner.ship()
     shipped, cams = (np.asarray(output) for output in learner.network(FILMS))
     # the head is rounded to float16
     np.testing.assert_allclose(shipped, logits, rtol=0.02, atol=0.02)
@@ -50,6 +50,14 @@ def test_only_the_last_layers_learn_and_batch_normalisation_never_does() -> None
     assert normalisations
     assert not any(layer.trainable for layer in normalisations)
     assert any(layer.trainable_variables for layer in layers[-12:])
+
+
+def test_all_that_draws_at_random_is_set_anew_each_epoch_the_backbones_own_layers_too() -> None:
+    recipe = dataclasses.replace(SMALL, backbone="EfficientNetV2B0", stages=(Stage(0, 1, 1e-3),))
+    learner = Learner(recipe, None)
+    drawing = [layer for layer in learner.backbone.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
+    assert drawing
+    assert set(map(id, drawing)) < set(map(id, learner.dropouts()))
 
 
 def test_more_layers_than_there_are_cannot_be_released() -> None:
@@ -84,8 +92,13 @@ def test_a_film_weighs_the_share_of_the_other_class_among_the_films_of_its_part(
     examples = tuple(
         Example(str(i), str(i), str(i), label, part) for i, (label, part) in enumerate(zip(labels, parts, strict=True))
     )
-    weights = class_weights(Dataset(Path(), FRACATLAS, "fracture", examples))
-    assert weights.mean() == pytest.approx(1)
+    # one more, held out: what it is called must not matter
+    held_out = Example("16", "16", "16", True, "HAND")
+    dataset = Dataset(Path(), FRACATLAS, "fracture", (*examples, held_out))
+    weights = class_weights(dataset, np.arange(16))
+    assert weights[:16].mean() == pytest.approx(1)
+    turned = dataclasses.replace(dataset, examples=(*examples, dataclasses.replace(held_out, label=False)))
+    np.testing.assert_array_equal(class_weights(turned, np.arange(16))[:16], weights[:16])
     hand, hip = weights[:8], weights[8:12]
     assert hand[0] / hand[7] == pytest.approx(6 / 2)
     assert hip[0] / hip[3] == pytest.approx(1 / 3)

@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once_and_says_what_to_do(
     mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 50, 1e30),))
-    with pytest.raises(TrainingFailure, match=r"no longer a number in stage 1, epoch \d+: train with a lower"):
+    with pytest.raises(TrainingFailure, match=r"no longer a number in stage 1, epoch \d+: look for faulty films"):
         train(order(mura, backbone_weights, tmp_path / "out", recipe))
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_and_what_was_there_stays(mura: Path, backbone_weigh
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
-        with pytest.raises((StorageOutage, OSError), match=r"File too large|cannot be written"):
+        with pytest.raises(StorageOutage, match=r"cannot be written|are needed: free some"):
             train(order(mura, backbone_weights, out, SHORT))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
