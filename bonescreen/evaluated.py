@@ -5,20 +5,31 @@ from typing import TYPE_CHECKING
 from bonescreen.show import count, notice, print_table, say
 
 if TYPE_CHECKING:
+    from training.compare import Difference
     from training.evaluate import Level
     from training.report.report import Comparison, Report
+    from training.seen import Seen
 
 TITLES = ("AUROC", "average precision", "sensitivity", "specificity", "accuracy", "kappa")
 
 
 def warn_of_seen(report: "Report") -> None:
-    """Say on standard error what the numbers are worth, unless the model has surely not seen the images."""
+    """Say on standard error what the numbers are worth, unless the models have surely not seen the images."""
+    _warn("", report.seen)
+    if report.comparison is None:
+        return
+    name = report.names[1]
+    if report.comparison.seen is None:
+        notice(f"Whether {name} has seen these images is not known.")
+    else:
+        _warn(f"{name}: ", report.comparison.seen)
+
+
+def _warn(name: str, seen: "Seen") -> None:
     from training.seen import Verdict
 
-    if report.seen.verdict is Verdict.UNKNOWN:
-        notice(report.seen.text)
-    elif report.seen.verdict is not Verdict.UNSEEN:
-        notice(f"WARNING: {report.seen.text}")
+    if seen.verdict is not Verdict.UNSEEN:
+        notice(f"{'' if seen.verdict is Verdict.UNKNOWN else 'WARNING: '}{name}{seen.text}")
 
 
 def print_evaluation(report: "Report") -> None:
@@ -32,7 +43,7 @@ def print_evaluation(report: "Report") -> None:
     for population in evaluation.out_of_scope:
         say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
     if report.comparison is not None:
-        _print_comparison(f"{report.model.name} {report.model.version}", report.comparison)
+        _print_comparison(" minus ".join(report.names), report.comparison)
 
 
 def print_level(rows: str, level: "Level") -> None:
@@ -54,11 +65,11 @@ def print_level(rows: str, level: "Level") -> None:
         say("")
 
 
-def _print_comparison(name: str, comparison: "Comparison") -> None:
-    say(f"{name} minus {comparison.name}", "bold")
+def _print_comparison(title: str, comparison: "Comparison") -> None:
+    say(title, "bold")
     titles = ("", "measure", " difference", " 95 % interval", " p")
     rows = [
-        (level, d.measure.replace("_", " "), f"{d.difference:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p:.3f}")
+        (level, d.measure.replace("_", " "), f"{d.difference:+.3f}", _interval(d), f"{d.p:.3f}")
         for level, differences in (("images", comparison.images), ("studies", comparison.studies))
         for d in differences
     ]
@@ -66,3 +77,7 @@ def _print_comparison(name: str, comparison: "Comparison") -> None:
         print_table(titles, rows)
     if comparison.lacks:
         say(comparison.lacks)
+
+
+def _interval(difference: "Difference") -> str:
+    return "no interval" if difference.low is None else f"{difference.low:+.3f} to {difference.high:+.3f}"

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.bootstrap import RANKING, RATES, REPEATS, SEED, Ranked, draw_groups, interval
+from training.dataset import Dataset
 from training.evaluate import FEWEST_GROUPS
 from training.predictions import Predictions
 from xray.errors import UsageError
@@ -22,8 +23,8 @@ class Difference:
         One of :data:`training.bootstrap.RANKING` and `RATES`; rates are at each model's own threshold.
     first, second, difference : float
         What each was found to be, and the first minus the second.
-    low, high : float
-        95 % interval of the difference.
+    low, high : float or None
+        95 % interval of the difference; None where every resample gives the same, so that the bootstrap knows nothing.
     p : float
         Two-sided, of the hypothesis that there is no difference; not corrected for testing several measures.
     """
@@ -32,13 +33,13 @@ class Difference:
     first: float
     second: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
 
-def align(first: Predictions, second: Predictions) -> Predictions:
-    """Return the second model's predictions in the order of the first's images.
+def align(first: Predictions | Dataset, second: Predictions) -> Predictions:
+    """Return the second model's predictions in the order of the first's images, or of a data set's.
 
     Raises
     ------
@@ -103,11 +104,15 @@ def compare(
     differences = np.concatenate([one.measure(weights) - other.measure(weights) for weights in draws])
     lows, highs = interval(differences)
     return tuple(
-        Difference(name, float(a), float(b), float(a - b), float(low), float(high), float(p))
-        for name, (a, b), low, high, p in zip(
-            (*RANKING, *RATES), found, lows, highs, _two_sided(differences), strict=False
+        Difference(name, float(a), float(b), float(a - b), low, high, float(p))
+        for name, (a, b), (low, high), p in zip(
+            (*RANKING, *RATES), found, map(_ends, lows, highs), _two_sided(differences), strict=False
         )
     )
+
+
+def _ends(low: float, high: float) -> tuple[float, float] | tuple[None, None]:
+    return (float(low), float(high)) if low < high else (None, None)
 
 
 def _two_sided(differences: NDArray[np.float64]) -> NDArray[np.float64]:

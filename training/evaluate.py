@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.bootstrap import REPEATS, SEED, Ranked, draw_groups, interval
 from training.calibration import Agreement, Temperature, agreement, best_temperature
 from training.dataset import UPPER_LIMB
 from training.predictions import Predictions
+from training.scope import in_scope
 from xray.card import Threshold
 from xray.metrics import auroc, average_precision, rates
 
@@ -158,13 +158,6 @@ def evaluate(
             for part in np.unique(outside.body_parts).tolist()
         ),
     )
-
-
-def in_scope(predictions: Predictions, scope: Collection[str] | None) -> NDArray[np.bool_]:
-    """Say which images, ``(N,)`` bool, a model is for: as in screening, those of an unknown body part too."""
-    if scope is None:
-        return np.ones(len(predictions), np.bool_)
-    return np.isin(predictions.body_parts, [*scope, ""])
 
 
 def _level(rows: Predictions, thresholds: Sequence[Threshold], repeats: int, seed: int) -> Level:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -17,6 +18,7 @@ from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from training.dataset import Dataset
     from training.evaluate import Evaluation
@@ -77,6 +79,8 @@ def evaluate(
     missing = [name for name in ("sklearn", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"evaluate needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+    from training.disk import make_folder
+    from training.opponent import Opponent, require_fitting, require_readable
     from training.seen import PARTS, choose_part
     from training.sources.read import read_dataset
     from training.thresholds import Aim
@@ -96,10 +100,13 @@ def evaluate(
     )
     dataset, part_name = choose_part(package, listed, part)
     dataset.require_both_classes(f"the data to measure on (part: {part_name})")
-    output.mkdir(parents=True, exist_ok=True)
-    run = _look(package, dataset, chosen, settings, output)
+    require_fitting(dataset, package.card, rival)
+    make_folder(output)
+    check = partial(require_readable, card=package.card, rival=rival)
+    run = _look(package, dataset, chosen, settings, output, check)
+    _keep(run.predictions, output)
     if isinstance(rival, ModelPackage):
-        rival = _as_opponent(_look(rival, dataset, chosen, settings, output), dataset)
+        rival = Opponent.of_package(rival, _look(rival, dataset, chosen, settings, output).predictions, dataset)
     report = _write(run, dataset, part_name, wanted, rival, output)
     warn_of_seen(report)
     if as_json:
@@ -116,9 +123,14 @@ def _require_one_of(option: str, given: str | None, known: tuple[str, ...]) -> N
 
 
 def _look(
-    package: "ModelPackage", dataset: "Dataset", engine_name: EngineName, settings: Settings, output: Path
+    package: "ModelPackage",
+    dataset: "Dataset",
+    engine_name: EngineName,
+    settings: Settings,
+    output: Path,
+    check: "Callable[[Dataset], None] | None" = None,
 ) -> _Run:
-    """Read the images as the package's network takes them, and run it over them."""
+    """Read the images as the package's network takes them, check those that can be read, and run it over them."""
     from training.images import load_images
     from training.inference import infer_predictions
     from training.progress import Progress
@@ -130,6 +142,8 @@ def _look(
     readable, images, unreadable = load_images(
         dataset, Preprocessing.from_id(package.card.preprocessing), output / CACHE_FOLDER
     )
+    if check is not None:
+        check(readable)
     notice(f"Running {package.card.name} on {count(len(images), 'image')} ({engine.name}) ...")
     with Progress().bar("Inferring", len(images)) as step:
         predictions = infer_predictions(engine, package.card, readable, images, step)
@@ -146,33 +160,22 @@ def _rival(against: str | None) -> "Opponent | ModelPackage | None":
     return Opponent.of_table(Path(against)) if Path(against).is_file() else load_package(against)
 
 
-def _as_opponent(run: _Run, dataset: "Dataset") -> "Opponent":
-    from training.opponent import Opponent
-    from training.seen import seen
+def _keep(predictions: "Predictions", output: Path) -> None:
+    """Write what took longest as soon as it is there, not beside an earlier report of another model."""
+    from training.opponent import JSON_FILE, TABLE_FILE
 
-    card = run.package.card
-    return Opponent(
-        name=f"{card.name} {card.version}",
-        rows=run.predictions,
-        thresholds=(card.image_threshold.value, card.study_threshold.value),
-        scope=card.body_parts,
-        seen=seen(run.package, dataset),
-    )
+    for name in (JSON_FILE, PAGE_FILE):
+        (output / name).unlink(missing_ok=True)
+    predictions.write(output / TABLE_FILE)
 
 
 def _measure(run: _Run, aim: "Aim | None") -> "Evaluation":
     """Measure at the card's thresholds, and at those chosen here for an aim."""
-    from training.evaluate import evaluate, in_scope
+    from training.evaluate import evaluate
+    from training.scope import in_scope
 
     card, rows = run.package.card, run.predictions
     inside = rows.select(in_scope(rows, card.body_parts))
-    positives = int(inside.labels.sum())
-    if positives in (0, len(inside)):
-        known = ", ".join(card.body_parts)
-        raise UsageError(
-            f"of the images in scope, {positives:,} of {len(inside):,} are positive, and both classes are needed; "
-            f"{card.name} knows {known}"
-        )
     images, studies = [card.image_threshold], [card.study_threshold]
     if aim is not None:
         by_study = inside.by_study()
@@ -184,12 +187,12 @@ def _measure(run: _Run, aim: "Aim | None") -> "Evaluation":
 def _write(
     run: _Run, dataset: "Dataset", part: str, aim: "Aim | None", opponent: "Opponent | None", output: Path
 ) -> "Report":
-    """Measure, and write the three files."""
+    """Measure, and write the report."""
     from training.disk import write_whole
-    from training.evaluate import in_scope
     from training.mistakes import draw_mistakes, worst_mistakes
-    from training.opponent import JSON_FILE, TABLE_FILE
+    from training.opponent import JSON_FILE
     from training.report.page import render_page
+    from training.scope import in_scope
 
     card, rows = run.package.card, run.predictions
     evaluation = _measure(run, aim)
@@ -197,7 +200,6 @@ def _write(
     mistakes = worst_mistakes(inside, card.image_threshold.value)
     report = _report(run, dataset, part, aim, evaluation, mistakes, opponent)
     page = render_page(report, inside, draw_mistakes(mistakes, dataset.root, card, run.engine))
-    rows.write(output / TABLE_FILE)
     for name, text in ((JSON_FILE, report.to_json() + "\n"), (PAGE_FILE, page)):
         # what the locale could not decode of a file's name
         content = text.encode("utf-8", "backslashreplace")

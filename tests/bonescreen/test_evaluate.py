@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 from tests.bonescreen.conftest import Bonescreen
 from training.predictions import Predictions
 from training.split import SPLIT_FILE
-from xray.package import CARD_FILE, ModelPackage, file_sha256
+from xray.package import CARD_FILE, GOLDEN_FILE, ModelPackage, file_sha256
 from xray.vocabulary import RESEARCH_NOTICE
 
 HEADER = ("study", "image", "label", "body_part", "patient")
@@ -125,11 +125,18 @@ def test_only_the_test_part_of_the_packages_split_is_measured(
     options = ("--part", "all", "--against", tmp_path / "out" / "predictions.csv", "--engine", "openvino")
     done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "all", *options)
     assert (done.code, "not of the same images" in done.err) == (2, True)
+    assert "Running" not in done.err
+    assert not (tmp_path / "all" / "predictions.csv").exists()
+
+    options = ("--part", "train", *options[2:])
+    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "train", *options)
+    assert (done.code, "not of the same images" in done.err) == (2, True)
+    assert not (tmp_path / "train").exists()
 
     done = bonescreen(
-        "evaluate", package, "--data", films, "-o", tmp_path / "all", *options[:2], "--engine", "openvino"
+        "evaluate", package, "--data", films, "-o", tmp_path / "all", "--part", "all", "--engine", "openvino"
     )
-    assert "WARNING: The model has learnt from the groups of" in done.err
+    assert "WARNING: The model has learnt from" in done.err
 
 
 def test_an_earlier_evaluation_can_be_compared_with(
@@ -145,6 +152,55 @@ def test_an_earlier_evaluation_can_be_compared_with(
     assert [d["measure"] for d in found["images"]] == ["auroc", "average_precision"]
 
 
+def test_a_rival_that_has_seen_the_films_is_told_from_its_package_and_from_its_table(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    from training.sources.read import read_dataset
+
+    learnt = with_split(tiny_package, tmp_path / "learnt", dict.fromkeys(read_dataset(films).groups.tolist(), "train"))
+    data = ("--data", films, "--engine", "openvino", "--body-part", "HAND", "-o")
+    digests = [
+        json.loads(bonescreen("models", "show", each, "--json").out)["digest"][:12]
+        for each in (tiny_package.path, learnt)
+    ]
+    assert bonescreen("evaluate", learnt, *data, tmp_path / "table").code == 0
+    for rival in (learnt, tmp_path / "table" / "predictions.csv"):
+        done = bonescreen("evaluate", tiny_package.path, *data, tmp_path / "out", "--against", rival)
+        (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
+        assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model has learnt from")
+        assert f"tiny 1 ({digests[0]}) minus tiny 1 ({digests[1]})" in done.out
+        assert "images auroc +0.000 no interval 1.000" in " ".join(done.out.split())
+
+
+def test_what_was_inferred_is_kept_when_something_fails_after_it(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    broken, out = tmp_path / "broken", tmp_path / "out"
+    shutil.copytree(tiny_package.path, broken)
+    with np.load(broken / GOLDEN_FILE) as held:
+        arrays = dict(held)
+    np.savez(broken / GOLDEN_FILE, **{**arrays, "logits": arrays["logits"] + 1})
+    files = {**tiny_package.card.files, GOLDEN_FILE: file_sha256(broken / GOLDEN_FILE)}
+    (broken / CARD_FILE).write_text(replace(tiny_package.card, files=files).to_json())
+    out.mkdir()
+    (out / "report.json").write_text("of another model")
+    done = bonescreen(
+        "evaluate", tiny_package.path, "--data", films, "-o", out, "--engine", "openvino", "--against", broken
+    )
+    assert (done.code, "golden" in done.err) == (2, True)
+    assert len(Predictions.read(out / "predictions.csv")) == 47
+    assert not (out / "report.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_film_is_read(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = bonescreen("evaluate", tiny_package.path, "--data", films, "-o", tmp_path / "file" / "out")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith(f"error: {tmp_path / 'file' / 'out'} cannot be a folder to write to")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -153,7 +209,7 @@ def test_an_earlier_evaluation_can_be_compared_with(
         (("--part", "test"), "leave out --part"),
         (("--engine", "abacus"), "none of auto, openvino, keras"),
         (("--body-part", "SKULL"), "has no images of SKULL"),
-        (("--body-part", "TOE"), "both classes are needed"),
+        (("--body-part", "TOE"), "none of the 6 images is in scope: tiny knows ELBOW"),
         (("--groups", "nowhere.csv"), "nowhere.csv cannot be read"),
         (("--against", "nobody"), "no model package named 'nobody'"),
     ],

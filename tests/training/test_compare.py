@@ -19,13 +19,15 @@ def noisier(rows: Predictions, noise: float, seed: int = 1) -> Predictions:
 def test_a_model_does_not_differ_from_itself() -> None:
     rows = predicted()
     for found in compare(rows, rows, (0.5, 0.5), repeats=100):
-        assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+        assert (found.difference, found.low, found.high, found.p) == (0, None, None, 1)
 
 
 def test_a_model_that_guesses_is_told_from_one_that_does_not() -> None:
     rows = predicted()
     found = compare(rows, noisier(rows, 20), (0.5, 0.5), repeats=400)[0]
     assert found.measure == "auroc"
+    assert found.low is not None
+    assert found.high is not None
     assert 0 < found.low < found.difference < found.high
     assert found.p < 0.01
     assert found.difference == pytest.approx(found.first - found.second)
@@ -37,6 +39,8 @@ def test_turning_the_models_round_turns_the_difference_round() -> None:
         compare(*pair, (0.5, 0.5), repeats=100) for pair in ((rows, noisier(rows, 1)), (noisier(rows, 1), rows))
     )
     for a, b in zip(there, back, strict=True):
+        assert b.low is not None
+        assert b.high is not None
         assert (a.difference, a.low, a.high, a.p) == pytest.approx((-b.difference, -b.high, -b.low, b.p))
 
 

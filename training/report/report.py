@@ -62,7 +62,9 @@ class Comparison:
     Attributes
     ----------
     name : str
-        The other model's, or its table's.
+        The other model's name and version, or its table's name.
+    digest : str or None
+        The other model's; None where only its table is known.
     seen : Seen or None
         Whether it has seen the images; None where only its table is known.
     images, studies : tuple of Difference
@@ -72,6 +74,7 @@ class Comparison:
     """
 
     name: str
+    digest: str | None
     seen: Seen | None
     images: tuple[Difference, ...]
     studies: tuple[Difference, ...]
@@ -95,6 +98,15 @@ class Report:
     aim: str | None
     mistakes: tuple[Mistake, ...]
     comparison: Comparison | None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The model and the one it is compared with, told apart by their digests where they are called alike."""
+        name = f"{self.model.name} {self.model.version}"
+        if self.comparison is None or self.comparison.name != name:
+            return name, "" if self.comparison is None else self.comparison.name
+        first, second = self.model.digest[:12], (self.comparison.digest or "not known")[:12]
+        return f"{name} ({first})", f"{name} ({second})"
 
     def to_json(self) -> str:
         """Return the report as JSON text, in ASCII, with the research notice."""
