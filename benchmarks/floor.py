@@ -75,4 +75,6 @@ def main(data: Path, weights: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m benchmarks.floor FRACATLAS WEIGHTS OUT")
+    main(*map(Path, sys.argv[1:]))

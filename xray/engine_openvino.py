@@ -111,8 +111,8 @@ def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> 
     StorageOutage
         If the cache cannot be read or written, or its disk is full.
     """
-    if GRAPH_FILE in package.card.files and not again:
-        # As pinned as the weights are; golden outputs hold both to the same numbers.
+    if holds_graph(package) and not again:
+        # As pinned as the weights are; `models verify` holds it to them.
         return package.path / GRAPH_FILE, False
     kept = cache / f"{package.digest[:32]}-keras{version('keras')}-openvino{version('openvino')}"
     try:
@@ -135,6 +135,48 @@ def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> 
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return kept / GRAPH_FILE, True
+
+
+def holds_graph(package: ModelPackage) -> bool:
+    """Say whether a package holds a graph of its own.
+
+    Raises
+    ------
+    PackageError
+        If it pins one of a graph's two files and not the other.
+    """
+    pinned = {GRAPH_FILE, WEIGHTS_FILE} & package.card.files.keys()
+    if len(pinned) == 1:
+        raise PackageError(
+            f"{package.path / 'card.json'} pins {pinned.pop()} alone: a graph is {GRAPH_FILE} and {WEIGHTS_FILE}"
+        )
+    return bool(pinned)
+
+
+def check_graph(package: ModelPackage) -> None:
+    """Compare a package's own graph with one derived from its weights, on films that golden images are not like.
+
+    Raises
+    ------
+    PackageError
+        If they differ by more than the golden tolerance.
+    """
+    size, tolerance = package.card.input_size, package.golden().tolerance
+    noise = np.random.default_rng(0).integers(0, 256, (6, size, size), np.uint8)
+    films = np.concatenate([np.zeros_like(noise[:1]), np.full_like(noise[:1], 255), noise, noise[:2] // 4])
+    with tempfile.TemporaryDirectory() as folder:
+        derived, _ = derive_graph(package, Path(folder), again=True)
+        found, wanted = (OpenVINOEngine(package, graph).infer(films) for graph in (package.path / GRAPH_FILE, derived))
+    scale = max(1.0, float(np.abs(wanted.cams).max()))
+    for what, difference in (
+        ("logits", np.abs(found.logits - wanted.logits).max()),
+        ("cams", np.abs(found.cams - wanted.cams).max() / scale),
+    ):
+        # written so that NaN fails too
+        if not difference <= tolerance:
+            raise PackageError(
+                f"{package.path}: the {what} of {GRAPH_FILE} differ from the weights' by {difference:.2g}"
+            )
 
 
 def packaged_graph(package: ModelPackage, cache: Path) -> dict[str, bytes]:

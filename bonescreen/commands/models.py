@@ -65,12 +65,16 @@ def verify(name: Name) -> None:
     Example: bonescreen models verify fracture-densenet169-1
     """
     from xray.engine import open_engine
+    from xray.engine_openvino import check_graph, holds_graph
     from xray.package import load_package
 
     settings = settings_here()
     package = load_package(name)
     say(f"{len(package.card.files)} files match the digests on the card.")
     engine = open_engine(package, settings.engine, settings.graph_cache)
+    if holds_graph(package):
+        check_graph(package)
+        say("The package's OpenVINO graph agrees with its weights.")
     say(f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is good.")
 
 

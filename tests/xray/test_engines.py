@@ -15,7 +15,7 @@ import pytest
 from tests.archives import as_plain_user, folder_for_others
 from tests.tiny import write_tiny_package
 from xray.engine import open_engine, require_engine
-from xray.engine_openvino import derive_graph
+from xray.engine_openvino import check_graph, derive_graph, packaged_graph
 from xray.errors import PackageError, StorageOutage, UsageError
 from xray.package import ModelPackage, load_package, write_package
 
@@ -180,6 +180,57 @@ def test_a_cached_graph_without_digests_is_derived_again(tiny_package: ModelPack
     (graph.parent / "SHA256SUMS").unlink()
     assert derive_graph(tiny_package, tmp_path) == (graph, True)
     assert derive_graph(tiny_package, tmp_path) == (graph, False)
+
+
+def with_graph(package: ModelPackage, tmp_path: Path, graph_of: ModelPackage, name: str = "with_graph") -> ModelPackage:
+    """Write a package's weights again, with the graph of some package."""
+    return write_package(
+        tmp_path / name,
+        package.card,
+        weights=stored_weights(package),
+        golden=package.golden(),
+        readme="# Tiny\n",
+        extra=packaged_graph(graph_of, tmp_path / f"{name}-cache"),
+    )
+
+
+def stored_weights(package: ModelPackage) -> list[np.ndarray]:
+    with h5py.File(package.weights_path) as file:
+        return [file[str(index)][...].astype(np.float32) for index in range(len(file))]
+
+
+def test_a_packages_own_graph_is_used_and_agrees_with_its_weights(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    package = with_graph(tiny_package, tmp_path, tiny_package)
+    open_engine(package, "openvino", tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()
+    check_graph(package)
+
+
+def test_a_graph_of_other_weights_fails_its_check(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    weights = stored_weights(tiny_package)
+    # on a black film the first convolution gives only its border's values, so its normalisation's shift decides
+    shift = next(index for index, weight in enumerate(weights) if weight.ndim == 1 and weight.any())
+    weights[shift] = weights[shift] + 1
+    other = write_package(
+        tmp_path / "other", tiny_package.card, weights=weights, golden=tiny_package.golden(), readme="# Other\n"
+    )
+    package = with_graph(tiny_package, tmp_path, other)
+    with pytest.raises(PackageError, match=r"of network\.xml differ from the weights' by"):
+        check_graph(package)
+
+
+def test_half_a_graph_is_refused(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    graph = packaged_graph(tiny_package, tmp_path / "cache")
+    half = write_package(
+        tmp_path / "half",
+        tiny_package.card,
+        weights=stored_weights(tiny_package),
+        golden=tiny_package.golden(),
+        readme="# Half\n",
+        extra={"network.xml": graph["network.xml"]},
+    )
+    with pytest.raises(PackageError, match=r"pins network\.xml alone"):
+        open_engine(half, "openvino", tmp_path / "unused")
 
 
 def test_others_may_read_a_cached_graph(tiny_package: ModelPackage, graph_cache: Path) -> None:
