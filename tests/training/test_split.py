@@ -117,8 +117,9 @@ def small(*groups: str) -> Dataset:
 
 def test_twenty_patients_of_two_films_and_one_label_are_split_with_whatever_seed() -> None:
     data = small(*["pp", "nn"] * 10)
+    tested = {"group0", "group1", "group2", "group4"}
     parted = replace(
-        data, examples=tuple(replace(e, role=Role.TEST if e.group < "group14" else Role.TRAIN) for e in data.examples)
+        data, examples=tuple(replace(e, role=Role.TEST if e.group in tested else Role.TRAIN) for e in data.examples)
     )
     for seed in range(50):
         for each in (data, parted):
