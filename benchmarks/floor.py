@@ -67,9 +67,10 @@ def main(data: Path, weights: Path, out: Path) -> None:
         ):
             ours, theirs = align(floor, trained).select(keep), floor.select(keep)
             area = compare(ours, theirs, None)[0]
+            interval = "" if area.low is None else f"[{area.low:+.4f}, {area.high:+.4f}]"
             print(
                 f"{name}, {geometry}: {shipped.name} {area.first:.4f}, floor (C={best:g}) {area.second:.4f}, "
-                f"difference {area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}], p = {area.p:.3f}",
+                f"difference {area.difference:+.4f} {interval}, p = {area.p:.3f}",
                 flush=True,
             )
 

@@ -152,7 +152,9 @@ class Dataset:
         """
         positives = int(self.labels.sum())
         if not len(self):
-            raise UsageError(f"{where} has no images: {self.root} has too few groups, or too few for this split")
+            raise UsageError(
+                f"{where} has no images: the split names no group of {self.root} for it, or there are too few"
+            )
         if positives in (0, len(self)):
             only = "positive" if positives else "negative"
             raise UsageError(f"{where} has one class only: all {len(self):,} images are {only}; both are needed")

@@ -40,7 +40,7 @@ class Judgement:
     Attributes
     ----------
     evaluation : Evaluation
-        All that was measured, of which the card has what has intervals.
+        All that was measured, of which the card has most.
     predictions : Predictions
         Of the films that were measured on.
     """

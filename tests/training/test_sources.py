@@ -116,6 +116,16 @@ def test_a_manifest_gives_labels_parts_and_hashed_patients(tmp_path: Path) -> No
     assert dataset.notes == ("1 images without a label were left out",)
 
 
+def test_a_study_stays_together_where_only_one_of_its_lines_names_the_patient(tmp_path: Path) -> None:
+    lines = "s1,a.png,negative,\ns1,b.png,positive,P1\ns2,c.png,negative,P1\ns3,d.png,negative,\n"
+    (tmp_path / "manifest.csv").write_text(f"study,image,label,patient\n{lines}")
+    first, second, third, fourth = read_dataset(tmp_path).groups.tolist()
+    assert first == second == third != fourth
+    (tmp_path / "manifest.csv").write_text(f"study,image,label,patient\n{lines}s2,e.png,,P2\n")
+    with pytest.raises(UsageError, match="line 6: the study 's2' has two patients"):
+        read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

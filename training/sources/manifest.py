@@ -1,5 +1,6 @@
 """Any archive whose ``manifest.csv`` says the labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from training.dataset import Dataset, Example
@@ -25,7 +26,7 @@ NO_KEY = b"bonescreen"
 def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
     """Read ``manifest.csv`` (``study,image[,label,body_part,view,patient]``); images without a label are left out.
 
-    The patient is the group, hashed; a line without one has its study for a group.
+    The patient is the group, hashed; a study without one is its own group.
 
     Parameters
     ----------
@@ -37,9 +38,10 @@ def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
     Raises
     ------
     UsageError
-        If a line is wrong, or none has a label.
+        If a line is wrong, a study has two patients, or no line has a label.
     """
     examples, unlabelled = [], 0
+    patients: dict[str, str] = {}
     with (folder / MANIFEST_NAME).open("rb") as file:
         require_sound(file)
         file.seek(0)
@@ -47,13 +49,20 @@ def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
             if not isinstance(listed, Listed):
                 raise UsageError(f"{folder / MANIFEST_NAME} {listed}")
             placed = listed.placed
+            if placed.patient and patients.setdefault(placed.study, placed.patient) != placed.patient:
+                raise UsageError(
+                    f"{folder / MANIFEST_NAME} line {listed.line}: the study {placed.study!r} has two patients, "
+                    "and a study is of one"
+                )
             if placed.human_label is None:
                 unlabelled += 1
                 continue
-            group = placed.patient or pseudonym(pseudonym_key or NO_KEY, placed.study)
+            alone = pseudonym(pseudonym_key or NO_KEY, placed.study)
             positive = placed.human_label is Label.POSITIVE
-            examples.append(Example(listed.image, placed.study, group, positive, placed.body_part))
+            examples.append(Example(listed.image, placed.study, alone, positive, placed.body_part))
     if not examples:
         raise UsageError(f"{folder / MANIFEST_NAME} has no labels: its column 'label' says positive or negative")
+    # Only now, as one line of a study may name the patient and the others not.
+    grouped = tuple(replace(example, group=patients.get(example.study, example.group)) for example in examples)
     notes = (f"{unlabelled:,} images without a label were left out",) if unlabelled else ()
-    return Dataset(folder, OWN, "finding", tuple(examples), notes)
+    return Dataset(folder, OWN, "finding", grouped, notes)
