@@ -82,9 +82,8 @@ def test_a_model_is_trained_and_the_next_step_is_said(
     assert "BONESCREEN_MODEL=trained/seed-1 bonescreen screen PATH" in out
     assert "For research only, not for diagnosis." in out
     card = (tmp_path / "trained/seed-1/card.json").read_text()
-    assert (
-        "bonescreen train seed --data mura --weights small.weights.h5 --backbone MobileNet --epochs 1 --deterministic"
-        in card
-    )
+    assert "bonescreen train seed --data MURA-v1.1 --weights small.weights.h5 --backbone MobileNet" in card
+    assert "--epochs 1 --deterministic" in card
+    assert "Not quite the recipe seed 1: made with backbone MobileNet; stages" in card
     code, _, error = run(capsys, "seed", *options, "--out", "trained")
     assert (code, "trained/seed-1 exists: a model package is never changed" in error) == (2, True)
