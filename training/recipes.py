@@ -12,8 +12,8 @@ SEED = Recipe(
     data="MURA v1.1, XR_HUMERUS (1,272 training images, 288 of valid/ to test with)",
     measured="not on MURA, which may not be redistributed and was not at hand; the work it repeats reports an image "
     "accuracy of 79 %, then 85 %. On a stand-in, FracAtlas's 1,205 films of the upper limb with DenseNet-169 (--data "
-    "fracatlas --body-part HAND --body-part SHOULDER --backbone DenseNet169): accuracy 0.787 and AUROC 0.795 on 164 test "
-    "films of 2 groups, too few for an interval; 9 minutes on 2 cores, 2026-11-26",
+    "fracatlas --body-part HAND --body-part SHOULDER --backbone DenseNet169): accuracy 0.787 and AUROC 0.795 on 164 "
+    "test films of 2 groups, too few for an interval; 9 minutes on 2 cores, 2026-11-26",
     body_parts=("HUMERUS",),
     backbone="DenseNet121",
     input_size=224,
@@ -76,9 +76,9 @@ FRACTURE = Recipe(
     version="2",
     command="bonescreen train fracture --data fracatlas --weights densenet169_imagenet_notop.weights.h5 --no-graph",
     data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
-    measured="out of fold, AUROC 0.8745 over all films and 0.8180 over the upper limb; not better than logistic regression "
-    "on frozen features in the same folds (+0.005 [-0.009, +0.017] and +0.006 [-0.021, +0.027], benchmarks/floor.py), so "
-    "it is not what ships; 57 minutes on 2 busy cores, 2026-11-26",
+    measured="out of fold, AUROC 0.8745 over all films and 0.8180 over the upper limb; not better than logistic "
+    "regression on frozen features in the same folds (+0.005 [-0.009, +0.017] and +0.006 [-0.021, +0.027], "
+    "benchmarks/floor.py), so it is not what ships; 57 minutes on 2 busy cores, 2026-11-26",
     body_parts=(),
     backbone="DenseNet169",
     input_size=224,
