@@ -11,7 +11,7 @@ from training.predictions import Predictions
 from training.thresholds import Aim
 from xray.card import Calibration, Metric, Threshold
 
-SENSITIVE = Aim(0.95)
+AIMS = (Aim(), Aim(0.95))
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def judge(tuning: Exam, test: Exam) -> Judgement:
     calibration = fit_platt(tuning.seen.logits, tuning.dataset.labels)
     chosen_on = _predictions(tuning, calibration)
     on = f"{len(chosen_on):,} images of {tuning.dataset.terms.name}, {tuning.how}"
-    images = [aim.choose(chosen_on, on) for aim in (Aim(), SENSITIVE)]
-    studies = [aim.choose(chosen_on.by_study(), on) for aim in (Aim(), SENSITIVE)]
+    images = [aim.choose(chosen_on, on) for aim in AIMS]
+    studies = [aim.choose(chosen_on.by_study(), on) for aim in AIMS]
     predictions = _predictions(test, calibration)
     evaluation = evaluate(predictions, images, studies)
     scale = heat_map_scale(tuning.seen.cam_maxima, tuning.dataset.labels)
@@ -78,7 +78,7 @@ def judge(tuning: Exam, test: Exam) -> Judgement:
         studies[0],
         # A network that finds nothing has no evidence to draw, and a scale all the same.
         max(scale, 1e-3),
-        card_metrics(evaluation, test.dataset.terms.name, test.how),
+        card_metrics(evaluation, AIMS, test.dataset.terms.name, test.how),
         evaluation,
         predictions,
     )

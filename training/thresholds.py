@@ -1,6 +1,5 @@
 """Thresholds for an aim that somebody states, of images and of studies."""
 
-import re
 from dataclasses import dataclass
 
 from training.predictions import Predictions
@@ -10,7 +9,6 @@ from xray.metrics import sensitivity_threshold, youden_threshold
 
 YOUDEN = "youden"
 _SENSITIVITY = "sensitivity"
-_ON = ", chosen on "
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,6 @@ class Aim:
             raise UsageError(f"no aim {text!r}: it is 'youden', or 'sensitivity:0.95' with a number over 0 and up to 1")
         return cls(sensitivity)
 
-    @classmethod
-    def of(cls, threshold: Threshold) -> "Aim | None":
-        """Return the aim that a threshold says it was chosen for, or None where it says it in other words."""
-        text = threshold.chosen.partition(_ON)[0]
-        if text == str(cls()):
-            return cls()
-        number = re.fullmatch(r"a sensitivity of at least ([\d.e-]+)", text)
-        return None if number is None else cls(float(number[1]))
-
     @property
     def label(self) -> str:
         """In few words: ``"Youden"``, ``"sensitivity 0.95"``."""
@@ -87,4 +76,4 @@ class Aim:
                 value = sensitivity_threshold(predictions.labels, predictions.probabilities, self.sensitivity)
         except ValueError as error:
             raise UsageError(f"no threshold can be chosen on {on}: {error}") from error
-        return Threshold(value, f"{self}{_ON}{on}")
+        return Threshold(value, f"{self}, chosen on {on}")

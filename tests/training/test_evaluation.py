@@ -129,11 +129,11 @@ def test_an_evaluation_is_plain_json_and_the_same_for_the_same_seed() -> None:
 
 
 def test_a_cards_metrics_say_on_what_they_were_measured() -> None:
-    found = card_metrics(measured(predicted()), "FracAtlas", "out of fold")
+    found = card_metrics(measured(predicted()), [Aim()], "FracAtlas", "out of fold")
     every = {(metric.name, metric.population) for metric in found}
     assert len(every) == len(found) == 2 * (2 * 6 + 3)
     rows = predicted()
-    assert ("kappa at 0.500", f"FracAtlas, images (n=240, positive {rows.labels.sum()}), out of fold") in every
+    assert ("kappa at 0.500 (Youden)", f"FracAtlas, images (n=240, positive {rows.labels.sum()}), out of fold") in every
     upper = rows.select(rows.body_parts != "LEG")
     assert (
         "AUROC", f"FracAtlas, images of the upper limb (n={len(upper)}, positive {upper.labels.sum()}), out of fold"
@@ -145,13 +145,13 @@ def test_a_cards_metrics_say_on_what_they_were_measured() -> None:
 
 
 def test_a_card_has_no_studies_where_they_are_single_images() -> None:
-    found = card_metrics(measured(predicted(study_size=1)), "FracAtlas", "out of fold")
+    found = card_metrics(measured(predicted(study_size=1)), [Aim()], "FracAtlas", "out of fold")
     assert [metric for metric in found if "studies" in metric.population] == []
 
 
 def test_a_perfect_number_is_on_the_card_though_it_has_no_interval() -> None:
     labels = np.arange(40) % 2 == 0
-    found = card_metrics(measured(of(np.where(labels, 3.0, -3.0), labels)), "FracAtlas", "out of fold")
+    found = card_metrics(measured(of(np.where(labels, 3.0, -3.0), labels)), [Aim()], "FracAtlas", "out of fold")
     assert [(metric.name, metric.value, metric.interval) for metric in found[:2]] == [
         ("AUROC", 1.0, "no interval"),
         ("average precision", 1.0, "no interval"),
@@ -160,13 +160,14 @@ def test_a_perfect_number_is_on_the_card_though_it_has_no_interval() -> None:
 
 def test_a_cards_rates_name_the_aim_of_their_threshold_and_two_aims_with_one_threshold_share_them() -> None:
     rows = predicted()
-    thresholds = [Aim.parse(aim).choose(rows, "these films") for aim in ("youden", "sensitivity:0.95")]
-    apart = card_metrics(evaluate(rows, thresholds, thresholds, repeats=10), "FracAtlas", "out of fold")
+    aims = [Aim.parse(aim) for aim in ("youden", "sensitivity:0.95")]
+    thresholds = [aim.choose(rows, "these films") for aim in aims]
+    apart = card_metrics(evaluate(rows, thresholds, thresholds, repeats=10), aims, "FracAtlas", "out of fold")
     names = {metric.name for metric in apart}
     assert f"kappa at {thresholds[0].value:.3f} (Youden)" in names
     assert f"kappa at {thresholds[1].value:.3f} (sensitivity 0.95)" in names
     same = [dataclasses.replace(threshold, value=0.5) for threshold in thresholds]
-    together = card_metrics(evaluate(rows, same, same, repeats=10), "FracAtlas", "out of fold")
+    together = card_metrics(evaluate(rows, same, same, repeats=10), aims, "FracAtlas", "out of fold")
     accuracies = [m.name for m in together if m.name.startswith("accuracy") and ", images (" in m.population]
     assert accuracies == ["accuracy at 0.500 (Youden, sensitivity 0.95)"]
 
