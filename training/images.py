@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from training.dataset import Dataset
 from training.disk import mapped_array, write_whole
-from xray.errors import ArchiveOutage, FileFault, UsageError
+from xray.errors import FileFault, UsageError
+from xray.files import read_image_file
 from xray.pixels import Preprocessing, decode
 from xray.vocabulary import Reason
 
@@ -61,8 +62,8 @@ def load_images(
     return dataset.select(reasons == ""), np.load(images_path, mmap_mode="r")[: reasons.tolist().count("")], skipped
 
 
-def decode_example(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | Reason:
-    """Return one file's ``uint8 (size, size)``, or why there is none.
+def decode_example(root: Path, preprocessing: Preprocessing, image: str) -> NDArray[np.uint8] | Reason:
+    """Return one film's ``uint8 (size, size)``, read as screening reads it, or why there is none.
 
     Raises
     ------
@@ -70,13 +71,7 @@ def decode_example(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8
         If the storage fails, which says nothing of the file.
     """
     try:
-        return preprocessing.apply(decode(file.read_bytes()))
-    except FileNotFoundError:
-        return Reason.VANISHED
-    except (PermissionError, IsADirectoryError, NotADirectoryError):
-        return Reason.UNREADABLE
-    except OSError as error:
-        raise ArchiveOutage(f"{file} cannot be read now ({error.strerror or error}): try again") from error
+        return preprocessing.apply(decode(read_image_file(root, image)))
     except FileFault as fault:
         return fault.reason
 
@@ -86,25 +81,25 @@ def _summary(skipped: Counter[str]) -> str:
 
 
 def _decode_all(dataset: Dataset, preprocessing: Preprocessing, images_path: Path, reasons_path: Path) -> None:
-    files = [dataset.root / example.image for example in dataset.examples]
-    partial = images_path.with_suffix(f".{os.getpid()}.part")
-    shape = (len(files), preprocessing.size, preprocessing.size)
+    listed = [example.image for example in dataset.examples]
+    look = partial(decode_example, dataset.root, preprocessing)
+    unfinished = images_path.with_suffix(f".{os.getpid()}.part")
+    shape = (len(listed), preprocessing.size, preprocessing.size)
     reasons: list[str] = []
     try:
         # The readable ones come first, one behind the other, so that they can be mapped as one array.
-        images = mapped_array(partial, np.uint8, shape)
+        images = mapped_array(unfinished, np.uint8, shape)
         with ThreadPoolExecutor() as threads:
-            for start in range(0, len(files), CHUNK):
-                chunk = files[start : start + CHUNK]
-                for found in threads.map(decode_example, chunk, repeat(preprocessing)):
+            for start in range(0, len(listed), CHUNK):
+                for found in threads.map(look, listed[start : start + CHUNK]):
                     if not isinstance(found, Reason):
                         images[reasons.count("")] = found
                     reasons.append("" if not isinstance(found, Reason) else found)
         images.flush()
         write_whole(reasons_path, lambda file: np.save(file, np.array(reasons, np.str_)))
-        partial.rename(images_path)
+        unfinished.rename(images_path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _key(dataset: Dataset, preprocessing: Preprocessing) -> str:

@@ -202,6 +202,8 @@ def test_films_smaller_than_the_networks_input_are_said() -> None:
 def test_data_of_which_nothing_can_be_read_have_a_report(tmp_path: Path) -> None:
     examples = tuple(Example(f"{i}.png", f"{i}", f"{i}", i % 2 == 0) for i in range(3))
     dataset = Dataset(tmp_path, FRACATLAS, "fracture", examples)
+    # an empty folder would be a disk that is not mounted
+    (tmp_path / "notes.txt").write_text("moved")
     assert list(survey(dataset)) == [Reason.VANISHED] * 3
     Report.of(examine(dataset, survey(dataset), None), dataset).write(tmp_path / "out")
     assert "the file is no longer in the archive" in (tmp_path / "out" / "report.html").read_text()

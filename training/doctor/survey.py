@@ -14,6 +14,7 @@ from PIL import Image
 
 from training.dataset import Dataset
 from xray.errors import FileFault
+from xray.files import read_image_file
 from xray.pixels import decode
 from xray.vocabulary import Reason
 
@@ -53,6 +54,11 @@ def survey(dataset: Dataset) -> Iterator[Film | Reason]:
     ------
     Film or Reason
         What a file holds, or why it cannot be read: training leaves it out for the same reason.
+
+    Raises
+    ------
+    ArchiveOutage
+        If the storage fails, which says nothing of the files.
     """
     look = partial(_look, dataset.root)
     images = [example.image for example in dataset.examples]
@@ -69,12 +75,8 @@ def stack_small(films: Sequence[Film]) -> NDArray[np.uint8]:
 
 def _look(root: Path, image: str) -> Film | Reason:
     try:
-        data = (root / image).read_bytes()
+        data = read_image_file(root, image)
         gray = decode(data)
-    except FileNotFoundError:
-        return Reason.VANISHED
-    except OSError:
-        return Reason.UNREADABLE
     except FileFault as fault:
         return fault.reason
     small = Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
