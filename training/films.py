@@ -1,13 +1,11 @@
 """Which films a model has met, by their content: names and groups change, a file's bytes do not."""
 
-import csv
 import functools
-import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from training.dataset import Dataset, Role
-from training.sources.tables import read_table
+from training.sources.tables import read_table, table_text
 from xray.errors import UsageError
 from xray.package import ModelPackage, file_sha256
 
@@ -37,13 +35,14 @@ def met_films(package: ModelPackage) -> Mapping[str, Role]:
         raise UsageError(f"{table}: {error}") from error
 
 
-def films_table(roles: Mapping[str, Role], ancestor: ModelPackage | None) -> bytes:
+def films_table(roles: Iterable[tuple[str, Role]], ancestor: ModelPackage | None) -> bytes:
     """Write the table of a package.
 
     Parameters
     ----------
-    roles : mapping of str to Role
-        By digest, of the films that it was trained with.
+    roles : iterable of tuple of str and Role
+        Digest and role of the films that it was trained with; a film in two parts counts as learnt from, or else as
+        chosen on.
     ancestor : ModelPackage or None
         The package that it began as: what that has learnt, or was chosen on, this one has too.
     """
@@ -52,11 +51,12 @@ def films_table(roles: Mapping[str, Role], ancestor: ModelPackage | None) -> byt
         if ancestor
         else {}
     )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("sha256", "role"))
-    writer.writerows(sorted(({digest: role for digest, role in roles.items() if digest} | learnt).items()))
-    return text.getvalue().encode()
+    met = {digest: role for digest, role in sorted(roles, key=_weight) if digest}
+    return table_text(("sha256", "role"), sorted((met | learnt).items())).encode()
+
+
+def _weight(film: tuple[str, Role]) -> int:
+    return (Role.TEST, Role.VALIDATION, Role.TRAIN).index(film[1])
 
 
 def _file_digest(path: Path) -> str:

@@ -95,7 +95,7 @@ def _tables(order: Order, dataset: Dataset, split: Split | None) -> dict[str, by
     """Say what each film and group was for; after cross-validation the network has learnt from all."""
     roles = [Role.TRAIN if split is None else split.roles[group] for group in dataset.groups.tolist()]
     ancestor = order.initial if isinstance(order.initial, ModelPackage) else None
-    films = films_table(dict(zip(film_digests(dataset), roles, strict=True)), ancestor)
+    films = films_table(zip(film_digests(dataset), roles, strict=True), ancestor)
     return {FILMS_FILE: films} if split is None else {FILMS_FILE: films, SPLIT_FILE: split.to_csv().encode()}
 
 

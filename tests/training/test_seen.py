@@ -119,7 +119,7 @@ def telling(
     folder.mkdir()
     model = package(folder, roles)
     own = [roles[group] for group in dataset.groups.tolist()]
-    (folder / FILMS_FILE).write_bytes(films_table(dict(zip(film_digests(dataset), own, strict=True)), ancestor))
+    (folder / FILMS_FILE).write_bytes(films_table(zip(film_digests(dataset), own, strict=True), ancestor))
     return replace(model, card=replace(model.card, files={SPLIT_FILE: "", FILMS_FILE: ""}))
 
 
@@ -150,3 +150,10 @@ def test_what_the_package_it_began_as_has_learnt_a_model_has_learnt(tmp_path: Pa
     turned = {"a": Role.TEST, "b": Role.TRAIN, "c": Role.VALIDATION}
     model = telling(tmp_path / "model", dataset, turned, ancestor)
     assert seen(model, dataset.select(dataset.groups == "a")).verdict is Verdict.SEEN
+
+
+def test_a_film_in_two_parts_counts_as_learnt_from(tmp_path: Path) -> None:
+    dataset = films(tmp_path / "data", data("abc"))
+    (tmp_path / "data/c0.png").write_text("a0.png")
+    model = telling(tmp_path / "model", dataset, GROUPS)
+    assert seen(model, dataset.select(dataset.images == "c0.png")).verdict is Verdict.SEEN
