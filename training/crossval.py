@@ -18,7 +18,7 @@ from xray.metrics import auroc
 
 
 @dataclass(frozen=True)
-class Seen:
+class Answers:
     """What a network says of n films.
 
     Attributes
@@ -33,9 +33,7 @@ class Seen:
     cam_maxima: NDArray[np.float64]
 
 
-def cross_validate(
-    learner: Learner, material: Material, folder: Path, fingerprint: str, progress: Progress
-) -> tuple[NDArray[np.int64], Seen]:
+def cross_validate(learner: Learner, material: Material, folder: Path, fingerprint: str, progress: Progress) -> Answers:
     """Learn from all folds but one, look at that one, and so on for each.
 
     Nothing is chosen on a fold: its films decide neither epochs nor anything else.
@@ -55,10 +53,8 @@ def cross_validate(
 
     Returns
     -------
-    folds : ndarray of int64, (N,)
-        The fold in which a film was held out.
-    held_out : Seen
-        What the network that has not seen a film's group says of it; N films.
+    Answers
+        Of each of the N films, by the network that has not seen its group.
     """
     recipe, dataset = learner.recipe, material.dataset
     folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
@@ -68,13 +64,13 @@ def cross_validate(
         progress.say(f"fold {fold + 1}/{recipe.folds}: {len(train):,} images to learn from, {len(held_out):,} held out")
         learner.reset()
         fit(learner, material, Films(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
-        seen = look(learner, material, held_out)
-        logits[held_out], maxima[held_out] = seen.logits, seen.cam_maxima
-        progress.say(f"fold {fold + 1}/{recipe.folds}: AUROC {auroc(dataset.labels[held_out], seen.logits):.4f}")
-    return folds, Seen(logits, maxima)
+        found = look(learner, material, held_out)
+        logits[held_out], maxima[held_out] = found.logits, found.cam_maxima
+        progress.say(f"fold {fold + 1}/{recipe.folds}: AUROC {auroc(dataset.labels[held_out], found.logits):.4f}")
+    return Answers(logits, maxima)
 
 
-def look(learner: Learner, material: Material, films: NDArray[np.intp]) -> Seen:
+def look(learner: Learner, material: Material, films: NDArray[np.intp]) -> Answers:
     """Ask the inference network, as it has learnt, of these n films."""
     forward = compile_forward(learner.explainer(), BATCH)
     features = material.at_rest(release=True)
@@ -83,4 +79,4 @@ def look(learner: Learner, material: Material, films: NDArray[np.intp]) -> Seen:
         found_logits, cams = forward(features[batch].astype(np.float32))
         count = place.stop - place.start
         logits[place], maxima[place] = found_logits[:count], cams[:count].max(axis=(1, 2))
-    return Seen(logits, maxima)
+    return Answers(logits, maxima)

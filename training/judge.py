@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from training.calibration import fit_platt, heat_map_scale
 from training.card_metrics import card_metrics
-from training.crossval import Seen
+from training.crossval import Answers
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate
 from training.predictions import Predictions
@@ -22,14 +22,14 @@ class Exam:
     ----------
     dataset : Dataset
         n examples.
-    seen : Seen
+    answers : Answers
         What the network says of them.
     how : str
         In which way they were held out: ``"out of fold"``, ``"test part"``.
     """
 
     dataset: Dataset
-    seen: Seen
+    answers: Answers
     how: str
 
 
@@ -64,14 +64,14 @@ def judge(tuning: Exam, test: Exam) -> Judgement:
     test : Exam
         What is measured on: both classes.
     """
-    calibration = fit_platt(tuning.seen.logits, tuning.dataset.labels)
+    calibration = fit_platt(tuning.answers.logits, tuning.dataset.labels)
     chosen_on = _predictions(tuning, calibration)
     on = f"{len(chosen_on):,} images of {tuning.dataset.terms.name}, {tuning.how}"
     images = [aim.choose(chosen_on, on) for aim in AIMS]
     studies = [aim.choose(chosen_on.by_study(), on) for aim in AIMS]
     predictions = _predictions(test, calibration)
     evaluation = evaluate(predictions, images, studies)
-    scale = heat_map_scale(tuning.seen.cam_maxima, tuning.dataset.labels)
+    scale = heat_map_scale(tuning.answers.cam_maxima, tuning.dataset.labels)
     return Judgement(
         calibration,
         images[0],
@@ -85,4 +85,4 @@ def judge(tuning: Exam, test: Exam) -> Judgement:
 
 
 def _predictions(exam: Exam, calibration: Calibration) -> Predictions:
-    return Predictions.of(exam.dataset, exam.seen.logits, calibration.apply(exam.seen.logits))
+    return Predictions.of(exam.dataset, exam.answers.logits, calibration.apply(exam.answers.logits))

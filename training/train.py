@@ -70,8 +70,10 @@ def train(order: Order) -> tuple[ModelPackage, Judgement]:
         material = Material(dataset, gathered.images, learner, order.out / CACHE, progress)
         fingerprint = _fingerprint(order, learner, material, features_key(gathered.images, learner))
         runs = order.out / f"{target.name}.run"
-        teach = _cross_validated if gathered.split is None else _held_out
-        tuning, test = teach(learner, material, gathered.parts, runs, fingerprint, progress)
+        if gathered.split is None:
+            tuning = test = _cross_validated(learner, material, runs, fingerprint, progress)
+        else:
+            tuning, test = _held_out(learner, material, gathered.parts, runs, fingerprint, progress)
         judgement = judge(tuning, test)
         judgement.predictions.write(order.out / PREDICTIONS)
         package = release(order, learner, judgement, dataset, gathered.faults, gathered.split, target)
@@ -117,21 +119,13 @@ def _gather(order: Order, progress: Progress) -> _Gathered:
     return _Gathered(dataset, images, faults, split, parts, learner)
 
 
-def _cross_validated(
-    learner: Learner,
-    material: Material,
-    parts: dict[Role, NDArray[np.bool_]],
-    runs: Path,
-    fingerprint: str,
-    progress: Progress,
-) -> tuple[Exam, Exam]:
+def _cross_validated(learner: Learner, material: Material, runs: Path, fingerprint: str, progress: Progress) -> Exam:
     """Measure out of fold, then learn from everything."""
-    _, seen = cross_validate(learner, material, runs, fingerprint, progress)
+    answers = cross_validate(learner, material, runs, fingerprint, progress)
     progress.say("all folds: learning from every image")
     learner.reset()
     fit(learner, material, Films(np.arange(len(material.dataset))), runs / "all", fingerprint, progress)
-    exam = Exam(material.dataset, seen, "out of fold")
-    return exam, exam
+    return Exam(material.dataset, answers, "out of fold")
 
 
 def _held_out(
