@@ -88,7 +88,7 @@ def train(
     from training.train import train as run
 
     settings = settings_here()
-    parts = chosen.body_parts if body_part is None else tuple(p.upper() for p in body_part if p.lower() != "all")
+    parts = chosen.body_parts if body_part is None else [part.upper() for part in body_part]
     dataset = read_dataset(data, body_parts=parts, groups=groups, pseudonym_key=settings.pseudonym_key, finding=finding)
     try:
         package, judgement = run(
