@@ -25,7 +25,7 @@ class State:
     stage, epoch : int
         Stages done, and epochs done in the one after them.
     history : list of dict
-        A row for each epoch.
+        A row for each epoch: stage, epoch, loss, learning_rate, seconds, and with a validation part its loss and AUROC.
     best_loss : float or None
         Of this stage's epochs, on the validation part.
     stale : int

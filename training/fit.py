@@ -30,9 +30,7 @@ class Films:
     validation: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
 
 
-def fit(
-    learner: Learner, material: Material, films: Films, folder: Path, fingerprint: str, progress: Progress
-) -> list[dict[str, float]]:
+def fit(learner: Learner, material: Material, films: Films, folder: Path, fingerprint: str, progress: Progress) -> None:
     """Run a recipe's stages, and leave what was learnt in the learner's network.
 
     Parameters
@@ -49,11 +47,6 @@ def fit(
         Of all that decides the outcome, see :func:`training.checkpoint.write_state`.
     progress : Progress
         Is told of every epoch.
-
-    Returns
-    -------
-    list of dict
-        A row for each epoch: stage, epoch, loss, learning_rate, seconds, and with a validation part its loss and AUROC.
 
     Raises
     ------
@@ -75,7 +68,6 @@ def fit(
     for stage in learner.recipe.stages[state.stage :]:
         _Teaching(learner, material, films, stage, state, variables).run(folder, fingerprint, progress)
     learner.ship()
-    return state.history
 
 
 class _Teaching:
@@ -87,10 +79,10 @@ class _Teaching:
         self.learner, self.material, self.films = learner, material, films
         self.stage, self.state, self.variables = stage, state, variables
         recipe = learner.recipe
-        self.at_rest = learner.classifier(stage.release)
-        self.model = self.at_rest if recipe.views else learner.whole(stage.release)
+        self.at_rest = learner.classifier(stage)
+        self.model = self.at_rest if recipe.views else learner.whole(stage)
         self.model.compile(
-            optimizer=_optimizer(recipe, stage, len(films.train)),
+            optimizer=_optimizer(recipe, stage, len(material.chosen(films.train, state.stage, 0))),
             loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
             # On a CPU, TensorFlow's own kernels are faster than what XLA makes of convolutions.
             jit_compile="auto" if on_gpu() else False,
