@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.recipe import Recipe
+from training.recipe import Recipe, Stage
 from xray.errors import UsageError
 from xray.network import CamHead, backbone_of, build_network, load_network, network_input, network_weights
 from xray.package import ModelPackage
 from xray.weights import round_to_storage
 
-MIN_DEVIATION = 1e-2
+MIN_DEVIATION = 1e-3
 """Channels that hardly vary are not blown up: their noise would be, and float16 would not hold the kernel."""
 
 Initial = Path | Literal["imagenet"] | ModelPackage | None
@@ -77,23 +77,23 @@ class Learner:
         features = keras.Input(self._above.input_shape[1:])
         return keras.Model(features, _pool(self._above(features)), name="pooling")
 
-    def classifier(self, release: int) -> keras.Model:
-        """Return what learns, its layers set to learn or not: to logits ``(N, 1)``.
+    def classifier(self, stage: Stage) -> keras.Model:
+        """Return what learns in a stage, its layers set to learn or not: to logits ``(N, 1)``.
 
         It is given the trunk's features, or pooled ones if only the head learns.
         """
-        self._set_released(release)
-        if not release:
+        self._set_learning(stage)
+        if not stage.release:
             pooled = keras.Input(self.backbone.output_shape[-1:])
-            return keras.Model(pooled, self.head(pooled), name="classifier")
+            return keras.Model(pooled, self._ends_in_head(pooled, stage), name="classifier")
         features = keras.Input(self._above.input_shape[1:])
-        return keras.Model(features, self.head(_pool(self._above(features))), name="classifier")
+        return keras.Model(features, self._ends_in_head(_pool(self._above(features)), stage), name="classifier")
 
-    def whole(self, release: int) -> keras.Model:
+    def whole(self, stage: Stage) -> keras.Model:
         """Return the whole network, as `classifier` lets it learn: ``uint8 (N, size, size)`` to logits ``(N, 1)``."""
-        self._set_released(release)
+        self._set_learning(stage)
         images, scaled = network_input(self.recipe.backbone, self.recipe.input_size)
-        return keras.Model(images, self.head(_pool(self.backbone(scaled))), name="whole")
+        return keras.Model(images, self._ends_in_head(_pool(self.backbone(scaled)), stage), name="whole")
 
     def explainer(self) -> keras.Model:
         """Return the inference network from the trunk's features on: logits ``(N,)`` and CAMs ``(N, h, w)``."""
@@ -112,7 +112,7 @@ class Learner:
     def learnt(self) -> list[Any]:
         """Return the variables that some stage of the recipe lets learn, always in the same order."""
         self._set_released(max(stage.release for stage in self.recipe.stages))
-        return [*self.backbone.trainable_variables, *self.head.trainable_variables]
+        return [*self.backbone.trainable_variables, *self._dense_variables()]
 
     def dropouts(self) -> list[Any]:
         """Return the layers that draw at random while they learn: the head's, and those of backbones that have some."""
@@ -121,9 +121,10 @@ class Learner:
 
     def ship(self) -> None:
         """Make the inference network what a package will hold: rounded as stored, standardisation folded in."""
-        for variable in self.backbone.trainable_variables:
+        dense = self._dense_variables()
+        for variable in self.learnt()[: -len(dense)]:
             variable.assign(round_to_storage(variable.numpy()))
-        kernels_and_biases = [variable.numpy() for variable in self.head.trainable_variables]
+        kernels_and_biases = [variable.numpy() for variable in dense]
         mean, scale = (each.numpy().astype(np.float64) for each in (self._mean, self._scale))
         kernel = kernels_and_biases[0] * scale[:, None]
         bias = kernels_and_biases[1] - mean @ kernel
@@ -131,6 +132,26 @@ class Learner:
         head: CamHead = self.network.get_layer("head")
         for variable, value in zip((*head.kernels, *head.biases), (*values[::2], *values[1::2]), strict=True):
             variable.assign(value)
+
+    def _dense_variables(self) -> list[Any]:
+        """Return the head's kernels and biases in turn, whether or not they learn at the moment."""
+        return [
+            variable
+            for layer in self.head.layers
+            if isinstance(layer, keras.layers.Dense)
+            for variable in layer.weights
+        ]
+
+    def _ends_in_head(self, pooled: Any, stage: Stage) -> Any:
+        # Dropout is for a head that learns; left out, as Keras passes a model's training=True on to all its layers.
+        for layer in self.head.layers:
+            if stage.head or not isinstance(layer, keras.layers.Dropout):
+                pooled = layer(pooled)
+        return pooled
+
+    def _set_learning(self, stage: Stage) -> None:
+        self._set_released(stage.release)
+        self.head.trainable = stage.head
 
     def _head(self) -> keras.Sequential:
         recipe = self.recipe

@@ -73,8 +73,20 @@ class Material:
         return self._features[0] if release else self._pooled[0]
 
     def epoch(self, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> "Epoch":
-        """Return the batches of one epoch: every film once, in a drawn order and view."""
-        return Epoch(self, release, films, stage, epoch)
+        """Return the batches of one epoch: each of these films once, in a drawn order and view."""
+        return Epoch(self, release, self.chosen(films, stage, epoch), stage, epoch)
+
+    def chosen(self, films: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.intp]:
+        """Return which of these films an epoch has: all, or all positive ones and the stage's share of the others."""
+        ratio = self._recipe.stages[stage].negatives
+        positive = self.labels[films] > 0
+        wanted = round(ratio * int(positive.sum()))
+        if not ratio or wanted >= int((~positive).sum()):
+            return films
+        # Windows on one drawn order: over the epochs, all negative films are seen equally often.
+        others = np.random.default_rng((self._recipe.seed, stage)).permutation(films[~positive])
+        window = np.arange(epoch * wanted, (epoch + 1) * wanted) % len(others)
+        return np.concatenate([films[positive], others[window]])
 
     def inputs(
         self, release: int, films: NDArray[np.intp], stage: int, epoch: int

@@ -20,15 +20,29 @@ class Stage:
         Passes over the training images.
     learning_rate : float
         Where it begins; it falls to zero by half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983), or stays.
+    head : bool
+        Whether the head learns too. A head that has learnt to the end on frozen features and is then held fast keeps
+        released layers from learning the films by heart (after Kumar et al. 2022, arXiv:2202.10054).
+    negatives : float
+        So many negative films for each positive one in an epoch, every epoch the next of them; 0: all there are.
     """
 
     release: int
     epochs: int
     learning_rate: float
+    head: bool = True
+    negatives: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what teaches nothing."""
+        if not self.release and not self.head:
+            raise UsageError("a stage in which neither layers of the backbone nor the head learn teaches nothing")
 
     def __str__(self) -> str:
-        what = f"the last {self.release} layers and the head" if self.release else "the head"
-        return f"{what}, {self.epochs} epochs from a learning rate of {self.learning_rate:g}"
+        layers = f"the last {self.release} layers" if self.release else ""
+        what = " and ".join(filter(None, (layers, "the head" if self.head else "")))
+        films = f", {self.negatives:g} negative films for each positive" if self.negatives else ""
+        return f"{what}, {self.epochs} epochs from a learning rate of {self.learning_rate:g}{films}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Recipe:
     head : tuple of int
         Widths of the two hidden layers; the third dense layer is the logit.
     dropout : float
-        Share of units dropped before each of the head's layers.
+        Share of units dropped before each of the head's layers, while it learns.
     stages : tuple of Stage
         One after the other.
     cosine : bool

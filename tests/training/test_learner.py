@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.training.conftest import SIZE
 from tests.training.recipes import SMALL
 from training.augment import augment
 from training.dataset import Dataset, Example
@@ -31,9 +32,9 @@ def test_any_backbone_is_cut_below_what_learns_and_its_head_folds_into_the_infer
     features = learner.trunk()(FILMS)
     pooled = np.asarray(learner.pooling()(features))
     learner.standardise(pooled + np.random.default_rng(0).normal(size=pooled.shape).astype(np.float32))
-    logits = np.asarray(learner.whole(9)(FILMS))[:, 0]
-    np.testing.assert_allclose(np.asarray(learner.classifier(9)(features))[:, 0], logits, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(learner.classifier(0)(pooled))[:, 0], logits, atol=1e-5)
+    logits = np.asarray(learner.whole(Stage(9, 1, 1e-3))(FILMS))[:, 0]
+    np.testing.assert_allclose(np.asarray(learner.classifier(Stage(9, 1, 1e-3))(features))[:, 0], logits, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(learner.classifier(Stage(0, 1, 1e-3))(pooled))[:, 0], logits, atol=1e-5)
     learner.ship()
     shipped, cams = (np.asarray(output) for output in learner.network(FILMS))
     # the head is rounded to float16
@@ -43,13 +44,31 @@ def test_any_backbone_is_cut_below_what_learns_and_its_head_folds_into_the_infer
 
 def test_only_the_last_layers_learn_and_batch_normalisation_never_does() -> None:
     learner = Learner(SMALL, None)
-    learner.classifier(12)
+    learner.classifier(Stage(12, 1, 1e-3))
     layers = learner.backbone.layers
     assert not any(layer.trainable for layer in layers[:-12])
     normalisations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert normalisations
     assert not any(layer.trainable for layer in normalisations)
     assert any(layer.trainable_variables for layer in layers[-12:])
+
+
+def test_a_head_that_is_held_fast_drops_nothing_and_does_not_learn(backbone_weights: Path) -> None:
+    learner = Learner(dataclasses.replace(SMALL, dropout=0.5), backbone_weights)
+    features = learner.trunk()(FILMS[:, :SIZE, :SIZE])
+    # In training, as a stage does, not as the network is asked at rest.
+    learning = learner.classifier(Stage(12, 1, 1e-3))
+    assert not np.array_equal(*(np.asarray(learning(features, training=True)) for _ in range(2)))
+    held = learner.classifier(Stage(12, 1, 1e-3, head=False))
+    np.testing.assert_array_equal(*(np.asarray(held(features, training=True)) for _ in range(2)))
+    assert held.trainable_variables
+    assert not any("dense" in variable.path for variable in held.trainable_variables)
+    assert len(learner.classifier(Stage(0, 1, 1e-3)).trainable_variables) == 6
+
+
+def test_a_stage_that_teaches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="neither layers of the backbone nor the head"):
+        Stage(release=0, epochs=1, learning_rate=1e-3, head=False)
 
 
 def test_all_that_draws_at_random_is_set_anew_each_epoch_the_backbones_own_layers_too() -> None:

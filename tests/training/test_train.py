@@ -5,15 +5,21 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.training.conftest import SIZE
 from tests.training.recipes import SMALL, order
 from training.dataset import Role
+from training.images import load_images
+from training.learner import Learner
+from training.material import Material
 from training.predictions import Predictions
+from training.progress import Progress
 from training.recipe import Stage
 from training.sources.read import read_dataset
 from training.split import read_split
@@ -77,6 +83,38 @@ def test_cross_validation_measures_every_film_out_of_fold_and_learns_from_all(
     assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easily told"
     assert package.card.metrics
     assert all(metric.population.endswith("out of fold") for metric in package.card.metrics)
+
+
+def test_a_head_held_fast_stays_as_its_own_stage_left_it(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+    for rate in (1e-3, 1e-4):
+        stages = Stage(0, 4, 3e-3), Stage(12, 2, rate, head=False, negatives=1.0)
+        recipe = dataclasses.replace(SMALL, patience=0, stages=stages)
+        train(order(mura, backbone_weights, tmp_path / str(rate), recipe, deterministic=True))
+    one, other = (stored_weights(tmp_path / str(rate) / "small-1") for rate in (1e-3, 1e-4))
+    # Three kernels and three biases.
+    assert one[-6:] == other[-6:]
+    assert one[:-6] != other[:-6]
+
+
+def test_an_epoch_has_all_positive_films_and_the_next_of_the_others_until_each_was_seen(
+    fracatlas: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3), Stage(6, 4, 1e-3, negatives=0.5)))
+    dataset = read_dataset(fracatlas)
+    dataset, images, _ = load_images(dataset, Preprocessing(SIZE, "squash"), tmp_path)
+    material = Material(dataset, images, Learner(recipe, backbone_weights), tmp_path, Progress())
+    films = np.flatnonzero(np.arange(len(dataset)) % 4 > 0)
+    positive, others = (set(films[dataset.labels[films] == label].tolist()) for label in (True, False))
+    np.testing.assert_array_equal(material.chosen(films, 0, 0), films)
+    seen: Counter[int] = Counter()
+    for epoch in range(len(others)):
+        chosen = material.chosen(films, 1, epoch)
+        assert len(chosen) == len(positive) + round(len(positive) / 2)
+        assert positive < set(chosen.tolist()) <= positive | others
+        seen.update(chosen.tolist())
+    assert len({seen[film] for film in others}) == 1, "some negative films are seen more often than others"
+    batches = material.epoch(6, films, 1, 0)
+    assert len(batches) == -(-len(material.chosen(films, 1, 0)) // recipe.batch_size)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit_as_an_unbroken_one(
