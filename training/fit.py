@@ -80,7 +80,7 @@ class _Teaching:
         self.stage, self.state, self.variables = stage, state, variables
         recipe = learner.recipe
         self.at_rest = learner.classifier(stage)
-        self.model = self.at_rest if recipe.views else learner.whole(stage)
+        self.model = self.at_rest if recipe.views or not stage.release else learner.whole(stage)
         self.model.compile(
             optimizer=_optimizer(recipe, stage, len(material.chosen(films.train, state.stage, 0))),
             loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),

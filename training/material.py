@@ -41,6 +41,8 @@ class Material:
         1 for positive.
     weights : ndarray of float32, (N,)
         How much an image counts; see `weigh`.
+    pooled : ndarray of float32, (N, C)
+        Pooled features of the films as they are, before anything is learnt.
     """
 
     def __init__(
@@ -54,14 +56,7 @@ class Material:
         # Films that are new each epoch are frozen nowhere, but what they are at rest is looked at again and again.
         views = max(1, recipe.views)
         self._features = trunk_features(images, learner, views, cache, progress)
-        head_alone = any(not stage.release for stage in recipe.stages) and recipe.views
-        self._pooled = self._pool(learner, views if head_alone else 1, progress)
-
-    @property
-    def pooled(self) -> NDArray[np.float32]:
-        """Pooled features of the films as they are, before anything is learnt, ``(N, C)``."""
-        at_rest: NDArray[np.float32] = self._pooled[0]
-        return at_rest
+        self.pooled = self._pool(learner, progress)
 
     def weigh(self, train: NDArray[np.intp]) -> None:
         """Have images count by how common their class is among those to learn from, if the recipe says so."""
@@ -70,7 +65,7 @@ class Material:
 
     def at_rest(self, release: bool) -> Any:
         """Return what is given for every film as it is, ``(N, ...)``: the trunk's features, or pooled ones."""
-        return self._features[0] if release else self._pooled[0]
+        return self._features[0] if release else self.pooled
 
     def epoch(self, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> "Epoch":
         """Return the batches of one epoch: each of these films once, in a drawn order and view."""
@@ -91,27 +86,31 @@ class Material:
     def inputs(
         self, release: int, films: NDArray[np.intp], stage: int, epoch: int
     ) -> NDArray[np.float32] | NDArray[np.uint8]:
-        """Return what a classifier is given for these films in an epoch, or the whole network without fixed views."""
+        """Return what a classifier is given for these films in an epoch, or the whole network without fixed views.
+
+        A head that learns alone is given films as they are, so that views are new to the layers released after it.
+        """
         recipe = self._recipe
+        if not release:
+            at_rest: NDArray[np.float32] = self.pooled[films]
+            return at_rest
         if not recipe.views:
             return augment(self._images, films, recipe.augmentation, (recipe.seed, stage, epoch))
         # Over as many epochs as there are views, a film is seen once in each.
         views = (np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels)) + epoch)[
             films
         ]
-        source = self._features if release else self._pooled
-        drawn: NDArray[np.float32] = source[views % recipe.views, films].astype(np.float32)
+        drawn: NDArray[np.float32] = self._features[views % recipe.views, films].astype(np.float32)
         return drawn
 
-    def _pool(self, learner: Learner, views: int, progress: Progress) -> NDArray[np.float32]:
+    def _pool(self, learner: Learner, progress: Progress) -> NDArray[np.float32]:
         forward = compile_forward(learner.pooling(), BATCH)
-        pooled = np.empty((views, len(self.labels), learner.backbone.output_shape[-1]), np.float32)
-        with progress.bar("pooled features", views * len(self.labels)) as advance:
-            for view in range(views):
-                for place, batch in forward_batches(self._features[view], BATCH):
-                    count = place.stop - place.start
-                    pooled[view, place] = forward(batch.astype(np.float32))[0][:count]
-                    advance(count)
+        pooled = np.empty((len(self.labels), learner.backbone.output_shape[-1]), np.float32)
+        with progress.bar("pooled features", len(self.labels)) as advance:
+            for place, batch in forward_batches(self._features[0], BATCH):
+                count = place.stop - place.start
+                pooled[place] = forward(batch.astype(np.float32))[0][:count]
+                advance(count)
         return pooled
 
 

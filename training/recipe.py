@@ -106,7 +106,8 @@ class Recipe:
         Of the films learnt from.
     views : int
         The frozen layers are computed once for so many augmented views of a film, and their output is kept on disk:
-        an epoch takes one of them for each film. 0: a new view each epoch, computed anew, for GPUs.
+        an epoch takes one of them for each film. 0: a new view each epoch, computed anew, for GPUs. A head that learns
+        alone is given films as they are.
     weight_decay : float
         Of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
     label_smoothing : float

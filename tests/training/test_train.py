@@ -106,6 +106,9 @@ def test_an_epoch_has_all_positive_films_and_the_next_of_the_others_until_each_w
     films = np.flatnonzero(np.arange(len(dataset)) % 4 > 0)
     positive, others = (set(films[dataset.labels[films] == label].tolist()) for label in (True, False))
     np.testing.assert_array_equal(material.chosen(films, 0, 0), films)
+    # A head that learns alone is given films as they are, in every epoch; released layers one view, then the other.
+    np.testing.assert_array_equal(material.inputs(0, films, 0, 1), material.pooled[films])
+    assert (material.inputs(6, films, 1, 0) != material.inputs(6, films, 1, 1)).any(axis=(1, 2, 3)).all()
     seen: Counter[int] = Counter()
     for epoch in range(len(others)):
         chosen = material.chosen(films, 1, epoch)
