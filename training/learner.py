@@ -134,7 +134,7 @@ class Learner:
             variable.assign(value)
 
     def _dense_variables(self) -> list[Any]:
-        """Return the head's kernels and biases in turn, whether or not they learn at the moment."""
+        """Return the head's kernels ``(in, out)`` and biases ``(out,)`` in turn, whether or not they learn just now."""
         return [
             variable
             for layer in self.head.layers

@@ -72,13 +72,16 @@ class Material:
         return Epoch(self, release, self.chosen(films, stage, epoch), stage, epoch)
 
     def chosen(self, films: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.intp]:
-        """Return which of these films an epoch has: all, or all positive ones and the stage's share of the others."""
+        """Return which of these films ``(n,)`` an epoch has: all, or all positive ones and some others, ``(m,)``.
+
+        How many others, the stage says. m is the same in every epoch.
+        """
         ratio = self._recipe.stages[stage].negatives
         positive = self.labels[films] > 0
         wanted = round(ratio * int(positive.sum()))
         if not ratio or wanted >= int((~positive).sum()):
             return films
-        # Windows on one drawn order: over the epochs, all negative films are seen equally often.
+        # Windows on one drawn order: no negative film is seen a second time before all others were seen once.
         others = np.random.default_rng((self._recipe.seed, stage)).permutation(films[~positive])
         window = np.arange(epoch * wanted, (epoch + 1) * wanted) % len(others)
         return np.concatenate([films[positive], others[window]])
@@ -86,9 +89,10 @@ class Material:
     def inputs(
         self, release: int, films: NDArray[np.intp], stage: int, epoch: int
     ) -> NDArray[np.float32] | NDArray[np.uint8]:
-        """Return what a classifier is given for these films in an epoch, or the whole network without fixed views.
+        """Return what a classifier is given for these n films in an epoch, or the whole network without fixed views.
 
-        A head that learns alone is given films as they are, so that views are new to the layers released after it.
+        A head that learns alone is given films as they are, ``(n, C)``, so that views are new to the layers released
+        after it. Those are given the trunk's features, ``(n, h, w, C)``, the whole network films, ``(n, size, size)``.
         """
         recipe = self._recipe
         if not release:
@@ -96,7 +100,7 @@ class Material:
             return at_rest
         if not recipe.views:
             return augment(self._images, films, recipe.augmentation, (recipe.seed, stage, epoch))
-        # Over as many epochs as there are views, a film is seen once in each.
+        # Over as many epochs as there are views, a film that is in each of them is seen once in each view.
         views = (np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels)) + epoch)[
             films
         ]

@@ -1,6 +1,7 @@
 """Recipes: every number that decides what a training run makes, in one frozen value that prints itself."""
 
 import dataclasses
+import itertools
 
 from xray.errors import UsageError
 from xray.network import backbone_names
@@ -17,7 +18,7 @@ class Stage:
         How many of the backbone's last Keras layers learn, batch normalisation excepted, which stays as it was learnt
         and in inference mode; 0 for the head alone.
     epochs : int
-        Passes over the training images.
+        Passes over the training images, or with ``negatives`` over the positive ones.
     learning_rate : float
         Where it begins; it falls to zero by half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983), or stays.
     head : bool
@@ -37,6 +38,8 @@ class Stage:
         """Refuse what teaches nothing."""
         if not self.release and not self.head:
             raise UsageError("a stage in which neither layers of the backbone nor the head learn teaches nothing")
+        if self.negatives < 0:
+            raise UsageError(f"there cannot be {self.negatives:g} negative films for each positive one")
 
     def __str__(self) -> str:
         layers = f"the last {self.release} layers" if self.release else ""
@@ -163,6 +166,12 @@ class Recipe:
             raise UsageError(f"no backbone named {self.backbone!r}; one of: {', '.join(backbone_names())}")
         if self.folds and self.patience:
             raise UsageError("cross-validation trains to the end: patience needs a validation part of its own")
+        if not any(stage.head for stage in self.stages):
+            raise UsageError("in some stage the head must learn: it begins at random")
+        if any(before.release and not after.release for before, after in itertools.pairwise(self.stages)):
+            raise UsageError(
+                "a head learns alone on what the backbone begins with, so no stage may release layers before"
+            )
         if self.patience and self.average:
             raise UsageError("patience keeps the best epoch, so there is nothing to average")
 

@@ -1,6 +1,6 @@
-"""A recipe of seconds, and a way to run it in a process of its own, which may be killed.
+"""Recipes of seconds, and a way to run one in a process of its own, which may be killed.
 
-``python -m tests.training.recipes DATA WEIGHTS OUT`` trains with it, deterministically.
+``python -m tests.training.recipes small DATA WEIGHTS OUT`` trains with it, deterministically.
 """
 
 import dataclasses
@@ -33,6 +33,17 @@ SMALL = dataclasses.replace(
     test=0.2,
 )
 
+# The shape of `fracture`.
+HELD = dataclasses.replace(
+    SMALL,
+    name="held",
+    stages=(Stage(0, epochs=4, learning_rate=3e-3), Stage(12, epochs=3, learning_rate=1e-3, head=False, negatives=0.5)),
+    class_weights=False,
+    patience=0,
+    average=2,
+)
+BY_NAME = {recipe.name: recipe for recipe in (SMALL, HELD)}
+
 
 def order(data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deterministic: bool = False) -> Order:
     """Ask for a small training run."""
@@ -42,4 +53,4 @@ def order(data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deter
 
 
 if __name__ == "__main__":
-    train(order(*map(Path, sys.argv[1:4]), deterministic=True))
+    train(order(*map(Path, sys.argv[2:5]), BY_NAME[sys.argv[1]], deterministic=True))

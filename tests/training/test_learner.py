@@ -53,22 +53,43 @@ def test_only_the_last_layers_learn_and_batch_normalisation_never_does() -> None
     assert any(layer.trainable_variables for layer in layers[-12:])
 
 
-def test_a_head_that_is_held_fast_drops_nothing_and_does_not_learn(backbone_weights: Path) -> None:
+def test_a_head_that_is_held_fast_drops_nothing_and_stays_as_it_is_while_released_layers_learn(
+    backbone_weights: Path,
+) -> None:
     learner = Learner(dataclasses.replace(SMALL, dropout=0.5), backbone_weights)
-    features = learner.trunk()(FILMS[:, :SIZE, :SIZE])
+    films = FILMS[:, :SIZE, :SIZE]
+    features = np.asarray(learner.trunk()(films))
     # In training, as a stage does, not as the network is asked at rest.
     learning = learner.classifier(Stage(12, 1, 1e-3))
     assert not np.array_equal(*(np.asarray(learning(features, training=True)) for _ in range(2)))
     held = learner.classifier(Stage(12, 1, 1e-3, head=False))
     np.testing.assert_array_equal(*(np.asarray(held(features, training=True)) for _ in range(2)))
-    assert held.trainable_variables
-    assert not any("dense" in variable.path for variable in held.trainable_variables)
-    assert len(learner.classifier(Stage(0, 1, 1e-3)).trainable_variables) == 6
+
+    before = [variable.numpy() for variable in learner.learnt()]
+    held = learner.classifier(Stage(12, 1, 1e-3, head=False))
+    held.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.1), keras.losses.BinaryCrossentropy(from_logits=True))
+    held.train_on_batch(features, np.array([[0.0], [1.0], [0.0]]))
+    changed = [not np.array_equal(old, new.numpy()) for old, new in zip(before, learner.learnt(), strict=True)]
+    # The last six are the head's three kernels and three biases.
+    assert any(changed[:-6])
+    assert not any(changed[-6:])
+
+    logits = np.asarray(held(features))[:, 0]
+    learner.ship()
+    np.testing.assert_allclose(np.asarray(learner.network(films)[0]), logits, rtol=0.02, atol=0.02)
 
 
-def test_a_stage_that_teaches_nothing_is_refused() -> None:
+def test_stages_that_teach_nothing_or_a_head_that_never_learns_are_refused() -> None:
     with pytest.raises(UsageError, match="neither layers of the backbone nor the head"):
         Stage(release=0, epochs=1, learning_rate=1e-3, head=False)
+    with pytest.raises(UsageError, match="-1 negative films"):
+        Stage(release=0, epochs=1, learning_rate=1e-3, negatives=-1)
+    for stages, why in (
+        ((Stage(6, 1, 1e-3, head=False),), "in some stage the head must learn"),
+        ((Stage(6, 1, 1e-3), Stage(0, 1, 1e-3)), "no stage may release layers before"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            dataclasses.replace(SMALL, stages=stages)
 
 
 def test_all_that_draws_at_random_is_set_anew_each_epoch_the_backbones_own_layers_too() -> None:
