@@ -137,6 +137,8 @@ def _limits(order: Order, dataset: Dataset, faults: str) -> tuple[str, ...]:
     if recipe.folds:
         general += [
             "Thresholds and calibration were chosen on the same out-of-fold results as the metrics at thresholds.",
+            "Where a recipe's own numbers were chosen on folds of the same data set, as those of fracture were on "
+            "FracAtlas, its metrics are flattered by that.",
             "The network that ships has learnt from all images, so none of this data set can test it.",
         ]
     if dataset.finding == "abnormality":

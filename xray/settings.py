@@ -12,7 +12,7 @@ from xray.errors import UsageError
 from xray.message import DEFAULT_BATCH_SIZE
 from xray.pseudonym import SHORTEST_KEY
 
-DEFAULT_MODEL = "fracture-densenet169-1"
+DEFAULT_MODEL = "fracture-3"
 DEFAULT_QUIET_SECONDS = 10
 LONGEST_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]

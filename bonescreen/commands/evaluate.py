@@ -74,7 +74,7 @@ def evaluate(
 
     Where the package knows which of the data it was trained on, only its test part is measured.
 
-    Example: bonescreen evaluate fracture-densenet169-1 --data fracatlas -o measured --aim sensitivity:0.95
+    Example: bonescreen evaluate fracture-3 --data fracatlas -o measured --aim sensitivity:0.95
     """
     missing = [name for name in ("sklearn", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:

@@ -42,7 +42,7 @@ def layers(
     Grad-CAM (Selvaraju et al. 2017) is of the logit. With --check the weights are randomised from the head down
     (Adebayo et al. 2018), and the film is taken away in the map's order (Petsiuk et al. 2018).
 
-    Example: bonescreen layers fracture-densenet169-1 wrist.png -o seen --layer pool4_relu --layer relu
+    Example: bonescreen layers fracture-3 wrist.png -o seen --layer pool4_relu --layer relu
     """
     missing = [name for name in ("tensorflow", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:

@@ -46,7 +46,7 @@ def list_packages(as_json: Json = False) -> None:
 def show(name: Name, as_json: Json = False) -> None:
     """Show a model package's card: what it looks for, on what terms its data are, how good it was found to be.
 
-    Example: bonescreen models show fracture-densenet169-1
+    Example: bonescreen models show fracture-3
     """
     from xray.package import load_package
 
@@ -62,7 +62,7 @@ def show(name: Name, as_json: Json = False) -> None:
 def verify(name: Name) -> None:
     """Check a model package: every file against its digest, and the network against its golden outputs.
 
-    Example: bonescreen models verify fracture-densenet169-1
+    Example: bonescreen models verify fracture-3
     """
     from xray.engine import open_engine
     from xray.engine_openvino import check_graph, holds_graph

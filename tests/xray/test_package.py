@@ -177,7 +177,7 @@ def test_a_card_that_is_not_a_json_object_is_refused(copy: Path, content: bytes)
 
 
 def test_a_name_that_is_not_installed_is_refused_with_those_that_are() -> None:
-    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-densenet169-1"):
+    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-3"):
         load_package("nothing")
 
 
