@@ -78,7 +78,7 @@ FRACTURE = Recipe(
     command="bonescreen train fracture --data fracatlas --weights densenet169_imagenet_notop.weights.h5 --no-graph",
     data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
     measured="out of fold, AUROC 0.8888 over all films and 0.8416 over the upper limb; better than logistic "
-    "regression on frozen features in the same folds by 0.019 [0.006, 0.032] and 0.030 [0.004, 0.051] "
+    "regression on frozen features at 224 px in the same folds by 0.019 [0.006, 0.032] and 0.030 [0.004, 0.051] "
     "(benchmarks/floor.py; settings were chosen on some of these folds, see docs/model.md). It is what ships; 34 "
     "minutes on 2 cores, 2026-11-26",
     body_parts=(),
