@@ -111,8 +111,7 @@ class Learner:
 
     def learnt(self) -> list[Any]:
         """Return the variables that some stage of the recipe lets learn, always in the same order."""
-        self._set_released(max(stage.release for stage in self.recipe.stages))
-        return [*self.backbone.trainable_variables, *self._dense_variables()]
+        return [*self._released_variables(), *self._dense_variables()]
 
     def dropouts(self) -> list[Any]:
         """Return the layers that draw at random while they learn: the head's, and those of backbones that have some."""
@@ -121,10 +120,9 @@ class Learner:
 
     def ship(self) -> None:
         """Make the inference network what a package will hold: rounded as stored, standardisation folded in."""
-        dense = self._dense_variables()
-        for variable in self.learnt()[: -len(dense)]:
+        for variable in self._released_variables():
             variable.assign(round_to_storage(variable.numpy()))
-        kernels_and_biases = [variable.numpy() for variable in dense]
+        kernels_and_biases = [variable.numpy() for variable in self._dense_variables()]
         mean, scale = (each.numpy().astype(np.float64) for each in (self._mean, self._scale))
         kernel = kernels_and_biases[0] * scale[:, None]
         bias = kernels_and_biases[1] - mean @ kernel
@@ -132,6 +130,11 @@ class Learner:
         head: CamHead = self.network.get_layer("head")
         for variable, value in zip((*head.kernels, *head.biases), (*values[::2], *values[1::2]), strict=True):
             variable.assign(value)
+
+    def _released_variables(self) -> list[Any]:
+        """Return what of the backbone some stage lets learn, whether or not it learns just now."""
+        self._set_released(max(stage.release for stage in self.recipe.stages))
+        return list(self.backbone.trainable_variables)
 
     def _dense_variables(self) -> list[Any]:
         """Return the head's kernels ``(in, out)`` and biases ``(out,)`` in turn, whether or not they learn just now."""

@@ -22,7 +22,7 @@ class Stage:
     learning_rate : float
         Where it begins; it falls to zero by half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983), or stays.
     head : bool
-        Whether the head learns too. A head that has learnt to the end on frozen features and is then held fast keeps
+        Whether the head learns too. A head that has learnt to the end on frozen features and is then frozen keeps
         released layers from learning the films by heart (after Kumar et al. 2022, arXiv:2202.10054).
     negatives : float
         So many negative films for each positive one in an epoch, every epoch the next of them; 0: all there are.

@@ -53,7 +53,7 @@ def test_only_the_last_layers_learn_and_batch_normalisation_never_does() -> None
     assert any(layer.trainable_variables for layer in layers[-12:])
 
 
-def test_a_head_that_is_held_fast_drops_nothing_and_stays_as_it_is_while_released_layers_learn(
+def test_a_frozen_head_drops_nothing_and_stays_as_it_is_while_released_layers_learn(
     backbone_weights: Path,
 ) -> None:
     learner = Learner(dataclasses.replace(SMALL, dropout=0.5), backbone_weights)
