@@ -13,10 +13,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import UID
 
-from xray.dicom import tags
-from xray.dicom.header import open_radiograph
 from xray.errors import FileFault
-from xray.pixels import Preprocessing, load
+from xray.images.dicom import tags
+from xray.images.dicom.header import open_radiograph
+from xray.images.preprocessing import Preprocessing, load
 
 SIDE, CAPTION, COLUMNS = 300, 64, 6
 

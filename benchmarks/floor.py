@@ -15,21 +15,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.compare import align, compare
-from training.dataset import UPPER_LIMB
-from training.images import load_images
-from training.learner import Learner
-from training.material import Material
-from training.predictions import Predictions
+from training.data.dataset import UPPER_LIMB
+from training.data.images import load_images
+from training.data.read_dataset import read_dataset
+from training.data.split import assign_folds
+from training.evaluate.baseline import align, compare
+from training.evaluate.metrics import auroc
+from training.evaluate.predictions import Predictions
+from training.fit.inputs import TrainingInputs
+from training.fit.learner import Learner
 from training.progress import Progress
-from training.recipe import Augmentation
-from training.recipes import find_recipe
-from training.sources.read import read_dataset
-from training.split import assign_folds
+from training.recipes import Augmentation, find_recipe
 from training.train import PREDICTIONS
-from xray.engine_keras import prepare_backend
-from xray.metrics import auroc
-from xray.pixels import Preprocessing
+from xray.images.preprocessing import Preprocessing
+from xray.network.keras_engine import prepare_backend
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
@@ -56,7 +55,7 @@ def main(data: Path, weights: Path, out: Path) -> None:
     for geometry in ("pad", "squash"):
         recipe = replace(shipped, input_size=224, geometry=geometry, views=1, augmentation=Augmentation())
         dataset, images, _ = load_images(listed, Preprocessing(224, geometry), out / "cache")
-        pooled = Material(dataset, images, Learner(recipe, weights), out / "cache", Progress()).pooled
+        pooled = TrainingInputs(dataset, images, Learner(recipe, weights), out / "cache", Progress()).pooled
         folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
         found = {c: out_of_fold(pooled, dataset.labels, folds, c) for c in PENALTIES}
         best = max(found, key=lambda c: auroc(dataset.labels, found[c]))

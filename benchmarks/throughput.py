@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xray.engine_openvino import derive_graph
-from xray.package import load_package
+from xray.network.openvino_graph import derive_graph
+from xray.network.package import load_package
 from xray.settings import DEFAULT_MODEL
 
 SETTINGS = ((1, 1), (1, 2), (2, 2), (4, 2), (8, 1), (8, 2), (16, 1))

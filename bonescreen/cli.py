@@ -10,12 +10,11 @@ from typing import Annotated
 import typer
 
 from bonescreen.commands import (
+    audit,
+    cluster,
     database,
-    doctor,
     evaluate,
     failures,
-    flower,
-    health,
     heatmap,
     layers,
     models,
@@ -25,19 +24,18 @@ from bonescreen.commands import (
     status,
     study,
     train,
-    work,
 )
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "screen": screen.screen,
-    "enqueue": work.enqueue,
-    "worker": work.worker,
-    "feed": work.feed,
+    "enqueue": cluster.enqueue,
+    "worker": cluster.worker,
+    "feed": cluster.feed,
     "runs": runs.runs,
     "status": status.status,
-    "health": health.health,
+    "health": cluster.health,
     "resume": runs.resume,
     "cancel": runs.cancel,
     "retry": runs.retry,
@@ -45,10 +43,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study.study,
     "heatmap": heatmap.heatmap,
     "failures": failures.failures,
-    "flower": flower.flower,
+    "flower": cluster.flower,
     "train": train.train,
     "evaluate": evaluate.evaluate,
-    "doctor": doctor.doctor,
+    "audit": audit.audit,
     "layers": layers.layers,
 }
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from bonescreen.show import tell
+from bonescreen.terminal import tell
 from db.run_queries import Progress
 
 WINDOW_SECONDS = 60.0
@@ -24,15 +24,15 @@ class Speed:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, settled: int) -> None:
+    def add(self, now: float, processed: int) -> None:
         """Note how many images are settled at a time (seconds)."""
         if len(self._seen) > 1:
             # Where one batch takes longer than the window, silence up to the next is no standstill.
             gap = self._seen[-1][0] - self._seen[-2][0]
             if now - self._seen[-1][0] > max(WINDOW_SECONDS, 2 * gap):
                 self._seen.clear()
-        if not self._seen or settled != self._seen[-1][1]:
-            self._seen.append((now, settled))
+        if not self._seen or processed != self._seen[-1][1]:
+            self._seen.append((now, processed))
         while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
             self._seen.popleft()
 
@@ -45,7 +45,7 @@ class Speed:
         return (after - before) / (end - start) if end > start else None
 
 
-class Shown:
+class RunProgress:
     """What a run shows while it is waited for.
 
     Parameters
@@ -70,7 +70,7 @@ class Shown:
             self._bar = Bar(*columns, console=console)
             self._task = self._bar.add_task("screening", total=None, facts="")
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "RunProgress":
         if self._bar is not None:
             self._bar.start()
         return self
@@ -83,13 +83,13 @@ class Shown:
 
     def update(self, now: Progress, problem: str | None) -> None:
         """Show how far a run is, and what hinders it."""
-        self._speed.add(time.monotonic(), now.settled)
+        self._speed.add(time.monotonic(), now.processed)
         facts = facts_of(now, self._speed.images_per_second)
         if self._bar is not None:
-            self._bar.update(self._task, total=max(now.images, 1), completed=now.settled, facts=facts)
+            self._bar.update(self._task, total=max(now.images, 1), completed=now.processed, facts=facts)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            tell(self._console, f"Screening {now.settled:,}/{now.images:,} {facts}".rstrip())
+            tell(self._console, f"Screening {now.processed:,}/{now.images:,} {facts}".rstrip())
         self.problem(problem)
 
     def problem(self, problem: str | None) -> None:
@@ -103,7 +103,7 @@ def facts_of(now: Progress, speed: float | None) -> str:
     """Write speed, time left and failures in a few words."""
     parts = []
     if speed:
-        left = (now.images - now.settled) / speed
+        left = (now.images - now.processed) / speed
         parts = [f"{speed:.1f} images/s", f"{duration(left)} left"]
     if now.failed:
         parts.append(f"{now.failed:,} unreadable")

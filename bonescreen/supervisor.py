@@ -107,7 +107,7 @@ class _Kept:
             # Its own session: Ctrl-C is the supervisor's to hear, and a stuck service is killed with its children.
             # -P: a db.py or numpy.py in the current folder is not ours to import.
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bonescreen.tether", str(os.getpid()), *self.service.command],
+                [sys.executable, "-P", "-m", "worker.parent_death", str(os.getpid()), *self.service.command],
                 env=dict(self.service.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

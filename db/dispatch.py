@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, select, update
 
-from db.cut import add_batch, spans
-from db.ledger import unsettled
+from db.batching import add_batch, spans
+from db.ledger import unprocessed
 from db.session import Database, Now
-from db.store import ImageOutcome, settle
+from db.store import ImageOutcome, record_outcomes
 from db.tables import batches, models, runs
 from xray.message import MAX_ATTEMPTS
 from xray.vocabulary import BatchState, Reason
@@ -148,7 +148,7 @@ def _take_back(database: Database, batch_id: int) -> bool:
         ).one_or_none()
         if taken is None or run.cancelled_at is not None:
             return taken is not None
-        left = [image.id for image in connection.execute(unsettled(connection, taken.run_id, batch_id))]
+        left = [image.id for image in connection.execute(unprocessed(connection, taken.run_id, batch_id))]
         decided = after_loss(len(left), taken.attempts)
         if decided is BatchState.SPLIT:
             for span in spans(left, [], -(-len(left) // SPLIT_INTO)):
@@ -156,7 +156,7 @@ def _take_back(database: Database, batch_id: int) -> bool:
         if decided is BatchState.QUARANTINED:
             detail = f"{taken.attempts} workers were lost on it"
             lost = ImageOutcome(left[0], reason=Reason.QUARANTINED, detail=detail, attempts=taken.attempts)
-            settle(connection, taken.run_id, [lost])
+            record_outcomes(connection, taken.run_id, [lost])
         connection.execute(update(batches).where(batches.c.id == batch_id).values(state=decided))
     return True
 

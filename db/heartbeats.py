@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
-from db.session import Database, Now
+from db.session import Database, Now, insert_into
 from db.tables import heartbeats
-from db.upsert import insert_into
 
 ALIVE_SECONDS = 20.0
 """A process silent for longer is taken for gone."""

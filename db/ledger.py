@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select, update
 
-from db.cut import cut_batches
+from db.batching import make_batches
 from db.session import Database, Now
-from db.store import ImageOutcome, forget_failures, settle
+from db.store import ImageOutcome, forget_failures, record_outcomes
 from db.tables import archives, batches, images, outcomes, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import OPEN_STATES, BatchState
@@ -76,7 +76,7 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim 
 def work_of(database: Database, held: Claim) -> list[WorkItem]:
     """List the images of a claimed batch that are current and not settled, in id order."""
     with database.read() as connection:
-        return [WorkItem(*row) for row in connection.execute(unsettled(connection, held.run_id, held.batch_id))]
+        return [WorkItem(*row) for row in connection.execute(unprocessed(connection, held.run_id, held.batch_id))]
 
 
 def image_read_before(database: Database, held: Claim) -> WorkItem | None:
@@ -124,9 +124,9 @@ def finish(database: Database, held: Claim, results: Sequence[ImageOutcome]) -> 
         connection.execute(select(runs.c.id).where(runs.c.id == held.run_id).with_for_update(read=True, key_share=True))
         if not _update_held(connection, held, state=BatchState.DONE, lease_expires_at=None):
             return False
-        settle(connection, held.run_id, results)
+        record_outcomes(connection, held.run_id, results)
         # A file that came back to an earlier version meanwhile has made its old row current: not done after all.
-        if connection.execute(unsettled(connection, held.run_id, held.batch_id).limit(1)).first() is not None:
+        if connection.execute(unprocessed(connection, held.run_id, held.batch_id).limit(1)).first() is not None:
             connection.execute(
                 update(batches).where(batches.c.id == held.batch_id).values(state=BatchState.PENDING, worker=None)
             )
@@ -142,7 +142,7 @@ def _update_held(connection: Connection, held: Claim, **values: object) -> bool:
     return changed == 1
 
 
-def unsettled(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
+def unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
     """Select id, path, size and time of change of a batch's images that are current and not settled, in id order."""
     batch = connection.execute(
         select(batches.c.first_image_id, batches.c.last_image_id, runs.c.archive_id)
@@ -186,7 +186,7 @@ def resume(database: Database, run_id: int) -> int:
     """Lift a cancellation and cut what is left into batches. Returns how many were made."""
     with database.write() as connection:
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancelled_at=None))
-        return cut_batches(connection, run_id)
+        return make_batches(connection, run_id)
 
 
 def retry(database: Database, run_id: int) -> int:
@@ -195,7 +195,7 @@ def retry(database: Database, run_id: int) -> int:
         # Ahead of all else, so that two retries at once do not both count the same failures.
         connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
         forgotten = forget_failures(connection, run_id)
-        cut_batches(connection, run_id)
+        make_batches(connection, run_id)
     return forgotten
 
 

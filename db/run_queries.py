@@ -47,7 +47,7 @@ class RunSummary:
     state: RunState
     studies: int
     images: int
-    settled: int
+    processed: int
     failed: int
     inferred: int
     flagged: int
@@ -63,7 +63,7 @@ class Progress:
 
     state: RunState
     images: int
-    settled: int
+    processed: int
     failed: int
     found: int
 
@@ -140,7 +140,7 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         study_threshold=row.study_threshold,
         state=progress.state,
         images=progress.images,
-        settled=progress.settled,
+        processed=progress.processed,
         failed=progress.failed,
         skipped=json.loads(scan.skipped) if scan else {},
         gone=scan.gone if scan else 0,
@@ -170,12 +170,12 @@ def run_progress(database: Database, run_id: int) -> Progress:
         cancelled=run.cancelled_at is not None,
         scanning=scanning is not None,
         running=running,
-        unsettled=held - tally[0],
+        unprocessed=held - tally[0],
     )
     return Progress(state, held, tally[0], tally[1], scanning or 0)
 
 
-def run_state(*, cancelled: bool, scanning: bool, running: bool, unsettled: int) -> RunState:
+def run_state(*, cancelled: bool, scanning: bool, running: bool, unprocessed: int) -> RunState:
     """Name a run's state from what is open and how many images are not settled."""
     if cancelled:
         return RunState.CANCELLED
@@ -183,7 +183,7 @@ def run_state(*, cancelled: bool, scanning: bool, running: bool, unsettled: int)
         return RunState.SCANNING
     if running:
         return RunState.RUNNING
-    return RunState.BEHIND if unsettled else RunState.DONE
+    return RunState.BEHIND if unprocessed else RunState.DONE
 
 
 def newest_run_ids() -> Select[int]:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
-from db.session import Database, Now
+from db.session import Database, Now, insert_into
 from db.tables import archives, models, runs
-from db.upsert import insert_into
 from xray.errors import UsageError
 
 

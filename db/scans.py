@@ -1,4 +1,4 @@
-"""A scan in the database: its beginning, its lease and its end; what it finds goes through `db.staging`.
+"""A scan in the database: its beginning, its lease and its end; what it finds goes through `db.merge`.
 
 A scan is fenced like a batch: whoever takes over an expired one raises its token, and the earlier holder's next
 write finds no row and stops. What a dead scan has staged is thrown away; what it has merged is found again.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db.cut import cut_batches
+from db.batching import make_batches
 from db.session import Database, Now
 from db.tables import archives, passed_over, runs, scan_entries, scans, studies, study_results
 from xray.errors import TakenOver
@@ -133,13 +133,13 @@ def renew_scan(database: Database, scan: Scan) -> None:
         The scan is another's by now, or closed.
     """
     with database.write() as connection:
-        hold(connection, scan)
+        renew_lease(connection, scan)
 
 
 def release_scan(database: Database, scan: Scan) -> None:
     """Let go of a scan that an outage broke off, so that whoever sees the archive again may take it over at once."""
     with database.write() as connection:
-        hold(connection, scan)
+        renew_lease(connection, scan)
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(lease_expires_at=Now() - 1))
 
 
@@ -157,13 +157,13 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
         The scan is another's by now.
     """
     with database.write() as connection:
-        hold(connection, scan)
+        renew_lease(connection, scan)
         # Scanning lifts a cancellation that came before it, and heeds one that came meanwhile.
         started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
         connection.execute(
             update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
         )
-        cut = cut_batches(connection, scan.run_id)
+        cut = make_batches(connection, scan.run_id)
         connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)
@@ -177,7 +177,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
 def abandon_scan(database: Database, scan: Scan) -> None:
     """Undo a scan that found no image, and the run and archive that were made for it."""
     with database.write() as connection:
-        hold(connection, scan)
+        renew_lease(connection, scan)
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
         if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
@@ -193,7 +193,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
             connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 
 
-def hold(connection: Connection, scan: Scan) -> None:
+def renew_lease(connection: Connection, scan: Scan) -> None:
     """Prolong a scan's lease within a transaction; raises `TakenOver` when it is another's by now, or closed."""
     held = connection.execute(
         update(scans)

@@ -3,12 +3,13 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Double, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -242,3 +243,22 @@ def _sqlite_begin(connection: Connection) -> None:
     # A deferred transaction that turns into a writer can fail at once with "database is locked", whatever the timeout.
     writes = connection.get_execution_options().get("bonescreen_writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+T = TypeVar("T")
+
+CHUNK = 500
+"""Rows a statement: well under SQLite's and PostgreSQL's limits on bound values."""
+
+
+def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Start an insert that can be given ``on_conflict_do_nothing`` or ``on_conflict_do_update``."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut a list into pieces of at most `CHUNK`."""
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]

@@ -6,9 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, or_, select
 
-from db.session import Database
+from db.session import Database, chunks, insert_into
 from db.tables import contents, images, models, outcomes, predictions, runs, study_results
-from db.upsert import chunks, insert_into
 from xray.vocabulary import Reason, StudyStatus
 
 
@@ -64,7 +63,7 @@ def known_contents(database: Database, model_id: int, digests: Sequence[bytes]) 
     return known
 
 
-def settle(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> None:
+def record_outcomes(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> None:
     """Write the outcomes of images, each once, and renew the results of their studies.
 
     Rows that other transactions may write too are taken in sorted order: in different orders they would deadlock.
@@ -91,7 +90,7 @@ def settle(connection: Connection, run_id: int, results: Sequence[ImageOutcome])
     ]
     for chunk in chunks(rows):
         connection.execute(insert_into(connection, predictions).on_conflict_do_nothing(), chunk)
-    settled = [
+    processed = [
         {
             "run_id": run_id,
             "image_id": r.image_id,
@@ -102,7 +101,7 @@ def settle(connection: Connection, run_id: int, results: Sequence[ImageOutcome])
         }
         for r in sorted(results, key=lambda r: r.image_id)
     ]
-    for chunk in chunks(settled):
+    for chunk in chunks(processed):
         connection.execute(insert(outcomes), chunk)
     refresh_studies(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
 
@@ -146,7 +145,7 @@ def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int
 
 
 def _result_row(run_id: int, study: Row[Any], threshold: float) -> dict[str, Any]:
-    status = judge(study.images, study.settled, study.scored, study.in_scope, study.scored_in_scope)
+    status = study_status(study.images, study.processed, study.scored, study.in_scope, study.scored_in_scope)
     shown = status in (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
     return {
         "run_id": run_id,
@@ -155,11 +154,11 @@ def _result_row(run_id: int, study: Row[Any], threshold: float) -> dict[str, Any
         "score": study.score,
         "flagged": shown and study.score is not None and study.score >= threshold,
         "images": study.images,
-        "failed": study.settled - study.scored,
+        "failed": study.processed - study.scored,
     }
 
 
-def judge(images_held: int, settled: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:
+def study_status(images_held: int, processed: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:
     """Name a study's status from the tally of its images.
 
     Those that show a body part the model does not know have no say in it, unless there are no others.
@@ -171,7 +170,7 @@ def judge(images_held: int, settled: int, scored: int, in_scope: int, scored_in_
     in_scope, scored_in_scope : int
         Images of a body part that the model knows, or of which none is told; those of them that have a prediction.
     """
-    if settled < images_held:
+    if processed < images_held:
         return StudyStatus.PENDING
     if scored == 0:
         return StudyStatus.NOT_ASSESSABLE
@@ -208,7 +207,7 @@ def _tally(run_id: int, model_id: int, study_ids: Sequence[int], body_parts: Col
         select(
             images.c.study_id.label("id"),
             func.count(images.c.id).label("images"),
-            func.count(outcomes.c.image_id).label("settled"),
+            func.count(outcomes.c.image_id).label("processed"),
             func.count(predictions.c.content_id).label("scored"),
             func.count(case((in_scope, 1))).label("in_scope"),
             func.count(case((scored_in_scope, 1))).label("scored_in_scope"),

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from producer.walk import FileEntry, Skipped, printable, trouble, walk
-from xray.containers.members import is_compressed_tar, is_container
-from xray.containers.read import Member, list_members
+from producer.walk import ArchiveFile, Skipped, path_as_text, trouble, walk
+from xray.archives.containers import Member, list_members
+from xray.archives.files import image_status, lies_below, mtime_ns, open_image
+from xray.archives.layouts import MANIFEST_NAME
+from xray.archives.manifest import Problem, read_manifest
+from xray.archives.members import is_compressed_tar, is_container
 from xray.errors import ArchiveOutage, ContainerFault, FileFault, UsageError
-from xray.files import image_status, lies_below, mtime_ns, open_image
-from xray.manifest import Problem, read_manifest
 from xray.settings import Settings
-from xray.studies import MANIFEST_NAME, Layout, SkipReason
+from xray.vocabulary import Layout, SkipReason
 
 MOST_WAITING = 10_000
 """Files just written that are kept in memory before they are waited for."""
@@ -47,7 +48,7 @@ class Source:
         return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key)
 
 
-def find(source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
+def find(source: Source, pause: Callable[[float], None]) -> Iterator[ArchiveFile | Skipped]:
     """Yield every file of an archive, in no particular order, and what is passed over.
 
     A container (zip, tar) is read like a folder: its members' paths go on from its own. A file that changed less than
@@ -71,21 +72,21 @@ def find(source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry |
         yield from _quiet(_listed(source), source, pause)
         return
     for seen in _quiet(_tree(source.root), source, pause):
-        if isinstance(seen, FileEntry):
+        if isinstance(seen, ArchiveFile):
             yield from _members(source.root, seen)
         else:
             yield seen
 
 
-def _tree(root: Path) -> Iterator[FileEntry | Skipped]:
+def _tree(root: Path) -> Iterator[ArchiveFile | Skipped]:
     if not is_container(root.name) or not root.is_file():
         yield from walk(root)
         return
     # Its members' paths go on from the root itself.
-    yield FileEntry("", *root_status(root))
+    yield ArchiveFile("", *root_status(root))
 
 
-def _listed(source: Source) -> Iterator[FileEntry]:
+def _listed(source: Source) -> Iterator[ArchiveFile]:
     with open_image(source.root, MANIFEST_NAME) as file:
         for row in read_manifest(file, source.pseudonym_key):
             if isinstance(row, Problem):
@@ -94,16 +95,16 @@ def _listed(source: Source) -> Iterator[FileEntry]:
                 size, changed_at = image_status(source.root, row.image)
             except FileFault:
                 # It becomes an image that fails, by name, and its study is not taken for complete without it.
-                size, changed_at = FileEntry.ABSENT
-            yield FileEntry(row.image, size, changed_at, row.placed)
+                size, changed_at = ArchiveFile.ABSENT
+            yield ArchiveFile(row.image, size, changed_at, row.placed)
 
 
 def _quiet(
-    files: Iterable[FileEntry | Skipped], source: Source, pause: Callable[[float], None]
-) -> Iterator[FileEntry | Skipped]:
-    waiting: list[FileEntry] = []
+    files: Iterable[ArchiveFile | Skipped], source: Source, pause: Callable[[float], None]
+) -> Iterator[ArchiveFile | Skipped]:
+    waiting: list[ArchiveFile] = []
     for seen in files:
-        if isinstance(seen, FileEntry) and _quiet_in(seen.mtime_ns, source) > 0:
+        if isinstance(seen, ArchiveFile) and _quiet_in(seen.mtime_ns, source) > 0:
             waiting.append(seen)
         else:
             yield seen
@@ -130,14 +131,16 @@ def _quiet_in(changed_at: int, source: Source) -> float:
     return min(quiet - age, quiet) if abs(age) < quiet else 0.0
 
 
-def _settled(waiting: list[FileEntry], source: Source, pause: Callable[[float], None]) -> Iterator[FileEntry | Skipped]:
+def _settled(
+    waiting: list[ArchiveFile], source: Source, pause: Callable[[float], None]
+) -> Iterator[ArchiveFile | Skipped]:
     await_quiet(max((file.mtime_ns for file in waiting), default=0), source, pause)
     for file in waiting:
         # What a manifest lists becomes an image that fails as changed, so that its study is not taken for complete.
         if file.placed is not None or _look(source.root, file.path) == (file.size, file.mtime_ns):
             yield file
         else:
-            yield Skipped(printable(file.path or source.root.name), SkipReason.STILL_WRITTEN)
+            yield Skipped(path_as_text(file.path or source.root.name), SkipReason.STILL_WRITTEN)
 
 
 def _look(root: Path, path: str) -> tuple[int, int] | None:
@@ -165,7 +168,7 @@ def root_status(root: Path) -> tuple[int, int]:
     return status.st_size, mtime_ns(status)
 
 
-def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
+def _members(root: Path, file: ArchiveFile) -> Iterator[ArchiveFile | Skipped]:
     name = file.path or root.name
     if is_compressed_tar(name):
         yield Skipped(file.path, SkipReason.COMPRESSED_TAR)
@@ -182,7 +185,7 @@ def _members(root: Path, file: FileEntry) -> Iterator[FileEntry | Skipped]:
             if not isinstance(member, Member):
                 yield Skipped(prefix + member.path, member.reason)
             else:
-                yield FileEntry(prefix + member.path, member.size, member.stamp_ns)
+                yield ArchiveFile(prefix + member.path, member.size, member.stamp_ns)
     except ContainerFault as fault:
         if not file.path:
             raise UsageError(f"{root} cannot be read: {fault.detail}") from fault

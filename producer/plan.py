@@ -3,17 +3,17 @@
 import time
 from collections.abc import Sequence
 
-from db.known import FileKey, Known, Standing, archive_id_of, current_images, known_files, standing
 from db.merge import Entry
 from db.runs import archive_layout
+from db.scan_cache import FileKey, ScanCache, ScanDifference, archive_id_of, current_images, known_files, standing
 from db.session import Database
 from producer.find import Source, find
-from producer.listing import require_consistent, require_manifest
-from producer.placing import placer
-from producer.report import Plan
+from producer.manifest_checks import require_consistent, require_manifest
 from producer.scan import choose_layout, steps
-from producer.walk import FileEntry, Skipped
-from xray.studies import Layout
+from producer.scan_report import Plan
+from producer.study_grouping import placer
+from producer.walk import ArchiveFile, Skipped
+from xray.vocabulary import Layout
 
 
 def plan_archive(database: Database | None, name: str, source: Source, digest: str) -> Plan:
@@ -47,16 +47,16 @@ def plan_archive(database: Database | None, name: str, source: Source, digest: s
     seen = 0
     for step in steps(find(source, time.sleep), source.layout, lambda: None):
         plan.take(one for one in step if isinstance(one, Skipped))
-        files = [one for one in step if isinstance(one, FileEntry)]
+        files = [one for one in step if isinstance(one, ArchiveFile)]
         plan.note_absent(files)
         placed = place(files)
         plan.take(placed)
         entries = [one for one in placed if isinstance(one, Entry)]
         stand = ledger.standing([(entry.path, entry.size, entry.mtime_ns) for entry in entries])
-        plan.settled += stand.settled
+        plan.processed += stand.processed
         plan.left += stand.left
         plan.changed += stand.changed
-        plan.new += len(entries) - stand.settled - stand.left - stand.changed
+        plan.new += len(entries) - stand.processed - stand.left - stand.changed
         seen += stand.current
     kept = sum(ledger.current_images(place) for place in plan.not_looked_at)
     plan.gone = ledger.current_images() - seen - kept
@@ -75,11 +75,11 @@ class _Ledger:
     def layout(self) -> str | None:
         return archive_layout(*self._held) if self._held else None
 
-    def known(self, files: Sequence[FileKey]) -> Known:
-        return known_files(*self._held, files) if self._held else Known()
+    def known(self, files: Sequence[FileKey]) -> ScanCache:
+        return known_files(*self._held, files) if self._held else ScanCache()
 
-    def standing(self, files: Sequence[FileKey]) -> Standing:
-        return standing(*self._held, self._digest, files) if self._held else Standing()
+    def standing(self, files: Sequence[FileKey]) -> ScanDifference:
+        return standing(*self._held, self._digest, files) if self._held else ScanDifference()
 
     def current_images(self, below: str | None = None) -> int:
         return current_images(*self._held, below) if self._held else 0

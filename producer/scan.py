@@ -1,4 +1,4 @@
-"""Scan an archive into the ledger: find, place, stage, merge, cut. Memory does not grow with the archive."""
+"""What the ledger keeps of a model package; reads the card, never the weights."""
 
 import os
 import socket
@@ -7,30 +7,49 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from db import scans, staging
-from db.known import (
-    Known,
+from db import merge, scans
+from db.merge import Entry
+from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
+from db.scan_cache import (
+    ScanCache,
     archive_id_of,
     known_files,
     pseudonym_key_mark,
     remember_passed_over,
     remember_pseudonym_key,
 )
-from db.merge import Entry
-from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
 from db.scans import OpenScan, Scan
 from db.session import Database
 from producer.find import Source, find
-from producer.listing import require_manifest, require_one_label, require_unlisted
-from producer.placing import placer
-from producer.report import ScanReport
-from producer.survey import survey
-from producer.walk import FileEntry, Skipped
+from producer.layout_detection import survey
+from producer.manifest_checks import require_manifest, require_one_label, require_unlisted
+from producer.scan_report import ScanReport
+from producer.study_grouping import placer
+from producer.walk import ArchiveFile, Skipped
+from xray.archives.files import root_absence
+from xray.archives.layouts import MANIFEST_NAME
 from xray.errors import ArchiveOutage, UsageError
-from xray.files import root_absence
-from xray.message import RENEW_SECONDS
+from xray.message import PRECISION, RENEW_SECONDS, queue_name
+from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
-from xray.studies import MANIFEST_NAME, Layout, SkipReason
+from xray.vocabulary import Layout, SkipReason
+
+
+def model_version(package: ModelPackage) -> ModelVersion:
+    """Describe a package to the ledger, at the precision that both engines run it in."""
+    card = package.card
+    return ModelVersion(
+        name=card.name,
+        version=card.version,
+        digest=package.digest,
+        precision=PRECISION,
+        finding=card.finding,
+        image_threshold=card.image_threshold.value,
+        study_threshold=card.study_threshold.value,
+        body_parts=tuple(card.body_parts),
+        queue=queue_name(package.digest, PRECISION),
+    )
+
 
 T = TypeVar("T")
 
@@ -162,8 +181,8 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
     except UsageError:
         scans.abandon_scan(database, scan)
         raise
-    added = staging.merge(database, scan)
-    report.gone = staging.sweep(database, scan, report.not_looked_at)
+    added = merge.merge(database, scan)
+    report.gone = merge.sweep(database, scan, report.not_looked_at)
     if source.pseudonym_key is not None:
         remember_pseudonym_key(database, scan.archive_id, key_mark(source.pseudonym_key))
     elif added:
@@ -186,17 +205,17 @@ def _stage_all(
     if source.layout is Layout.MANIFEST:
         require_manifest(source, pause)
     remembers = _remembers(database, scan, source)
-    place = placer(source, lambda keys: known_files(database, scan.archive_id, keys) if remembers else Known())
+    place = placer(source, lambda keys: known_files(database, scan.archive_id, keys) if remembers else ScanCache())
     for seen in steps(find(source, pause), source.layout, renew):
         report.take([one for one in seen if isinstance(one, Skipped)])
-        files = [one for one in seen if isinstance(one, FileEntry)]
+        files = [one for one in seen if isinstance(one, ArchiveFile)]
         report.note_absent(files)
         placed = place(files)
         report.take(placed)
         entries = [one for one in placed if isinstance(one, Entry)]
         if source.layout is Layout.MANIFEST:
             require_unlisted(database, scan, source, entries)
-        staging.stage(database, scan, entries)
+        merge.stage(database, scan, entries)
         judged = [(one.judged.key, one.reason) for one in placed if isinstance(one, Skipped) and one.judged]
         remember_passed_over(database, scan.archive_id, judged)
         progress(report.found)

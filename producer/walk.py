@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from xray.archives.files import OUTAGE_ERRNOS, mtime_ns, root_absence
+from xray.archives.layouts import Placement, is_hidden, is_utf8
 from xray.errors import ArchiveOutage, UsageError
-from xray.files import OUTAGE_ERRNOS, mtime_ns, root_absence
-from xray.studies import Placed, SkipReason, is_hidden, is_utf8
+from xray.vocabulary import SkipReason
 
 MAX_DEPTH = 64
 """Folders held open at once, one for each level."""
 
 
 @dataclass(frozen=True, slots=True)
-class FileEntry:
+class ArchiveFile:
     """A file of an archive.
 
     Parameters
@@ -34,7 +35,7 @@ class FileEntry:
     path: str
     size: int
     mtime_ns: int
-    placed: Placed | None = None
+    placed: Placement | None = None
 
     ABSENT: ClassVar = (0, 0)
     """Size and time of a file that a manifest lists and that is not there."""
@@ -66,10 +67,10 @@ class Skipped:
 
     path: str
     reason: str
-    judged: FileEntry | None = None
+    judged: ArchiveFile | None = None
 
 
-def walk(root: Path) -> Iterator[FileEntry | Skipped]:
+def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
     """Yield every file below a root, in no particular order, and what is passed over.
 
     Links to folders are not followed; links to files are yielded, as it is for the worker to refuse those that lead
@@ -100,20 +101,20 @@ def walk(root: Path) -> Iterator[FileEntry | Skipped]:
                 continue
             path = folder + entry.name
             if is_hidden(entry.name):
-                yield Skipped(printable(path), SkipReason.HIDDEN)
+                yield Skipped(path_as_text(path), SkipReason.HIDDEN)
                 continue
             if not is_utf8(entry.name):
-                yield Skipped(printable(path), SkipReason.NAME_NOT_UTF8)
+                yield Skipped(path_as_text(path), SkipReason.NAME_NOT_UTF8)
                 continue
             try:
                 if not entry.is_dir(follow_symlinks=False):
                     yield _file(entry, path)
                 elif len(levels) == MAX_DEPTH:
-                    yield Skipped(printable(path), SkipReason.NESTED_TOO_DEEP)
+                    yield Skipped(path_as_text(path), SkipReason.NESTED_TOO_DEEP)
                 else:
                     levels.append((path + "/", os.scandir(entry.path)))
             except OSError as error:
-                yield Skipped(printable(path), trouble(root, error))
+                yield Skipped(path_as_text(path), trouble(root, error))
     finally:
         for _, entries in levels:
             entries.close()
@@ -143,13 +144,13 @@ def _next(root: Path, entries: "os._ScandirIterator[str]") -> "os.DirEntry[str] 
         raise ArchiveOutage(f"the archive at {root} broke off: {error.strerror}") from error
 
 
-def _file(entry: "os.DirEntry[str]", path: str) -> FileEntry | Skipped:
+def _file(entry: "os.DirEntry[str]", path: str) -> ArchiveFile | Skipped:
     status = _follow(entry)
     if stat.S_ISDIR(status.st_mode):
-        return Skipped(printable(path), SkipReason.LINKED_FOLDER)
+        return Skipped(path_as_text(path), SkipReason.LINKED_FOLDER)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-        return Skipped(printable(path), SkipReason.SPECIAL_FILE)
-    return FileEntry(path, status.st_size, mtime_ns(status))
+        return Skipped(path_as_text(path), SkipReason.SPECIAL_FILE)
+    return ArchiveFile(path, status.st_size, mtime_ns(status))
 
 
 def _follow(entry: "os.DirEntry[str]") -> os.stat_result:
@@ -182,6 +183,6 @@ def _identity(root: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def printable(path: str) -> str:
+def path_as_text(path: str) -> str:
     r"""Write a path out for people, bytes that are no UTF-8 as ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

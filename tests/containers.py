@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.archives import png
-from xray.containers.read import (
-    Member,
-    PassedMember,
-    list_members,
-    read_member,
-)
+from xray.archives.containers import Member, PassedMember, list_members, read_member
+from xray.archives.files import MAX_BYTES
 from xray.errors import ContainerFault, FileFault
-from xray.files import MAX_BYTES
-from xray.studies import SkipReason
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, SkipReason
 
 FILMS = {f"XR_HAND/patient{n}/study1_positive/image1.png": png(n) for n in range(3)}
 JANUARY_2024 = 1_704_067_200

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from db import dispatch, ledger
-from db.merge import Entry
+from db.merge import Entry, merge, stage, sweep
 from db.migrate import upgrade
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
 from db.session import Database
-from db.staging import merge, stage, sweep
 from db.store import ImageOutcome, Prediction
 from tests.seeding import MODEL
 from xray.vocabulary import Reason
@@ -60,7 +59,9 @@ def fill(
 ) -> int:
     """Screen an archive of these studies, by key, each with its images' outcomes; return the run."""
     found = [_entry(key, number) for key, outcomes in studies.items() for number in range(len(outcomes))]
-    settled = {_entry(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)}
+    processed = {
+        _entry(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)
+    }
     archive_id = register_archive(database, archive, str(root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size=1)
     scan = begin_scan(database, run_id, "mura", "test")
@@ -69,7 +70,7 @@ def fill(
     merge(database, scan)
     sweep(database, scan)
     close_scan(database, scan, {})
-    touched = any(outcome is not None for outcome in settled.values())
+    touched = any(outcome is not None for outcome in processed.values())
     for run, batch in dispatch.take_for_sending(database, model.queue, 1000, "epoch") if touched else []:
         if run != run_id:
             dispatch.unsend(database, [batch])
@@ -77,7 +78,7 @@ def fill(
         claim = ledger.claim(database, run, batch, "worker")
         assert claim is not None
         (item,) = ledger.work_of(database, claim)
-        outcome = settled[item.path]
+        outcome = processed[item.path]
         if outcome is None:
             ledger.hand_back(database, claim)
         else:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from db import ledger, scans, staging
+from db import ledger, merge, scans
 from db.dispatch import take_for_sending
 from db.merge import Entry
 from db.runs import ModelVersion, open_run, register_archive, register_model
@@ -48,9 +48,9 @@ def scan(
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
     held = scans.begin_scan(database, run_id, "folder", "test")
     assert held is not None
-    staging.stage(database, held, found)
-    staging.merge(database, held)
-    staging.sweep(database, held)
+    merge.stage(database, held, found)
+    merge.merge(database, held)
+    merge.sweep(database, held)
     scans.close_scan(database, held, {})
     return run_id
 

@@ -1,70 +1,113 @@
-"""The house's rules, as drawn in docs/architecture.md, held against the imports themselves."""
+"""The layers drawn in docs/architecture.md, checked against the imports themselves."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("bonescreen", "producer", "worker", "db", "training", "xray")
+SUBPACKAGES = (
+    "xray.archives", "xray.images", "xray.network",
+    "training.data", "training.evaluate", "training.fit", "training.explain", "training.audit",
+)  # fmt: skip
+XRAY = {"xray", "xray.archives", "xray.images", "xray.network"}
 MAY_IMPORT = {
-    "bonescreen": {"producer", "worker", "db", "training", "xray"},
-    "producer": {"db", "xray"},
-    "worker": {"db", "xray"},
-    "db": {"xray"},
-    "training": {"xray"},
     "xray": set[str](),
+    "xray.archives": {"xray"},
+    "xray.images": {"xray"},
+    "xray.network": {"xray", "xray.images"},
+    "db": {"xray", "xray.archives"},
+    "producer": {"db", *XRAY},
+    "worker": {"db", *XRAY},
+    "training.data": {"training", *XRAY},
+    "training.evaluate": {"training", "training.data", *XRAY},
+    "training.fit": {"training", "training.data", "training.evaluate", *XRAY},
+    "training.explain": {"training", *XRAY},
+    "training.audit": {"training", "training.data", *XRAY},
+    "training": {"training.data", "training.evaluate", "training.fit", *XRAY},
+    "bonescreen": {"producer", "worker", "db", "training", *SUBPACKAGES, "xray"},
 }
+"""Which packages a package may import, besides itself."""
+
 DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message"}
-KERAS_ROOMS = {"xray/engine.py", "xray/network.py", "xray/export.py", "xray/engine_keras.py"}
+"""Of xray, the database knows the shared words alone."""
+
+KERAS_MODULES = {
+    "xray.network.builder", "xray.network.engine", "xray.network.export", "xray.network.keras_engine",
+}  # fmt: skip
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((HOUSE / room).rglob("*.py"))
+@cache
+def imports() -> dict[str, set[str]]:
+    """Map each of our modules to what it imports anywhere in it, within functions too."""
+    found = {}
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[module] = _imported(file)
+    return found
 
 
-def imported(file: Path) -> set[str]:
+def _imported(file: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
-    forbidden = set(MAY_IMPORT) - MAY_IMPORT[room] - {room}
+def package_of(module: str) -> str:
+    return next((name for name in SUBPACKAGES if f"{module}.".startswith(f"{name}.")), module.split(".")[0])
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name for name in names if name in imports()}
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_only_those_below_it(package: str) -> None:
+    members = {module for module in imports() if package_of(module) == package}
     wrong = {
-        f"{file.relative_to(HOUSE)} imports {name}"
-        for file in modules(room)
-        for name in imported(file)
-        if name.split(".")[0] in forbidden
+        f"{module} imports {name}"
+        for module in members
+        for name in ours(imports()[module])
+        if package_of(name) not in MAY_IMPORT[package] | {package} and name not in (*PACKAGES, *SUBPACKAGES)
     }
-    assert modules(room)
+    assert members
     assert wrong == set()
 
 
-def test_the_database_imports_of_the_science_only_its_words() -> None:
-    names = {name for file in modules("db") for name in imported(file) if name.startswith("xray")}
+def test_no_modules_import_each_other_in_a_circle_not_even_within_functions() -> None:
+    graph = {module: ours(names) - {module, *PACKAGES, *SUBPACKAGES} for module, names in imports().items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_database_imports_only_the_shared_words_of_xray() -> None:
+    members = [module for module in imports() if package_of(module) == "db"]
+    names = {name for module in members for name in ours(imports()[module]) if name.startswith("xray.")}
     assert names <= DB_MAY_IMPORT
 
 
 def test_keras_is_imported_only_where_networks_are_built_and_trained() -> None:
     wrong = {
-        str(file.relative_to(HOUSE))
-        for room in MAY_IMPORT
-        for file in modules(room)
-        if room != "training" and {name.split(".")[0] for name in imported(file)} & {"keras", "tensorflow", "jax"}
+        module
+        for module, names in imports().items()
+        if not module.startswith("training") and {name.split(".")[0] for name in names} & {"keras", "tensorflow", "jax"}
     }
-    assert wrong <= KERAS_ROOMS
+    assert wrong <= KERAS_MODULES
 
 
 @pytest.mark.parametrize("process", ["worker.__main__", "producer.__main__", "bonescreen.cli", "bonescreen.monitor"])
-def test_no_process_but_the_one_that_infers_loads_a_network_library(process: str) -> None:
+def test_only_the_process_that_infers_loads_a_network_library(process: str) -> None:
     heavy = "tensorflow keras jax openvino scipy"
     check = f"import sys, {process}; sys.exit(' '.join(m for m in '{heavy}'.split() if m in sys.modules) or 0)"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=HOUSE)
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr.strip()) == (0, "")

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from producer.survey import survey
-from producer.walk import FileEntry, walk
+from producer.layout_detection import survey
+from producer.walk import ArchiveFile, walk
+from xray.archives.files import read_image_file
+from xray.archives.layouts import Placement, place
 from xray.errors import FileFault
-from xray.files import read_image_file
-from xray.pixels import decode
-from xray.studies import Layout, Placed, place
-from xray.vocabulary import Label, Reason
+from xray.images.decode import decode
+from xray.vocabulary import Label, Layout, Reason
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROOT = EXAMPLES / "archive"
 TRUNCATED = "XR_HAND/patient00005/study1_negative/image2.jpg"
 
 
-def images() -> dict[str, Placed]:
-    found = {seen.path: place(seen.path, Layout.MURA, ROOT) for seen in walk(ROOT) if isinstance(seen, FileEntry)}
-    return {path: placed for path, placed in found.items() if isinstance(placed, Placed)}
+def images() -> dict[str, Placement]:
+    found = {seen.path: place(seen.path, Layout.MURA, ROOT) for seen in walk(ROOT) if isinstance(seen, ArchiveFile)}
+    return {path: placed for path, placed in found.items() if isinstance(placed, Placement)}
 
 
 def test_it_is_told_for_a_mura_archive_of_ten_studies_of_two_images():

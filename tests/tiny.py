@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xray.card import SCHEMA, Calibration, Card, Metric, Threshold, TrainingData
-from xray.package import Golden, ModelPackage, load_package, write_package
+from xray.network.card import SCHEMA, Calibration, Card, Metric, Threshold, TrainingData
+from xray.network.package import Golden, ModelPackage, load_package, write_package
 
 BACKBONE = "MobileNet"
 SIZE = 64
@@ -57,8 +57,8 @@ def write_tiny_package(path: Path, seed: int = 0) -> ModelPackage:
 def _write(path: Path, seed: int) -> None:
     import openvino as ov
 
-    from xray.network import build_network, network_weights
-    from xray.weights import round_to_storage
+    from xray.network.builder import build_network, network_weights
+    from xray.network.package import round_to_storage
 
     rng = np.random.default_rng(seed)
     network = build_network(BACKBONE, SIZE, HEAD)

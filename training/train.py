@@ -1,4 +1,4 @@
-"""From labelled radiographs and first weights to a model package, top to bottom."""
+"""What a training run is asked for."""
 
 import fcntl
 import hashlib
@@ -13,30 +13,30 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.crossval import cross_validate, look
-from training.dataset import Dataset, Role
+from training.config import TrainingConfig
+from training.data.dataset import Dataset, Role
+from training.data.images import load_images
+from training.data.leakage import LeakageVerdict, check_leakage
+from training.data.split import Split, make_split
 from training.disk import make_folder
-from training.features import features_key
-from training.fit import Films, fit, on_gpu
-from training.images import load_images
-from training.judge import Exam, Judgement, judge
-from training.learner import Initial, Learner
-from training.material import Material
-from training.order import Order
+from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
+from training.fit.cross_validation import cross_validate, predict
+from training.fit.features import features_key
+from training.fit.inputs import TrainingInputs
+from training.fit.learner import Initial, Learner
+from training.fit.stages import TrainingIndices, fit, on_gpu
+from training.package import MAKING, release
 from training.progress import Progress
-from training.recipe import Recipe
-from training.release import MAKING, release
-from training.seen import Verdict, seen
-from training.split import Split, make_split
-from xray.engine_keras import prepare_backend
+from training.recipes import Recipe
 from xray.errors import UsageError
-from xray.package import ModelPackage
-from xray.pixels import Preprocessing
+from xray.images.preprocessing import Preprocessing
+from xray.network.keras_engine import prepare_backend
+from xray.network.package import ModelPackage
 
 CACHE, PREDICTIONS = "cache", "predictions.csv"
 
 
-def train(order: Order) -> tuple[ModelPackage, Judgement]:
+def train(order: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation]:
     """Train a model package; killed and run again with the same order, go on from the last epoch.
 
     Everything is measured on films that the network has not learnt from, preprocessed as in screening.
@@ -67,14 +67,14 @@ def train(order: Order) -> tuple[ModelPackage, Judgement]:
         progress.say(f"{recipe}\n")
         gathered = _gather(order, progress)
         learner, dataset = gathered.learner, gathered.dataset
-        material = Material(dataset, gathered.images, learner, order.out / CACHE, progress)
+        material = TrainingInputs(dataset, gathered.images, learner, order.out / CACHE, progress)
         fingerprint = _fingerprint(order, learner, material, features_key(gathered.images, learner))
         runs = order.out / f"{target.name}.run"
         if gathered.split is None:
             tuning = test = _cross_validated(learner, material, runs, fingerprint, progress)
         else:
             tuning, test = _held_out(learner, material, gathered.parts, runs, fingerprint, progress)
-        judgement = judge(tuning, test)
+        judgement = evaluate_model(tuning, test)
         judgement.predictions.write(order.out / PREDICTIONS)
         package = release(order, learner, judgement, dataset, gathered.faults, gathered.split, target)
     return package, judgement
@@ -92,7 +92,7 @@ class _Gathered:
     learner: Learner
 
 
-def _gather(order: Order, progress: Progress) -> _Gathered:
+def _gather(order: TrainingConfig, progress: Progress) -> _Gathered:
     """Read what is there, and refuse what cannot be trained on before any hour is lost."""
     recipe, listed = order.recipe, order.dataset
     progress.say(f"{listed.terms.name}: {_described(listed)}")
@@ -119,28 +119,30 @@ def _gather(order: Order, progress: Progress) -> _Gathered:
     return _Gathered(dataset, images, faults, split, parts, learner)
 
 
-def _cross_validated(learner: Learner, material: Material, runs: Path, fingerprint: str, progress: Progress) -> Exam:
+def _cross_validated(
+    learner: Learner, material: TrainingInputs, runs: Path, fingerprint: str, progress: Progress
+) -> HeldOutSet:
     """Measure out of fold, then learn from everything."""
     answers = cross_validate(learner, material, runs, fingerprint, progress)
     progress.say("all folds: learning from every image")
     learner.reset()
-    fit(learner, material, Films(np.arange(len(material.dataset))), runs / "all", fingerprint, progress)
-    return Exam(material.dataset, answers, "out of fold")
+    fit(learner, material, TrainingIndices(np.arange(len(material.dataset))), runs / "all", fingerprint, progress)
+    return HeldOutSet(material.dataset, answers, "out of fold")
 
 
 def _held_out(
     learner: Learner,
-    material: Material,
+    material: TrainingInputs,
     parts: dict[Role, NDArray[np.bool_]],
     runs: Path,
     fingerprint: str,
     progress: Progress,
-) -> tuple[Exam, Exam]:
+) -> tuple[HeldOutSet, HeldOutSet]:
     """Learn from one part, choose on another, measure on a third."""
     films = {role: np.flatnonzero(mask) for role, mask in parts.items()}
-    fit(learner, material, Films(films[Role.TRAIN], films[Role.VALIDATION]), runs, fingerprint, progress)
+    fit(learner, material, TrainingIndices(films[Role.TRAIN], films[Role.VALIDATION]), runs, fingerprint, progress)
     exams = {
-        role: Exam(material.dataset.select(parts[role]), look(learner, material, films[role]), f"{role} part")
+        role: HeldOutSet(material.dataset.select(parts[role]), predict(learner, material, films[role]), f"{role} part")
         for role in (Role.VALIDATION, Role.TEST)
         if len(films[role])
     }
@@ -152,8 +154,8 @@ def _require_unseen(initial: Initial, held_out: Dataset) -> None:
     """Refuse a beginning that has learnt from what is to be measured on."""
     if not isinstance(initial, ModelPackage):
         return
-    found = seen(initial, held_out)
-    if found.verdict is Verdict.SEEN:
+    found = check_leakage(initial, held_out)
+    if found.verdict is LeakageVerdict.SEEN:
         raise UsageError(
             f"{initial.path} cannot be begun with, as what is held out would not be unseen. {found.text} "
             "Give the split that it was trained with (--split), or other weights"
@@ -164,7 +166,7 @@ def _drawn(recipe: Recipe, dataset: Dataset) -> Split:
     return make_split(dataset, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
 
 
-def _prepare(order: Order) -> None:
+def _prepare(order: TrainingConfig) -> None:
     """Set Keras up before anything is built: precision, seeds, and the same numbers each time if asked for."""
     prepare_backend()
     keras.config.set_dtype_policy("mixed_float16" if on_gpu() else "float32")
@@ -175,7 +177,7 @@ def _prepare(order: Order) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _fingerprint(order: Order, learner: Learner, material: Material, films: str) -> str:
+def _fingerprint(order: TrainingConfig, learner: Learner, material: TrainingInputs, films: str) -> str:
     """Hash all that decides what a run makes, so that a checkpoint is never gone on from with something else."""
     recipe = replace(order.recipe, command="", data="", measured="")
     split = order.split and order.split.to_csv()

@@ -5,7 +5,7 @@ import sys
 
 from worker.app import make_app
 from xray.errors import BonescreenError, UsageError
-from xray.package import load_package
+from xray.network.package import load_package
 from xray.settings import read_settings
 
 

@@ -9,13 +9,14 @@ from celery.signals import worker_process_init, worker_process_shutdown
 
 from db.session import Database
 from worker.batch import BatchWorker
-from worker.hang import end_when_hung
-from worker.orphan import end_with_parent
-from worker.pulse import Pulse
-from xray.engine import Engine, open_engine
+from worker.lease_renewal import LeaseRenewer
+from worker.parent_death import die_with_parent
+from worker.watchdog import start_watchdog
 from xray.errors import EngineOutage
 from xray.message import PRECISION, TASK_NAME, queue_name, transport_options
-from xray.package import ModelPackage
+from xray.network.engine import Engine
+from xray.network.open_engine import open_engine
+from xray.network.package import ModelPackage
 from xray.settings import Settings
 
 # INFO lines of Celery's tracer name the task, its id and its result: numbers only, see worker.batch.BatchSummary.
@@ -93,11 +94,11 @@ class _Child:
 
     def start(self, **_: object) -> None:
         """Set a fresh child up; the network waits for the first batch."""
-        end_with_parent()
-        end_when_hung()
+        die_with_parent()
+        start_watchdog()
         database = Database(self._settings.effective_database_url)
         name = f"{self._settings.worker_signature}:{os.getpid()}"
-        self._pulse = Pulse(database, name, self._queue, parent=os.getppid())
+        self._pulse = LeaseRenewer(database, name, self._queue, parent=os.getppid())
         self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._pulse, name)
         self._pulse.start()
 

@@ -14,13 +14,13 @@ from db import ledger
 from db.ledger import Claim
 from db.session import Database
 from db.store import ImageOutcome, Prediction, known_contents
+from worker.lease_renewal import LeaseRenewer
 from worker.load import Loaded, load_images
-from worker.pulse import Pulse
-from xray.engine import Engine
+from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, FileFault, Outage, StorageOutage
-from xray.files import read_image_file
-from xray.package import ModelPackage
-from xray.pixels import Preprocessing
+from xray.images.preprocessing import Preprocessing
+from xray.network.engine import Engine
+from xray.network.package import ModelPackage
 from xray.settings import Settings
 from xray.vocabulary import Reason
 
@@ -99,7 +99,7 @@ class BatchWorker:
         settings: Settings,
         package: ModelPackage,
         start_engine: Callable[[], Engine],
-        pulse: Pulse,
+        pulse: LeaseRenewer,
         name: str,
     ) -> None:
         self._database = database

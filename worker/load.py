@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import WorkItem
-from worker.hang import decoding
+from worker.watchdog import decoding
+from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault, StorageOutage
-from xray.files import content_digest, read_image_file
-from xray.pixels import Preprocessing, load, pixel_count
+from xray.images.decode import pixel_count
+from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
 THREADS = max(2, min(8, os.cpu_count() or 2))
 
 LARGE_FILM = 20_000_000
-"""Over so many pixels a film waits its turn: decoding takes several bytes a pixel (``xray.pixels.MAX_PIXELS``)."""
+"""Pixels over which an image is decoded alone: decoding takes several bytes a pixel (`xray.images.decode`)."""
 
 _ONE_LARGE_FILM = threading.Lock()
 

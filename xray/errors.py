@@ -19,8 +19,7 @@
 Caught only where an image, a batch or a command ends.
 """
 
-from xray.studies import SkipReason
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, SkipReason
 
 
 class BonescreenError(Exception):

@@ -83,3 +83,40 @@ BODY_PARTS = (
     "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST",
     "ANKLE", "CLAVICLE", "FEMUR", "FOOT", "HIP", "KNEE", "LEG", "PELVIS", "TOE",
 )  # fmt: skip
+
+
+class Layout(StrEnum):
+    """How an archive's files make studies."""
+
+    AUTO = "auto"
+    MURA = "mura"
+    FOLDER = "folder"
+    FLAT = "flat"
+    DICOM = "dicom"
+    MANIFEST = "manifest"
+
+
+class SkipReason(StrEnum):
+    """Why a file or folder is passed over; said with a count, as in "12 hidden"."""
+
+    HIDDEN = "hidden"
+    NOT_AN_IMAGE = "not an image"
+    OUTSIDE_LAYOUT = "outside the layout"
+    NAME_NOT_UTF8 = "name not UTF-8"
+    LINKED_FOLDER = "linked folder"
+    SPECIAL_FILE = "special file"
+    UNREADABLE = "unreadable"
+    NESTED_TOO_DEEP = "nested too deep"
+    PATH_TOO_LONG = "path too long"
+    VANISHED = "vanished during the scan"
+    OUTSIDE_ARCHIVE = "path leads outside"
+    IMPOSSIBLE_NAME = "name no file can have"
+    DUPLICATE_NAME = "name twice in a container"
+    DAMAGED_CONTAINER = "damaged container"
+    CONTAINER_TOO_LARGE = "container over a cap"
+    COMPRESSED_TAR = "compressed tar"
+    NESTED_CONTAINER = "container in a container"
+    BROKEN_LINK = "broken link"
+    STILL_WRITTEN = "still being written"
+    MULTI_FRAME = "multi-frame DICOM"
+    NO_PIXELS = "DICOM without pixels"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from xray.errors import UsageError
-from xray.studies import Layout
+from xray.vocabulary import Layout
 
 LARGEST_NUMBER = 2**63 - 1
 """What the databases' integers hold."""

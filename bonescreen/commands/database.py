@@ -3,7 +3,7 @@
 import typer
 
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.show import say
+from bonescreen.terminal import say
 from db import migrate
 from db.session import Database
 

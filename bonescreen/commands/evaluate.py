@@ -1,4 +1,4 @@
-"""Evaluate: a model against human labels, with a page for people and the same for programs."""
+"""An evaluation as the terminal shows it."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ import typer
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
-from bonescreen.evaluated import print_evaluation, warn_of_seen
-from bonescreen.show import count, notice, say
+from bonescreen.terminal import count, notice, print_table, say
 from xray.errors import UsageError
 from xray.settings import ENGINES, EngineName, Settings
 from xray.vocabulary import RESEARCH_NOTICE
@@ -20,15 +19,89 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-    from training.dataset import Dataset
-    from training.evaluate import Evaluation
-    from training.mistakes import Mistake
-    from training.opponent import Opponent
-    from training.predictions import Predictions
-    from training.report.report import Report
-    from training.thresholds import Aim
-    from xray.engine import Engine
-    from xray.package import ModelPackage
+    from training.data.dataset import Dataset
+    from training.data.leakage import Leakage
+    from training.evaluate.baseline import Baseline, Comparison, Difference
+    from training.evaluate.evaluation import Evaluation, Level
+    from training.evaluate.held_out import Aim
+    from training.evaluate.mistakes import Mistake
+    from training.evaluate.predictions import Predictions
+    from training.evaluate.report import EvaluationReport
+    from xray.network.engine import Engine
+    from xray.network.package import ModelPackage
+
+TITLES = ("AUROC", "average precision", "sensitivity", "specificity", "accuracy", "kappa")
+
+
+def warn_of_seen(report: "EvaluationReport") -> None:
+    """Say on standard error what the numbers are worth, unless the models have surely not seen the images."""
+    _warn("", report.seen)
+    if report.comparison is None:
+        return
+    name = report.names[1]
+    if report.comparison.seen is None:
+        notice(f"Whether {name} has seen these images is not known.")
+    else:
+        _warn(f"{name}: ", report.comparison.seen)
+
+
+def _warn(name: str, seen: "Leakage") -> None:
+    from training.data.leakage import LeakageVerdict
+
+    if seen.verdict is not LeakageVerdict.UNSEEN:
+        notice(f"{'' if seen.verdict is LeakageVerdict.UNKNOWN else 'WARNING: '}{name}{seen.text}")
+
+
+def print_evaluation(report: "EvaluationReport") -> None:
+    """Print the tables: images, studies where they are not single images, what is out of scope, the comparison."""
+    evaluation = report.evaluation
+    print_level("images", evaluation.images)
+    if evaluation.studies_repeat_images:
+        say("Each study has one image, so the numbers per study are these.")
+    else:
+        print_level("studies", evaluation.studies)
+    for population in evaluation.out_of_scope:
+        say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
+    if report.comparison is not None:
+        _print_comparison(" minus ".join(report.names), report.comparison)
+
+
+def print_level(rows: str, level: "Level") -> None:
+    """Print one table for each threshold, then what is missing in it and why."""
+    from training.evaluate.plots import estimate_text
+
+    for index, threshold in enumerate(level.thresholds):
+        say(f"Per {'image' if rows == 'images' else 'study'} at {threshold.value:.3f} ({threshold.chosen})", "bold")
+        table = []
+        for population in level.populations:
+            at = population.at[index]
+            ranking = (population.auroc, population.average_precision)
+            cells = map(estimate_text, (*ranking, at.sensitivity, at.specificity, at.accuracy, at.kappa))
+            table.append((population.name, f"{population.n:,}", f"{population.positives:,}", *cells))
+        print_table((rows, " n", " positive", *(f" {title}" for title in TITLES)), table)
+        for population in level.populations:
+            if population.lacks and not index:
+                say(f"{population.name}: {population.lacks}", "dim")
+        say("")
+
+
+def _print_comparison(title: str, comparison: "Comparison") -> None:
+    say(title, "bold")
+    titles = ("", "measure", " difference", " 95 % interval", " p")
+    rows = [
+        (level, d.measure.replace("_", " "), f"{d.difference:+.3f}", _interval(d), f"{d.p:.3f}")
+        for level, differences in (("images", comparison.images), ("studies", comparison.studies))
+        for d in differences
+    ]
+    if rows:
+        print_table(titles, rows)
+    if comparison.lacks:
+        say(comparison.lacks)
+
+
+def _interval(difference: "Difference") -> str:
+    return "no interval" if difference.low is None else f"{difference.low:+.3f} to {difference.high:+.3f}"
+
 
 CACHE_FOLDER, PAGE_FILE = "cache", "report.html"
 
@@ -79,12 +152,12 @@ def evaluate(
     missing = [name for name in ("sklearn", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"evaluate needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+    from training.data.leakage import PARTS, choose_part
+    from training.data.read_dataset import read_dataset
     from training.disk import make_folder
-    from training.opponent import Opponent, require_fitting, require_readable
-    from training.seen import PARTS, choose_part
-    from training.sources.read import read_dataset
-    from training.thresholds import Aim
-    from xray.package import ModelPackage, load_package
+    from training.evaluate.baseline import Baseline, require_fitting, require_readable
+    from training.evaluate.held_out import Aim
+    from xray.network.package import ModelPackage, load_package
 
     settings = settings_here()
     _require_one_of("part", part, PARTS)
@@ -106,7 +179,7 @@ def evaluate(
     run = _look(package, dataset, chosen, settings, output, check)
     _keep(run.predictions, output)
     if isinstance(rival, ModelPackage):
-        rival = Opponent.of_package(rival, _look(rival, dataset, chosen, settings, output).predictions, dataset)
+        rival = Baseline.of_package(rival, _look(rival, dataset, chosen, settings, output).predictions, dataset)
     report = _write(run, dataset, part_name, wanted, rival, output)
     warn_of_seen(report)
     if as_json:
@@ -131,11 +204,11 @@ def _look(
     check: "Callable[[Dataset], None] | None" = None,
 ) -> _Run:
     """Read the images as the package's network takes them, check those that can be read, and run it over them."""
-    from training.images import load_images
-    from training.inference import infer_predictions
+    from training.data.images import load_images
+    from training.evaluate.predictions import infer_predictions
     from training.progress import Progress
-    from xray.engine import open_engine
-    from xray.pixels import Preprocessing
+    from xray.images.preprocessing import Preprocessing
+    from xray.network.open_engine import open_engine
 
     engine = open_engine(package, engine_name, settings.graph_cache)
     notice(f"Reading {count(len(dataset), 'image')} ...")
@@ -150,19 +223,19 @@ def _look(
     return _Run(package, engine, predictions, unreadable)
 
 
-def _rival(against: str | None) -> "Opponent | ModelPackage | None":
+def _rival(against: str | None) -> "Baseline | ModelPackage | None":
     """Find what to test against, before hours are spent on the model itself."""
-    from training.opponent import Opponent
-    from xray.package import load_package
+    from training.evaluate.baseline import Baseline
+    from xray.network.package import load_package
 
     if against is None:
         return None
-    return Opponent.of_table(Path(against)) if Path(against).is_file() else load_package(against)
+    return Baseline.of_table(Path(against)) if Path(against).is_file() else load_package(against)
 
 
 def _keep(predictions: "Predictions", output: Path) -> None:
     """Write what took longest as soon as it is there, not beside an earlier report of another model."""
-    from training.opponent import JSON_FILE, TABLE_FILE
+    from training.evaluate.baseline import JSON_FILE, TABLE_FILE
 
     for name in (JSON_FILE, PAGE_FILE):
         (output / name).unlink(missing_ok=True)
@@ -171,8 +244,8 @@ def _keep(predictions: "Predictions", output: Path) -> None:
 
 def _measure(run: _Run, aim: "Aim | None") -> "Evaluation":
     """Measure at the card's thresholds, and at those chosen here for an aim."""
-    from training.evaluate import evaluate
-    from training.scope import in_scope
+    from training.evaluate.evaluation import evaluate
+    from training.evaluate.predictions import in_scope
 
     card, rows = run.package.card, run.predictions
     inside = rows.select(in_scope(rows, card.body_parts))
@@ -185,14 +258,14 @@ def _measure(run: _Run, aim: "Aim | None") -> "Evaluation":
 
 
 def _write(
-    run: _Run, dataset: "Dataset", part: str, aim: "Aim | None", opponent: "Opponent | None", output: Path
-) -> "Report":
+    run: _Run, dataset: "Dataset", part: str, aim: "Aim | None", opponent: "Baseline | None", output: Path
+) -> "EvaluationReport":
     """Measure, and write the report."""
     from training.disk import write_whole
-    from training.mistakes import draw_mistakes, worst_mistakes
-    from training.opponent import JSON_FILE
-    from training.report.page import render_page
-    from training.scope import in_scope
+    from training.evaluate.baseline import JSON_FILE
+    from training.evaluate.mistakes import draw_mistakes, worst_mistakes
+    from training.evaluate.predictions import in_scope
+    from training.evaluate.report import render_page
 
     card, rows = run.package.card, run.predictions
     evaluation = _measure(run, aim)
@@ -214,10 +287,10 @@ def _report(
     aim: "Aim | None",
     evaluation: "Evaluation",
     mistakes: "tuple[Mistake, ...]",
-    opponent: "Opponent | None",
-) -> "Report":
-    from training.report.report import Data, Model, Report
-    from training.seen import seen
+    opponent: "Baseline | None",
+) -> "EvaluationReport":
+    from training.data.leakage import check_leakage
+    from training.evaluate.report import Data, EvaluationReport, Model
 
     card = run.package.card
     data = Data(
@@ -234,10 +307,10 @@ def _report(
         run.engine.name,
     )  # fmt: skip
     comparison = None if opponent is None else opponent.meets(card, run.predictions)
-    return Report(
+    return EvaluationReport(
         model=model,
         data=data,
-        seen=seen(run.package, dataset),
+        seen=check_leakage(run.package, dataset),
         evaluation=evaluation,
         aim=None if aim is None else str(aim),
         mistakes=mistakes,

@@ -10,8 +10,8 @@ import typer
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.show import count, print_table, say, write_json_list
-from db.failures import FailureRow, count_failures, list_failures
+from bonescreen.terminal import count, print_table, say, write_json_list
+from db.queries import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason
 

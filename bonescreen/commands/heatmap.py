@@ -12,7 +12,7 @@ import typer
 from bonescreen.commands.failures import reason_text
 from bonescreen.commands.study import RunOption, StudyKey
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.show import notice, say
+from bonescreen.terminal import notice, say
 from db.queries import ImageRow, Study, find_study
 from db.runs import require_run
 from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
@@ -20,7 +20,7 @@ from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, Label
 
 if TYPE_CHECKING:
-    from xray.package import ModelPackage
+    from xray.network.package import ModelPackage
 
 
 ENDING = ".heatmap.png"
@@ -79,7 +79,7 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
 
 
 def _package(held: Study, settings: Settings) -> "ModelPackage":
-    from xray.package import installed_packages, load_package
+    from xray.network.package import installed_packages, load_package
 
     for name in dict.fromkeys((settings.model, *installed_packages())):
         try:
@@ -131,9 +131,10 @@ def _target(image: PurePosixPath) -> PurePosixPath:
 def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
     import numpy as np
 
-    from xray.files import read_image_file
-    from xray.heatmap import render_heat_map
-    from xray.pixels import Preprocessing, decode
+    from xray.archives.files import read_image_file
+    from xray.images.decode import decode
+    from xray.images.preprocessing import Preprocessing
+    from xray.network.heatmap import render_heat_map
 
     if image.archive not in roots:
         raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")

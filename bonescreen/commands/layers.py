@@ -9,15 +9,15 @@ import typer
 
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import settings_here
-from bonescreen.show import notice, print_table, say
+from bonescreen.terminal import notice, print_table, say
 from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.vocabulary import RESEARCH_NOTICE, Reason
 
 if TYPE_CHECKING:
-    from training.seeing.film import Film
-    from training.seeing.layers import SeenLayer
-    from xray.package import ModelPackage
-    from xray.pixels import Preprocessing
+    from training.explain.grad_cam import InputImage
+    from training.explain.layers import BackboneLayer
+    from xray.images.preprocessing import Preprocessing
+    from xray.network.package import ModelPackage
 
 MOST_CHANNELS = 64
 
@@ -49,12 +49,12 @@ def layers(
         raise UsageError(f"layers needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
     if not list_layers and (not images or output is None):
         raise UsageError("layers needs radiographs and a folder, IMAGE... -o DIR; or --list")
-    from training.quiet import load_backend
+    from training.progress import load_backend
 
     load_backend()
-    from training.seeing.layers import find_layers, telling_layers, visible_layers
-    from xray.network import load_network
-    from xray.package import load_package
+    from training.explain.layers import find_layers, telling_layers, visible_layers
+    from xray.network.builder import load_network
+    from xray.network.package import load_package
 
     package = load_package(model)
     network = load_network(package)
@@ -69,7 +69,7 @@ def layers(
         raise typer.Exit(1)
 
 
-def _print_layers(visible: "Sequence[SeenLayer]", chosen: "Sequence[SeenLayer]") -> None:
+def _print_layers(visible: "Sequence[BackboneLayer]", chosen: "Sequence[BackboneLayer]") -> None:
     rows = [
         ("*" if each in chosen else " ", each.name, each.kind, f"{each.height} x {each.width}", str(each.channels))
         for each in visible
@@ -80,7 +80,7 @@ def _print_layers(visible: "Sequence[SeenLayer]", chosen: "Sequence[SeenLayer]")
 def _draw(
     package: "ModelPackage",
     network: Any,
-    chosen: "Sequence[SeenLayer]",
+    chosen: "Sequence[BackboneLayer]",
     images: Sequence[Path],
     output: Path,
     *,
@@ -88,12 +88,11 @@ def _draw(
     with_check: bool,
 ) -> dict[str, str]:
     """Look at the films that can be read and write the report; returns the others, and why."""
-    from training.seeing.captions import Report
-    from training.seeing.check import check_map
-    from training.seeing.look import look_at
-    from training.seeing.report import write_report
-    from xray.engine import open_engine
-    from xray.pixels import Preprocessing
+    from training.explain.grad_cam import look_at
+    from training.explain.map_check import check_map
+    from training.explain.report import ExplainReport, write_report
+    from xray.images.preprocessing import Preprocessing
+    from xray.network.open_engine import open_engine
 
     films, unread = _read(images, Preprocessing.from_id(package.card.preprocessing))
     if not films:
@@ -110,12 +109,12 @@ def _draw(
         checked = check_map(network, package.card, engine, sights)
         notice(checked.cascade.verdict)
         notice(checked.verdict)
-    say(str(write_report(Report(package, tuple(sights), unread, checked), output)))
+    say(str(write_report(ExplainReport(package, tuple(sights), unread, checked), output)))
     return unread
 
 
-def _read(images: Sequence[Path], preprocessing: "Preprocessing") -> "tuple[list[Film], dict[str, str]]":
-    from training.seeing.film import distinct_names, read_film
+def _read(images: Sequence[Path], preprocessing: "Preprocessing") -> "tuple[list[InputImage], dict[str, str]]":
+    from training.explain.grad_cam import distinct_names, read_film
 
     films, unread, files = [], {}, list(dict.fromkeys(images))
     for image, name in zip(files, distinct_names(files), strict=True):

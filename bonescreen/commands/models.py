@@ -9,14 +9,14 @@ from rich.console import Console
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
-from bonescreen.show import print_table, say, write_json
+from bonescreen.terminal import print_table, say, write_json
 from xray.errors import PackageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
-    from xray.card import Card, TrainingData
-    from xray.package import ModelPackage
+    from xray.network.card import Card, TrainingData
+    from xray.network.package import ModelPackage
 
 app = typer.Typer(name="models", help="Look at the model packages: list, show, verify.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An installed package's name, or a package's folder.")]
@@ -48,7 +48,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
     Example: bonescreen models show fracture-3
     """
-    from xray.package import load_package
+    from xray.network.package import load_package
 
     package = load_package(name)
     if as_json:
@@ -64,9 +64,9 @@ def verify(name: Name) -> None:
 
     Example: bonescreen models verify fracture-3
     """
-    from xray.engine import open_engine
-    from xray.engine_openvino import check_graph, holds_graph
-    from xray.package import load_package
+    from xray.network.open_engine import open_engine
+    from xray.network.openvino_graph import check_graph, holds_graph
+    from xray.network.package import load_package
 
     settings = settings_here()
     package = load_package(name)
@@ -79,7 +79,7 @@ def verify(name: Name) -> None:
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
-    from xray.package import installed_packages, load_package
+    from xray.network.package import installed_packages, load_package
 
     installed = installed_packages()
     listed = []

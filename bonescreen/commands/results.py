@@ -14,8 +14,8 @@ from rich.text import Text
 from bonescreen.commands.arguments import LARGEST_NUMBER, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.health import is_open
-from bonescreen.show import notice, print_table, say, write_json_list
+from bonescreen.problems import is_open
+from bonescreen.terminal import notice, print_table, say, write_json_list
 from db import queries
 from db.queries import ResultFilter, StudyRow
 from db.run_queries import RunSummary, newest_runs, run_summary

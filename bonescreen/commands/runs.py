@@ -8,7 +8,7 @@ import typer
 
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.show import count, moment, notice, print_table, say, utc, write_json
+from bonescreen.terminal import count, moment, notice, print_table, say, utc, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -104,7 +104,7 @@ def run_json(run: RunSummary) -> dict[str, object]:
 
 def percent(run: RunSummary) -> int:
     """Return how much of a run is settled, rounded down: 100 is all of it."""
-    return 100 * run.settled // run.images if run.images else 0
+    return 100 * run.processed // run.images if run.images else 0
 
 
 def _row(run: RunSummary) -> list[str]:

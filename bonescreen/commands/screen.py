@@ -17,12 +17,11 @@ from rich.text import Text
 from bonescreen.broker import await_broker, broker_socket
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.commands.results import print_results
-from bonescreen.planned import show_plans
-from bonescreen.progress import Shown
-from bonescreen.scanned import raise_last, report_lines, scan_each
-from bonescreen.show import count, printable, tell
+from bonescreen.progress import RunProgress
+from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
+from bonescreen.terminal import count, escape_unprintable, tell
 from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
@@ -30,14 +29,13 @@ from db.run_queries import AT_AN_END, RunState, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
 from producer.find import Source
-from producer.model import model_version
-from producer.report import ScanReport
-from producer.scan import scan_archive
-from xray.engine import require_engine
+from producer.scan import model_version, scan_archive
+from producer.scan_report import ScanReport
 from xray.errors import Outage
-from xray.package import ModelPackage, load_package
+from xray.network.open_engine import require_engine
+from xray.network.package import ModelPackage, load_package
 from xray.settings import Settings, read_settings
-from xray.studies import Layout
+from xray.vocabulary import Layout
 
 POLL_SECONDS = 0.5
 
@@ -111,7 +109,7 @@ def _interruptible(job: Job) -> Iterator[None]:
 
 
 def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
-    with job.console.status(Text(f"Scanning {printable(str(root))} ...")) as status:
+    with job.console.status(Text(f"Scanning {escape_unprintable(str(root))} ...")) as status:
 
         def found(images: int) -> None:
             status.update(Text(f"Scanning ... {images:,} images"))
@@ -149,7 +147,7 @@ def _work(job: Job, reports: list[ScanReport]) -> None:
 def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
     """Show progress until a run is done; an outage is shown and waited out."""
     patient_until = time.monotonic() + 2 * ALIVE_SECONDS
-    with Shown(job.console) as shown:
+    with RunProgress(job.console) as shown:
         while True:
             try:
                 now = run_progress(job.database, report.run_id)
@@ -171,9 +169,9 @@ def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: 
     if summary.failed:
         tell(job.console, f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
     if summary.state is RunState.CANCELLED:
-        settled = f"{summary.settled:,} of {count(summary.images, 'image')} settled"
+        processed = f"{summary.processed:,} of {count(summary.images, 'image')} settled"
         again = f"Take it up again with: bonescreen resume {summary.run}"
-        tell(job.console, f"Run {summary.run} was cancelled, {settled}. {again}")
+        tell(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
     tell(job.console, "Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
     return summary.state
 

@@ -9,9 +9,9 @@ import typer
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json, percent, run_json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.health import Facts, Problem, gather, is_open, problems
-from bonescreen.scanned import counts
-from bonescreen.show import count, print_table, say, write_json
+from bonescreen.problems import Facts, Problem, gather, is_open, problems
+from bonescreen.scanning import counts
+from bonescreen.terminal import count, print_table, say, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -84,11 +84,11 @@ def _print(facts: Facts, found: Sequence[Problem]) -> None:
 def _print_run(run: RunSummary, facts: Facts) -> None:
     say(f"Run {run.run}: {run.state}, {percent(run)} % settled", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
-    settled = f"{run.settled:,} of {run.images:,} settled, {run.failed:,} failed"
+    processed = f"{run.processed:,} of {run.images:,} settled, {run.failed:,} failed"
     lines = (
         ("archive", f"{run.archive} at {run.root}"),
         ("model", f"{run.model}, study threshold {run.study_threshold:.3f}"),
-        ("images", settled + (f" ({failed})" if failed else "")),
+        ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
         ("work", count(run.open_batches, "open batch") + (", scan under way" if run.run in facts.scans else "")),
         *(("scan", text) for text in _last_scan(run)),
@@ -117,7 +117,7 @@ def _next_step(facts: Facts) -> str:
         return "All is well: the work goes on by itself."
     run = facts.runs[0]
     if run.state is RunState.BEHIND:
-        lacking = count(run.images - run.settled, "image")
+        lacking = count(run.images - run.processed, "image")
         return f"A scan for another model found {lacking} more. Take them in with: bonescreen resume {run.run}"
     if run.state is RunState.CANCELLED:
         return f"Run {run.run} is cancelled. Take it up again with: bonescreen resume {run.run}"

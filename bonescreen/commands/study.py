@@ -12,7 +12,7 @@ from bonescreen.commands.failures import reason_text
 from bonescreen.commands.results import heading, outcome, score
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.show import count, notice, print_table, say, write_json
+from bonescreen.terminal import count, notice, print_table, say, write_json
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run

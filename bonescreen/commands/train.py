@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bonescreen.commands.evaluate import print_level
 from bonescreen.context import settings_here
-from bonescreen.evaluated import print_level
-from bonescreen.show import notice, say
+from bonescreen.terminal import notice, say
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
-    from xray.package import ModelPackage
+    from xray.network.package import ModelPackage
 
 
 def train(
@@ -68,7 +68,7 @@ def train(
     Example: bonescreen train seed --data MURA-v1.1 --weights imagenet --out trained
     """
     require_training()
-    from training.quiet import load_backend
+    from training.progress import load_backend
 
     load_backend()
     from training.recipes import find_recipe
@@ -82,9 +82,9 @@ def train(
         return
     if data is None:
         raise UsageError("--data is missing: say where the labelled radiographs are")
-    from training.order import Order
-    from training.sources.read import read_dataset
-    from training.split import read_split
+    from training.config import TrainingConfig
+    from training.data.read_dataset import read_dataset
+    from training.data.split import read_split
     from training.train import train as run
 
     settings = settings_here()
@@ -92,7 +92,7 @@ def train(
     dataset = read_dataset(data, body_parts=parts, groups=groups, pseudonym_key=settings.pseudonym_key, finding=finding)
     try:
         package, judgement = run(
-            Order(
+            TrainingConfig(
                 recipe=chosen,
                 dataset=dataset,
                 initial=first_weights(weights),
@@ -137,7 +137,7 @@ def require_training() -> None:
     UsageError
         A library is missing; says how to install it.
     """
-    from xray.engine import require_engine
+    from xray.network.open_engine import require_engine
 
     require_engine("keras")
     missing = [name for name in ("sklearn", "tensorboard") if not importlib.util.find_spec(name)]
@@ -153,7 +153,7 @@ def first_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackage":
     UsageError
         If it is none of these.
     """
-    from xray.package import installed_packages, load_package
+    from xray.network.package import installed_packages, load_package
 
     path = Path(text)
     if text == "imagenet":

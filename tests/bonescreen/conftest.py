@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bonescreen.cli import main
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 
 
 @dataclass(frozen=True)

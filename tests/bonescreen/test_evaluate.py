@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from tests.bonescreen.conftest import Bonescreen
-from training.predictions import Predictions
-from training.split import SPLIT_FILE
-from xray.package import CARD_FILE, GOLDEN_FILE, ModelPackage, file_sha256
+from training.data.split import SPLIT_FILE
+from training.evaluate.predictions import Predictions
+from xray.network.package import CARD_FILE, GOLDEN_FILE, ModelPackage, file_sha256
 from xray.vocabulary import RESEARCH_NOTICE
 
 HEADER = ("study", "image", "label", "body_part", "patient")
@@ -113,7 +113,7 @@ def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
 def test_only_the_test_part_of_the_packages_split_is_measured(
     bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
 ) -> None:
-    from training.sources.read import read_dataset
+    from training.data.read_dataset import read_dataset
 
     groups = sorted(set(read_dataset(films).groups.tolist()))
     package = with_split(
@@ -158,7 +158,7 @@ def test_an_earlier_evaluation_can_be_compared_with(
 def test_a_rival_that_has_seen_the_films_is_told_from_its_package_and_from_its_table(
     bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
 ) -> None:
-    from training.sources.read import read_dataset
+    from training.data.read_dataset import read_dataset
 
     learnt = with_split(tiny_package, tmp_path / "learnt", dict.fromkeys(read_dataset(films).groups.tolist(), "train"))
     data = ("--data", films, "--engine", "openvino", "--body-part", "HAND", "-o")

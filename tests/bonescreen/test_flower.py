@@ -26,7 +26,7 @@ from tests.pages import Pages
 from worker.app import celery_app
 from worker.batch import BatchSummary
 from xray.message import TASK_NAME
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 from xray.settings import read_settings
 
 USER, PASSWORD = "radiology", "s3cr3t:word"

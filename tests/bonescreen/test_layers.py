@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.bonescreen.conftest import Bonescreen
-from training.seeing.film import distinct_names
-from xray.package import ModelPackage
+from training.explain.grad_cam import distinct_names
+from xray.network.package import ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.bonescreen.conftest import Bonescreen
-from xray.card import Metric, TrainingData
-from xray.package import CARD_FILE, ModelPackage
+from xray.network.card import Metric, TrainingData
+from xray.network.package import CARD_FILE, ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
 

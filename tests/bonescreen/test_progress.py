@@ -5,8 +5,8 @@ from bonescreen.progress import WINDOW_SECONDS, Speed
 
 def _speed(*seen: tuple[float, int]) -> float | None:
     speed = Speed()
-    for now, settled in seen:
-        speed.add(now, settled)
+    for now, processed in seen:
+        speed.add(now, processed)
     return speed.images_per_second
 
 

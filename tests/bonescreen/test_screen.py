@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import insert, select
 
 from db import ledger
-from db.failures import list_failures
 from db.heartbeats import beat
-from db.queries import ResultFilter, results
+from db.queries import ResultFilter, list_failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches
@@ -87,7 +86,7 @@ def test_a_second_run_does_only_what_is_new_or_changed(tmp_path, environ):
     assert third.returncode == 0
     database = opened(environ)
     summary = run_summary(database, 1)
-    assert (summary.state, summary.images, summary.settled) == (RunState.DONE, 7, 7)
+    assert (summary.state, summary.images, summary.processed) == (RunState.DONE, 7, 7)
     database.close()
 
 
@@ -108,7 +107,7 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     assert said.endswith("\nStopping ...\nStopped. Nothing is lost: run the same command again to do what is left.\n")
     assert "Traceback" not in said
     left = run_progress(database, 1)
-    assert 0 < left.settled < left.images == 400
+    assert 0 < left.processed < left.images == 400
     with database.read() as connection:
         held = connection.execute(select(batches.c.state, batches.c.attempts).distinct()).all()
     assert {row.attempts for row in held} == {0}
@@ -116,13 +115,13 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     again = run(environ, "screen", root)
     assert again.returncode == 0, again.stderr
     end = run_progress(database, 1)
-    assert (end.state, end.settled) == (RunState.DONE, 400)
+    assert (end.state, end.processed) == (RunState.DONE, 400)
     database.close()
 
 
 def _settled(database: Database) -> int:
     try:
-        return sum(run_progress(database, number).settled for number in newest_runs(database))
+        return sum(run_progress(database, number).processed for number in newest_runs(database))
     except BonescreenError:
         return 0
 
@@ -136,7 +135,7 @@ def test_folders_of_the_same_name_are_archives_of_their_own(tmp_path, environ):
     assert done.returncode == 0, done.stderr
     database = opened(environ)
     assert [run_summary(database, number).archive for number in (1, 2)] == ["images", "images-2"]
-    assert [run_summary(database, number).settled for number in (1, 2)] == [2, 2]
+    assert [run_summary(database, number).processed for number in (1, 2)] == [2, 2]
     database.close()
 
 
@@ -190,7 +189,7 @@ def test_a_folder_without_images_does_not_keep_the_others_from_being_screened(tm
     assert done.stderr.endswith(f"\nerror: {why}\n")
     database = opened(environ)
     summaries = [run_summary(database, number) for number in (1, 2)]
-    assert [(summary.archive, summary.settled) for summary in summaries] == [("first", 2), ("last", 2)]
+    assert [(summary.archive, summary.processed) for summary in summaries] == [("first", 2), ("last", 2)]
     database.close()
 
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from bonescreen.show import count, printable, table_lines, tell
+from bonescreen.terminal import count, escape_unprintable, table_lines, tell
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
@@ -40,8 +40,8 @@ def test_wide_characters_keep_columns_aligned() -> None:
 
 
 def test_what_hides_in_a_name_is_escaped() -> None:
-    assert printable("a\u202eb\nc\x07") == "a\\u202eb\\nc\\x07"
-    assert printable("Röntgen 手首") == "Röntgen 手首"
+    assert escape_unprintable("a\u202eb\nc\x07") == "a\\u202eb\\nc\\x07"
+    assert escape_unprintable("Röntgen 手首") == "Röntgen 手首"
 
 
 def test_a_message_is_one_line_as_it_is_however_narrow_the_terminal() -> None:

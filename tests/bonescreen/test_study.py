@@ -11,15 +11,14 @@ from PIL import Image
 from sqlalchemy import text
 
 from db import dispatch, ledger
-from db.merge import Entry
+from db.merge import Entry, merge, stage
 from db.runs import open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
-from db.staging import merge, stage
 from db.store import ImageOutcome, Prediction
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import INCOMPLETE, NOT_ASSESSABLE, POSITIVE, embedded, screened
 from tests.seeding import MODEL
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Reason
 
 STUDY = "XR_HAND/patient1/study1_positive"

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from bonescreen.cli import main
-from tests.training.conftest import backbone_weights, mura  # noqa: F401
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -59,7 +58,7 @@ def test_the_seed_recipe_is_the_work_we_descend_from(capsys: pytest.CaptureFixtu
 def test_what_cannot_be_done_is_refused_in_one_line(
     arguments: list[str],
     message: str,
-    mura: Path,  # noqa: F811
+    mura: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, error = run(capsys, *(str(mura) if word == "MURA" else word for word in arguments))
@@ -69,8 +68,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 
 
 def test_a_model_is_trained_and_the_next_step_is_said(
-    mura: Path,  # noqa: F811
-    backbone_weights: Path,  # noqa: F811
+    mura: Path,
+    backbone_weights: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

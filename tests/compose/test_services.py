@@ -19,7 +19,7 @@ from tests.archives import mura_tree
 from tests.awaiting import await_that
 from tests.compose.project import example_variables, read_services
 from tests.compose.stand_ins import Machine, postgres_image
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 
 IMAGES = 40
 BROKER_PASSWORD = "b" * 48

@@ -7,9 +7,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db import dispatch, ledger
-from db.failures import list_failures
 from db.ledger import Claim
-from db.queries import ResultFilter, find_study, results
+from db.queries import ResultFilter, find_study, list_failures, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
@@ -44,7 +43,7 @@ def states(database: Database) -> list[tuple[str, int, int]]:
         return [tuple(row) for row in rows]
 
 
-def settled(database: Database) -> int:
+def processed(database: Database) -> int:
     with database.read() as connection:
         return connection.execute(select(func.count()).select_from(outcomes)).scalar_one()
 
@@ -56,7 +55,7 @@ def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
         assert run_progress(database, run).state is RunState.RUNNING
         assert finish(database, claim_next(database))
     assert run_progress(database, run).state is RunState.DONE
-    assert settled(database) == 10
+    assert processed(database) == 10
 
 
 def test_a_batch_claimed_once_is_not_to_be_had_again(database: Database) -> None:
@@ -94,7 +93,7 @@ def test_a_worker_that_slept_past_its_lease_cannot_store(database: Database) -> 
     assert heir.token > zombie.token
     assert not ledger.renew(database, zombie)
     assert not ledger.finish(database, zombie, [scored(item.image_id, 0.1) for item in work])
-    assert settled(database) == 0
+    assert processed(database) == 0
     assert finish(database, heir, 0.9)
     with database.read() as connection:
         assert set(connection.execute(select(predictions.c.probability)).scalars()) == {0.9}
@@ -166,7 +165,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
             assert finish(database, held)
     (failed,) = list_failures(database, run)
     assert (failed.reason, failed.attempts) == (Reason.QUARANTINED, MAX_ATTEMPTS)
-    assert settled(database) == 20
+    assert processed(database) == 20
     assert run_progress(database, run).state is RunState.DONE
 
 
@@ -177,7 +176,7 @@ def test_no_image_can_be_settled_twice(database: Database) -> None:
     assert ledger.finish(database, first, [scored(item.image_id) for item in work])
     assert ledger.claim(database, first.run_id, first.batch_id, "again") is None
     assert not ledger.finish(database, first, [scored(item.image_id) for item in work])
-    assert settled(database) == 4
+    assert processed(database) == 4
 
 
 def test_messages_of_an_earlier_broker_life_are_sent_again(database: Database) -> None:
@@ -208,7 +207,7 @@ def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_was(database: 
     assert send_all(database) == []
     assert ledger.resume(database, run) == 1
     assert finish(database, claim_next(database))
-    assert settled(database) == 8
+    assert processed(database) == 8
 
 
 def test_retry_forgets_failures_and_only_them(database: Database) -> None:
@@ -257,7 +256,7 @@ def test_copies_of_a_file_share_one_prediction(database: Database) -> None:
     done += [ImageOutcome(item.image_id, digest=done[0].digest) for item in others]
     assert ledger.finish(database, held, done)
     summary = run_summary(database, run)
-    assert (summary.settled, summary.inferred) == (4, 1)
+    assert (summary.processed, summary.inferred) == (4, 1)
 
 
 def test_a_study_of_a_body_part_the_model_does_not_know_is_out_of_scope_and_never_flagged(database: Database) -> None:

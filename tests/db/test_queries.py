@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from db.failures import count_failures, list_failures
-from db.queries import ResultFilter, count_results, results
+from db.queries import ResultFilter, count_failures, count_results, list_failures, results
 from db.run_queries import newest_runs
 from db.session import Database
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from db import ledger, scans, staging
-from db.cut import spans
+from db import ledger, merge, scans
+from db.batching import spans
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
 from db.runs import open_run, register_archive, register_model
@@ -83,7 +83,7 @@ def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(dat
 def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_they_come_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "MERGE_ROWS", 2)
+    monkeypatch.setattr(merge, "MERGE_ROWS", 2)
     run = scan(database, entries(9, images_each=2))
     finish_all(database, run)
     # All of the last five studies, and one image of the fourth.
@@ -91,7 +91,7 @@ def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_the
     rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
     assert rows == {f"study000{n}": (1 if n == 3 else 2, "scored") for n in range(4)}
     summary = run_summary(database, run)
-    assert (summary.state, summary.studies, summary.images, summary.settled, summary.gone) == ("done", 4, 7, 7, 11)
+    assert (summary.state, summary.studies, summary.images, summary.processed, summary.gone) == ("done", 4, 7, 7, 11)
     scan(database, entries(9, images_each=2))
     assert ledger.open_batches(database, run) == 0
     rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
@@ -138,18 +138,18 @@ def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> 
 def test_a_scan_whose_holder_vanished_is_taken_over_and_the_holder_is_shut_out(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    staging.stage(database, first, entries(3))
+    merge.stage(database, first, entries(3))
     assert scans.take_over(database, first.scan_id, "too early") is None
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
     assert scans.take_over(database, first.scan_id, "too late") is None
     with pytest.raises(TakenOver):
-        staging.stage(database, first, entries(3))
+        merge.stage(database, first, entries(3))
     with database.read() as connection:
         assert connection.execute(select(scan_entries)).all() == []
-    staging.stage(database, heir, entries(5))
-    staging.merge(database, heir)
+    merge.stage(database, heir, entries(5))
+    merge.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert run_progress(database, heir.run_id).images == 5
 
@@ -163,13 +163,13 @@ def test_a_run_is_not_done_while_its_scan_is_open(database: Database) -> None:
 def test_a_scan_broken_off_within_its_merge_and_walked_again_counts_every_file_once(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    staging.stage(database, first, entries(10))
-    staging.merge(database, first)
+    merge.stage(database, first, entries(10))
+    merge.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
-    staging.stage(database, heir, entries(10))
-    staging.merge(database, heir)
+    merge.stage(database, heir, entries(10))
+    merge.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert finish_all(database, heir.run_id) == 10
 
@@ -197,8 +197,8 @@ def test_scanning_lifts_a_cancellation_that_came_before_it_and_heeds_one_that_ca
     held = begin(database)
     assert held is not None
     ledger.cancel(database, run)
-    staging.stage(database, held, entries(4))
-    staging.merge(database, held)
+    merge.stage(database, held, entries(4))
+    merge.merge(database, held)
     assert scans.close_scan(database, held, {}) == 0
     assert run_progress(database, run).state is RunState.CANCELLED
 
@@ -220,7 +220,7 @@ def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(datab
 
 
 def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "MERGE_ROWS", 7)
+    monkeypatch.setattr(merge, "MERGE_ROWS", 7)
     run = scan(database, entries(10, images_each=5), batch_size=16)
     assert finish_all(database, run) == 50
 
@@ -251,8 +251,8 @@ def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_
 ) -> None:
     first = begin(database)
     assert first is not None
-    staging.stage(database, first, entries(3))
-    staging.merge(database, first)
+    merge.stage(database, first, entries(3))
+    merge.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
@@ -268,8 +268,8 @@ def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_
     let_expire(database)
     heir = scans.take_over(database, held.scan_id, "heir", "folder")
     assert heir is not None
-    staging.stage(database, heir, entries(3))
-    staging.merge(database, heir)
+    merge.stage(database, heir, entries(3))
+    merge.merge(database, heir)
     assert scans.close_scan(database, heir, {}) == 1
 
 

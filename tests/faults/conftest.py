@@ -9,7 +9,7 @@ from db.migrate import upgrade
 from db.session import Database
 from tests.broker import TcpBroker
 from tests.faults.stack import ARCHIVE, Archive, Stack, write_archive
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 
 MakeArchive = Callable[..., Archive]
 MakeStack = Callable[[Archive], Stack]

@@ -106,7 +106,7 @@ class Ledger:
         path = make_url(self.url).database if self.url.startswith("sqlite") else None
         return (path is None or Path(path).exists()) and self._quietly(lambda: bool(list_runs(self._database)))
 
-    def settled(self) -> int:
+    def processed(self) -> int:
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(outcomes)).scalar_one()
 
@@ -181,7 +181,7 @@ class Ledger:
         assert self.failed() == list(failed)
         assert predicted == number - len(failed)
         (run,) = list_runs(self._database)
-        assert (run.state, run.settled, run.failed, run.inferred) == (RunState.DONE, number, len(failed), predicted)
+        assert (run.state, run.processed, run.failed, run.inferred) == (RunState.DONE, number, len(failed), predicted)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -369,8 +369,8 @@ class Stack:
 
     def goes_on(self, seconds: float, *, after: str, images: int = 1) -> None:
         """Await newly settled images, and say how long it took."""
-        before, began = self.ledger.settled(), time.monotonic()
-        await_that(lambda: self.ledger.settled() >= before + images, seconds, f"work goes on after {after}")
+        before, began = self.ledger.processed(), time.monotonic()
+        await_that(lambda: self.ledger.processed() >= before + images, seconds, f"work goes on after {after}")
         print(f"{after}: work goes on after {time.monotonic() - began:.1f} s")
 
     def ends_done(self, seconds: float) -> None:

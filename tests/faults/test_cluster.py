@@ -30,7 +30,7 @@ from tests.faults.stack import ARCHIVE, Archive, Command, Stack, fill
 from tests.pages import Pages
 from tests.tiny import write_tiny_package
 from xray.message import TASK_NAME
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 from xray.vocabulary import OPEN_STATES
 
 IMAGES, UNREADABLE, SIDE = 2000, 3, 64
@@ -157,7 +157,7 @@ def test_workers_with_different_mounts_share_a_run_and_another_models_run_keeps_
             assert code == 0, answer
             assert not [mark for mark in (PATIENT, UID) if mark in answer]
         commands += [stack.start("worker") for stack in cluster.stacks.values()]
-        await_that(lambda: all(run.settled for run in cluster.runs()), 90, "both runs are under way")
+        await_that(lambda: all(run.processed for run in cluster.runs()), 90, "both runs are under way")
         seen = [kept(cluster.broker)]
         assert [run.state for run in cluster.runs()] == [RunState.RUNNING] * 2
         seen += cluster.pages()
@@ -172,7 +172,7 @@ def test_workers_with_different_mounts_share_a_run_and_another_models_run_keeps_
 
 def assert_each_image_is_settled_once_a_run(cluster: Cluster) -> None:
     for run in cluster.runs():
-        assert (run.images, run.settled, run.failed) == (IMAGES, IMAGES, UNREADABLE)
+        assert (run.images, run.processed, run.failed) == (IMAGES, IMAGES, UNREADABLE)
         assert (run.state, run.inferred) == (RunState.DONE, IMAGES - UNREADABLE)
     with cluster.database.read() as connection:
         assert connection.execute(select(func.sum(batches.c.images))).scalar_one() == 2 * IMAGES

@@ -14,7 +14,7 @@ from tests.broker import TcpBroker
 from tests.conftest import postgres_server
 from tests.faults.conftest import MakeArchive, MakeStack, ward
 from tests.faults.stack import ARCHIVE, FETCHED, Command, Stack, make_slow
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 from xray.vocabulary import BatchState, Reason
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def working(stack: Stack, workers: int = 1) -> list[Command]:
     """Start workers, enqueue the archive, and await the first results."""
     commands = [stack.start("worker") for _ in range(workers)]
     enqueue(stack)
-    await_that(stack.ledger.settled, 90, "the first results")
+    await_that(stack.ledger.processed, 90, "the first results")
     return commands
 
 

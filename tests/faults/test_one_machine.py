@@ -18,7 +18,7 @@ def maps(pid: int) -> str:
 def screening(stack: Stack) -> Command:
     """Start `screen` and await its first results."""
     command = stack.start("screen", str(stack.archive.root))
-    await_that(lambda: stack.ledger.exists() and stack.ledger.settled(), 90, "the first results")
+    await_that(lambda: stack.ledger.exists() and stack.ledger.processed(), 90, "the first results")
     return command
 
 
@@ -62,11 +62,11 @@ def test_screen_killed_while_it_scans_and_while_it_works_leaves_nothing_running_
     assert scanned > 0
     assert first.survivors() == []
     second = stack.start("screen", str(stack.archive.root))
-    await_that(lambda: stack.ledger.settled() > 100, 90, "the scan was taken over and work began")
+    await_that(lambda: stack.ledger.processed() > 100, 90, "the scan was taken over and work began")
     second.kill()
     await_that(lambda: not second.survivors(), 5, "nothing of it is left")
     done = stack.ledger.done_batches()
-    assert stack.ledger.settled() < 4000
+    assert stack.ledger.processed() < 4000
     third = stack.start("screen", str(stack.archive.root))
     assert third.ended(END) == 0
     stack.ends_done(1)
@@ -139,9 +139,9 @@ def test_a_database_locked_for_longer_than_anyone_waits_fails_no_image(
     stack = home_stack(make_archive(320))
     command = screening(stack)
     with stack.ledger.locked():
-        settled, began = stack.ledger.settled(), time.monotonic()
+        processed, began = stack.ledger.processed(), time.monotonic()
         await_that(lambda: time.monotonic() - began > 48, 60, "more than the busy timeout passed")
-        assert stack.ledger.settled() == settled
+        assert stack.ledger.processed() == processed
         code, text = stack.run("status")
         assert code == 1, text
     stack.goes_on(45, after="an SQLite database locked for 48 s")

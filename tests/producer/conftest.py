@@ -6,11 +6,11 @@ import pytest
 
 from db.session import Database
 from producer.find import Source
-from producer.report import ScanReport
 from producer.scan import scan_archive
+from producer.scan_report import ScanReport
 from tests.clinics import Scan
 from tests.seeding import MODEL
-from xray.studies import Layout
+from xray.vocabulary import Layout
 
 
 @pytest.fixture

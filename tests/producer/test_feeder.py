@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import ledger, scans, staging
+from db import ledger, merge, scans
 from db.heartbeats import list_heartbeats
 from db.run_queries import RunState, run_progress
 from db.runs import open_run, register_archive, register_model
@@ -195,7 +195,7 @@ def abandoned(tmp_path: Path, database: Database) -> scans.Scan:
     run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
     held = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
     assert held is not None
-    staging.stage(database, held, entries(1))
+    merge.stage(database, held, entries(1))
     return held
 
 

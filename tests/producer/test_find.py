@@ -9,28 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from db.known import Known
 from db.merge import Entry
+from db.scan_cache import ScanCache
 from producer.find import Source, find
-from producer.listing import require_manifest
-from producer.placing import placer
-from producer.survey import survey
-from producer.walk import FileEntry, Skipped
+from producer.layout_detection import survey
+from producer.manifest_checks import require_manifest
+from producer.study_grouping import placer
+from producer.walk import ArchiveFile, Skipped
 from tests.archives import png
 from tests.containers import write_tar, write_zip
+from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, UsageError
-from xray.files import read_image_file
-from xray.studies import Layout, SkipReason
+from xray.vocabulary import Layout, SkipReason
 
 MURA = "XR_HAND/patient00001/study1_positive/image1.png"
 
 
-def found(source: Source) -> list[FileEntry | Skipped]:
+def found(source: Source) -> list[ArchiveFile | Skipped]:
     return list(find(source, time.sleep))
 
 
 def paths(root: Path, layout: Layout = Layout.FLAT) -> set[str]:
-    return {seen.path for seen in found(Source(root, layout)) if isinstance(seen, FileEntry)}
+    return {seen.path for seen in found(Source(root, layout)) if isinstance(seen, ArchiveFile)}
 
 
 def skipped(root: Path) -> Counter[str]:
@@ -153,8 +153,8 @@ def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tm
         time.sleep(seconds)
 
     source = Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0)
-    files = [seen for seen in find(source, pause) if isinstance(seen, FileEntry)]
-    placed = placer(source, lambda files: Known())(files)
+    files = [seen for seen in find(source, pause) if isinstance(seen, ArchiveFile)]
+    placed = placer(source, lambda files: ScanCache())(files)
     assert {(one.path, isinstance(one, Entry)) for one in placed} == {("growing.png", True), (".hidden/a.png", True)}
 
 
@@ -183,11 +183,11 @@ def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_pa
     (tmp_path / "unlisted.png").write_bytes(png(2))
     (tmp_path / "manifest.csv").write_text("study,image\ns,a.png\ns,b.png\n")
     seen = found(Source(tmp_path, Layout.MANIFEST))
-    assert [(one.path, isinstance(one, FileEntry) and one.is_absent) for one in seen] == [
+    assert [(one.path, isinstance(one, ArchiveFile) and one.is_absent) for one in seen] == [
         ("a.png", False),
         ("b.png", True),
     ]
-    assert all(isinstance(one, FileEntry) and one.placed and one.placed.study == "s" for one in seen)
+    assert all(isinstance(one, ArchiveFile) and one.placed and one.placed.study == "s" for one in seen)
 
 
 @pytest.mark.parametrize("files", [0, 300])
@@ -207,5 +207,5 @@ def test_a_manifest_in_a_container_lists_its_members(tmp_path: Path) -> None:
     write_zip(root, {"manifest.csv": b"study,image\ns,films/a.png\n", "films/a.png": png(1)})
     assert survey(root) is Layout.MANIFEST
     (seen,) = found(Source(root, Layout.MANIFEST))
-    assert isinstance(seen, FileEntry)
+    assert isinstance(seen, ArchiveFile)
     assert read_image_file(root, seen.path, seen=(seen.size, seen.mtime_ns)) == png(1)

@@ -10,9 +10,9 @@ import pytest
 from pydicom import uid
 from sqlalchemy import select
 
-from db.known import pseudonym_key_mark
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import list_runs
+from db.scan_cache import pseudonym_key_mark
 from db.session import Database
 from db.tables import archives, passed_over
 from producer.find import Source
@@ -23,7 +23,7 @@ from tests.clinics import KEY, OTHER_KEY, Scan, ct, film, put, studies, swap
 from tests.containers import write_zip
 from tests.seeding import MODEL, finish_sent
 from xray.errors import UsageError
-from xray.studies import Layout
+from xray.vocabulary import Layout
 
 
 def test_a_dicom_study_scattered_over_folders_is_one_and_files_of_one_instance_uid_stay_apart(

@@ -16,7 +16,7 @@ from tests.archives import png
 from tests.clinics import KEY, Scan, film, put, studies
 from tests.seeding import MODEL
 from xray.errors import UsageError
-from xray.studies import Layout
+from xray.vocabulary import Layout
 
 
 def test_a_manifest_makes_studies_across_folders_with_what_it_says_of_them(

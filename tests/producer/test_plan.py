@@ -7,14 +7,14 @@ from db.run_queries import list_runs
 from db.session import Database
 from producer.find import Source
 from producer.plan import plan_archive
-from producer.report import Plan
 from producer.scan import scan_archive
+from producer.scan_report import Plan
 from tests.archives import png
 from tests.seeding import MODEL, finish_sent
 
 
 def counts(plan: Plan) -> tuple[int, int, int, int, int, int]:
-    return plan.found, plan.new, plan.changed, plan.left, plan.settled, plan.gone
+    return plan.found, plan.new, plan.changed, plan.left, plan.processed, plan.gone
 
 
 def test_a_plan_tells_new_changed_left_settled_and_gone_apart_and_changes_nothing(

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from xray.package import ModelPackage
+from xray.network.package import ModelPackage
 
 
 def test_an_archive_of_200_000_files_is_scanned_in_less_than_250_mb(tiny_package: ModelPackage) -> None:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from producer.survey import survey
-from producer.walk import MAX_DEPTH, FileEntry, Skipped, walk
+from producer.layout_detection import survey
+from producer.walk import MAX_DEPTH, ArchiveFile, Skipped, walk
 from tests.archives import as_plain_user, flat_tree, folder_for_others, folder_tree, mura_tree
+from xray.archives.layouts import Placement, place
 from xray.errors import ArchiveOutage, UsageError
-from xray.studies import Layout, Placed, SkipReason, place
+from xray.vocabulary import Layout, SkipReason
 
 
 def files(root: Path) -> set[str]:
-    return {seen.path for seen in walk(root) if isinstance(seen, FileEntry)}
+    return {seen.path for seen in walk(root) if isinstance(seen, ArchiveFile)}
 
 
 def skips(root: Path) -> Counter[SkipReason]:
@@ -29,7 +30,7 @@ def skips(root: Path) -> Counter[SkipReason]:
 def test_every_file_is_found_once_with_its_size_and_time(tmp_path):
     folder_tree(tmp_path, 30, images_per_study=3)
 
-    found = [seen for seen in walk(tmp_path) if isinstance(seen, FileEntry)]
+    found = [seen for seen in walk(tmp_path) if isinstance(seen, ArchiveFile)]
 
     assert len(found) == 90
     assert {entry.path for entry in found} == {p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.png")}
@@ -43,7 +44,7 @@ def test_a_mura_archive_is_walked_and_placed_whole(tmp_path):
 
     places = [place(path, Layout.MURA, tmp_path) for path in files(tmp_path)]
 
-    found = [placed for placed in places if isinstance(placed, Placed)]
+    found = [placed for placed in places if isinstance(placed, Placement)]
     assert len(found) == 101
     assert len({placed.study for placed in found}) == studies
     assert skips(tmp_path) == {SkipReason.HIDDEN: 2}
@@ -87,7 +88,7 @@ def test_a_time_beyond_what_a_database_holds_is_clamped(tmp_path):
     flat_tree(tmp_path, 1)
     os.utime(tmp_path / "film000000.png", (2**33 + 2**30, 2**33 + 2**30))
 
-    assert all(seen.mtime_ns < 2**63 for seen in walk(tmp_path) if isinstance(seen, FileEntry))
+    assert all(seen.mtime_ns < 2**63 for seen in walk(tmp_path) if isinstance(seen, ArchiveFile))
 
 
 def test_a_folder_that_may_not_be_listed_is_reported_by_name():
@@ -248,7 +249,7 @@ def test_a_survey_stays_bounded_in_a_large_archive(tmp_path):
     for a, b, c in itertools.product(range(12), repeat=3):
         (tmp_path / f"{a}" / f"{b}" / f"{c}").mkdir(parents=True)
     count = (
-        "import sys; from pathlib import Path; from producer.survey import survey; opened = [];"
+        "import sys; from pathlib import Path; from producer.layout_detection import survey; opened = [];"
         "sys.addaudithook(lambda event, _: opened.append(event) if event == 'os.scandir' else None);"
         "survey(Path(sys.argv[1])); print(len(opened))"
     )

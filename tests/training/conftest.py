@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.sources.fracatlas import BODY_PARTS
+from training.data.fracatlas import BODY_PARTS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

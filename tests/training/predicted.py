@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from training.predictions import Predictions
+from training.evaluate.predictions import Predictions
 
 PARTS = np.array(["HAND", "LEG", "WRIST"])
 

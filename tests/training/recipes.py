@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from tests.training.conftest import BACKBONE, SIZE
-from training.order import Order
-from training.recipe import Augmentation, Recipe, Stage
-from training.recipes import RECIPES
-from training.sources.read import read_dataset
+from training.config import TrainingConfig
+from training.data.read_dataset import read_dataset
+from training.recipes import RECIPES, Augmentation, Recipe, Stage
 from training.train import train
 
 SMALL = dataclasses.replace(
@@ -45,9 +44,11 @@ HELD = dataclasses.replace(
 BY_NAME = {recipe.name: recipe for recipe in (SMALL, HELD)}
 
 
-def order(data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deterministic: bool = False) -> Order:
+def order(
+    data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deterministic: bool = False
+) -> TrainingConfig:
     """Ask for a small training run."""
-    return Order(
+    return TrainingConfig(
         recipe, read_dataset(data), weights, out, "bonescreen train small", deterministic=deterministic, graph=False
     )
 

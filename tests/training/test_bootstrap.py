@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
+from tests.group_interval import group_interval
 from tests.training.predicted import predicted
-from training.bootstrap import Ranked, draw_groups, interval
-from xray.metrics import auroc, average_precision, group_interval, rates
+from training.evaluate.bootstrap import Ranked, draw_groups, interval
+from training.evaluate.metrics import auroc, average_precision, rates
 
 
 @st.composite

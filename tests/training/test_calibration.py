@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from tests.training.predicted import of, predicted
-from training.calibration import (
+from training.evaluate.calibration import (
     agreement,
     best_temperature,
     expected_calibration_error,
@@ -14,7 +14,7 @@ from training.calibration import (
     heat_map_scale,
     reliability,
 )
-from xray.card import Calibration
+from xray.network.card import Calibration
 
 
 def drawn(slope: float, intercept: float, n: int = 40_000) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training.predicted import of, predicted
-from training.compare import align, compare
-from training.predictions import Predictions
+from training.evaluate.baseline import align, compare
+from training.evaluate.predictions import Predictions
 from xray.errors import UsageError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.predicted import predicted
 from training.disk import mapped_array
-from training.predictions import Predictions
+from training.evaluate.predictions import Predictions
 from xray.errors import StorageOutage
 
 

@@ -8,19 +8,15 @@ import pytest
 from PIL import Image
 
 from tests.training.checked import limb, planted
-from training.dataset import Dataset, Example, Role
-from training.doctor.about_labels import CROSS_VALIDATING, PARTING
-from training.doctor.duplicates import Kind, Pair, find_duplicates, join_groups
-from training.doctor.examined import FOLDS, SEED, TEST, VALIDATION, Examined, examine
-from training.doctor.exposure import blank, looks_inverted
-from training.doctor.finding import Finding, Severity
-from training.doctor.likeness import Prints
-from training.doctor.report import Report
-from training.doctor.survey import Film, stack_small, survey
-from training.doctor.verdict import judge, verdict
+from training.audit.examination import FOLDS, SEED, TEST, VALIDATION, Examination, examine
+from training.audit.findings import CROSS_VALIDATING, PARTING, Finding, Severity, all_findings, verdict
+from training.audit.near_duplicates import DuplicateKind, Fingerprints, Pair, find_duplicates, join_groups
+from training.audit.report import AuditReport
+from training.audit.survey import AuditedImage, blank, looks_inverted, stack_small, survey
+from training.data.dataset import Dataset, Example, Role
+from training.data.fracatlas import FRACATLAS
+from training.data.read_dataset import read_dataset, read_groups
 from training.recipes import RECIPES
-from training.sources.fracatlas import FRACATLAS
-from training.sources.read import read_dataset, read_groups
 from xray.vocabulary import Reason
 
 
@@ -32,61 +28,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def examined(folder: Path) -> Examined:
+def examined(folder: Path) -> Examination:
     dataset = read_dataset(folder)
     return examine(dataset, survey(dataset), None)
 
 
-def named(examined: Examined) -> dict[str, Finding]:
-    return {finding.code: finding for finding in judge(examined)}
+def named(examined: Examination) -> dict[str, Finding]:
+    return {finding.code: finding for finding in all_findings(examined)}
 
 
 def names(finding: Finding) -> set[frozenset[str]]:
     return {frozenset(Path(image).name for image in together) for together in finding.images}
 
 
-def one_by_one(examples: list[Example], root: Path = Path()) -> Examined:
+def one_by_one(examples: list[Example], root: Path = Path()) -> Examination:
     """Examine films that are all different and readable, by their labels and groups alone."""
     films = [film_of(limb(seed), str(seed)) for seed in range(len(examples))]
     return examine(Dataset(root, FRACATLAS, "fracture", tuple(examples)), films, None)
 
 
-def film_of(gray: np.ndarray, name: str) -> Film:
+def film_of(gray: np.ndarray, name: str) -> AuditedImage:
     small = Image.fromarray(gray).resize((64, 64), Image.Resampling.BILINEAR)
-    return Film(name, name, *gray.shape, small.tobytes())
+    return AuditedImage(name, name, *gray.shape, small.tobytes())
 
 
-def test_each_kind_of_copy_is_found_and_no_other_pair(examined: Examined) -> None:
+def test_each_kind_of_copy_is_found_and_no_other_pair(examined: Examination) -> None:
     images = [Path(image).name for image in examined.dataset.images.tolist()]
     found = {(images[pair.first], images[pair.second]): pair.kind for pair in examined.pairs}
     hostile = next(image for image in images if "script" in image)
     assert found == {
-        ("film01.png", "exact.png"): Kind.BYTES,
-        ("film02.png", "tiff.tif"): Kind.PIXELS,
-        ("film20.png", hostile): Kind.BYTES,
-        ("film04.png", "jpeg.jpg"): Kind.NEAR,
-        ("film07.png", "smaller.png"): Kind.NEAR,
-        ("film08.png", "brighter.png"): Kind.NEAR,
-        ("film13.png", "relabelled.jpg"): Kind.NEAR,
-        ("film16.png", "elsewhere.jpg"): Kind.NEAR,
-        ("film10.png", "mirrored.png"): Kind.MIRRORED,
-        ("film11.png", "inverted.png"): Kind.INVERTED,
+        ("film01.png", "exact.png"): DuplicateKind.BYTES,
+        ("film02.png", "tiff.tif"): DuplicateKind.PIXELS,
+        ("film20.png", hostile): DuplicateKind.BYTES,
+        ("film04.png", "jpeg.jpg"): DuplicateKind.NEAR,
+        ("film07.png", "smaller.png"): DuplicateKind.NEAR,
+        ("film08.png", "brighter.png"): DuplicateKind.NEAR,
+        ("film13.png", "relabelled.jpg"): DuplicateKind.NEAR,
+        ("film16.png", "elsewhere.jpg"): DuplicateKind.NEAR,
+        ("film10.png", "mirrored.png"): DuplicateKind.MIRRORED,
+        ("film11.png", "inverted.png"): DuplicateKind.INVERTED,
     }
 
 
-def test_files_that_cannot_be_read_are_named_by_reason(examined: Examined) -> None:
+def test_files_that_cannot_be_read_are_named_by_reason(examined: Examination) -> None:
     finding = named(examined)["unreadable-truncated"]
     assert (finding.severity, names(finding)) == (Severity.WARNING, {frozenset({"truncated.png"})})
 
 
-def test_copies_with_different_labels_are_an_error(examined: Examined) -> None:
+def test_copies_with_different_labels_are_an_error(examined: Examination) -> None:
     finding = named(examined)["conflicting-labels"]
     assert (finding.severity, names(finding)) == (Severity.ERROR, {frozenset({"film13.png", "relabelled.jpg"})})
 
 
-def test_copies_in_two_groups_are_found_and_the_suggested_groups_join_them(examined: Examined, folder: Path) -> None:
+def test_copies_in_two_groups_are_found_and_the_suggested_groups_join_them(examined: Examination, folder: Path) -> None:
     assert names(named(examined)["across-groups"]) == {frozenset({"film16.png", "elsewhere.jpg"})}
-    groups = Report.of(examined, examined.listed).groups
+    groups = AuditReport.of(examined, examined.listed).groups
     assert groups["images/elsewhere.jpg"] == groups["images/film16.png"] == groups["images/film17.png"]
     assert groups["images/film18.png"] == "p09"
     assert len(set(groups.values())) == 30
@@ -101,7 +97,7 @@ def test_copies_across_the_split_are_an_error(folder: Path, tmp_path: Path) -> N
     assert (finding.severity, names(finding)) == (Severity.ERROR, {frozenset({"film16.png", "elsewhere.jpg"})})
 
 
-def test_inverted_and_blank_films_are_named_and_no_others(examined: Examined) -> None:
+def test_inverted_and_blank_films_are_named_and_no_others(examined: Examination) -> None:
     assert names(named(examined)["maybe-inverted"]) == {frozenset({"inverted.png"})}
     assert names(named(examined)["blank"]) == {frozenset({"blank.png"}), frozenset({"blank2.png"})}
 
@@ -129,12 +125,16 @@ def test_many_copies_of_one_file_make_a_pair_each_with_the_first() -> None:
 
 def test_hashes_are_imagehashs_own() -> None:
     film = np.asarray(Image.fromarray(limb(5)).resize((64, 64)))
-    (found,) = Prints.of(film[None]).hashes.tolist()
+    (found,) = Fingerprints.of(film[None]).hashes.tolist()
     assert int(found).to_bytes(8, "little").hex() == str(imagehash.phash(Image.fromarray(film)))
 
 
 def test_groups_join_over_several_steps_under_their_first_name() -> None:
-    pairs = [Pair(0, 2, Kind.NEAR, 1.0), Pair(4, 2, Kind.NEAR, 1.0), Pair(5, 4, Kind.NEAR, 1.0)]
+    pairs = [
+        Pair(0, 2, DuplicateKind.NEAR, 1.0),
+        Pair(4, 2, DuplicateKind.NEAR, 1.0),
+        Pair(5, 4, DuplicateKind.NEAR, 1.0),
+    ]
     joined = join_groups(["c", "x", "b", "y", "d", "a"], pairs)
     assert joined == {"c": "a", "b": "a", "d": "a", "a": "a", "x": "x", "y": "y"}
 
@@ -169,7 +169,7 @@ def test_the_doctor_splits_and_names_recipes_as_the_recipes_are() -> None:
 def test_a_film_mirrored_and_inverted_is_found() -> None:
     films = [film_of(limb(seed), str(seed)) for seed in range(20)]
     (pair,) = find_duplicates([*films, film_of(255 - limb(7)[:, ::-1], "again")])
-    assert (pair.first, pair.second, pair.kind) == (7, 20, Kind.MIRRORED_INVERTED)
+    assert (pair.first, pair.second, pair.kind) == (7, 20, DuplicateKind.MIRRORED_INVERTED)
 
 
 def test_a_publishers_test_part_stands_and_one_class_in_it_is_said() -> None:
@@ -205,7 +205,7 @@ def test_data_of_which_nothing_can_be_read_have_a_report(tmp_path: Path) -> None
     # an empty folder would be a disk that is not mounted
     (tmp_path / "notes.txt").write_text("moved")
     assert list(survey(dataset)) == [Reason.VANISHED] * 3
-    Report.of(examine(dataset, survey(dataset), None), dataset).write(tmp_path / "out")
+    AuditReport.of(examine(dataset, survey(dataset), None), dataset).write(tmp_path / "out")
     assert "the file is no longer in the archive" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -219,8 +219,8 @@ def test_the_verdict_counts_what_stands_in_the_way() -> None:
     assert verdict([note]) == "Nothing was found that speaks against training."
 
 
-def test_the_suggested_groups_can_be_trained_with(examined: Examined, folder: Path, tmp_path: Path) -> None:
-    Report.of(examined, examined.listed).write(tmp_path)
+def test_the_suggested_groups_can_be_trained_with(examined: Examination, folder: Path, tmp_path: Path) -> None:
+    AuditReport.of(examined, examined.listed).write(tmp_path)
     assert len(read_groups(tmp_path / "groups.csv")) == len(examined.listed)
     again = read_dataset(folder, groups=tmp_path / "groups.csv")
     assert "across-groups" not in named(examine(again, survey(again), None))

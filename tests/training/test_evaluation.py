@@ -8,12 +8,11 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from tests.training.predicted import of, predicted
-from training.card_metrics import card_metrics
-from training.evaluate import Evaluation, Population, evaluate
-from training.predictions import Predictions
-from training.thresholds import Aim
-from xray.card import Threshold
+from training.evaluate.evaluation import Evaluation, Population, evaluate
+from training.evaluate.held_out import Aim, card_metrics
+from training.evaluate.predictions import Predictions
 from xray.errors import UsageError
+from xray.network.card import Threshold
 
 HALF = [Threshold(0.5, "for the test")]
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import Dataset, Example, Role
-from training.groups import note_tested, regroup
-from training.sources.fracatlas import FRACATLAS
-from training.sources.read import read_dataset, read_groups
-from training.sources.tables import table_text
-from training.split import Split, make_split, read_split
+from training.data.dataset import Dataset, Example, Role
+from training.data.fracatlas import FRACATLAS
+from training.data.read_dataset import read_dataset, read_groups
+from training.data.split import Split, make_split, note_tested, read_split, regroup
+from training.disk import table_text
 from xray.errors import UsageError
 
 HOSTILE = 'a\rb, "c"\nd'

@@ -9,12 +9,12 @@ import pytest
 
 from tests.training.conftest import SIZE
 from tests.training.recipes import SMALL
-from training.augment import augment
-from training.dataset import Dataset, Example
-from training.learner import Learner
-from training.material import class_weights
-from training.recipe import Augmentation, Stage
-from training.sources.fracatlas import FRACATLAS
+from training.data.dataset import Dataset, Example
+from training.data.fracatlas import FRACATLAS
+from training.fit.augment import augment
+from training.fit.inputs import class_weights
+from training.fit.learner import Learner
+from training.recipes import Augmentation, Stage
 from xray.errors import UsageError
 
 # Keras 3.15 reads tensors through an interface that NumPy 2 wants changed.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import Role
-from training.sources.manifest import OWN
-from training.sources.mura import MURA
-from training.sources.read import read_dataset
+from training.data.dataset import Role
+from training.data.manifest import OWN
+from training.data.mura import MURA
+from training.data.read_dataset import read_dataset
 from xray.errors import UsageError
 
 

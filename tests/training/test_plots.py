@@ -1,9 +1,9 @@
 """The pictures of an evaluation."""
 
 from tests.training.predicted import predicted
-from training.evaluate import evaluate
-from training.plots import confusion_figure, png
-from xray.card import Threshold
+from training.evaluate.evaluation import evaluate
+from training.evaluate.plots import confusion_figure, png
+from xray.network.card import Threshold
 
 
 def test_a_finding_with_dollar_signs_is_drawn_as_it_is() -> None:

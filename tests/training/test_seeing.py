@@ -10,16 +10,14 @@ import pytest
 from keras import ops
 from keras.src.applications.densenet import DenseNet
 
+from tests.cam_oracle import HeadWeights, head_forward
 from tests.tiny import random_weight
-from training.seeing.activations import most_active
-from training.seeing.deletion import deletion_insertion
-from training.seeing.gradcam import Probe
-from training.seeing.layers import Kind, find_layers, telling_layers, visible_layers
-from training.seeing.randomise import Cascade, cascade, randomised_stages
-from training.seeing.similarity import rank_correlation, structural_similarity
-from xray.cam import HeadWeights, head_forward
+from training.explain.grad_cam import Probe
+from training.explain.layers import LayerKind, find_layers, most_active, telling_layers, visible_layers
+from training.explain.map_check import deletion_insertion
+from training.explain.randomisation import Cascade, cascade, randomised_stages, rank_correlation, structural_similarity
 from xray.errors import UsageError
-from xray.network import CamHead, backbone_of, build_network
+from xray.network.builder import CamHead, backbone_of, build_network
 
 SIZE = 128
 
@@ -102,7 +100,7 @@ def test_one_layer_is_drawn_for_each_resolution_and_the_feature_map_last(network
     chosen = telling_layers(visible_layers(network))
     assert [layer.name for layer in chosen] == ["conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"]
     assert [layer.height for layer in chosen] == [64, 32, 16, 8, 4]
-    assert chosen[-1].kind is Kind.FEATURE_MAP
+    assert chosen[-1].kind is LayerKind.FEATURE_MAP
 
 
 @pytest.mark.parametrize("backbone", ["VGG16", "MobileNetV3Small", "ConvNeXtTiny"])
@@ -110,7 +108,7 @@ def test_any_keras_application_has_layers_to_draw_down_to_its_feature_map(backbo
     built = build_network(backbone, 64, (8, 4))
     chosen = telling_layers(visible_layers(built))
     assert [layer.height for layer in chosen] == sorted({layer.height for layer in chosen}, reverse=True)
-    assert chosen[-1].kind is Kind.FEATURE_MAP
+    assert chosen[-1].kind is LayerKind.FEATURE_MAP
     assert next(iter(randomised_stages(built))) == "head"
 
 

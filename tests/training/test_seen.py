@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from tests.tiny import CARD
-from training.dataset import Dataset, Example, Role
-from training.films import FILMS_FILE, film_digests, films_table
-from training.seen import Verdict, choose_part, seen
-from training.sources.fracatlas import FRACATLAS
-from training.sources.manifest import OWN
-from training.split import SPLIT_FILE, Split
-from xray.card import TrainingData
+from training.data.dataset import Dataset, Example, Role
+from training.data.fracatlas import FRACATLAS
+from training.data.leakage import FILMS_FILE, LeakageVerdict, check_leakage, choose_part, film_digests, films_table
+from training.data.manifest import OWN
+from training.data.split import SPLIT_FILE, Split
 from xray.errors import UsageError
-from xray.package import ModelPackage
+from xray.network.card import TrainingData
+from xray.network.package import ModelPackage
 
 GROUPS = {"a": Role.TRAIN, "b": Role.VALIDATION, "c": Role.TEST}
 
@@ -41,14 +40,14 @@ def test_only_the_test_part_of_the_models_own_split_is_taken_and_it_was_not_seen
     model = package(tmp_path, GROUPS)
     part, name = choose_part(model, data("abc"), None)
     assert (set(part.groups.tolist()), name) == ({"c"}, "test")
-    assert seen(model, part).verdict is Verdict.UNSEEN
+    assert check_leakage(model, part).verdict is LeakageVerdict.UNSEEN
 
 
 def test_without_a_test_part_the_validation_part_is_taken_and_that_flatters(tmp_path: Path) -> None:
     model = package(tmp_path, GROUPS)
     part, name = choose_part(model, data("ab"), None)
     assert (set(part.groups.tolist()), name) == ({"b"}, "validation")
-    assert seen(model, part).verdict is Verdict.CHOSEN_ON
+    assert check_leakage(model, part).verdict is LeakageVerdict.CHOSEN_ON
 
 
 def test_groups_that_the_model_learnt_from_are_taken_only_if_asked_for_or_alone_and_said_to_be_seen(
@@ -60,8 +59,8 @@ def test_groups_that_the_model_learnt_from_are_taken_only_if_asked_for_or_alone_
         choose_part(model, data("abc"), "train"),
         choose_part(model, data("abc"), "all"),
     ):
-        found = seen(model, part)
-        assert found.verdict is Verdict.SEEN
+        found = check_leakage(model, part)
+        assert found.verdict is LeakageVerdict.SEEN
         assert f"2 of these {len(part)} images" in found.text
 
 
@@ -69,25 +68,25 @@ def test_new_groups_count_as_test(tmp_path: Path) -> None:
     model = package(tmp_path, GROUPS)
     part, _ = choose_part(model, data("acx"), None)
     assert set(part.groups.tolist()) == {"c", "x"}
-    assert seen(model, part).verdict is Verdict.UNSEEN
+    assert check_leakage(model, part).verdict is LeakageVerdict.UNSEEN
 
 
 def test_data_that_the_split_does_not_know_are_taken_whole_and_may_have_been_seen(tmp_path: Path) -> None:
     model = package(tmp_path, GROUPS)
     part, name = choose_part(model, data("xy"), None)
     assert (len(part), name) == (4, "all")
-    assert seen(model, part).verdict is Verdict.UNKNOWN
+    assert check_leakage(model, part).verdict is LeakageVerdict.UNKNOWN
 
 
 def test_a_package_without_a_split_has_seen_all_of_the_data_set_that_its_card_names(tmp_path: Path) -> None:
     model = package(tmp_path, None, FRACATLAS)
-    found = seen(model, data("xy", FRACATLAS))
-    assert (found.verdict, "trained on FracAtlas" in found.text) == (Verdict.SEEN, True)
-    assert seen(model, data("xy")).verdict is Verdict.UNKNOWN
+    found = check_leakage(model, data("xy", FRACATLAS))
+    assert (found.verdict, "trained on FracAtlas" in found.text) == (LeakageVerdict.SEEN, True)
+    assert check_leakage(model, data("xy")).verdict is LeakageVerdict.UNKNOWN
 
 
 def test_other_groups_of_the_data_set_trained_on_are_not_taken_for_unseen(tmp_path: Path) -> None:
-    assert seen(package(tmp_path, GROUPS, FRACATLAS), data("cx", FRACATLAS)).verdict is Verdict.SEEN
+    assert check_leakage(package(tmp_path, GROUPS, FRACATLAS), data("cx", FRACATLAS)).verdict is LeakageVerdict.SEEN
 
 
 def test_the_publishers_parts_serve_where_asked_for(tmp_path: Path) -> None:
@@ -132,16 +131,16 @@ def test_a_film_is_known_by_its_content_whatever_it_or_its_group_is_called(tmp_p
         renamed.append(replace(example, image=f"new{example.image}", group=group))
     part, name = choose_part(model, replace(dataset, examples=tuple(renamed)), None)
     assert (part.images.tolist(), name) == (["newc0.png", "newc1.png"], "test")
-    assert seen(model, part).verdict is Verdict.UNSEEN
-    assert seen(model, replace(dataset, examples=tuple(renamed[:2]))).verdict is Verdict.SEEN
+    assert check_leakage(model, part).verdict is LeakageVerdict.UNSEEN
+    assert check_leakage(model, replace(dataset, examples=tuple(renamed[:2]))).verdict is LeakageVerdict.SEEN
 
 
 def test_a_new_film_of_a_group_that_was_learnt_from_is_not_taken_for_unseen(tmp_path: Path) -> None:
     dataset = films(tmp_path / "data", data("abc"))
     model = telling(tmp_path / "model", dataset, GROUPS)
-    assert seen(
+    assert check_leakage(
         model, films(tmp_path / "more", replace(data("a"), examples=(Example("z.png", "z", "a", True),)))
-    ).verdict is (Verdict.SEEN)
+    ).verdict is (LeakageVerdict.SEEN)
 
 
 def test_what_the_package_it_began_as_has_learnt_a_model_has_learnt(tmp_path: Path) -> None:
@@ -149,11 +148,11 @@ def test_what_the_package_it_began_as_has_learnt_a_model_has_learnt(tmp_path: Pa
     ancestor = telling(tmp_path / "ancestor", dataset, GROUPS)
     turned = {"a": Role.TEST, "b": Role.TRAIN, "c": Role.VALIDATION}
     model = telling(tmp_path / "model", dataset, turned, ancestor)
-    assert seen(model, dataset.select(dataset.groups == "a")).verdict is Verdict.SEEN
+    assert check_leakage(model, dataset.select(dataset.groups == "a")).verdict is LeakageVerdict.SEEN
 
 
 def test_a_film_in_two_parts_counts_as_learnt_from(tmp_path: Path) -> None:
     dataset = films(tmp_path / "data", data("abc"))
     (tmp_path / "data/c0.png").write_text("a0.png")
     model = telling(tmp_path / "model", dataset, GROUPS)
-    assert seen(model, dataset.select(dataset.images == "c0.png")).verdict is Verdict.SEEN
+    assert check_leakage(model, dataset.select(dataset.images == "c0.png")).verdict is LeakageVerdict.SEEN

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset import Role
-from training.images import load_images
-from training.sources.read import read_dataset
+from training.data.dataset import Role
+from training.data.images import load_images
+from training.data.read_dataset import read_dataset
+from xray.archives.files import MAX_BYTES
 from xray.errors import ArchiveOutage, UsageError
-from xray.files import MAX_BYTES
-from xray.pixels import Preprocessing
+from xray.images.preprocessing import Preprocessing
 from xray.vocabulary import Reason
 
 

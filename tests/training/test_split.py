@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset import Dataset, Example, Role
-from training.sources.fracatlas import FRACATLAS
-from training.split import assign_folds, make_split, read_split
+from training.data.dataset import Dataset, Example, Role
+from training.data.fracatlas import FRACATLAS
+from training.data.split import assign_folds, make_split, read_split
 from xray.errors import UsageError
 
 

@@ -14,21 +14,22 @@ import pytest
 
 from tests.training.conftest import SIZE
 from tests.training.recipes import HELD, SMALL, order
-from training.dataset import Role
-from training.images import load_images
-from training.learner import Learner
-from training.material import Material
-from training.predictions import Predictions
+from training.data.dataset import Role
+from training.data.images import load_images
+from training.data.read_dataset import read_dataset
+from training.data.split import read_split
+from training.evaluate.metrics import auroc
+from training.evaluate.predictions import Predictions
+from training.fit.inputs import TrainingInputs
+from training.fit.learner import Learner
 from training.progress import Progress
-from training.recipe import Stage
-from training.sources.read import read_dataset
-from training.split import read_split
+from training.recipes import Stage
 from training.train import train
-from xray.engine import open_engine
 from xray.errors import StorageOutage, TrainingFailure, UsageError
-from xray.metrics import auroc
-from xray.package import load_package
-from xray.pixels import Preprocessing, decode
+from xray.images.decode import decode
+from xray.images.preprocessing import Preprocessing
+from xray.network.open_engine import open_engine
+from xray.network.package import load_package
 
 # Keras 3.15 saves weights through an interface that NumPy 2 wants changed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -100,7 +101,7 @@ def test_an_epoch_has_all_positive_films_and_the_next_of_the_others_until_each_w
     recipe = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3), Stage(6, 4, 1e-3, negatives=0.5)))
     dataset = read_dataset(fracatlas)
     dataset, images, _ = load_images(dataset, Preprocessing(SIZE, "squash"), tmp_path)
-    material = Material(dataset, images, Learner(recipe, backbone_weights), tmp_path, Progress())
+    material = TrainingInputs(dataset, images, Learner(recipe, backbone_weights), tmp_path, Progress())
     films = np.flatnonzero(np.arange(len(dataset)) % 4 > 0)
     positive, others = (set(films[dataset.labels[films] == label].tolist()) for label in (True, False))
     np.testing.assert_array_equal(material.chosen(films, 0, 0), films)

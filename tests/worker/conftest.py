@@ -2,8 +2,9 @@
 
 import pytest
 
-from xray.engine import Engine, open_engine
-from xray.package import ModelPackage
+from xray.network.engine import Engine
+from xray.network.open_engine import open_engine
+from xray.network.package import ModelPackage
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,25 @@ import sys
 from pathlib import Path
 
 from tests.awaiting import await_that
-from worker.orphan import PR_SET_PDEATHSIG
-from xray.package import ModelPackage
+from worker.parent_death import PR_SET_PDEATHSIG
+from xray.network.package import ModelPackage
 
-HEAVY = {"openvino", "keras", "tensorflow", "jax", "torch", "xray.engine_openvino", "xray.engine_keras", "xray.network"}
+HEAVY = {
+    "openvino",
+    "keras",
+    "tensorflow",
+    "jax",
+    "torch",
+    "xray.network.openvino_graph",
+    "xray.network.keras_engine",
+    "xray.network.builder",
+}
 
 PARENT = """
 import os, sys
 import worker.__main__
 from worker.app import make_app
-from xray.package import load_package
+from xray.network.package import load_package
 from xray.settings import read_settings
 app = make_app(read_settings(os.environ), load_package(sys.argv[1]), "redis://127.0.0.1:1/0")
 app.loader.import_default_modules()
@@ -23,9 +32,9 @@ print(*sys.modules)
 
 FAMILY = """
 import os, sys, time
-from worker.orphan import end_with_parent
+from worker.parent_death import die_with_parent
 if os.fork() == 0:
-    end_with_parent()
+    die_with_parent()
     print(os.getpid(), flush=True)
     time.sleep(600)
 os.wait()

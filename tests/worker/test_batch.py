@@ -10,20 +10,18 @@ import pytest
 from sqlalchemy import select
 
 from db import ledger
-from db.failures import list_failures
 from db.migrate import upgrade
-from db.queries import ResultFilter, results
+from db.queries import ResultFilter, list_failures, results
 from db.run_queries import run_summary
 from db.session import Database
 from db.tables import batches
 from producer.find import Source
-from producer.model import model_version
-from producer.scan import scan_archive
+from producer.scan import model_version, scan_archive
 from tests.archives import png
 from worker.batch import NOTHING, BatchWorker
-from worker.pulse import Pulse
-from xray.engine import Engine
-from xray.package import ModelPackage
+from worker.lease_renewal import LeaseRenewer
+from xray.network.engine import Engine
+from xray.network.package import ModelPackage
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState, Reason
 
@@ -44,13 +42,13 @@ def clinic(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pulse(database: Database) -> Pulse:
-    return Pulse(database, "test:1", "queue", parent=1)
+def pulse(database: Database) -> LeaseRenewer:
+    return LeaseRenewer(database, "test:1", "queue", parent=1)
 
 
 @pytest.fixture
 def worker(
-    database: Database, tmp_path: Path, clinic: Path, tiny_package: ModelPackage, engine: Engine, pulse: Pulse
+    database: Database, tmp_path: Path, clinic: Path, tiny_package: ModelPackage, engine: Engine, pulse: LeaseRenewer
 ) -> BatchWorker:
     environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={clinic}"}
     settings: Settings = read_settings(environ)
@@ -121,10 +119,10 @@ def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
     assert len(copies) == 1
 
 
-def test_a_problem_that_is_not_met_again_is_forgotten(pulse: Pulse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_that_is_not_met_again_is_forgotten(pulse: LeaseRenewer, monkeypatch: pytest.MonkeyPatch) -> None:
     pulse.problem = "the archive is away"
     assert pulse.problem == "the archive is away"
-    monkeypatch.setattr("worker.pulse.PROBLEM_SECONDS", 0.0)
+    monkeypatch.setattr("worker.lease_renewal.PROBLEM_SECONDS", 0.0)
     assert pulse.problem is None
 
 
@@ -160,7 +158,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     database: Database,
     clinic: Path,
     scanned: Callable[[int], int],
-    pulse: Pulse,
+    pulse: LeaseRenewer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -175,7 +173,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     # A service's log names numbers and kinds, never an archive or a path.
     assert "batch 1 of run 1 handed back: ArchiveOutage" in caplog.text
     assert "clinic" not in caplog.text
-    assert run_summary(database, run).settled == 0
+    assert run_summary(database, run).processed == 0
     for file in files:
         file.with_name("away").rename(file)
     assert worker.run(run, 1).inferred == 4
@@ -198,7 +196,7 @@ def test_a_file_that_has_changed_since_its_scan_gets_no_prediction_until_it_is_s
 
 
 def test_a_host_that_sees_all_times_of_an_archive_shifted_takes_it_for_an_outage(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int], pulse: Pulse
+    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int], pulse: LeaseRenewer
 ) -> None:
     files = [put(clinic, number, png(number)) for number in range(4)]
     run = scanned(2)

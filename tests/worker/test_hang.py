@@ -6,8 +6,8 @@ import time
 
 BUSY_IN_C = """
 import re
-from worker.hang import end_when_hung
-end_when_hung({seconds})
+from worker.watchdog import start_watchdog
+start_watchdog({seconds})
 print("begun", flush=True)
 re.fullmatch("(a+)+b", "a" * {length})
 print("done", flush=True)
@@ -29,7 +29,7 @@ def test_a_process_that_holds_pythons_lock_for_too_long_ends_itself_and_says_whe
 
 def test_a_process_whose_decoder_never_comes_back_ends_itself_though_python_runs() -> None:
     script = (
-        "import threading\nfrom worker.hang import decoding, end_when_hung\nend_when_hung(1.0)\n"
+        "import threading\nfrom worker.watchdog import decoding, start_watchdog\nstart_watchdog(1.0)\n"
         "with decoding():\n    print('begun', flush=True)\n    threading.Event().wait()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

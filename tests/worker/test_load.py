@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from db.ledger import WorkItem
 from tests.archives import film, png, png_of
 from worker import load
-from xray.pixels import Preprocessing
+from xray.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(32, "pad")
 

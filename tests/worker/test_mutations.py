@@ -16,18 +16,16 @@ from db.run_queries import RunState, run_summary
 from db.session import Database
 from db.tables import batches, outcomes
 from producer.find import Source
-from producer.model import model_version
-from producer.scan import scan_archive
+from producer.scan import model_version, scan_archive
 from tests.archives import film, png
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
 from worker.batch import BatchWorker
-from worker.pulse import Pulse
-from xray.engine import Engine
+from worker.lease_renewal import LeaseRenewer
 from xray.errors import UsageError
-from xray.package import ModelPackage
+from xray.network.engine import Engine
+from xray.network.package import ModelPackage
 from xray.settings import read_settings
-from xray.studies import Layout
-from xray.vocabulary import Reason
+from xray.vocabulary import Layout, Reason
 
 SHARED = film(1, 32, 32)
 DICOM = [dicom(SHARED, syntax) for syntax in NATIVE.values()] + [
@@ -126,14 +124,14 @@ def screen(database: Database, root: Path, layout: Layout, package: ModelPackage
             raise
         return
     environ = {"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"}
-    pulse = Pulse(database, "test:1", "queue", parent=1)
+    pulse = LeaseRenewer(database, "test:1", "queue", parent=1)
     worker = BatchWorker(database, read_settings(environ), package, lambda: engine, pulse, "test:1")
     with database.read() as connection:
         waiting = list(connection.execute(select(batches.c.id)).scalars())
     for batch_id in waiting:
         worker.run(report.run_id, batch_id)
     summary = run_summary(database, report.run_id)
-    assert (summary.state, summary.settled) == (RunState.DONE, summary.images)
+    assert (summary.state, summary.processed) == (RunState.DONE, summary.images)
     with database.read() as connection:
         told = connection.execute(select(outcomes.c.reason, outcomes.c.content_id)).all()
     assert all((row.reason is None) != (row.content_id is None) for row in told)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers import FILMS, tar_of, zip_of
 from tests.tiny import write_tiny_package
-from xray.package import ModelPackage, load_package
+from xray.network.package import ModelPackage, load_package
 
 
 @pytest.fixture(scope="session")

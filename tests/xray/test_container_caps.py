@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 
 from tests.containers import FILMS, fault_of, paths, peak_of, reason_of, zip_of
-from xray.containers import members
-from xray.containers.read import (
-    MAX_RATIO,
-    list_members,
-    open_member,
-    read_member,
-)
-from xray.containers.streams import MAX_INFLATED
+from xray.archives import members
+from xray.archives.containers import MAX_RATIO, list_members, open_member, read_member
+from xray.archives.files import MAX_BYTES
+from xray.archives.members import MAX_INFLATED
 from xray.errors import FileFault
-from xray.files import MAX_BYTES
-from xray.studies import SkipReason
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, SkipReason
 
 
 def test_the_byte_cap_is_inclusive_and_holds_for_the_unpacked_size(container):

@@ -14,22 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.archives import png
-from tests.containers import (
-    FILMS,
-    fault_of,
-    patched,
-    paths,
-    tar_of,
-    with_checksum,
-    zip_of,
-)
-from xray.containers import indexes
-from xray.containers.read import Member, list_members, read_member
-from xray.containers.tars import index_tar
-from xray.containers.zips import index_zip
+from tests.containers import FILMS, fault_of, patched, paths, tar_of, with_checksum, zip_of
+from xray.archives import containers
+from xray.archives.containers import Member, list_members, read_member
+from xray.archives.files import MAX_BYTES, open_image, read_image_file
+from xray.archives.tars import index_tar
+from xray.archives.zips import index_zip
 from xray.errors import ContainerFault, FileFault
-from xray.files import MAX_BYTES, open_image, read_image_file
-from xray.studies import SkipReason
+from xray.vocabulary import SkipReason
 
 
 @pytest.mark.parametrize("content", [b"", b"film", png(1), bytes(22), b"PK\5\6" + bytes(10)])
@@ -234,14 +226,14 @@ def test_a_container_is_indexed_once_however_many_images_are_read(tmp_path):
 
 
 def test_no_more_indexes_are_kept_than_the_cap_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexes, "MAX_KEPT", 4)
+    monkeypatch.setattr(containers, "MAX_KEPT", 4)
     files = {f"{'n' * 200}{n}.png": b"" for n in range(2000)}
     for n in range(12):
         zip_of(tmp_path / f"{n}.zip", files, zipfile.ZIP_STORED)
 
-    def kept_after(containers: int) -> int:
+    def kept_after(number: int) -> int:
         tracemalloc.start()
-        for n in range(containers):
+        for n in range(number):
             assert len(paths(tmp_path / f"{n}.zip")) == 2000
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

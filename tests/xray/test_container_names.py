@@ -8,22 +8,11 @@ import zipfile
 
 import pytest
 
-from tests.containers import (
-    FILMS,
-    passed,
-    patched,
-    paths,
-    reason_of,
-    tar_of,
-    tar_with,
-    with_checksum,
-    zip_of,
-)
-from xray.containers.read import list_members, open_member, read_member
+from tests.containers import FILMS, passed, patched, paths, reason_of, tar_of, tar_with, with_checksum, zip_of
+from xray.archives.containers import list_members, open_member, read_member
+from xray.archives.files import MAX_BYTES
 from xray.errors import FileFault
-from xray.files import MAX_BYTES
-from xray.studies import SkipReason
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, SkipReason
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])

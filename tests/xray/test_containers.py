@@ -8,18 +8,10 @@ import zlib
 
 import pytest
 
-from tests.containers import (
-    FILMS,
-    JANUARY_2024,
-    patched,
-    paths,
-    reason_of,
-    tar_of,
-    zip_of,
-)
-from xray.containers.members import is_compressed_tar, is_container
-from xray.containers.read import Member, list_members, open_member, read_member
-from xray.files import MAX_BYTES
+from tests.containers import FILMS, JANUARY_2024, patched, paths, reason_of, tar_of, zip_of
+from xray.archives.containers import Member, list_members, open_member, read_member
+from xray.archives.files import MAX_BYTES
+from xray.archives.members import is_compressed_tar, is_container
 from xray.vocabulary import Reason
 
 # --- what is a container, and what lies in it

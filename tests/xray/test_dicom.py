@@ -12,9 +12,9 @@ from pydicom.sequence import Sequence
 
 from tests.archives import jpeg, png
 from tests.dicoms import NATIVE, bare, data_set, dicom, written
-from xray.dicom.header import Header, is_dicom, read_header
 from xray.errors import FileFault
-from xray.pixels import decode, pixel_count
+from xray.images.decode import decode, pixel_count
+from xray.images.dicom.header import Header, is_dicom, read_header
 from xray.pseudonym import pseudonym
 from xray.vocabulary import REASON_TEXT, Reason
 

@@ -9,7 +9,7 @@ from pydicom.sequence import Sequence
 
 from tests.dicoms import data_set, dicom
 from xray.errors import FileFault
-from xray.pixels import decode
+from xray.images.decode import decode
 from xray.vocabulary import Reason
 
 WIDE = {"WindowCenter": 128, "WindowWidth": 256}

@@ -19,11 +19,11 @@ from pydicom.pixels import pixel_array
 
 from tests.archives import film
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom, packed
-from xray.dicom.codecs import decompress
-from xray.dicom.header import Header, read_header
-from xray.dicom.pixels import decode_dicom, dicom_room
 from xray.errors import FileFault
-from xray.pixels import decode, pixel_count
+from xray.images.decode import decode, pixel_count
+from xray.images.dicom.codecs import decompress
+from xray.images.dicom.header import Header, read_header
+from xray.images.dicom.pixels import decode_dicom, dicom_room
 from xray.vocabulary import Reason
 
 SMOOTH = np.add.outer(np.arange(48) * 40, np.arange(64) * 30).astype(np.uint16)
@@ -351,7 +351,7 @@ def test_what_another_part_prints_meanwhile_is_not_lost():
     script = (
         "import os, threading\n"
         "from tests.xray.test_dicom_pixels import KINDS\n"
-        "from xray.pixels import decode\n"
+        "from xray.images.decode import decode\n"
         "stop = threading.Event()\n"
         "def speak():\n"
         "    count = 0\n"

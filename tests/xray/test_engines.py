@@ -14,10 +14,10 @@ import pytest
 
 from tests.archives import as_plain_user, folder_for_others
 from tests.tiny import write_tiny_package
-from xray.engine import open_engine, require_engine
-from xray.engine_openvino import check_graph, derive_graph, packaged_graph
 from xray.errors import PackageError, StorageOutage, UsageError
-from xray.package import ModelPackage, load_package, write_package
+from xray.network.open_engine import open_engine, require_engine
+from xray.network.openvino_graph import check_graph, derive_graph, packaged_graph
+from xray.network.package import ModelPackage, load_package, write_package
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +58,8 @@ def test_screening_needs_no_tensorflow_and_nothing_phones_home(tiny_package: Mod
         f"""
 from pathlib import Path
 import sys, threading
-from xray.engine import open_engine
-from xray.package import load_package
+from xray.network.engine import open_engine
+from xray.network.package import load_package
 package = load_package(Path({str(tiny_package.path)!r}))
 engine = open_engine(package, "auto", Path("cache"))
 assert engine.name == "openvino"
@@ -335,7 +335,7 @@ def test_the_base_install_has_what_the_other_engines_need(monkeypatch: pytest.Mo
 
 
 def test_asking_for_an_engine_imports_no_network_library() -> None:
-    code = "import sys; from xray.engine import require_engine; require_engine('auto')\n"
+    code = "import sys; from xray.network.open_engine import require_engine; require_engine('auto')\n"
     code += "try: require_engine('keras')\nexcept Exception: pass\n"
     code += "sys.exit(' '.join({'tensorflow', 'keras', 'jax', 'openvino'} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -13,9 +13,9 @@ from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from tests.archives import as_plain_user, folder_for_others
-from xray.containers.read import list_members
+from xray.archives.containers import list_members
+from xray.archives.files import content_digest, open_image, read_image_file, root_absence
 from xray.errors import ArchiveOutage, FileFault
-from xray.files import content_digest, open_image, read_image_file, root_absence
 from xray.vocabulary import Reason
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xray.heatmap import MARGIN, cam_on_film, colour, render_heat_map
-from xray.pixels import Geometry, Preprocessing
+from xray.images.preprocessing import Geometry, Preprocessing
+from xray.network.heatmap import MARGIN, cam_at_image_size, colour, render_heat_map
 
 
 def panels(image: Image.Image, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def test_evidence_lies_on_the_film_where_the_network_saw_it(geometry: Geometry, 
     gray[height // 4 : height // 2, width // 2 : 3 * width // 4] = 255
     # a network that sees brightness: its map is the preprocessed film, shrunk to 8 x 8
     cam = preprocessing.apply(gray).reshape(8, 8, 8, 8).mean(axis=(1, 3)) / 255
-    seen = cam_on_film(cam, height, width, preprocessing)
+    seen = cam_at_image_size(cam, height, width, preprocessing)
     assert seen.shape == shape
     centre = np.array([np.average(axis, weights=seen) for axis in np.indices(shape)])
     np.testing.assert_allclose(centre / shape, [0.375, 0.625], atol=0.02)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xray.archives.layouts import Placement
+from xray.archives.manifest import MAX_LINE_BYTES, Listed, Problem, read_manifest, require_sound
 from xray.errors import UsageError
-from xray.manifest import MAX_LINE_BYTES, Listed, Problem, read_manifest, require_sound
 from xray.pseudonym import pseudonym
-from xray.studies import Placed
 from xray.vocabulary import Label
 
 KEY = b"a key of thirty-two characters.."
@@ -23,8 +23,8 @@ def read(text: str | bytes, key: bytes | None = None) -> list[Listed | Problem]:
 def test_a_manifest_tells_study_image_and_what_else_its_columns_name() -> None:
     text = "image,study,label,body_part,view,patient\na/1.png,s1,positive,hand,ap,Doe\n\n./b.png,s2,,,,\n"
     assert read(text, KEY) == [
-        Listed(2, "a/1.png", Placed("s1", "HAND", Label.POSITIVE, "AP", patient=pseudonym(KEY, "Doe"))),
-        Listed(4, "b.png", Placed("s2")),
+        Listed(2, "a/1.png", Placement("s1", "HAND", Label.POSITIVE, "AP", patient=pseudonym(KEY, "Doe"))),
+        Listed(4, "b.png", Placement("s2")),
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_patient_is_kept_as_a_keyed_hash_or_not_at_all() -> None:
     ],
 )
 def test_what_spreadsheets_write_is_read(data: bytes) -> None:
-    assert read(data) == [Listed(2, "1.png", Placed("s"))]
+    assert read(data) == [Listed(2, "1.png", Placement("s"))]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_wrong_line_is_told_by_its_number_and_the_others_are_read(line: str, t
 
 def test_a_line_that_is_not_utf_8_does_not_hide_those_after_it() -> None:
     seen = read(b"study,image\ns,\xff.png\ns,2.png\n")
-    assert seen == [Problem(2, "not UTF-8; save it as CSV UTF-8"), Listed(3, "2.png", Placed("s"))]
+    assert seen == [Problem(2, "not UTF-8; save it as CSV UTF-8"), Listed(3, "2.png", Placement("s"))]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from xray.metrics import auroc, average_precision, group_interval, rates, sensitivity_threshold, youden_threshold
+from tests.group_interval import group_interval
+from training.evaluate.metrics import (
+    auroc,
+    average_precision,
+    rates,
+    sensitivity_threshold,
+    youden_threshold,
+)
 
 
 def cases() -> list[tuple[np.ndarray, np.ndarray]]:

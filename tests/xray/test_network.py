@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from xray.cam import HeadWeights, head_forward
+from tests.cam_oracle import HeadWeights, head_forward
 from xray.errors import UsageError
-from xray.network import _application, backbone_names, build_network, load_network
-from xray.package import ModelPackage
+from xray.network.builder import _application, backbone_names, build_network, load_network
+from xray.network.package import ModelPackage
 
 
 class Opened:

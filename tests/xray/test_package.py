@@ -13,11 +13,18 @@ import numpy as np
 import pytest
 
 from tests.tiny import CARD
-from xray.card import Calibration, Card, Metric, Threshold
 from xray.errors import PackageError, UsageError
-from xray.package import ModelPackage, installed_packages, load_package, write_package
-from xray.pixels import Preprocessing
-from xray.weights import read_weights, round_to_storage, write_weights
+from xray.images.preprocessing import Preprocessing
+from xray.network.card import Calibration, Card, Metric, Threshold
+from xray.network.package import (
+    ModelPackage,
+    installed_packages,
+    load_package,
+    read_weights,
+    round_to_storage,
+    write_package,
+    write_weights,
+)
 
 
 @pytest.fixture

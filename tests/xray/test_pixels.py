@@ -30,7 +30,8 @@ from tests.archives import (
     tiff_of,
 )
 from xray.errors import FileFault, PackageError
-from xray.pixels import Preprocessing, decode, load, pixel_count
+from xray.images.decode import decode, pixel_count
+from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
 GRAY = film(7)
@@ -584,7 +585,7 @@ def test_a_host_short_of_memory_is_not_taken_for_a_damaged_file(tmp_path):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from xray.pixels import decode\n"
+        "from xray.images.decode import decode\n"
         "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
         "limit = pages * resource.getpagesize() + 40_000_000\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xray.studies import FOLDER_MAX_IMAGES, Layout, Placed, Skip, SkipReason, detect_layout, place
-from xray.vocabulary import Label
+from xray.archives.layouts import FOLDER_MAX_IMAGES, Placement, Skip, detect_layout, place
+from xray.vocabulary import Label, Layout, SkipReason
 
 ROOT = PurePosixPath("/data/archive")
 STUDY = "XR_HUMERUS/patient00001/study1_positive"
 
 
-def placed(relative: str, layout: Layout = Layout.MURA, root: PurePosixPath = ROOT) -> Placed:
+def placed(relative: str, layout: Layout = Layout.MURA, root: PurePosixPath = ROOT) -> Placement:
     found = place(relative, layout, root)
-    assert isinstance(found, Placed)
+    assert isinstance(found, Placement)
     return found
 
 
@@ -27,7 +27,7 @@ def skipped(relative: str, layout: Layout = Layout.MURA) -> SkipReason:
 
 @pytest.mark.parametrize("above", ["", "train/", "MURA-v1.1/valid/"])
 def test_a_mura_path_tells_study_body_part_and_label(above):
-    assert placed(f"{above}{STUDY}/image1.png") == Placed(f"{above}{STUDY}", "HUMERUS", Label.POSITIVE)
+    assert placed(f"{above}{STUDY}/image1.png") == Placement(f"{above}{STUDY}", "HUMERUS", Label.POSITIVE)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_study_without_a_body_part_folder_has_none():
 
 
 def test_names_are_told_in_any_case():
-    assert placed("xr_hand/PATIENT1/Study1_Positive/IMAGE1.PNG") == Placed(
+    assert placed("xr_hand/PATIENT1/Study1_Positive/IMAGE1.PNG") == Placement(
         "xr_hand/PATIENT1/Study1_Positive", "HAND", Label.POSITIVE
     )
 
@@ -77,7 +77,7 @@ def test_an_image_outside_a_study_folder_is_outside_the_mura_layout(relative):
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg", ".JPE", ".tif", ".Tiff"])
 def test_images_are_told_by_their_suffix_in_any_case(suffix):
-    assert placed(f"film{suffix}", Layout.FLAT) == Placed(f"film{suffix}")
+    assert placed(f"film{suffix}", Layout.FLAT) == Placement(f"film{suffix}")
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "film", "film.png.txt", "Thumbs.db", "film.gif"])
@@ -99,12 +99,12 @@ def test_a_name_that_no_database_could_hold_is_skipped_by_reason(layout, relativ
 
 
 def test_a_folder_is_a_study_and_a_loose_image_is_its_own():
-    assert placed("2021/case 7/a.jpg", Layout.FOLDER) == Placed("2021/case 7")
-    assert placed("loose.jpg", Layout.FOLDER) == Placed("loose.jpg")
+    assert placed("2021/case 7/a.jpg", Layout.FOLDER) == Placement("2021/case 7")
+    assert placed("loose.jpg", Layout.FOLDER) == Placement("loose.jpg")
 
 
 def test_in_a_flat_archive_each_image_is_a_study():
-    assert placed("2021/case 7/a.jpg", Layout.FLAT) == Placed("2021/case 7/a.jpg")
+    assert placed("2021/case 7/a.jpg", Layout.FLAT) == Placement("2021/case 7/a.jpg")
 
 
 @pytest.mark.parametrize("layout", [Layout.AUTO, Layout.DICOM, Layout.MANIFEST])

@@ -1,0 +1,100 @@
+"""How commands speak: data to standard output, everything else to standard error."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.text import Text
+
+Cell = str | Text
+GAP = "  "
+
+
+def say(text: Cell, style: str = "") -> None:
+    """Print one line to standard output, as it is: no markup, no folding, no control characters."""
+    Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
+
+
+def tell(console: Console, text: str) -> None:
+    """Print one line to a console that may show something moving, as it is, like `say`."""
+    console.print(Text(escape_unprintable(text)), soft_wrap=True)
+
+
+def notice(text: str) -> None:
+    """Print one line to standard error, where it cannot get into data that a script reads."""
+    print(escape_unprintable(text), file=sys.stderr)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print aligned columns; those whose title begins with a blank are aligned to the right."""
+    console = Console()
+    for line in table_lines(titles, rows, console.width if console.is_terminal else None):
+        say(line)
+
+
+def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: int | None) -> Iterator[Text]:
+    """Align columns; the last one goes below its row where the table would be wider than `width`.
+
+    A rich table would fold or crop a long study key, which must be copied in one piece.
+    """
+    header = [Text(title.strip(), "dim") for title in titles]
+    cells = [
+        header,
+        *([cell if isinstance(cell, Text) else Text(escape_unprintable(cell)) for cell in row] for row in rows),
+    ]
+    widths = [max(row[i].cell_len for row in cells) for i in range(len(titles))]
+    below = width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width
+    for row in cells:
+        *aligned, last = (
+            Text.assemble(" " * (room - cell.cell_len), cell) if title.startswith(" ") else cell
+            for title, cell, room in zip(titles, row, widths, strict=True)
+        )
+        line = Text()
+        for cell, room in zip(aligned, widths, strict=False):
+            line.append_text(cell).append(" " * (room - cell.cell_len) + GAP)
+        if below:
+            line.rstrip()
+            yield line
+            line = Text(2 * GAP)
+        yield line.append_text(last)
+
+
+def write_json(value: object) -> None:
+    """Write one JSON value to standard output; ASCII, so that any terminal's encoding takes it."""
+    print(json.dumps(value, indent=2))
+
+
+def write_json_list(rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a JSON list to standard output, a row a line, without holding it in memory."""
+    opening = "[\n"
+    for row in rows:
+        sys.stdout.write(opening + json.dumps(row))
+        opening = ",\n"
+    sys.stdout.write("[]\n" if opening == "[\n" else "\n]\n")
+
+
+def escape_unprintable(text: str) -> str:
+    """Escape what would steer a terminal or hide in it: file names come from anywhere."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def moment(seconds: float) -> str:
+    """Write seconds since the epoch as local time."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+def utc(seconds: float) -> str:
+    """Write seconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``."""
+    plural = thing[:-1] + "ies" if thing.endswith("y") else thing + ("es" if thing.endswith("ch") else "s")
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

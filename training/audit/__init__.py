@@ -1,0 +1,1 @@
+"""Check labelled radiographs before training."""

@@ -1,0 +1,1 @@
+"""Labelled radiographs: data sets, splits, decoded images, leakage."""

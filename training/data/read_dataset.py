@@ -1,0 +1,80 @@
+"""Find out what a folder of labelled radiographs is, and read it."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from training.data.dataset import Dataset
+from training.data.fracatlas import is_fracatlas, read_fracatlas
+from training.data.manifest import read_listed
+from training.data.mura import is_mura, read_mura
+from training.data.split import note_tested, regroup
+from training.disk import read_table
+from xray.archives.layouts import MANIFEST_NAME
+from xray.errors import UsageError
+
+
+def read_dataset(
+    folder: Path,
+    *,
+    body_parts: Collection[str] = (),
+    groups: Path | None = None,
+    pseudonym_key: bytes | None = None,
+    finding: str | None = None,
+) -> Dataset:
+    """Read the labelled radiographs of a folder: a ``manifest.csv``, FracAtlas, or MURA's layout.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder.
+    body_parts : collection of str
+        DICOM Body Part Examined terms; only these are taken. All by default, or where one is ``all`` in any case.
+    groups : Path or None
+        A CSV file ``image,group`` that says what else a split must not part; see :func:`training.data.split.regroup`.
+    pseudonym_key : bytes or None
+        Turns a manifest's patients into keyed hashes.
+    finding : str or None
+        What a positive label means, where the data set does not say it.
+
+    Raises
+    ------
+    UsageError
+        If the folder is none of these, its tables are wrong, or nothing is left.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    if (folder / MANIFEST_NAME).is_file():
+        dataset = read_listed(folder, pseudonym_key)
+    elif is_fracatlas(folder):
+        dataset = read_fracatlas(folder)
+    elif is_mura(folder):
+        dataset = read_mura(folder)
+    else:
+        raise UsageError(
+            f"{folder} is no labelled data set: it has neither {MANIFEST_NAME}, nor FracAtlas's labels.csv or "
+            "dataset.csv beside images/, nor MURA's folders (XR_HUMERUS/patient00001/study1_positive)"
+        )
+    if finding is not None:
+        dataset = replace(dataset, finding=finding)
+    if groups is not None:
+        dataset = regroup(dataset, read_groups(groups))
+    return note_tested(dataset.of_body_parts(body_parts))
+
+
+def read_groups(table: Path) -> dict[str, str]:
+    """Read a CSV file ``image,group``: from image path to group.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing, lacks a column, or puts an image into two groups.
+    """
+    found: dict[str, str] = {}
+    for line, record in read_table(table, ("image", "group")):
+        image, group = record["image"], record["group"]
+        if not image or not group:
+            raise UsageError(f"{table}, line {line}: image or group is empty")
+        if found.setdefault(image, group) != group:
+            raise UsageError(f"{table}, line {line}: {image!r} is in two groups, {found[image]!r} and {group!r}")
+    return found

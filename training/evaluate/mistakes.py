@@ -1,0 +1,105 @@
+"""The worst mistakes of a model: what it was most sure of, and a person says otherwise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from training.evaluate.predictions import Predictions
+from xray.errors import FileFault
+from xray.images.decode import decode
+from xray.images.preprocessing import Preprocessing
+from xray.network.card import Card
+from xray.network.engine import Engine
+from xray.network.heatmap import render_heat_map
+from xray.vocabulary import RESEARCH_NOTICE, Label
+
+WORST = 6
+"""Shown of each kind."""
+
+_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that the model calls what its human label is not.
+
+    Attributes
+    ----------
+    image, study, body_part : str
+        As in :class:`training.evaluate.predictions.Predictions`.
+    human_label : Label
+        What a person says.
+    probability : float
+        What the model says.
+    """
+
+    image: str
+    study: str
+    body_part: str
+    human_label: Label
+    probability: float
+
+
+def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORST) -> tuple[Mistake, ...]:
+    """Return the positives of the lowest and the negatives of the highest probability, the worst first.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        One row an image.
+    threshold : float
+        A probability at or over it is positive.
+    count : int
+        At most so many of each.
+    """
+    probabilities = predictions.probabilities
+    called = probabilities >= threshold
+    order = np.argsort(probabilities, kind="stable")
+    missed = [i for i in order.tolist() if predictions.labels[i] and not called[i]][:count]
+    alarms = [i for i in order[::-1].tolist() if called[i] and not predictions.labels[i]][:count]
+    return tuple(
+        Mistake(
+            str(predictions.images[i]),
+            str(predictions.studies[i]),
+            str(predictions.body_parts[i]),
+            Label.POSITIVE if predictions.labels[i] else Label.NEGATIVE,
+            float(probabilities[i]),
+        )
+        for i in (*missed, *alarms)
+    )
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], root: Path, card: Card, engine: Engine) -> list[bytes | None]:
+    """Draw each image with its heat map, on the card's scale.
+
+    Returns
+    -------
+    list of bytes or None
+        JPEG; None where the file cannot be read any more.
+    """
+    return [_draw(mistake, root / mistake.image, card, engine) for mistake in mistakes]
+
+
+def _draw(mistake: Mistake, file: Path, card: Card, engine: Engine) -> bytes | None:
+    preprocessing = Preprocessing.from_id(card.preprocessing)
+    try:
+        gray = decode(file.read_bytes())
+    except (OSError, FileFault):
+        return None
+    drawn = render_heat_map(
+        gray,
+        engine.infer(preprocessing.apply(gray)[None]).cams[0],
+        preprocessing=preprocessing,
+        scale=card.heat_map_scale,
+        caption=[
+            mistake.image,
+            f"{card.finding}: human label {mistake.human_label}, probability {mistake.probability:.3f}",
+            RESEARCH_NOTICE,
+        ],
+    )
+    file_like = BytesIO()
+    drawn.save(file_like, "JPEG", quality=_QUALITY)
+    return file_like.getvalue()

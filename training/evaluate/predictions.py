@@ -1,0 +1,225 @@
+"""What a model says of labelled images: the one table that every measurement starts from."""
+
+import csv
+import io
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.dataset import Dataset
+from training.disk import read_table, write_whole
+from xray.errors import UsageError
+from xray.network.card import Card
+from xray.network.engine import Engine
+
+COLUMNS = ("image", "study", "group", "body_part", "label", "logit", "probability")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row an image, N of them.
+
+    Attributes
+    ----------
+    images, studies, groups, body_parts : ndarray of str, (N,)
+        As in :class:`training.data.dataset.Example`; ``body_parts`` is empty where unknown.
+    labels : ndarray of bool, (N,)
+        Human labels, true for positive.
+    logits : ndarray of float64, (N,)
+        Before calibration.
+    probabilities : ndarray of float64, (N,)
+        Calibrated, in [0, 1].
+    """
+
+    images: NDArray[np.str_]
+    studies: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    body_parts: NDArray[np.str_]
+    labels: NDArray[np.bool_]
+    logits: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, dataset: Dataset, logits: NDArray[np.floating], probabilities: NDArray[np.floating]) -> "Predictions":
+        """Put a data set's N labels and a model's N outputs beside each other."""
+        return cls(
+            dataset.images,
+            dataset.studies,
+            dataset.groups,
+            dataset.body_parts,
+            dataset.labels,
+            np.asarray(logits, np.float64),
+            np.asarray(probabilities, np.float64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, keep: NDArray[np.bool_]) -> "Predictions":
+        """Return the rows where ``keep (N,)`` is true."""
+        return Predictions(
+            self.images[keep],
+            self.studies[keep],
+            self.groups[keep],
+            self.body_parts[keep],
+            self.labels[keep],
+            self.logits[keep],
+            self.probabilities[keep],
+        )
+
+    def by_study(self) -> "Predictions":
+        """Return one row a study: its score is the mean of its images' probabilities (Rajpurkar et al. 2018).
+
+        A study is positive when one of its images is; its body part and group are its first image's. ``logits`` are
+        their mean, and ``images`` the first one.
+        """
+        _, first, inverse, counts = np.unique(self.studies, return_index=True, return_inverse=True, return_counts=True)
+        return Predictions(
+            self.images[first],
+            self.studies[first],
+            self.groups[first],
+            self.body_parts[first],
+            np.bincount(inverse, self.labels) > 0,
+            np.bincount(inverse, self.logits) / counts,
+            np.bincount(inverse, self.probabilities) / counts,
+        )
+
+    def write(self, table: Path) -> None:
+        """Write the rows as CSV, all or none; numbers round-trip exactly.
+
+        Raises
+        ------
+        StorageOutage
+            If the table cannot be written.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        for row in zip(
+            self.images, self.studies, self.groups, self.body_parts, self.labels.astype(int), self.logits,
+            self.probabilities, strict=True,
+        ):  # fmt: skip
+            writer.writerow([*row[:5], repr(float(row[5])), repr(float(row[6]))])
+        # what the locale could not decode of a file's name
+        write_whole(table, text.getvalue().encode("utf-8", "backslashreplace"))
+
+    @classmethod
+    def read(cls, table: Path) -> "Predictions":
+        """Read what :meth:`write` has written.
+
+        Raises
+        ------
+        UsageError
+            If the file cannot be read, lacks a column, or a cell is wrong.
+        """
+        rows = [_checked(table, line, record) for line, record in read_table(table, COLUMNS)]
+        if not rows:
+            raise UsageError(f"{table} has no rows")
+        text = {column: np.array([row[column] for row in rows], np.str_) for column in COLUMNS[:4]}
+        return cls(
+            text["image"],
+            text["study"],
+            text["group"],
+            text["body_part"],
+            np.array([row["label"] == "1" for row in rows], np.bool_),
+            np.array([float(row["logit"]) for row in rows]),
+            np.array([float(row["probability"]) for row in rows]),
+        )
+
+
+def _checked(table: Path, line: int, record: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        sound = np.isfinite(float(record["logit"])) and 0 <= float(record["probability"]) <= 1
+    except ValueError:
+        sound = False
+    if not sound or record["label"] not in ("0", "1"):
+        raise UsageError(f"{table}, line {line}: not a label 0 or 1, a finite logit and a probability in [0, 1]")
+    return record
+
+
+CHUNK = 64
+
+
+def infer_predictions(
+    engine: Engine, card: Card, dataset: Dataset, images: NDArray[np.uint8], step: Callable[[int], None]
+) -> Predictions:
+    """Run a network over images, with probabilities as its card makes them of logits.
+
+    Parameters
+    ----------
+    engine : Engine
+        Holds the network.
+    card : Card
+        Its package's card.
+    dataset : Dataset
+        The N examples.
+    images : ndarray of uint8, (N, size, size)
+        Their images, as the card's preprocessing makes them.
+    step : callable
+        Called with how many images were done since.
+    """
+    logits = np.empty(len(images), np.float64)
+    for start in range(0, len(images), CHUNK):
+        chunk = np.ascontiguousarray(images[start : start + CHUNK])
+        logits[start : start + len(chunk)] = engine.infer(chunk).logits
+        step(len(chunk))
+    return Predictions.of(dataset, logits, card.probability(logits))
+
+
+def in_scope(rows: Predictions | Dataset, scope: Collection[str] | None) -> NDArray[np.bool_]:
+    """Say which images, ``(N,)`` bool, a model is for: as in screening, those of an unknown body part too."""
+    if scope is None:
+        return np.ones(len(rows), np.bool_)
+    return np.isin(rows.body_parts, [*scope, ""])
+
+
+def in_both_scopes(
+    rows: Predictions | Dataset, card: Card, other: str, scope: Collection[str] | None
+) -> NDArray[np.bool_]:
+    """Say which images, ``(N,)`` bool, a model and another one, of this name and scope, are for.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    both = in_scope(rows, card.body_parts) & in_scope(rows, scope)
+    if not both.any():
+        raise UsageError(f"no image is in scope of both {card.name} and {other}")
+    return both
+
+
+def require_in_scope(dataset: Dataset, card: Card) -> None:
+    """Refuse images on which a model cannot be measured.
+
+    Raises
+    ------
+    UsageError
+        If none is in scope, or those that are have one class only.
+    """
+    labels = dataset.labels[in_scope(dataset, card.body_parts)]
+    known = f"{card.name} knows {', '.join(card.body_parts)}"
+    if not len(labels):
+        raise UsageError(f"none of the {len(dataset):,} images is in scope: {known}")
+    if labels.all() or not labels.any():
+        only = "positive" if labels.all() else "negative"
+        raise UsageError(f"all {len(labels):,} images in scope are {only}, and both classes are needed: {known}")
+
+
+@dataclass(frozen=True)
+class NetworkOutputs:
+    """What a network says of n films.
+
+    Attributes
+    ----------
+    logits : ndarray of float64, (n,)
+        Before calibration.
+    cam_maxima : ndarray of float64, (n,)
+        The largest value of each film's class activation map, in units of the logit.
+    """
+
+    logits: NDArray[np.float64]
+    cam_maxima: NDArray[np.float64]

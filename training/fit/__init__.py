@@ -1,0 +1,1 @@
+"""Fit a network: recipes' stages on cached features, with checkpoints and cross-validation."""

@@ -1,1 +1,0 @@
-"""The page and the JSON that an evaluation leaves behind."""

@@ -1,1 +1,0 @@
-"""What a network sees: activations, class activation maps at any layer, and whether those maps may be believed."""

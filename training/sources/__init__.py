@@ -1,1 +1,0 @@
-"""Data sets as they are published, and as people keep their own."""

@@ -1,1 +1,0 @@
-"""Zips and uncompressed tars, read in place as if they were folders."""

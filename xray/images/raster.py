@@ -1,0 +1,178 @@
+"""PNG, JPEG and TIFF to gray, with Pillow, on whose behalf what it does not look after is looked after here."""
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps, PngImagePlugin
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from xray.errors import FileFault
+from xray.images.deep import LowBytes, check_deep, is_deep
+from xray.images.limits import check_jpeg_segments, check_png_chunks
+from xray.images.tiff import TiffImage
+from xray.vocabulary import Reason
+
+MAX_EXIF = 2**20
+"""Bytes in which an orientation is looked for: Pillow makes objects of all numbers there."""
+
+# Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MAX_TEXT = 2**24
+"""Bytes to which a compressed text or colour profile in a PNG may inflate. Pillow gives up the film at 2**20, and some
+writers put the whole history of an image there; a longer one still makes a film ``corrupt``."""
+
+# Pillow has this setting for the process alone, so it is made once, at import.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
+
+
+def _open_jpeg(data: bytes) -> ImageFile:
+    check_jpeg_segments(data)
+    return JpegImageFile(io.BytesIO(data))
+
+
+def _open_png(data: bytes) -> ImageFile:
+    check_png_chunks(data)
+    return PngImageFile(io.BytesIO(data))
+
+
+# Pillow's own classes instead of `Image.open`: nothing else is ever tried, and no process-wide pixel limit is in play.
+_OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", _open_jpeg),
+    (b"\x89PNG\r\n\x1a\n", _open_png),
+    (b"II\x2a\x00", TiffImage),
+    (b"MM\x00\x2a", TiffImage),
+    (b"II\x2b\x00", TiffImage),
+    (b"MM\x00\x2b", TiffImage),
+)
+
+
+def decode_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG or TIFF: what and how says `xray.images.decode.decode`, which judges other files too."""
+    opener = _opener(data)
+    if opener is None:
+        raise FileFault(Reason.NOT_AN_IMAGE)
+    try:
+        with opener(data) as image:
+            _check_header(image, len(data), max_pixels)
+            if is_deep(image):
+                return _stretch(_deep_luma(image, opener(data)))
+            if isinstance(image, JpegImageFile):
+                image.draft("L", None)
+            _load(image)
+            return _gray(image)
+    except (FileFault, MemoryError):
+        # Whose memory ran out is not the file's fault: its need is capped.
+        raise
+    # Hostile bytes bring out nearly every exception there is, and none may take the neighbours along.
+    except Exception as error:
+        raise _fault(data, error) from error
+
+
+def picture_room(data: bytes) -> int:
+    """Say from a picture's header for how many pixels its decoding makes room; 0 for what is no picture.
+
+    Colour of 16 bits a channel is decoded twice, and counts double.
+    """
+    opener = _opener(data)
+    if opener is None:
+        return 0
+    try:
+        with opener(data) as image:
+            width, height = image.room if isinstance(image, TiffImage) else image.size
+            return width * height * (2 if is_deep(image) else 1)
+    # As in `decode_picture`, which says what is wrong.
+    except Exception:
+        return 0
+
+
+def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
+    return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
+
+
+def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
+    width, height = image.room if isinstance(image, TiffImage) else image.size
+    if width * height > max_pixels:
+        raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
+    if getattr(image, "is_animated", False):
+        raise FileFault(Reason.MULTI_FRAME)
+    if is_deep(image):
+        check_deep(image)
+    if isinstance(image, TiffImage):
+        image.check_strips(length)
+
+
+def _load(image: ImageFile) -> None:
+    image.load()
+    _orient(image)
+
+
+def _orient(image: Image.Image) -> None:
+    if any(len(image.info.get(key, "")) > MAX_EXIF for key in ("exif", "Raw profile type exif")):
+        return
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
+        # The pixels are decoded by now: a damaged EXIF block is no reason to lose the film.
+        return
+
+
+def _deep_luma(image: ImageFile, again: ImageFile) -> NDArray[np.uint16]:
+    with again:
+        low = LowBytes(again)
+        _load(image)
+        _load(again)
+        return low.luma(image)
+
+
+def _gray(image: ImageFile) -> NDArray[np.uint8]:
+    if isinstance(image, TiffImage) and image.has_own_range:
+        gray = _stretch(image.values)
+        return np.invert(gray) if image.inverted else gray
+    if image.mode == "I;16":
+        return _stretch(np.asarray(image))
+    if image.has_transparency_data:
+        layers = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        return np.asarray(ImageChops.multiply(layers.convert("L"), layers.getchannel("A")))
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise FileFault(Reason.CORRUPT, "values that are not numbers")
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    # In bands, as NumPy's intermediate values take eight bytes a pixel.
+    bands = np.array_split(values, 64)
+    if values.dtype.itemsize == 2:
+        table = _to_bytes(np.arange(65536.0), low, high)
+        return np.concatenate([np.take(table, band) for band in bands])
+    return np.concatenate([_to_bytes(band.astype(np.float64), low, high) for band in bands])
+
+
+def _to_bytes(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+    return np.rint((values - low) / (high - low) * 255.0).clip(0, 255).astype(np.uint8)
+
+
+def _fault(data: bytes, error: Exception) -> FileFault:
+    # Nothing but printable ASCII: the text is stored, and may quote the file's bytes.
+    detail = " ".join(re.sub(r"[^ -~]+", " ", str(error)).split())[:200] or type(error).__name__
+    if re.search(r"unknown pixel mode|unknown data organization|cannot handle|not supported|not available", detail):
+        return FileFault(Reason.UNSUPPORTED, detail)
+    return FileFault(Reason.TRUNCATED if _is_cut(data, detail.lower()) else Reason.CORRUPT, detail)
+
+
+def _is_cut(data: bytes, detail: str) -> bool:
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    return re.search("truncated|not enough|requires a buffer|not identified|missing dimensions", detail) is not None

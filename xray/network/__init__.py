@@ -1,0 +1,1 @@
+"""The network, its engines, class activation maps, heat maps and model packages."""

@@ -1,0 +1,136 @@
+"""The Keras engine: TensorFlow, or JAX when ``KERAS_BACKEND=jax``; the one for GPUs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from xray.errors import UsageError
+from xray.network.builder import load_network
+from xray.network.engine import Inference, jax_sees_gpu, padded_batches
+from xray.network.package import ModelPackage
+
+CPU_BATCH = 16
+GPU_BATCH = 128
+
+Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], ...]]
+
+
+class KerasEngine:
+    """A package's network as one compiled function of fixed shape.
+
+    Parameters
+    ----------
+    package : ModelPackage
+        The model.
+    threads : int, optional
+        CPU threads; TensorFlow takes it only before its first operation.
+
+    Raises
+    ------
+    PackageError
+        If the weights do not fit the network, or an output is not finite.
+    UsageError
+        If Keras has a backend that cannot compile.
+    """
+
+    name = "keras"
+    precision = "fp32"
+
+    def __init__(self, package: ModelPackage, threads: int | None = None) -> None:
+        on_gpu = prepare_backend(threads)
+        self._batch = GPU_BATCH if on_gpu else CPU_BATCH
+        network = load_network(package)
+        self._map_shape = tuple(network.outputs[1].shape[1:])
+        self._forward = compile_forward(network, self._batch)
+
+    def infer(self, images: NDArray[np.uint8]) -> Inference:
+        """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
+        logits = np.empty(len(images), np.float32)
+        cams = np.empty((len(images), *self._map_shape), np.float32)
+        for place, batch in padded_batches(images, self._batch):
+            found_logits, found_cams = self._forward(batch)
+            count = place.stop - place.start
+            logits[place], cams[place] = found_logits[:count], found_cams[:count]
+        return Inference(logits, cams)
+
+
+def prepare_backend(threads: int | None = None) -> bool:
+    """Set Keras' backend up for inference in true float32, and say whether it has a GPU.
+
+    Both are told to take GPU memory as needed and to leave TF32 off: ``fp32`` names a model version, and TF32 keeps
+    10 bits of the mantissa.
+
+    Raises
+    ------
+    UsageError
+        If the backend is neither TensorFlow nor JAX.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        gpus = tf.config.list_physical_devices("GPU")
+        try:
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+            if threads:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+        except RuntimeError:
+            # TensorFlow has started already in this process and keeps what it was given first.
+            return bool(gpus)
+        return bool(gpus)
+    if backend == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+        return jax_sees_gpu()
+    raise UsageError(f"the keras engine needs TensorFlow or JAX; KERAS_BACKEND is {backend}")
+
+
+def compile_forward(network: keras.Model, batch: int) -> Forward:
+    """Compile a network for batches of one fixed size.
+
+    ``model.predict`` is not used: called in a loop, it keeps memory.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Any network with one input.
+    batch : int
+        The batch size.
+
+    Returns
+    -------
+    callable
+        From an array of the input's shape and dtype, ``batch`` long, to the outputs as float32 arrays.
+    """
+    shape = (batch, *network.inputs[0].shape[1:])
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, network.inputs[0].dtype)])  # type: ignore[untyped-decorator]
+        def run(images: Any) -> Any:
+            return network(images, training=False)
+    else:
+        import jax
+
+        variables = [variable.value for variable in network.trainable_variables]
+        fixed = [variable.value for variable in network.non_trainable_variables]
+
+        @jax.jit  # type: ignore[untyped-decorator]
+        def run_stateless(trainable: Any, rest: Any, images: Any) -> Any:
+            return network.stateless_call(trainable, rest, images, training=False)[0]
+
+        def run(images: Any) -> Any:
+            return run_stateless(variables, fixed, images)
+
+    def forward(images: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+        outputs = run(images)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        return tuple(np.asarray(output, np.float32) for output in outputs)
+
+    return forward
