@@ -87,13 +87,13 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """A tiny model package, written once for all of pytest-xdist's processes."""
+    """A tiny model package with its graph, written once for all of pytest-xdist's processes."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (shared / "tiny.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = shared / "tiny"
-        return load_package(path) if path.exists() else write_tiny_package(path)
+        return load_package(path) if path.exists() else write_tiny_package(path, graph=True)
 
 
 @pytest.fixture
