@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD, is_dicom
 from xray.images.dicom.pixels import decode_dicom, dicom_room
-from xray.images.raster import decode_picture, picture_room
+from xray.images.raster import decode_raster
+from xray.images.raster import decoded_pixel_count as raster_pixel_count
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
@@ -44,7 +45,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if not data:
         raise FileFault(Reason.EMPTY)
     # A DICOM file may have a whole TIFF header before it, to be read as either (PS3.10 section 7.1).
-    read = decode_dicom if is_dicom(data[:HEAD]) else decode_picture
+    read = decode_dicom if is_dicom(data[:HEAD]) else decode_raster
     return read(data, max_pixels)
 
 
@@ -53,4 +54,4 @@ def pixel_count(data: bytes) -> int:
 
     Colour of 16 bits a channel is decoded twice, and counts double.
     """
-    return dicom_room(data) if is_dicom(data[:HEAD]) else picture_room(data)
+    return dicom_room(data) if is_dicom(data[:HEAD]) else raster_pixel_count(data)
