@@ -48,7 +48,7 @@ def check_deep(image: ImageFile) -> None:
     """Raise `FileFault` (``unsupported``) for a deep image whose low bytes Pillow cannot decode."""
     separate = isinstance(image, TiffImage) and image.tag_v2.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
     if separate or "transparency" in image.info or not _rawmodes(image) <= _LOW_BYTES.keys():
-        raise FileFault(Reason.UNSUPPORTED, "more than 8 bits a channel of colour or alpha, in an unsupported form")
+        raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel, in an unsupported form")
 
 
 class LowBytes:
