@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xray.dicom.header import HEAD, is_dicom
-from xray.dicom.pixels import decode_dicom, dicom_room
 from xray.errors import FileFault, PackageError
 from xray.pictures import decode_picture, picture_room
 from xray.vocabulary import Reason
@@ -117,8 +116,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if not data:
         raise FileFault(Reason.EMPTY)
     # A DICOM file may have a whole TIFF header before it, to be read as either (PS3.10 section 7.1).
-    read = decode_dicom if is_dicom(data[:HEAD]) else decode_picture
-    return read(data, max_pixels)
+    if is_dicom(data[:HEAD]):
+        from xray.dicom.pixels import decode_dicom
+
+        return decode_dicom(data, max_pixels)
+    return decode_picture(data, max_pixels)
 
 
 def pixel_count(data: bytes) -> int:
@@ -126,4 +128,8 @@ def pixel_count(data: bytes) -> int:
 
     Colour of 16 bits a channel is decoded twice, and counts double.
     """
-    return dicom_room(data) if is_dicom(data[:HEAD]) else picture_room(data)
+    if is_dicom(data[:HEAD]):
+        from xray.dicom.pixels import dicom_room
+
+        return dicom_room(data)
+    return picture_room(data)

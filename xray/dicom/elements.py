@@ -6,9 +6,8 @@ for are kept, and every other is passed over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
-
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from xray.bounds import hold
 from xray.dicom.stream import Source
@@ -31,7 +30,13 @@ UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
-_LONG_VRS = frozenset(vr.value.encode() for vr in EXPLICIT_VR_LENGTH_32)
+
+@cache
+def _long_vrs() -> frozenset[bytes]:
+    # pydicom takes a fifth of a command's start, and most archives hold no DICOM.
+    from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+    return frozenset(vr.value.encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,7 @@ class Walk:
         # Items have no VR, and some writers leave it out in places.
         if not encoding.explicit or not (vr.isalpha() and vr.isupper()):
             return b"", int.from_bytes(head[4:8], encoding.byteorder)
-        if vr in _LONG_VRS:
+        if vr in _long_vrs():
             return vr, int.from_bytes(self._source.read(4), encoding.byteorder)
         return vr, int.from_bytes(head[6:8], encoding.byteorder)
 

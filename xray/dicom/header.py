@@ -1,17 +1,13 @@
 """DICOM files: which bytes are one, which of them are radiographs, and what their headers say of the film.
 
-Nothing that a file says leaves this module but what `Header` holds.
+Nothing that a file says leaves this module but what `Header` holds. pydicom is imported with the first DICOM file: it
+takes a fifth of a command's start.
 """
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO
-
-from pydicom import config
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_has_tag
-from pydicom.uid import UID
-from pydicom.valuerep import VR
 
 from xray.dicom import tags
 from xray.dicom.anatomy import body_part, laterality, view
@@ -27,7 +23,6 @@ HEAD = 1024
 _PREFIX, _PREFIX_AT = b"DICM", 128
 _META = {tags.MEDIA_STORAGE_SOP_CLASS: frozenset[int](), tags.TRANSFER_SYNTAX: frozenset[int]()}
 _ENCODINGS = (Encoding(True, "little"), Encoding(False, "little"), Encoding(True, "big"), Encoding(False, "big"))
-_VRS = frozenset(vr.value.encode() for vr in VR)
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -164,6 +159,9 @@ def _judge_class(found: DataSet, meta: DataSet) -> None:
     radiographic = found.text(tags.MODALITY).upper() in MODALITIES
     if sop_class in MULTI_FRAMES or (sop_class in SECONDARY_MULTI_FRAMES and radiographic):
         raise FileFault(Reason.MULTI_FRAME)
+    from pydicom import config
+    from pydicom.uid import UID
+
     uid = UID(sop_class, config.IGNORE)
     is_standard = uid.type == "SOP Class"
     # A class of a vendor's own, or none, is judged as a secondary capture is.
@@ -177,7 +175,7 @@ def _encoding(head: bytes, syntax: str) -> Encoding:
         return _bare_encoding(head) or Encoding()
     byteorder = "big" if syntax == BIG_ENDIAN else "little"
     # Some files are not written as their transfer syntax says: the first element tells.
-    explicit = head[4:6] in _VRS if len(head) >= 6 else syntax != IMPLICIT
+    explicit = head[4:6] in _vrs() if len(head) >= 6 else syntax != IMPLICIT
     return Encoding(explicit, "big" if byteorder == "big" else "little")
 
 
@@ -190,20 +188,32 @@ def _reads_as(head: bytes, encoding: Encoding) -> bool:
     while count < 3 and place + 8 <= len(head):
         tag = int.from_bytes(head[place : place + 2], encoding.byteorder) << 16
         tag |= int.from_bytes(head[place + 2 : place + 4], encoding.byteorder)
-        # Element 0 of a group is its length, retired.
-        known = tag & 0xFFFF == 0 or dictionary_has_tag(tag)
-        if tag <= last or not known or tag >> 16 not in ((2, 8) if count == 0 else (2, 8, 0x10, 0x18)):
+        if tag <= last or tag >> 16 not in ((2, 8) if count == 0 else (2, 8, 0x10, 0x18)) or not _is_known(tag):
             return False
         vr, length = head[place + 4 : place + 6], int.from_bytes(head[place + 4 : place + 8], encoding.byteorder)
         if encoding.explicit:
             length = int.from_bytes(head[place + 6 : place + 8], encoding.byteorder)
-            if vr not in _VRS:
+            if vr not in _vrs():
                 return False
         # Sequences and long values come late: what is known so far has to do.
         if length > HEAD or length % 2 or (encoding.explicit and vr in (b"SQ", b"OB", b"UN", b"UT")):
             return count > 1 or (count > 0 and encoding.explicit) or _is_meta(tag, vr)
         place, last, count = place + 8 + length, tag, count + 1
     return count > 0
+
+
+def _is_known(tag: int) -> bool:
+    from pydicom.datadict import dictionary_has_tag
+
+    # Element 0 of a group is its length, retired.
+    return tag & 0xFFFF == 0 or dictionary_has_tag(tag)
+
+
+@cache
+def _vrs() -> frozenset[bytes]:
+    from pydicom.valuerep import VR
+
+    return frozenset(vr.value.encode() for vr in VR)
 
 
 def _is_meta(tag: int, vr: bytes) -> bool:
@@ -220,6 +230,8 @@ def _patient(found: DataSet, key: bytes) -> str | None:
 
 
 def _decoded(found: DataSet, tag: int) -> str:
+    from pydicom.charset import python_encoding
+
     # PS3.5 6.1.2.3: of several character sets the first is that in which a value begins.
     charset = python_encoding.get(found.text(tags.CHARACTER_SET), "latin-1")
     value = found.values.get(tag, b"")
