@@ -16,7 +16,7 @@ screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
 
 test: .venv/develop.done
-	@$(BIN)/python -m pytest -n 4
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: style types test
 
