@@ -21,7 +21,7 @@ install: .venv/screen.done
 	@$(if $(EXTRAS),$(INSTALL) --editable ".[$(EXTRAS)]")
 
 test: .venv/develop.done
-	@$(BIN)/python -m pytest -n 4
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: style types test
 
