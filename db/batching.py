@@ -10,7 +10,7 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 
 @dataclass(frozen=True)
-class Span:
+class IdRange:
     """An inclusive range of image ids, and how many of them are a batch's work."""
 
     first: int
@@ -48,13 +48,13 @@ def make_batches(connection: Connection, run_id: int) -> int:
         .execution_options(yield_per=10_000)
     ).scalars()
     made = 0
-    for span in spans(unprocessed, [(row[0], row[1]) for row in covered], run.batch_size):
+    for span in id_ranges(unprocessed, [(row[0], row[1]) for row in covered], run.batch_size):
         add_batch(connection, run_id, span)
         made += 1
     return made
 
 
-def add_batch(connection: Connection, run_id: int, span: Span, parent_id: int | None = None) -> None:
+def add_batch(connection: Connection, run_id: int, span: IdRange, parent_id: int | None = None) -> None:
     """Write one pending batch."""
     connection.execute(
         insert(batches).values(
@@ -70,8 +70,8 @@ def add_batch(connection: Connection, run_id: int, span: Span, parent_id: int | 
     )
 
 
-def spans(ids: Iterable[int], covered: Sequence[tuple[int, int]], size: int) -> Iterator[Span]:
-    """Group ascending ids into spans of at most `size`, none of which reaches over a covered range.
+def id_ranges(ids: Iterable[int], covered: Sequence[tuple[int, int]], size: int) -> Iterator[IdRange]:
+    """Group ascending ids into id_ranges of at most `size`, none of which reaches over a covered range.
 
     A span may reach over ids that are not in `ids`: those are settled and no batch will touch them.
 
@@ -92,9 +92,9 @@ def spans(ids: Iterable[int], covered: Sequence[tuple[int, int]], size: int) -> 
             position += 1
         inside = position < len(covered) and covered[position][0] <= image_id
         if group and (position > passed or inside or len(group) == size):
-            yield Span(group[0], group[-1], len(group))
+            yield IdRange(group[0], group[-1], len(group))
             group = []
         if not inside:
             group.append(image_id)
     if group:
-        yield Span(group[0], group[-1], len(group))
+        yield IdRange(group[0], group[-1], len(group))

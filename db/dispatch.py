@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, select, update
 
-from db.batching import add_batch, spans
-from db.ledger import unprocessed
+from db.batching import add_batch, id_ranges
+from db.ledger import select_unprocessed
 from db.session import Database, Now
 from db.store import ImageOutcome, record_outcomes
 from db.tables import batches, models, runs
@@ -21,7 +21,7 @@ SPLIT_AFTER = 2
 SPLIT_INTO = 16
 
 
-def queues_with(database: Database, state: BatchState) -> list[str]:
+def queues_with_batches(database: Database, state: BatchState) -> list[str]:
     """Name the queues that have batches in a state."""
     query = (
         select(models.c.queue)
@@ -34,13 +34,13 @@ def queues_with(database: Database, state: BatchState) -> list[str]:
         return sorted(connection.execute(query).scalars())
 
 
-def take_for_sending(database: Database, queue: str, limit: int, epoch: str) -> list[tuple[int, int]]:
+def mark_sent(database: Database, queue: str, limit: int, epoch: str) -> list[tuple[int, int]]:
     """Mark up to `limit` pending batches of a queue as sent, shared out among its runs, the oldest first.
 
     Returns
     -------
     list of (int, int)
-        Run id and batch id of each; the caller must send a message for each or call `unsend`.
+        Run id and batch id of each; the caller must send a message for each or call `mark_unsent`.
     """
     waiting = (
         select(batches.c.run_id)
@@ -78,17 +78,17 @@ def _take_of_run(connection: Connection, run_id: int, limit: int, epoch: str) ->
     return [(row[0], row[1]) for row in rows]
 
 
-def unsend(database: Database, batch_ids: Sequence[int]) -> None:
+def mark_unsent(database: Database, batch_ids: Sequence[int]) -> None:
     """Take back batches whose message could not be sent."""
     _return_sent(database, batches.c.id.in_(batch_ids))
 
 
-def return_lost_epochs(database: Database, epoch: str) -> int:
+def requeue_after_broker_loss(database: Database, epoch: str) -> int:
     """Take back batches sent in another life of the broker, which has forgotten their messages."""
     return _return_sent(database, batches.c.epoch.is_distinct_from(epoch))
 
 
-def return_overdue(database: Database, queue: str, seconds: float) -> int:
+def requeue_unclaimed(database: Database, queue: str, seconds: float) -> int:
     """Take back batches of a queue that were sent more than `seconds` ago and that nobody has claimed.
 
     A message too many does no harm: a batch that is not claimable makes it a no-op.
@@ -106,7 +106,7 @@ def _return_sent(database: Database, condition: object) -> int:
         ).rowcount
 
 
-def return_expired(database: Database) -> int:
+def recover_expired(database: Database) -> int:
     """Take back every claimed batch whose lease ran out: requeue it, split it, or quarantine its one image.
 
     Returns
@@ -121,10 +121,10 @@ def return_expired(database: Database) -> int:
     )
     with database.read() as connection:
         candidates = list(connection.execute(expired).scalars())
-    return sum(_take_back(database, batch_id) for batch_id in candidates)
+    return sum(_recover(database, batch_id) for batch_id in candidates)
 
 
-def _take_back(database: Database, batch_id: int) -> bool:
+def _recover(database: Database, batch_id: int) -> bool:
     of_batch = select(batches.c.run_id).where(batches.c.id == batch_id).scalar_subquery()
     with database.write() as connection:
         # The run first, as cancelling takes it first too: a split must not slip new batches into a cancelled run.
@@ -148,10 +148,10 @@ def _take_back(database: Database, batch_id: int) -> bool:
         ).one_or_none()
         if taken is None or run.cancelled_at is not None:
             return taken is not None
-        left = [image.id for image in connection.execute(unprocessed(connection, taken.run_id, batch_id))]
-        decided = after_loss(len(left), taken.attempts)
+        left = [image.id for image in connection.execute(select_unprocessed(connection, taken.run_id, batch_id))]
+        decided = state_after_worker_loss(len(left), taken.attempts)
         if decided is BatchState.SPLIT:
-            for span in spans(left, [], -(-len(left) // SPLIT_INTO)):
+            for span in id_ranges(left, [], -(-len(left) // SPLIT_INTO)):
                 add_batch(connection, taken.run_id, span, parent_id=batch_id)
         if decided is BatchState.QUARANTINED:
             detail = f"{taken.attempts} workers were lost on it"
@@ -161,7 +161,7 @@ def _take_back(database: Database, batch_id: int) -> bool:
     return True
 
 
-def after_loss(images_left: int, attempts: int) -> BatchState:
+def state_after_worker_loss(images_left: int, attempts: int) -> BatchState:
     """Decide what becomes of a batch whose worker vanished for the `attempts`-th time."""
     if images_left == 0:
         return BatchState.DONE

@@ -29,7 +29,7 @@ class Heartbeat:
         return self.age_seconds < ALIVE_SECONDS
 
 
-def beat(database: Database, name: str, role: str, queue: str | None, problem: str | None) -> None:
+def record_heartbeat(database: Database, name: str, role: str, queue: str | None, problem: str | None) -> None:
     """Report one process alive; rows of those long gone are dropped on the way."""
     with database.write() as connection:
         upsert = insert_into(connection, heartbeats).values(
@@ -40,7 +40,7 @@ def beat(database: Database, name: str, role: str, queue: str | None, problem: s
         connection.execute(delete(heartbeats).where(heartbeats.c.seen_at < Now() - FORGET_SECONDS))
 
 
-def retire(database: Database, name: str) -> None:
+def remove_heartbeat(database: Database, name: str) -> None:
     """Take a process's row away as it ends in good order."""
     with database.write() as connection:
         connection.execute(delete(heartbeats).where(heartbeats.c.name == name))

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, and_, func, select, update
 
 from db.batching import make_batches
 from db.session import Database, Now
-from db.store import ImageOutcome, forget_failures, record_outcomes
+from db.store import ImageOutcome, delete_failures, record_outcomes
 from db.tables import archives, batches, images, outcomes, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import OPEN_STATES, BatchState
@@ -33,7 +33,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class WorkItem:
+class BatchImage:
     """One unsettled image of a claimed batch, with the size and the time of change (ns) that the scan saw."""
 
     image_id: int
@@ -73,13 +73,15 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim 
     return Claim(run_id, batch_id, row.token, run.model_id, run.name, run.root)
 
 
-def work_of(database: Database, held: Claim) -> list[WorkItem]:
+def unprocessed_images(database: Database, held: Claim) -> list[BatchImage]:
     """List the images of a claimed batch that are current and not settled, in id order."""
     with database.read() as connection:
-        return [WorkItem(*row) for row in connection.execute(unprocessed(connection, held.run_id, held.batch_id))]
+        return [
+            BatchImage(*row) for row in connection.execute(select_unprocessed(connection, held.run_id, held.batch_id))
+        ]
 
 
-def image_read_before(database: Database, held: Claim) -> WorkItem | None:
+def latest_read_image(database: Database, held: Claim) -> BatchImage | None:
     """Return an image of the claim's archive that a worker has read, the latest, or None."""
     query = (
         select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
@@ -90,22 +92,22 @@ def image_read_before(database: Database, held: Claim) -> WorkItem | None:
     )
     with database.read() as connection:
         row = connection.execute(query).one_or_none()
-    return None if row is None else WorkItem(*row)
+    return None if row is None else BatchImage(*row)
 
 
-def renew(database: Database, held: Claim) -> bool:
+def renew_lease(database: Database, held: Claim) -> bool:
     """Prolong a lease; False when the batch is no longer this claim's."""
     with database.write() as connection:
-        return _update_held(connection, held, lease_expires_at=Now() + LEASE_SECONDS)
+        return _update_claimed(connection, held, lease_expires_at=Now() + LEASE_SECONDS)
 
 
-def hand_back(database: Database, held: Claim) -> bool:
+def release_claim(database: Database, held: Claim) -> bool:
     """Return a claimed batch because of an outage; no attempt is counted."""
     with database.write() as connection:
-        return _update_held(connection, held, state=BatchState.PENDING, worker=None, lease_expires_at=None)
+        return _update_claimed(connection, held, state=BatchState.PENDING, worker=None, lease_expires_at=None)
 
 
-def hand_back_all(database: Database, worker: str | None = None) -> int:
+def release_claims(database: Database, worker: str | None = None) -> int:
     """Return every claimed batch, as its workers were stopped on purpose; no attempt is counted. Returns how many.
 
     With `worker`, only batches of the worker of that name, whose processes sign as ``name:process id``.
@@ -122,18 +124,18 @@ def finish(database: Database, held: Claim, results: Sequence[ImageOutcome]) -> 
     with database.write() as connection:
         # Keeps a cut, which locks the run against this, from counting the batch as covering its images while it closes.
         connection.execute(select(runs.c.id).where(runs.c.id == held.run_id).with_for_update(read=True, key_share=True))
-        if not _update_held(connection, held, state=BatchState.DONE, lease_expires_at=None):
+        if not _update_claimed(connection, held, state=BatchState.DONE, lease_expires_at=None):
             return False
         record_outcomes(connection, held.run_id, results)
         # A file that came back to an earlier version meanwhile has made its old row current: not done after all.
-        if connection.execute(unprocessed(connection, held.run_id, held.batch_id).limit(1)).first() is not None:
+        if connection.execute(select_unprocessed(connection, held.run_id, held.batch_id).limit(1)).first() is not None:
             connection.execute(
                 update(batches).where(batches.c.id == held.batch_id).values(state=BatchState.PENDING, worker=None)
             )
     return True
 
 
-def _update_held(connection: Connection, held: Claim, **values: object) -> bool:
+def _update_claimed(connection: Connection, held: Claim, **values: object) -> bool:
     changed = connection.execute(
         update(batches)
         .where(batches.c.id == held.batch_id, batches.c.token == held.token, batches.c.state == BatchState.CLAIMED)
@@ -142,7 +144,7 @@ def _update_held(connection: Connection, held: Claim, **values: object) -> bool:
     return changed == 1
 
 
-def unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
+def select_unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
     """Select id, path, size and time of change of a batch's images that are current and not settled, in id order."""
     batch = connection.execute(
         select(batches.c.first_image_id, batches.c.last_image_id, runs.c.archive_id)
@@ -194,12 +196,12 @@ def retry(database: Database, run_id: int) -> int:
     with database.write() as connection:
         # Ahead of all else, so that two retries at once do not both count the same failures.
         connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
-        forgotten = forget_failures(connection, run_id)
+        forgotten = delete_failures(connection, run_id)
         make_batches(connection, run_id)
     return forgotten
 
 
-def open_batches(database: Database, run_id: int) -> int:
+def count_open_batches(database: Database, run_id: int) -> int:
     """Count a run's batches that are not at an end."""
     query = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
     with database.read() as connection:

@@ -51,7 +51,7 @@ def check(database: Database) -> None:
         return
     _refuse_newer(config, revision)
     state = "has no bonescreen tables yet" if revision is None else f"is at revision {revision}"
-    raise UsageError(f"the database {database.shown_url} {state}; run: bonescreen db upgrade")
+    raise UsageError(f"the database {database.masked_url} {state}; run: bonescreen db upgrade")
 
 
 def _config() -> Config:

@@ -25,7 +25,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-AT_AN_END = (RunState.DONE, RunState.BEHIND, RunState.CANCELLED)
+FINISHED_STATES = (RunState.DONE, RunState.BEHIND, RunState.CANCELLED)
 """Nothing happens in such a run until somebody scans its archive again, retries it or resumes it."""
 
 

@@ -81,7 +81,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self.dialect = self._engine.dialect.name
-        self.shown_url = self._engine.url.set(query={}).render_as_string(hide_password=True)
+        self.masked_url = self._engine.url.set(query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -119,12 +119,12 @@ class Database:
     def _outage(self, error: DBAPIError) -> DatabaseOutage | StorageOutage:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         if "disk is full" in reason or _sqlstate(error) == DISK_FULL:
-            return StorageOutage(f"no space left for the database {self.shown_url}: {reason}")
+            return StorageOutage(f"no space left for the database {self.masked_url}: {reason}")
         fault = _file_fault(error)
         if fault is not None:
             state, way_out = fault
-            return DatabaseOutage(f"the database {self.shown_url} {state}: {reason}; {way_out}")
-        return DatabaseOutage(f"the database {self.shown_url} does not answer: {reason}")
+            return DatabaseOutage(f"the database {self.masked_url} {state}: {reason}; {way_out}")
+        return DatabaseOutage(f"the database {self.masked_url} does not answer: {reason}")
 
     def write_fault(self) -> str | None:
         """Say in words why nothing can be written just now, or None; looks at SQLite's one lock, for two seconds."""

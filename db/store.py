@@ -48,7 +48,7 @@ class ImageOutcome:
     attempts: int = 1
 
 
-def known_contents(database: Database, model_id: int, digests: Sequence[bytes]) -> set[bytes]:
+def predicted_contents(database: Database, model_id: int, digests: Sequence[bytes]) -> set[bytes]:
     """Tell which contents (SHA-256, 32 bytes each) a model version has a prediction for."""
     known: set[bytes] = set()
     with database.read() as connection:
@@ -103,10 +103,10 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     ]
     for chunk in chunks(processed):
         connection.execute(insert(outcomes), chunk)
-    refresh_studies(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
+    refresh_study_results(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
 
 
-def forget_failures(connection: Connection, run_id: int) -> int:
+def delete_failures(connection: Connection, run_id: int) -> int:
     """Delete a run's failed outcomes, so that their images are unsettled again; returns how many."""
     failed = list(
         connection.execute(
@@ -115,11 +115,13 @@ def forget_failures(connection: Connection, run_id: int) -> int:
     )
     for chunk in chunks(failed):
         connection.execute(delete(outcomes).where(outcomes.c.run_id == run_id, outcomes.c.image_id.in_(chunk)))
-    refresh_studies(connection, run_id, _studies_of(connection, failed))
+    refresh_study_results(connection, run_id, _studies_of(connection, failed))
     return len(failed)
 
 
-def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int], *, only_known: bool = False) -> None:
+def refresh_study_results(
+    connection: Connection, run_id: int, study_ids: Sequence[int], *, only_known: bool = False
+) -> None:
     """Compute the results of studies anew from their images' outcomes; `only_known` makes no new rows.
 
     A study that has no current image any more has no result either.

@@ -13,9 +13,9 @@ import numpy as np
 from db import ledger
 from db.ledger import Claim
 from db.session import Database
-from db.store import ImageOutcome, Prediction, known_contents
+from db.store import ImageOutcome, Prediction, predicted_contents
 from worker.lease_renewal import LeaseRenewer
-from worker.load import Loaded, load_images
+from worker.load import LoadedImage, load_images
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, FileFault, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
@@ -147,7 +147,7 @@ class BatchWorker:
 
     def _screen(self, engine: Engine, claim: Claim, lost: threading.Event) -> list[ImageOutcome]:
         root = self._root(claim)
-        items = self._patiently(lambda: ledger.work_of(self._database, claim))
+        items = self._patiently(lambda: ledger.unprocessed_images(self._database, claim))
         outcomes: list[ImageOutcome] = []
         seen: set[bytes] = set()
         for group in load_images(root, items, self._preprocessing, GROUP):
@@ -164,7 +164,7 @@ class BatchWorker:
 
     def _still_reads(self, claim: Claim, root: Path) -> bool:
         """Tell whether an image of the archive that was read before can be read now: then the archive is well."""
-        witness = self._patiently(lambda: ledger.image_read_before(self._database, claim))
+        witness = self._patiently(lambda: ledger.latest_read_image(self._database, claim))
         if witness is None:
             return False
         try:
@@ -173,9 +173,11 @@ class BatchWorker:
             return False
         return True
 
-    def _infer(self, engine: Engine, claim: Claim, group: Sequence[Loaded], seen: set[bytes]) -> list[ImageOutcome]:
+    def _infer(
+        self, engine: Engine, claim: Claim, group: Sequence[LoadedImage], seen: set[bytes]
+    ) -> list[ImageOutcome]:
         readable = {loaded.digest: loaded for loaded in group if loaded.digest and loaded.pixels is not None}
-        known = self._patiently(lambda: known_contents(self._database, claim.model_id, list(readable)))
+        known = self._patiently(lambda: predicted_contents(self._database, claim.model_id, list(readable)))
         new = [digest for digest in readable if digest not in known and digest not in seen]
         seen.update(new)
         predictions = self._predict(engine, [readable[digest] for digest in new])
@@ -192,7 +194,7 @@ class BatchWorker:
                 outcomes.append(ImageOutcome(loaded.item.image_id, loaded.digest, first.pop(loaded.digest, None)))
         return outcomes
 
-    def _predict(self, engine: Engine, group: Sequence[Loaded]) -> list[Prediction]:
+    def _predict(self, engine: Engine, group: Sequence[LoadedImage]) -> list[Prediction]:
         if not group:
             return []
         films = np.stack([loaded.pixels for loaded in group if loaded.pixels is not None])
@@ -220,7 +222,7 @@ class BatchWorker:
     def _hand_back(self, claim: Claim, outage: Outage) -> None:
         self._pulse.problem = str(outage)
         log.warning("batch %d of run %d handed back: %s", claim.batch_id, claim.run_id, type(outage).__name__)
-        self._patiently(lambda: ledger.hand_back(self._database, claim))
+        self._patiently(lambda: ledger.release_claim(self._database, claim))
         time.sleep(PAUSE_SECONDS)
 
     def _patiently(self, attempt: Callable[[], T]) -> T:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from db.heartbeats import beat, retire
-from db.ledger import Claim, renew
+from db.heartbeats import record_heartbeat, remove_heartbeat
+from db.ledger import Claim, renew_lease
 from db.session import Database
 from xray.errors import Outage
 from xray.message import RENEW_SECONDS
@@ -76,7 +76,7 @@ class LeaseRenewer:
         """End the thread and take this process's heartbeat away."""
         self.stop()
         try:
-            retire(self._database, self._name)
+            remove_heartbeat(self._database, self._name)
         except Outage as outage:
             log.warning("not signed off: %s", type(outage).__name__)
 
@@ -108,6 +108,6 @@ class LeaseRenewer:
     def _beat(self) -> None:
         with self._lock:
             held, lost = self._held, self._lost
-        if held is not None and not renew(self._database, held):
+        if held is not None and not renew_lease(self._database, held):
             lost.set()
-        beat(self._database, self._name, "worker", self._queue, self.problem)
+        record_heartbeat(self._database, self._name, "worker", self._queue, self.problem)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from db.ledger import WorkItem
+from db.ledger import BatchImage
 from worker.watchdog import decoding
 from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault, StorageOutage
@@ -28,12 +28,12 @@ _ONE_LARGE_FILM = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedImage:
     """One file as the network takes it, or the fault that keeps it from that.
 
     Parameters
     ----------
-    item : WorkItem
+    item : BatchImage
         The image.
     digest : bytes or None
         SHA-256 of the file's bytes, when they could be read.
@@ -43,15 +43,15 @@ class Loaded:
         Why there are no pixels.
     """
 
-    item: WorkItem
+    item: BatchImage
     digest: bytes | None = None
     pixels: NDArray[np.uint8] | None = None
     fault: FileFault | None = None
 
 
 def load_images(
-    root: Path, items: Sequence[WorkItem], preprocessing: Preprocessing, group: int
-) -> Iterator[list[Loaded]]:
+    root: Path, items: Sequence[BatchImage], preprocessing: Preprocessing, group: int
+) -> Iterator[list[LoadedImage]]:
     """Yield the images of a batch in groups, in order, while threads decode the next ones.
 
     At most two groups are held decoded, and of the films over ``LARGE_FILM`` one is decoded at a time, so memory
@@ -61,7 +61,7 @@ def load_images(
     ----------
     root : Path
         The archive's root on this host.
-    items : sequence of WorkItem
+    items : sequence of BatchImage
         What to load.
     preprocessing : Preprocessing
         The model package's.
@@ -76,7 +76,7 @@ def load_images(
         This host is out of memory.
     """
     with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
-        ahead: list[Future[Loaded]] = []
+        ahead: list[Future[LoadedImage]] = []
         position = 0
         try:
             while position < len(items) or ahead:
@@ -90,20 +90,20 @@ def load_images(
                 future.cancel()
 
 
-def _load(root: Path, item: WorkItem, preprocessing: Preprocessing) -> Loaded:
+def _load(root: Path, item: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
     digest = None
     try:
         data = _read(root, item)
         digest = content_digest(data)
         with _ONE_LARGE_FILM if pixel_count(data) > LARGE_FILM else nullcontext(), decoding():
-            return Loaded(item, digest, load(data, preprocessing))
+            return LoadedImage(item, digest, load(data, preprocessing))
     except FileFault as fault:
-        return Loaded(item, digest, fault=fault)
+        return LoadedImage(item, digest, fault=fault)
     except MemoryError as error:
         raise StorageOutage("this host has no memory left to decode an image") from error
 
 
-def _read(root: Path, item: WorkItem) -> bytes:
+def _read(root: Path, item: BatchImage) -> bytes:
     try:
         return read_image_file(root, item.path, seen=(item.size, item.mtime_ns))
     except FileFault as fault:

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
 from db import migrate
-from db.heartbeats import beat, list_heartbeats, retire
+from db.heartbeats import list_heartbeats, record_heartbeat, remove_heartbeat
 from db.migrate import check, upgrade
 from db.session import Database
 from db.tables import images, metadata, studies
@@ -144,7 +144,7 @@ def test_a_server_that_only_reads_for_now_is_an_outage(postgres_database_url: st
         with database.write() as connection:
             connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
         with pytest.raises(DatabaseOutage, match="read-only"):
-            beat(database, "host:1", "worker", "q", None)
+            record_heartbeat(database, "host:1", "worker", "q", None)
 
 
 def test_a_folder_that_is_not_there_is_an_outage_that_says_what_to_check(tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def test_a_file_that_may_not_be_written_is_an_outage_that_says_what_to_check() -
 
 
 def test_heartbeats_tell_who_is_alive_and_what_hinders_them(database: Database) -> None:
-    beat(database, "host:1", "worker", "q", None)
-    beat(database, "host:2", "feeder", None, "the broker is away")
-    beat(database, "host:1", "worker", "q", "the archive is away")
+    record_heartbeat(database, "host:1", "worker", "q", None)
+    record_heartbeat(database, "host:2", "feeder", None, "the broker is away")
+    record_heartbeat(database, "host:1", "worker", "q", "the archive is away")
     found = {(one.name, one.problem): one.alive for one in list_heartbeats(database)}
     assert found == {("host:1", "the archive is away"): True, ("host:2", "the broker is away"): True}
-    retire(database, "host:1")
+    remove_heartbeat(database, "host:1")
     assert [one.name for one in list_heartbeats(database)] == ["host:2"]

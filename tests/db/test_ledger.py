@@ -27,7 +27,7 @@ def claim_next(database: Database, worker: str = "w") -> Claim:
 
 
 def finish(database: Database, held: Claim, probability: float = 0.7) -> bool:
-    done = [scored(item.image_id, probability) for item in ledger.work_of(database, held)]
+    done = [scored(item.image_id, probability) for item in ledger.unprocessed_images(database, held)]
     return ledger.finish(database, held, done)
 
 
@@ -51,7 +51,7 @@ def processed(database: Database) -> int:
 def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
     run = scan(database, entries(10))
     assert [row[1] for row in states(database)] == [4, 4, 2]
-    while ledger.open_batches(database, run):
+    while ledger.count_open_batches(database, run):
         assert run_progress(database, run).state is RunState.RUNNING
         assert finish(database, claim_next(database))
     assert run_progress(database, run).state is RunState.DONE
@@ -86,12 +86,12 @@ def test_of_many_workers_that_claim_one_batch_at_once_exactly_one_gets_it(databa
 def test_a_worker_that_slept_past_its_lease_cannot_store(database: Database) -> None:
     scan(database, entries(4))
     zombie = claim_next(database, "zombie")
-    work = ledger.work_of(database, zombie)
+    work = ledger.unprocessed_images(database, zombie)
     run_out(database, zombie.batch_id)
-    assert dispatch.return_expired(database) == 1
+    assert dispatch.recover_expired(database) == 1
     heir = claim_next(database, "heir")
     assert heir.token > zombie.token
-    assert not ledger.renew(database, zombie)
+    assert not ledger.renew_lease(database, zombie)
     assert not ledger.finish(database, zombie, [scored(item.image_id, 0.1) for item in work])
     assert processed(database) == 0
     assert finish(database, heir, 0.9)
@@ -103,8 +103,8 @@ def test_a_lease_renewed_in_time_is_not_taken_back(database: Database) -> None:
     scan(database, entries(4))
     held = claim_next(database)
     run_out(database, held.batch_id)
-    assert ledger.renew(database, held)
-    assert dispatch.return_expired(database) == 0
+    assert ledger.renew_lease(database, held)
+    assert dispatch.recover_expired(database) == 0
 
 
 def test_a_lease_runs_on_the_databases_clock(database: Database) -> None:
@@ -120,14 +120,14 @@ def test_a_lease_runs_on_the_databases_clock(database: Database) -> None:
 def test_an_outage_hands_a_batch_back_without_counting_an_attempt(database: Database) -> None:
     scan(database, entries(4))
     for _ in range(MAX_ATTEMPTS + 1):
-        assert ledger.hand_back(database, claim_next(database))
+        assert ledger.release_claim(database, claim_next(database))
     assert states(database) == [(BatchState.PENDING, 4, 0)]
 
 
 def test_workers_stopped_on_purpose_give_back_what_they_held_and_store_nothing_more(database: Database) -> None:
     scan(database, entries(8))
     held = claim_next(database)
-    assert ledger.hand_back_all(database) == 1
+    assert ledger.release_claims(database) == 1
     assert states(database) == [(BatchState.PENDING, 4, 0), (BatchState.PENDING, 4, 0)]
     assert not finish(database, held)
 
@@ -137,7 +137,7 @@ def test_a_worker_that_stops_hands_back_its_own_batches_and_no_others(database: 
     first, second, third = send_all(database)
     for sent, worker in ((first, "gpu1:7"), (second, "gpu1:8"), (third, "gpu10:7")):
         assert ledger.claim(database, *sent, worker) is not None
-    assert ledger.hand_back_all(database, "gpu1") == 2
+    assert ledger.release_claims(database, "gpu1") == 2
     assert ledger.claim(database, *third, "other:1") is None
 
 
@@ -146,7 +146,7 @@ def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) 
     for _ in range(dispatch.SPLIT_AFTER):
         held = claim_next(database)
         run_out(database, held.batch_id)
-        dispatch.return_expired(database)
+        dispatch.recover_expired(database)
     parent, *parts = states(database)
     assert parent[0] == BatchState.SPLIT
     assert sum(part[1] for part in parts) == 40
@@ -156,11 +156,11 @@ def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) 
 def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_scored(database: Database) -> None:
     run = scan(database, entries(20), batch_size=20)
     poison = image_ids(database)[7]
-    while ledger.open_batches(database, run):
+    while ledger.count_open_batches(database, run):
         held = claim_next(database)
-        if poison in {item.image_id for item in ledger.work_of(database, held)}:
+        if poison in {item.image_id for item in ledger.unprocessed_images(database, held)}:
             run_out(database, held.batch_id)
-            dispatch.return_expired(database)
+            dispatch.recover_expired(database)
         else:
             assert finish(database, held)
     (failed,) = list_failures(database, run)
@@ -172,7 +172,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
 def test_no_image_can_be_settled_twice(database: Database) -> None:
     scan(database, entries(4))
     first = claim_next(database)
-    work = ledger.work_of(database, first)
+    work = ledger.unprocessed_images(database, first)
     assert ledger.finish(database, first, [scored(item.image_id) for item in work])
     assert ledger.claim(database, first.run_id, first.batch_id, "again") is None
     assert not ledger.finish(database, first, [scored(item.image_id) for item in work])
@@ -182,19 +182,19 @@ def test_no_image_can_be_settled_twice(database: Database) -> None:
 def test_messages_of_an_earlier_broker_life_are_sent_again(database: Database) -> None:
     scan(database, entries(8))
     sent = send_all(database)
-    assert dispatch.return_lost_epochs(database, "epoch") == 0
-    assert dispatch.return_lost_epochs(database, "another epoch") == len(sent)
+    assert dispatch.requeue_after_broker_loss(database, "epoch") == 0
+    assert dispatch.requeue_after_broker_loss(database, "another epoch") == len(sent)
     assert send_all(database) == sent
 
 
 def test_messages_sent_long_ago_and_not_claimed_are_sent_again(database: Database) -> None:
     scan(database, entries(8))
     sent = send_all(database)
-    assert dispatch.return_overdue(database, MODEL.queue, 20.0) == 0
+    assert dispatch.requeue_unclaimed(database, MODEL.queue, 20.0) == 0
     with database.write() as connection:
         connection.execute(update(batches).values(sent_at=Now() - 21))
-    assert dispatch.return_overdue(database, "another queue", 20.0) == 0
-    assert dispatch.return_overdue(database, MODEL.queue, 20.0) == len(sent)
+    assert dispatch.requeue_unclaimed(database, "another queue", 20.0) == 0
+    assert dispatch.requeue_unclaimed(database, MODEL.queue, 20.0) == len(sent)
 
 
 def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_was(database: Database) -> None:
@@ -213,7 +213,7 @@ def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_was(database: 
 def test_retry_forgets_failures_and_only_them(database: Database) -> None:
     run = scan(database, entries(3, images_each=2), batch_size=6)
     held = claim_next(database)
-    work = ledger.work_of(database, held)
+    work = ledger.unprocessed_images(database, held)
     done: Sequence[ImageOutcome] = [
         ImageOutcome(item.image_id, reason=Reason.TRUNCATED) if n == 2 else scored(item.image_id)
         for n, item in enumerate(work)
@@ -223,7 +223,7 @@ def test_retry_forgets_failures_and_only_them(database: Database) -> None:
     assert statuses == {"study0000": "scored", "study0001": "incomplete", "study0002": "scored"}
     assert ledger.retry(database, run) == 1
     again = claim_next(database)
-    assert [item.image_id for item in ledger.work_of(database, again)] == [work[2].image_id]
+    assert [item.image_id for item in ledger.unprocessed_images(database, again)] == [work[2].image_id]
     assert finish(database, again)
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
     assert run_summary(database, run).failed == 0
@@ -251,7 +251,7 @@ def test_two_images_of_one_study_stored_at_once_by_two_workers_both_count(databa
 def test_copies_of_a_file_share_one_prediction(database: Database) -> None:
     run = scan(database, entries(4))
     held = claim_next(database)
-    first, *others = ledger.work_of(database, held)
+    first, *others = ledger.unprocessed_images(database, held)
     done = [scored(first.image_id, content=1)]
     done += [ImageOutcome(item.image_id, digest=done[0].digest) for item in others]
     assert ledger.finish(database, held, done)
@@ -270,7 +270,7 @@ def test_an_image_of_a_body_part_the_model_does_not_know_has_no_say_in_its_study
     found = [entry("study", "a.png"), entry("study", "b.png", body_part="CHEST")]
     run = scan(database, found)
     held = claim_next(database)
-    first, second = ledger.work_of(database, held)
+    first, second = ledger.unprocessed_images(database, held)
     assert ledger.finish(database, held, [scored(first.image_id, 0.1), scored(second.image_id, 0.99)])
     (row,) = results(database, ResultFilter(run=run))
     assert (row.status, row.score, row.label, row.images) == ("scored", 0.1, "negative", 2)
@@ -286,7 +286,7 @@ def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its
     held = claim_next(database)
     outcomes = [
         ImageOutcome(item.image_id, reason=Reason.CORRUPT) if failing in item.path else scored(item.image_id)
-        for item in ledger.work_of(database, held)
+        for item in ledger.unprocessed_images(database, held)
     ]
     assert ledger.finish(database, held, outcomes)
     (row,) = results(database, ResultFilter(run=run))
@@ -296,12 +296,12 @@ def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its
 def test_what_is_sent_is_shared_out_among_runs_and_what_was_handed_back_waits_its_turn(database: Database) -> None:
     first = scan(database, entries(40), archive="first")
     second = scan(database, entries(40), archive="second")
-    sent = dispatch.take_for_sending(database, MODEL.queue, 4, "epoch")
+    sent = dispatch.mark_sent(database, MODEL.queue, 4, "epoch")
     assert [run for run, _ in sent] == [first, first, second, second]
     held = ledger.claim(database, *sent[0], "w")
     assert held is not None
-    ledger.hand_back(database, held)
-    later = dispatch.take_for_sending(database, MODEL.queue, 4, "epoch")
+    ledger.release_claim(database, held)
+    later = dispatch.mark_sent(database, MODEL.queue, 4, "epoch")
     assert sent[0] not in later
     assert [run for run, _ in later] == [first, first, second, second]
 
@@ -312,7 +312,7 @@ def test_a_batch_lost_in_a_run_that_was_cancelled_meanwhile_gives_no_new_batches
     run_out(database, held.batch_id)
     with database.write() as connection:
         connection.execute(update(runs).where(runs.c.id == run).values(cancelled_at=Now()))
-    assert dispatch.return_expired(database) == 1
+    assert dispatch.recover_expired(database) == 1
     assert states(database) == [(BatchState.CANCELLED, 40, 1)]
 
 
@@ -327,4 +327,4 @@ def test_a_batch_lost_in_a_run_that_was_cancelled_meanwhile_gives_no_new_batches
     ],
 )
 def test_what_becomes_of_a_lost_batch(left: int, attempts: int, becomes: BatchState) -> None:
-    assert dispatch.after_loss(left, attempts) is becomes
+    assert dispatch.state_after_worker_loss(left, attempts) is becomes

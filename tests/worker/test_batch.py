@@ -102,7 +102,7 @@ def test_a_batch_that_another_worker_holds_is_left_alone(
     held = ledger.claim(database, run, 1, "another")
     assert worker.run(run, 1) == NOTHING
     assert held is not None
-    assert ledger.renew(database, held)
+    assert ledger.renew_lease(database, held)
 
 
 def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(

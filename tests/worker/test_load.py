@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from db.ledger import WorkItem
+from db.ledger import BatchImage
 from tests.archives import film, png, png_of
 from worker import load
 from xray.images.preprocessing import Preprocessing
@@ -39,10 +39,10 @@ def test_a_large_film_that_is_damaged_lets_the_next_one_through(
     assert [each.fault is None for each in loaded] == [False, True]
 
 
-def some_item(number: int, root: Path, data: bytes) -> WorkItem:
+def some_item(number: int, root: Path, data: bytes) -> BatchImage:
     file = root / f"{number}.png"
     file.write_bytes(data)
-    return WorkItem(number, file.name, len(data), file.stat().st_mtime_ns)
+    return BatchImage(number, file.name, len(data), file.stat().st_mtime_ns)
 
 
 def watch_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
