@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, select, tuple_,
 
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into
-from db.store import refresh_study_results
+from db.study_results import refresh_study_results
 from db.tables import images, outcomes, runs, scan_entries, scans, studies
 from xray.vocabulary import Reason
 

@@ -148,7 +148,7 @@ def test_a_server_that_only_reads_for_now_is_an_outage(postgres_database_url: st
 
 
 def test_a_folder_that_is_not_there_is_an_outage_that_says_what_to_check(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseOutage, match=r"cannot be opened: unable to open .* check that its folder is there"):
+    with pytest.raises(DatabaseOutage, match=r"cannot be opened: unable to open .* check that its folder exists"):
         upgrade(Database(f"sqlite:///{tmp_path}/missing/test.db"))
 
 

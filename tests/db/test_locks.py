@@ -18,7 +18,7 @@ def test_a_writer_stopped_within_a_transaction_loses_its_row_locks(
     stopped, other = Database(postgres_database_url), Database(postgres_database_url)
     upgrade(other)
     scan(other, entries(4))
-    monkeypatch.setattr(session, "_GIVE_UP_LOCKS", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
+    monkeypatch.setattr(session, "_SET_IDLE_TIMEOUT", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
     change = update(images).values(current=False)
 
     def write_and_stop() -> None:
