@@ -1,4 +1,4 @@
-"""A writer that is stopped within a transaction does not stop the others."""
+"""A writer that is stopped within a transaction does not block the others."""
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -24,7 +24,7 @@ def test_a_writer_stopped_within_a_transaction_loses_its_row_locks(
     def write_and_stop() -> None:
         with stopped.write() as connection:
             connection.execute(change)
-            # Many rows at once used to leave the server's clock disarmed.
+            # Inserting many rows at once used to stop the server's idle timer.
             connection.execute(insert(contents), [{"sha256": bytes([n]) * 32, "frame": 0} for n in range(rows)])
             with other.write() as free:
                 assert free.execute(change).rowcount == 4
