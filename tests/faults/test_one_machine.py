@@ -103,7 +103,10 @@ def test_a_worker_stopped_past_its_lease_stores_nothing_when_it_wakes(
     assert command.ended(END) == 0
     stack.ends_done(1)
     assert stack.ledger.batch(held.batch_id) == ("done", 1)
-    assert "was taken back meanwhile; nothing stored" in (stack.home / "logs" / "worker.log").read_text()
+    assert (
+        f"lost the claim on batch {held.batch_id} of run 1; nothing stored"
+        in (stack.home / "logs" / "worker.log").read_text()
+    )
 
 
 def test_an_archive_that_vanishes_or_is_empty_for_a_while_fails_no_image(
