@@ -19,7 +19,7 @@ from xray.network.open_engine import open_engine, require_engine
 from xray.network.openvino_graph import check_graph, derive_graph, packaged_graph
 from xray.network.package import ModelPackage, load_package, write_package
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Runs in every child Python too: there is no TensorFlow, and whatever would leave this machine is written down.
 NO_TENSORFLOW_AND_A_WATCH_ON_THE_NETWORK = """
@@ -58,7 +58,7 @@ def test_screening_needs_no_tensorflow_and_nothing_phones_home(tiny_package: Mod
         f"""
 from pathlib import Path
 import sys, threading
-from xray.network.engine import open_engine
+from xray.network.open_engine import open_engine
 from xray.network.package import load_package
 package = load_package(Path({str(tiny_package.path)!r}))
 engine = open_engine(package, "auto", Path("cache"))
