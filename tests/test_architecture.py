@@ -37,9 +37,7 @@ MAY_IMPORT = {
 DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message"}
 """Of xray, the database knows the shared words alone."""
 
-KERAS_MODULES = {
-    "xray.network.builder", "xray.network.engine", "xray.network.export", "xray.network.keras_engine",
-}  # fmt: skip
+KERAS_MODULES = {"xray.network.builder", "xray.network.engine", "xray.network.keras_engine"}
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 from keras.src.applications.densenet import DenseNet
 
-from tests.cam_oracle import HeadWeights, head_forward
+from tests.oracles.cam import HeadWeights, head_forward
 from tests.tiny import random_weight
 from training.explain.grad_cam import Probe
 from training.explain.layers import LayerKind, find_layers, most_active, telling_layers, visible_layers

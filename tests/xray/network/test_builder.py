@@ -1,4 +1,4 @@
-"""The network and its CAM, against TensorFlow's own gradients and the NumPy oracle."""
+"""The network and its CAM, compared with TensorFlow's gradients and the NumPy oracle."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tests.cam_oracle import HeadWeights, head_forward
+from tests.oracles.cam import HeadWeights, head_forward
 from xray.errors import UsageError
-from xray.network.builder import _application, backbone_names, build_network, load_network
+from xray.network.builder import backbone_function, backbone_names, build_network, load_network
 from xray.network.package import ModelPackage
 
 
-class Opened:
-    """The shipped network cut before its head, run once on the golden images."""
+class SplitNetwork:
+    """The shipped network, split before its head and run once on the golden images."""
 
     def __init__(self, package: ModelPackage) -> None:
         self.network = load_network(package)
@@ -40,11 +40,11 @@ class Opened:
 
 
 @pytest.fixture(scope="module")
-def shipped(shipped_package: ModelPackage) -> Opened:
-    return Opened(shipped_package)
+def shipped(shipped_package: ModelPackage) -> SplitNetwork:
+    return SplitNetwork(shipped_package)
 
 
-def test_the_shipped_cam_is_h_times_w_grad_cam_before_its_relu(shipped: Opened) -> None:
+def test_the_shipped_cam_is_h_times_w_grad_cam_before_its_relu(shipped: SplitNetwork) -> None:
     _, h, w = shipped.cams.shape
     assert (h, w) == (7, 7)
     np.testing.assert_allclose(
@@ -52,22 +52,22 @@ def test_the_shipped_cam_is_h_times_w_grad_cam_before_its_relu(shipped: Opened) 
     )
 
 
-def test_the_shipped_cam_has_both_signs(shipped: Opened) -> None:
+def test_the_shipped_cam_has_both_signs(shipped: SplitNetwork) -> None:
     assert shipped.cams.min() < 0 < shipped.cams.max()
 
 
-def test_the_mean_of_the_shipped_cam_and_the_effective_bias_are_the_logit(shipped: Opened) -> None:
+def test_the_mean_of_the_shipped_cam_and_the_effective_bias_are_the_logit(shipped: SplitNetwork) -> None:
     _, _, effective_bias = shipped.oracle()
     np.testing.assert_allclose(shipped.cams.mean(axis=(1, 2)) + effective_bias, shipped.logits, atol=1e-4)
 
 
-def test_the_shipped_head_agrees_with_the_numpy_oracle(shipped: Opened) -> None:
+def test_the_shipped_head_agrees_with_the_numpy_oracle(shipped: SplitNetwork) -> None:
     logits, cams, _ = shipped.oracle()
     np.testing.assert_allclose(shipped.logits, logits, atol=1e-4)
     np.testing.assert_allclose(shipped.cams, cams, atol=1e-4 * np.abs(cams).max())
 
 
-def test_the_whole_network_gives_what_its_parts_give(shipped: Opened) -> None:
+def test_the_whole_network_gives_what_its_parts_give(shipped: SplitNetwork) -> None:
     logits, cams = shipped.network(shipped.images, training=False)
     np.testing.assert_allclose(logits, shipped.logits, atol=1e-5)
     np.testing.assert_allclose(cams, shipped.cams, atol=1e-4)
@@ -118,10 +118,10 @@ def test_gray_bytes_go_through_the_backbones_own_preprocessing(name: str, module
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_backbone_that_an_error_lists_is_one() -> None:
+def test_every_backbone_that_an_error_lists_exists() -> None:
     assert len(backbone_names()) > 30
     for name in backbone_names():
-        application = _application(name)
+        application = backbone_function(name)
         assert application.__name__ == name
         assert callable(sys.modules[application.__module__].preprocess_input)
 
@@ -143,7 +143,7 @@ def test_a_weights_file_named_imagenet_is_read_and_nothing_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "imagenet").write_bytes(b"no weights")
+    (tmp_path / "imagenet").write_bytes(b"not weights")
     with pytest.raises(UsageError, match="cannot build MobileNet at 64 px"):
         build_network("MobileNet", 64, (8, 4), backbone_weights=Path("imagenet"))
 

@@ -1,8 +1,4 @@
-"""How well probabilities agree with human labels, and how sure one can be of it.
-
-Everywhere ``labels`` is ``(N,)`` bool, true for positive; ``scores`` is ``(N,)``, higher for more positive; a score
-at or over a threshold is positive.
-"""
+"""A bootstrap over groups, one resample after the other: the oracle of ``training.evaluate.bootstrap``."""
 
 from collections.abc import Callable
 
@@ -13,21 +9,21 @@ from numpy.typing import NDArray
 def group_interval(
     statistic: Callable[[NDArray[np.intp]], float], groups: NDArray[np.generic], *, repeats: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a 95 % percentile interval from a bootstrap that draws whole groups (Field and Welsh 2007, JRSS B).
+    """Return a 95 % percentile interval from a bootstrap over whole groups (Field and Welsh 2007, JRSS B 69).
 
     Images of one group are not independent; drawing images one by one would make the interval too narrow.
 
     Parameters
     ----------
     statistic : callable
-        From indices into the data to a number; a resample without both classes, on which it raises ValueError, is
-        drawn again.
+        From indices into the data to a number. It raises ValueError for a resample without both classes, which is
+        then drawn again.
     groups : ndarray, (N,)
         The group of each image.
     repeats : int
         Resamples.
     seed : int
-        Of the random draws.
+        Seed of the random draws.
 
     Returns
     -------
@@ -37,7 +33,7 @@ def group_interval(
     Raises
     ------
     ValueError
-        If ten resamples for each wanted one have not sufficed.
+        If ``10 * repeats`` resamples did not contain `repeats` with both classes.
     """
     rng = np.random.default_rng(seed)
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""Model packages: what is written comes back, and anything wrong is refused with the name of the file."""
+"""Model packages: what is written is read back, and anything wrong is refused with the name of the file."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ def repin(path: Path, name: str) -> None:
     (path / "card.json").write_text(json.dumps(card))
 
 
-def test_a_package_says_the_same_when_it_is_loaded_again(tiny_package: ModelPackage) -> None:
+def test_a_package_is_the_same_when_it_is_loaded_again(tiny_package: ModelPackage) -> None:
     again = load_package(tiny_package.path)
     assert again == tiny_package
     assert again.digest == hashlib.sha256((tiny_package.path / "card.json").read_bytes()).hexdigest()
@@ -51,7 +51,7 @@ def test_a_card_survives_json_unchanged() -> None:
 
 
 def test_a_number_without_an_interval_survives_json_and_half_an_interval_is_refused() -> None:
-    card = dataclasses.replace(CARD, metrics=(Metric("AUROC", "these films", 1.0, None, None),))
+    card = dataclasses.replace(CARD, metrics=(Metric("AUROC", "these images", 1.0, None, None),))
     assert Card.from_json(card.to_json()) == card
     raw = json.loads(card.to_json())
     for low, message in ((0.5, "one end"), ("0.5", r"metrics\[0\]\.low is str, not float")):
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_named(copy: Path, name: str, damage: Callable[[bytes]
 
 
 @pytest.mark.parametrize("content", [b"not HDF5", b""])
-def test_a_weights_file_that_is_no_hdf5_is_named(copy: Path, content: bytes) -> None:
+def test_a_weights_file_that_is_not_hdf5_is_named(copy: Path, content: bytes) -> None:
     (copy / "weights.h5").write_bytes(content)
     repin(copy, "weights.h5")
     with pytest.raises(PackageError, match=r"weights\.h5 is not a readable weights file"):
@@ -86,7 +86,7 @@ def test_a_weights_file_that_is_no_hdf5_is_named(copy: Path, content: bytes) -> 
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b"", b"PK\x03\x04 cut short"])
-def test_a_golden_file_that_is_no_npz_is_named(copy: Path, content: bytes) -> None:
+def test_a_golden_file_that_is_not_npz_is_named(copy: Path, content: bytes) -> None:
     (copy / "golden.npz").write_bytes(content)
     repin(copy, "golden.npz")
     with pytest.raises(PackageError, match=r"golden\.npz is not a readable golden file"):
@@ -123,7 +123,7 @@ def test_golden_images_of_another_size_are_refused(copy: Path) -> None:
         ({"tolerance": np.float64(1)}, "a tolerance of 1"),
     ],
 )
-def test_golden_outputs_that_would_pin_nothing_are_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
+def test_golden_outputs_that_would_check_nothing_are_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
     golden = load_package(copy).golden()
     np.savez(copy / "golden.npz", **{**dataclasses.asdict(golden), **changes})
     repin(copy, "golden.npz")
@@ -166,7 +166,7 @@ def with_value(value: object, *keys: str) -> Callable[[dict[str, Any]], object]:
         (with_value("0" * 64, "files", "../elsewhere"), "names a file outside the package"),
     ],
 )
-def test_a_card_with_something_wrong_is_refused_and_says_what(
+def test_a_wrong_card_is_refused_with_what_is_wrong(
     copy: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     card = json.loads((copy / "card.json").read_text())
@@ -183,12 +183,12 @@ def test_a_card_that_is_not_a_json_object_is_refused(copy: Path, content: bytes)
         load_package(copy)
 
 
-def test_a_name_that_is_not_installed_is_refused_with_those_that_are() -> None:
+def test_an_unknown_name_is_refused_with_the_installed_ones() -> None:
     with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-3"):
         load_package("nothing")
 
 
-def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="no model package at"):
         load_package(f"{tmp_path}/nothing")
 
@@ -209,7 +209,7 @@ def test_a_package_that_cannot_be_written_leaves_nothing_behind(tiny_package: Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_come_back_rounded_to_float16_and_no_further(tmp_path: Path) -> None:
+def test_weights_are_read_back_rounded_to_float16_and_no_further(tmp_path: Path) -> None:
     weights = [np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.zeros(0, np.float32)]
     write_weights(tmp_path / "w.h5", weights)
     found = read_weights(tmp_path / "w.h5", [(5, 4), (0,)])
@@ -217,7 +217,7 @@ def test_weights_come_back_rounded_to_float16_and_no_further(tmp_path: Path) -> 
     assert found[0].dtype == np.float32
 
 
-def test_a_weights_file_cannot_reach_into_another_file(tmp_path: Path) -> None:
+def test_a_weights_file_cannot_link_to_another_file(tmp_path: Path) -> None:
     write_weights(tmp_path / "secret.h5", [np.ones(3, np.float32)])
     with h5py.File(tmp_path / "linked.h5", "w") as file:
         file["0"] = h5py.ExternalLink("secret.h5", "0")
@@ -249,7 +249,7 @@ def test_thresholds_must_be_probabilities() -> None:
         dataclasses.replace(CARD, study_threshold=Threshold(-0.1, "wrong"))
 
 
-def test_the_shipped_package_is_small_and_says_what_it_must(shipped_package: ModelPackage) -> None:
+def test_the_shipped_package_is_small_and_its_card_is_complete(shipped_package: ModelPackage) -> None:
     card = shipped_package.card
     assert shipped_package.path.name == f"{card.name}-{card.version}"
     assert shipped_package.path.name in installed_packages()

@@ -1,4 +1,4 @@
-"""Engines: the same answers from each, and none from a network that is not the package's."""
+"""Engines: each gives the same outputs, and a network that is not the package's is refused."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from xray.network.open_engine import open_engine, require_engine
 from xray.network.openvino_graph import check_graph, derive_graph, packaged_graph
 from xray.network.package import ModelPackage, load_package, write_package
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Runs in every child Python too: there is no TensorFlow, and whatever would leave this machine is written down.
 NO_TENSORFLOW_AND_A_WATCH_ON_THE_NETWORK = """
@@ -59,7 +59,7 @@ def test_screening_needs_no_tensorflow_and_nothing_phones_home(tiny_package: Mod
         f"""
 from pathlib import Path
 import sys, threading
-from xray.network.engine import open_engine
+from xray.network.open_engine import open_engine
 from xray.network.package import load_package
 package = load_package(Path({str(tiny_package.path)!r}))
 engine = open_engine(package, "auto", Path("cache"))
@@ -83,7 +83,7 @@ def test_the_watch_on_the_network_sees_a_connection(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 33])
-def test_an_engine_takes_any_number_of_images_and_answers_in_their_order(
+def test_an_engine_takes_any_number_of_images_and_gives_outputs_in_their_order(
     tiny_package: ModelPackage, graph_cache: Path, count: int
 ) -> None:
     engine = open_engine(tiny_package, "openvino", graph_cache)
@@ -96,7 +96,7 @@ def test_an_engine_takes_any_number_of_images_and_answers_in_their_order(
     np.testing.assert_allclose(found.cams, everything.cams[:count], atol=1e-6)
 
 
-def test_an_engine_limited_to_one_thread_gives_the_same_answers(tiny_package: ModelPackage, graph_cache: Path) -> None:
+def test_an_engine_limited_to_one_thread_gives_the_same_outputs(tiny_package: ModelPackage, graph_cache: Path) -> None:
     images = tiny_package.golden().images
     one = open_engine(tiny_package, "openvino", graph_cache, threads=1).infer(images)
     np.testing.assert_allclose(one.logits, tiny_package.golden().logits, atol=1e-5)
@@ -121,7 +121,7 @@ def test_engines_agree_on_the_shipped_package_to_a_thousandth_in_probability(
     assert np.abs(one.cams - other.cams).max() < 1e-3 * np.abs(other.cams).max()
 
 
-def test_a_graph_is_derived_once_and_then_served_from_the_cache(tiny_package: ModelPackage, tmp_path: Path) -> None:
+def test_a_graph_is_derived_once_and_then_taken_from_the_cache(tiny_package: ModelPackage, tmp_path: Path) -> None:
     graph, fresh = derive_graph(tiny_package, tmp_path / "cache")
     written = graph.stat().st_mtime_ns
     again, fresh_again = derive_graph(tiny_package, tmp_path / "cache")
@@ -147,7 +147,7 @@ def test_a_truncated_graph_in_the_cache_is_derived_again(tiny_package: ModelPack
     )
 
 
-def test_a_graph_of_other_weights_in_the_cache_is_found_out_and_derived_again(
+def test_a_graph_of_other_weights_in_the_cache_is_noticed_and_derived_again(
     tiny_package: ModelPackage, own_cache: Path, tmp_path: Path
 ) -> None:
     other = write_tiny_package(tmp_path / "other", seed=1)
@@ -218,14 +218,14 @@ def test_a_packages_own_graph_is_used_and_agrees_with_its_weights(
 
 def test_a_graph_of_other_weights_fails_its_check(tiny_package: ModelPackage, tmp_path: Path) -> None:
     weights = stored_weights(tiny_package)
-    # on a black film the first convolution gives only its border's values, so its normalisation's shift decides
+    # on a black image the first convolution gives only its border's values, so its normalisation's shift decides
     shift = next(index for index, weight in enumerate(weights) if weight.ndim == 1 and weight.any())
     weights[shift] = weights[shift] + 1
     other = write_package(
         tmp_path / "other", tiny_package.card, weights=weights, golden=tiny_package.golden(), readme="# Other\n"
     )
     package = with_graph(tiny_package, tmp_path, other, tmp_path / "cache")
-    with pytest.raises(PackageError, match=r"of network\.xml differ from the weights' by"):
+    with pytest.raises(PackageError, match=r"network\.xml does not agree with the weights: the \w+ differ by"):
         check_graph(package)
 
 
@@ -263,7 +263,8 @@ def test_outputs_that_differ_from_the_golden_ones_are_refused_by_name(
 ) -> None:
     golden = tiny_package.golden()
     changed = rewritten(tiny_package, tmp_path / "changed", **{what: getattr(golden, what) + np.float32(0.01)})
-    with pytest.raises(PackageError, match=rf"engine {name} differs from the golden {what} by 0.01"):
+    message = rf"engine {name} does not give the golden outputs: the {what} differ by 0.01"
+    with pytest.raises(PackageError, match=message):
         open_engine(changed, name, tmp_path / "cache")  # type: ignore[arg-type]
 
 
@@ -280,7 +281,7 @@ def test_weights_of_another_network_are_refused_with_the_shapes(tiny_package: Mo
     changed = write_package(
         tmp_path / "changed", tiny_package.card, weights=weights, golden=tiny_package.golden(), readme="# Changed\n"
     )
-    with pytest.raises(PackageError, match=r"weights\.h5: weight 0 has shape .*, the network wants"):
+    with pytest.raises(PackageError, match=r"weights\.h5: weight 0 has shape .*, the network needs"):
         open_engine(changed, "openvino", tmp_path / "cache")
 
 
@@ -307,7 +308,7 @@ def test_a_cache_that_cannot_be_read_is_an_outage(tiny_package: ModelPackage, ow
         graph.parent.chmod(0o755)
 
 
-def test_a_disk_without_room_for_a_graph_is_an_outage_and_leaves_nothing(
+def test_a_disk_without_space_for_a_graph_is_an_outage_and_leaves_nothing(
     tiny_package: ModelPackage, tmp_path: Path
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -333,7 +334,7 @@ def test_a_keras_engine_without_its_library_is_refused_in_one_line(
         open_engine(tiny_package, "keras", tmp_path)
 
 
-def test_a_keras_backend_that_is_no_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keras_backend_that_the_engine_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(UsageError, match="KERAS_BACKEND is torch"):
         require_engine("keras")

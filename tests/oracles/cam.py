@@ -1,4 +1,4 @@
-"""The head and its class activation map in plain NumPy: the oracle that every engine is tested against."""
+"""The head and its class activation map in NumPy: the oracle of ``xray.network.builder.CamHead``."""
 
 from dataclasses import dataclass
 

@@ -350,7 +350,7 @@ def test_decoders_print_nothing_even_of_damaged_films(capfd):
 def test_what_another_part_prints_meanwhile_is_not_lost():
     script = (
         "import os, threading\n"
-        "from tests.xray.test_dicom_pixels import KINDS\n"
+        "from tests.xray.images.test_dicom_pixels import KINDS\n"
         "from xray.images.decode import decode\n"
         "stop = threading.Event()\n"
         "def speak():\n"
