@@ -13,9 +13,9 @@ from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
-from xray.archives.files import OUTAGE_ERRNOS
 from xray.archives.layouts import is_utf8
 from xray.archives.members import is_container
+from xray.archives.storage_errors import OUTAGE_ERRNOS
 from xray.errors import ArchiveOutage, StorageOutage, UsageError
 from xray.settings import Settings, can_hand_on, is_archive_name
 

@@ -18,8 +18,8 @@ from db.heartbeats import beat, retire
 from db.migrate import check
 from db.scans import open_scans
 from db.session import Database
-from producer.find import Source
 from producer.scan import finish_abandoned_scan
+from producer.source import Source
 from producer.transport import Transport
 from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
 from xray.message import LEASE_SECONDS, RENEW_SECONDS

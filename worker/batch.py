@@ -168,7 +168,7 @@ class BatchWorker:
         if witness is None:
             return False
         try:
-            read_image_file(root, witness.path, seen=(witness.size, witness.mtime_ns))
+            read_image_file(root, witness.path, expected=(witness.size, witness.mtime_ns))
         except FileFault:
             return False
         return True

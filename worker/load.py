@@ -105,9 +105,9 @@ def _load(root: Path, item: WorkItem, preprocessing: Preprocessing) -> Loaded:
 
 def _read(root: Path, item: WorkItem) -> bytes:
     try:
-        return read_image_file(root, item.path, seen=(item.size, item.mtime_ns))
+        return read_image_file(root, item.path, expected=(item.size, item.mtime_ns))
     except FileFault as fault:
         if fault.reason is not Reason.VANISHED:
             raise
     # An archive that came back between the file's absence and the look at its root has the file now.
-    return read_image_file(root, item.path, seen=(item.size, item.mtime_ns))
+    return read_image_file(root, item.path, expected=(item.size, item.mtime_ns))

@@ -18,13 +18,13 @@ from db.session import Database, Now
 from db.tables import batches
 from db.tables import scans as scans_table
 from producer.feeder import HIGH_WATER, LOW_WATER, Feeder
-from producer.find import Source
 from producer.scan import finish_abandoned_scan, scan_archive
+from producer.source import Source
 from producer.transport import Transport
 from tests.archives import png
 from tests.awaiting import await_that
 from tests.broker import TcpBroker
-from tests.seeding import MODEL, entries, scan
+from tests.seeding import MODEL, found_files, scan
 from xray.errors import ArchiveOutage, BrokerOutage, UsageError
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState
@@ -75,7 +75,7 @@ def states(database: Database) -> set[str]:
 
 
 def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    run = scan(database, entries(1), archive="secret-clinic")
+    run = scan(database, found_files(1), archive="secret-clinic")
     assert feeder.tick().sent == 1
     (message,) = messages(broker)
     assert arguments(message) == [run, 1]
@@ -88,7 +88,7 @@ def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database,
 def test_a_queue_is_filled_to_the_high_water_mark_and_again_only_below_the_low_one(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(150), batch_size=1)
+    scan(database, found_files(150), batch_size=1)
     assert feeder.tick().sent == HIGH_WATER
     assert feeder.tick().sent == 0
     take(broker, HIGH_WATER - LOW_WATER)
@@ -106,7 +106,7 @@ def test_a_database_that_nobody_upgraded_is_said_to_be_instead_of_waited_for(
 
 
 def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    scan(database, entries(8), batch_size=1)
+    scan(database, found_files(8), batch_size=1)
     assert feeder.tick().sent == 8
     broker.kill()
     broker.forget()
@@ -117,7 +117,7 @@ def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, 
 
 
 def test_what_a_broker_kept_is_not_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    scan(database, entries(8), batch_size=1)
+    scan(database, found_files(8), batch_size=1)
     assert feeder.tick().sent == 8
     broker.kill()
     broker.start()
@@ -129,7 +129,7 @@ def test_what_a_broker_kept_is_not_sent_again(feeder: Feeder, database: Database
 def test_messages_that_died_in_a_workers_hands_are_sent_again_once_the_queue_is_empty(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(8), batch_size=1)
+    scan(database, found_files(8), batch_size=1)
     assert feeder.tick().sent == 8
     with database.write() as connection:
         connection.execute(update(batches).values(sent_at=Now() - 21))
@@ -142,7 +142,7 @@ def test_messages_that_died_in_a_workers_hands_are_sent_again_once_the_queue_is_
 def test_feeders_side_by_side_send_each_batch_once(
     database: Database, transport: Transport, settings: Settings, broker: TcpBroker
 ) -> None:
-    scan(database, entries(30), batch_size=1)
+    scan(database, found_files(30), batch_size=1)
     start = threading.Barrier(3)
 
     def feed() -> None:
@@ -160,7 +160,7 @@ def test_feeders_side_by_side_send_each_batch_once(
 def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_told(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(8))
+    scan(database, found_files(8))
     broker.stop()
     with pytest.raises(BrokerOutage) as outage:
         feeder.tick()
@@ -173,7 +173,7 @@ def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_t
 def test_a_feeder_that_was_away_itself_gives_workers_time_before_it_calls_them_dead(
     feeder: Feeder, database: Database
 ) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     feeder.tick()
     held = ledger.claim(database, 1, 1, "worker")
     assert held is not None
@@ -195,7 +195,7 @@ def abandoned(tmp_path: Path, database: Database) -> scans.Scan:
     run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
     held = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
     assert held is not None
-    merge.stage(database, held, entries(1))
+    merge.stage(database, held, found_files(1))
     return held
 
 
