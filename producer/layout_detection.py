@@ -12,7 +12,7 @@ from xray.archives.files import lies_below, open_image
 from xray.archives.layouts import FOLDER_MAX_IMAGES, MANIFEST_NAME, RASTER_SUFFIXES, detect_layout, is_hidden
 from xray.archives.members import is_container
 from xray.errors import ContainerFault, FileFault
-from xray.images.dicom.header import HEAD, is_dicom
+from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.vocabulary import Layout
 
 SURVEY_DEPTH = 10
@@ -113,6 +113,6 @@ def _dicom_files(root: Path, sample: list[str]) -> int:
 def _is_dicom(root: Path, path: str) -> bool:
     try:
         with open_image(root, path) as file:
-            return is_dicom(file.read(HEAD))
+            return is_dicom(file.read(HEAD_BYTES))
     except FileFault:
         return False

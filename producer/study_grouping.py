@@ -11,7 +11,7 @@ from producer.walk import ArchiveFile, Skipped, path_as_text
 from xray.archives.files import open_image
 from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, Placement, Skip, is_utf8, place, refuse_name
 from xray.errors import FileFault
-from xray.images.dicom.header import HEAD, is_dicom, read_header
+from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.vocabulary import Layout, Reason, SkipReason
 
 HEADER_THREADS = 8
@@ -55,7 +55,7 @@ def _judge(source: Source, file: ArchiveFile) -> Entry | Skipped:
     itself = Placement(file.path)
     try:
         with open_image(source.root, file.path) as opened:
-            if is_dicom(opened.read(HEAD)):
+            if is_dicom(opened.read(HEAD_BYTES)):
                 opened.seek(0)
                 header = read_header(opened, source.pseudonym_key)
                 return _entry(
