@@ -58,15 +58,15 @@ def broker_service(settings: Settings) -> Service:
     for name, value in options.items():
         command += [f"--{name}", value]
     log = settings.home / "logs" / "broker.log"
-    return Service("broker", command, dict(os.environ), log, lambda: responds(listening))
+    return Service("broker", command, dict(os.environ), log, lambda: is_responding(listening))
 
 
-def answers(listening: Path) -> bool:
+def is_ready(listening: Path) -> bool:
     """Tell whether a broker answers PING on a socket."""
     return _ping(listening, 2.0).startswith(b"+PONG")
 
 
-def responds(listening: Path) -> bool:
+def is_responding(listening: Path) -> bool:
     """Tell whether a broker says anything to PING, if only that it still loads its data: to restart that is no help."""
     return bool(_ping(listening, 1.0))
 
@@ -82,7 +82,7 @@ def _ping(listening: Path, seconds: float) -> bytes:
         return b""
 
 
-def await_broker(listening: Path, check: Callable[[], object], seconds: float = 15.0) -> None:
+def wait_for_broker(listening: Path, check: Callable[[], object], seconds: float = 15.0) -> None:
     """Wait until the embedded broker answers.
 
     Raises
@@ -91,7 +91,7 @@ def await_broker(listening: Path, check: Callable[[], object], seconds: float = 
         It does not within `seconds`.
     """
     deadline = time.monotonic() + seconds
-    while not answers(listening):
+    while not is_ready(listening):
         if time.monotonic() > deadline:
             raise BrokerOutage("the embedded broker does not start; see logs/broker.log in BONESCREEN_HOME")
         check()

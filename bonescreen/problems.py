@@ -11,7 +11,7 @@ from bonescreen.context import roots_here
 from bonescreen.terminal import count
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.queries import count_failures
-from db.run_queries import AT_AN_END, RunSummary
+from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import open_scans
 from db.session import Database
 from xray.settings import Settings
@@ -30,7 +30,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SystemState:
     """What `problems` decides from.
 
     Parameters
@@ -74,15 +74,15 @@ class Facts:
 
 def is_open(run: RunSummary) -> bool:
     """Tell whether a run still has something to do."""
-    return run.state not in AT_AN_END
+    return run.state not in FINISHED_STATES
 
 
-def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> Facts:
+def read_system_state(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> SystemState:
     """Look at the database, the broker and the archives."""
     roots = roots_here(settings, database)
     names = {run.archive for run in runs if is_open(run)} & roots.keys()
     faults = {name: fault for name in sorted(names) if (fault := _root_fault(roots[name])) is not None}
-    return Facts(
+    return SystemState(
         runs=runs,
         failures={run.run: count_failures(database, run.run) for run in runs},
         processes=list_heartbeats(database),
@@ -94,7 +94,7 @@ def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -
     )
 
 
-def problems(facts: Facts) -> list[Problem]:
+def find_problems(facts: SystemState) -> list[Problem]:
     """Name what is wrong, the causes before what follows from them."""
     found = [
         Problem(f"The archive {name} {fault}.", "Mount or connect it again.") for name, fault in facts.archives.items()
@@ -117,7 +117,7 @@ def problems(facts: Facts) -> list[Problem]:
     return found
 
 
-def _process_problems(facts: Facts) -> list[Problem]:
+def _process_problems(facts: SystemState) -> list[Problem]:
     if not facts.open_runs:
         return []
     if facts.embedded and facts.broker is not None and not any(process.alive for process in facts.processes):
@@ -165,9 +165,9 @@ def _root_fault(root: Path) -> str | None:
 
 
 def _embedded_broker_fault(settings: Settings) -> str | None:
-    from bonescreen.broker import answers, broker_socket
+    from bonescreen.broker import broker_socket, is_ready
 
-    return None if answers(broker_socket(settings)) else "The embedded broker does not run."
+    return None if is_ready(broker_socket(settings)) else "The embedded broker does not run."
 
 
 def broker_fault(url: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Tables, session, ledger, store (writes), queries (reads) and migrations."""
+"""The database: tables, session, ledger, store (writes), queries (reads) and migrations."""

@@ -1,4 +1,4 @@
-"""Cut what a run has left into batches: gather, decide, apply."""
+"""Make batches of a run's unprocessed images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 
 @dataclass(frozen=True)
-class Span:
-    """An inclusive range of image ids, and how many of them are a batch's work."""
+class IdRange:
+    """A range of image ids, both ends included, and how many of them belong to the batch."""
 
     first: int
     last: int
@@ -19,10 +19,10 @@ class Span:
 
 
 def make_batches(connection: Connection, run_id: int) -> int:
-    """Give every unsettled current image of a run that no open batch covers to a new batch.
+    """Make batches of a run's current images that have no outcome and are in no open batch.
 
-    The only maker of batches besides a split, so scanning again, resuming and retrying all end here. A cancelled run
-    gets none.
+    Scanning, resuming and retrying all call this; the only other source of batches is the splitting of one. A
+    cancelled run gets none.
 
     Returns
     -------
@@ -34,8 +34,8 @@ def make_batches(connection: Connection, run_id: int) -> int:
     ).one()
     if run.cancelled_at is not None:
         return 0
-    # In this order: a batch that ends in between has settled its images by the time they are listed.
-    covered = connection.execute(
+    # This order matters: if a batch finishes between the two queries, the second one sees its outcomes.
+    open_ranges = connection.execute(
         select(batches.c.first_image_id, batches.c.last_image_id)
         .where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
         .order_by(batches.c.first_image_id)
@@ -48,21 +48,21 @@ def make_batches(connection: Connection, run_id: int) -> int:
         .execution_options(yield_per=10_000)
     ).scalars()
     made = 0
-    for span in spans(unprocessed, [(row[0], row[1]) for row in covered], run.batch_size):
-        add_batch(connection, run_id, span)
+    for id_range in id_ranges(unprocessed, [(row[0], row[1]) for row in open_ranges], run.batch_size):
+        insert_batch(connection, run_id, id_range)
         made += 1
     return made
 
 
-def add_batch(connection: Connection, run_id: int, span: Span, parent_id: int | None = None) -> None:
-    """Write one pending batch."""
+def insert_batch(connection: Connection, run_id: int, id_range: IdRange, parent_id: int | None = None) -> None:
+    """Insert one pending batch."""
     connection.execute(
         insert(batches).values(
             run_id=run_id,
             parent_id=parent_id,
-            first_image_id=span.first,
-            last_image_id=span.last,
-            images=span.images,
+            first_image_id=id_range.first,
+            last_image_id=id_range.last,
+            images=id_range.images,
             state=BatchState.PENDING,
             token=0,
             attempts=0,
@@ -70,31 +70,31 @@ def add_batch(connection: Connection, run_id: int, span: Span, parent_id: int | 
     )
 
 
-def spans(ids: Iterable[int], covered: Sequence[tuple[int, int]], size: int) -> Iterator[Span]:
-    """Group ascending ids into spans of at most `size`, none of which reaches over a covered range.
+def id_ranges(ids: Iterable[int], open_ranges: Sequence[tuple[int, int]], size: int) -> Iterator[IdRange]:
+    """Group ascending ids into ranges of at most `size` ids that do not overlap the ranges of open batches.
 
-    A span may reach over ids that are not in `ids`: those are settled and no batch will touch them.
+    A range may also span ids that are not in `ids`; those images have outcomes, and a worker skips them.
 
     Parameters
     ----------
     ids : iterable of int
         Image ids, ascending.
-    covered : sequence of (int, int)
-        Inclusive ranges of open batches, ascending and disjoint.
+    open_ranges : sequence of (int, int)
+        First and last image id of each open batch, ascending and disjoint.
     size : int
-        The most ids a span may hold, at least 1.
+        The most ids in one range, at least 1.
     """
     position = 0
     group: list[int] = []
     for image_id in ids:
-        passed = position
-        while position < len(covered) and covered[position][1] < image_id:
+        previous = position
+        while position < len(open_ranges) and open_ranges[position][1] < image_id:
             position += 1
-        inside = position < len(covered) and covered[position][0] <= image_id
-        if group and (position > passed or inside or len(group) == size):
-            yield Span(group[0], group[-1], len(group))
+        in_open_batch = position < len(open_ranges) and open_ranges[position][0] <= image_id
+        if group and (position > previous or in_open_batch or len(group) == size):
+            yield IdRange(group[0], group[-1], len(group))
             group = []
-        if not inside:
+        if not in_open_batch:
             group.append(image_id)
     if group:
-        yield Span(group[0], group[-1], len(group))
+        yield IdRange(group[0], group[-1], len(group))

@@ -1,14 +1,14 @@
-"""The feeder's half of the ledger: what to send, and what to take back from the broker and from the dead.
+"""The feeder's queries: which batches to send, and how to recover those whose message or worker was lost.
 
-Every step is one guarded UPDATE or a short transaction around one, so any number of feeders may take it at once.
+Each function is one guarded UPDATE or a short transaction around one, so any number of feeders may run at once.
 """
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, select, update
 
-from db.batching import add_batch, spans
-from db.ledger import unprocessed
+from db.batching import id_ranges, insert_batch
+from db.ledger import select_unprocessed
 from db.session import Database, Now
 from db.store import ImageOutcome, record_outcomes
 from db.tables import batches, models, runs
@@ -16,13 +16,14 @@ from xray.message import MAX_ATTEMPTS
 from xray.vocabulary import BatchState, Reason
 
 SPLIT_AFTER = 2
-"""Workers that may vanish on a batch of several images before it is split."""
+"""A batch of several images is split after it was lost with this many workers."""
 
 SPLIT_INTO = 16
+"""The most parts that a batch is split into."""
 
 
-def queues_with(database: Database, state: BatchState) -> list[str]:
-    """Name the queues that have batches in a state."""
+def queues_with_batches(database: Database, state: BatchState) -> list[str]:
+    """List the queues that have batches in a state."""
     query = (
         select(models.c.queue)
         .join_from(batches, runs, runs.c.id == batches.c.run_id)
@@ -34,37 +35,50 @@ def queues_with(database: Database, state: BatchState) -> list[str]:
         return sorted(connection.execute(query).scalars())
 
 
-def take_for_sending(database: Database, queue: str, limit: int, epoch: str) -> list[tuple[int, int]]:
-    """Mark up to `limit` pending batches of a queue as sent, shared out among its runs, the oldest first.
+# -- sending -----------------------------------------------------------------------------------------------------
+
+
+def mark_sent(database: Database, queue: str, limit: int, epoch: str) -> list[tuple[int, int]]:
+    """Mark up to `limit` pending batches of a queue as sent: an equal share of each run, the oldest batches first.
+
+    Parameters
+    ----------
+    database : Database
+    queue : str
+        The queue of one model version.
+    limit : int
+        The most batches to mark.
+    epoch : str
+        Identifies the broker's data: another epoch means that the messages are lost.
 
     Returns
     -------
     list of (int, int)
-        Run id and batch id of each; the caller must send a message for each or call `unsend`.
+        Run id and batch id of each; the caller must send a message for each or call `mark_unsent`.
     """
-    waiting = (
+    runs_with_pending = (
         select(batches.c.run_id)
         .join(runs, runs.c.id == batches.c.run_id)
         .join(models, models.c.id == runs.c.model_id)
         .where(batches.c.state == BatchState.PENDING, models.c.queue == queue)
         .distinct()
     )
-    taken: list[tuple[int, int]] = []
+    sent: list[tuple[int, int]] = []
     with database.write() as connection:
-        run_ids = sorted(connection.execute(waiting).scalars())
+        run_ids = sorted(connection.execute(runs_with_pending).scalars())
         for position, run_id in enumerate(run_ids):
-            # Shared out, so that a run whose archive is away does not keep the others waiting.
-            share = -(-(limit - len(taken)) // (len(run_ids) - position))
-            taken += _take_of_run(connection, run_id, share, epoch)
-    return sorted(taken)
+            # Shared equally, so that a run whose archive is unavailable does not block the other runs.
+            share = -(-(limit - len(sent)) // (len(run_ids) - position))
+            sent += _mark_sent_in_run(connection, run_id, share, epoch)
+    return sorted(sent)
 
 
-def _take_of_run(connection: Connection, run_id: int, limit: int, epoch: str) -> list[tuple[int, int]]:
+def _mark_sent_in_run(connection: Connection, run_id: int, limit: int, epoch: str) -> list[tuple[int, int]]:
     # Two statements: PostgreSQL may evaluate a locking subquery with a limit more than once.
     chosen = connection.execute(
         select(batches.c.id)
         .where(batches.c.run_id == run_id, batches.c.state == BatchState.PENDING)
-        # What was handed back goes behind what was never tried.
+        # Batches that were sent before come after those that were never sent.
         .order_by(batches.c.sent_at.asc().nulls_first(), batches.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -78,26 +92,29 @@ def _take_of_run(connection: Connection, run_id: int, limit: int, epoch: str) ->
     return [(row[0], row[1]) for row in rows]
 
 
-def unsend(database: Database, batch_ids: Sequence[int]) -> None:
-    """Take back batches whose message could not be sent."""
-    _return_sent(database, batches.c.id.in_(batch_ids))
+def mark_unsent(database: Database, batch_ids: Sequence[int]) -> None:
+    """Make batches pending again whose message could not be sent."""
+    _requeue_sent(database, batches.c.id.in_(batch_ids))
 
 
-def return_lost_epochs(database: Database, epoch: str) -> int:
-    """Take back batches sent in another life of the broker, which has forgotten their messages."""
-    return _return_sent(database, batches.c.epoch.is_distinct_from(epoch))
+# -- lost messages -----------------------------------------------------------------------------------------------
 
 
-def return_overdue(database: Database, queue: str, seconds: float) -> int:
-    """Take back batches of a queue that were sent more than `seconds` ago and that nobody has claimed.
+def requeue_after_broker_loss(database: Database, epoch: str) -> int:
+    """Make batches pending again that were sent in another epoch: the broker has lost its data since."""
+    return _requeue_sent(database, batches.c.epoch.is_distinct_from(epoch))
 
-    A message too many does no harm: a batch that is not claimable makes it a no-op.
+
+def requeue_unclaimed(database: Database, queue: str, seconds: float) -> int:
+    """Make batches of a queue pending again that were sent more than `seconds` ago and are still not claimed.
+
+    A duplicate message does no harm: a worker ignores a message whose batch cannot be claimed.
     """
     of_queue = select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue)
-    return _return_sent(database, and_(batches.c.run_id.in_(of_queue), batches.c.sent_at < Now() - seconds))
+    return _requeue_sent(database, and_(batches.c.run_id.in_(of_queue), batches.c.sent_at < Now() - seconds))
 
 
-def _return_sent(database: Database, condition: object) -> int:
+def _requeue_sent(database: Database, condition: object) -> int:
     with database.write() as connection:
         return connection.execute(
             update(batches)
@@ -106,13 +123,16 @@ def _return_sent(database: Database, condition: object) -> int:
         ).rowcount
 
 
-def return_expired(database: Database) -> int:
-    """Take back every claimed batch whose lease ran out: requeue it, split it, or quarantine its one image.
+# -- lost workers ------------------------------------------------------------------------------------------------
+
+
+def recover_expired(database: Database) -> int:
+    """Recover every claimed batch whose lease has expired: requeue it, split it, or quarantine its one image.
 
     Returns
     -------
     int
-        The number of batches taken back.
+        The number of batches recovered.
     """
     expired = (
         select(batches.c.id)
@@ -121,17 +141,17 @@ def return_expired(database: Database) -> int:
     )
     with database.read() as connection:
         candidates = list(connection.execute(expired).scalars())
-    return sum(_take_back(database, batch_id) for batch_id in candidates)
+    return sum(_recover(database, batch_id) for batch_id in candidates)
 
 
-def _take_back(database: Database, batch_id: int) -> bool:
-    of_batch = select(batches.c.run_id).where(batches.c.id == batch_id).scalar_subquery()
+def _recover(database: Database, batch_id: int) -> bool:
+    run_of_batch = select(batches.c.run_id).where(batches.c.id == batch_id).scalar_subquery()
     with database.write() as connection:
-        # The run first, as cancelling takes it first too: a split must not slip new batches into a cancelled run.
+        # The run's row first, as `ledger.cancel` locks it first too: a split must not add batches to a cancelled run.
         run = connection.execute(
-            select(runs.c.id, runs.c.cancelled_at).where(runs.c.id == of_batch).with_for_update()
+            select(runs.c.id, runs.c.cancelled_at).where(runs.c.id == run_of_batch).with_for_update()
         ).one()
-        taken = connection.execute(
+        lost = connection.execute(
             update(batches)
             .where(
                 batches.c.id == batch_id,
@@ -146,23 +166,23 @@ def _take_back(database: Database, batch_id: int) -> bool:
             )
             .returning(batches.c.run_id, batches.c.attempts)
         ).one_or_none()
-        if taken is None or run.cancelled_at is not None:
-            return taken is not None
-        left = [image.id for image in connection.execute(unprocessed(connection, taken.run_id, batch_id))]
-        decided = after_loss(len(left), taken.attempts)
-        if decided is BatchState.SPLIT:
-            for span in spans(left, [], -(-len(left) // SPLIT_INTO)):
-                add_batch(connection, taken.run_id, span, parent_id=batch_id)
-        if decided is BatchState.QUARANTINED:
-            detail = f"{taken.attempts} workers were lost on it"
-            lost = ImageOutcome(left[0], reason=Reason.QUARANTINED, detail=detail, attempts=taken.attempts)
-            record_outcomes(connection, taken.run_id, [lost])
-        connection.execute(update(batches).where(batches.c.id == batch_id).values(state=decided))
+        if lost is None or run.cancelled_at is not None:
+            return lost is not None
+        left = [image.id for image in connection.execute(select_unprocessed(connection, lost.run_id, batch_id))]
+        state = state_after_worker_loss(len(left), lost.attempts)
+        if state is BatchState.SPLIT:
+            for id_range in id_ranges(left, [], -(-len(left) // SPLIT_INTO)):
+                insert_batch(connection, lost.run_id, id_range, parent_id=batch_id)
+        if state is BatchState.QUARANTINED:
+            detail = f"{lost.attempts} workers were lost on it"
+            failure = ImageOutcome(left[0], reason=Reason.QUARANTINED, detail=detail, attempts=lost.attempts)
+            record_outcomes(connection, lost.run_id, [failure])
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(state=state))
     return True
 
 
-def after_loss(images_left: int, attempts: int) -> BatchState:
-    """Decide what becomes of a batch whose worker vanished for the `attempts`-th time."""
+def state_after_worker_loss(images_left: int, attempts: int) -> BatchState:
+    """Decide the state of a batch that was lost with its worker for the `attempts`-th time."""
     if images_left == 0:
         return BatchState.DONE
     if images_left == 1:

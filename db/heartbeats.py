@@ -1,4 +1,4 @@
-"""Who is alive and what hinders them: one row a process, renewed while it lives."""
+"""Heartbeats: one row for each worker and feeder process, with the problem that it waits for, if any."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from db.session import Database, Now, insert_into
 from db.tables import heartbeats
 
 ALIVE_SECONDS = 20.0
-"""A process silent for longer is taken for gone."""
+"""A process whose last heartbeat is older counts as dead."""
 
-FORGET_SECONDS = 3600.0
+DELETE_AFTER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A process as it last reported: `problem` says what it waits for, None when all is well."""
+    """The last report of a process; `problem` is what it waits for, None if it works or is idle."""
 
     name: str
     role: str
@@ -25,29 +25,29 @@ class Heartbeat:
 
     @property
     def alive(self) -> bool:
-        """Whether the report is recent."""
+        """Whether the heartbeat is recent."""
         return self.age_seconds < ALIVE_SECONDS
 
 
-def beat(database: Database, name: str, role: str, queue: str | None, problem: str | None) -> None:
-    """Report one process alive; rows of those long gone are dropped on the way."""
+def record_heartbeat(database: Database, name: str, role: str, queue: str | None, problem: str | None) -> None:
+    """Record that a process is alive, and delete the rows of processes that died long ago."""
     with database.write() as connection:
         upsert = insert_into(connection, heartbeats).values(
             name=name, role=role, queue=queue, problem=problem, seen_at=Now()
         )
-        fresh = {column: upsert.excluded[column] for column in ("queue", "problem", "seen_at")}
-        connection.execute(upsert.on_conflict_do_update(index_elements=["name"], set_=fresh))
-        connection.execute(delete(heartbeats).where(heartbeats.c.seen_at < Now() - FORGET_SECONDS))
+        updated = {column: upsert.excluded[column] for column in ("queue", "problem", "seen_at")}
+        connection.execute(upsert.on_conflict_do_update(index_elements=["name"], set_=updated))
+        connection.execute(delete(heartbeats).where(heartbeats.c.seen_at < Now() - DELETE_AFTER_SECONDS))
 
 
-def retire(database: Database, name: str) -> None:
-    """Take a process's row away as it ends in good order."""
+def remove_heartbeat(database: Database, name: str) -> None:
+    """Delete the row of a process that shuts down normally."""
     with database.write() as connection:
         connection.execute(delete(heartbeats).where(heartbeats.c.name == name))
 
 
 def list_heartbeats(database: Database) -> list[Heartbeat]:
-    """List the processes that reported within the last hour."""
+    """List the processes that have sent a heartbeat within the last hour, by role and name."""
     age = (Now() - heartbeats.c.seen_at).label("age")
     with database.read() as connection:
         rows = connection.execute(select(heartbeats, age).order_by(heartbeats.c.role, heartbeats.c.name)).all()

@@ -1,9 +1,11 @@
-"""The ledger: which batch is whose. The database owns the truth of what is done; the broker only carries it.
+"""The job ledger: the state of every batch, and which worker has claimed it. Redis only carries messages.
 
-``pending -> sent -> claimed -> done | split | quarantined | cancelled``, and back to ``pending`` when a message
-or a worker is lost. A claim is a fencing token and a lease on the database's clock: each claim raises the token,
-and nothing is stored but under the token that still stands (Kleppmann, Designing Data-Intensive Applications,
-chapter 8).
+``pending -> sent -> claimed -> done | split | quarantined | cancelled``, and back to ``pending`` when a message or a
+worker is lost. A claim has a fencing token and a lease, which runs on the database's clock. Every claim of a batch
+increments its token, and results are stored only under the current token (Kleppmann, Designing Data-Intensive
+Applications, chapter 8).
+
+This module has what workers and users do with batches; what the feeder does with them is in `db.dispatch`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from sqlalchemy import Connection, Select, and_, func, select, update
 
 from db.batching import make_batches
 from db.session import Database, Now
-from db.store import ImageOutcome, forget_failures, record_outcomes
+from db.store import ImageOutcome, delete_failures, record_outcomes
 from db.tables import archives, batches, images, outcomes, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import OPEN_STATES, BatchState
@@ -22,7 +24,7 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 @dataclass(frozen=True)
 class Claim:
-    """One worker's hold on one batch; `scanned_at` is the root that the archive was scanned at, on the scan's host."""
+    """One worker's claim on one batch; `scanned_at` is the archive's root on the host that scanned it."""
 
     run_id: int
     batch_id: int
@@ -33,8 +35,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class WorkItem:
-    """One unsettled image of a claimed batch, with the size and the time of change (ns) that the scan saw."""
+class BatchImage:
+    """One image of a claimed batch; `size` and `mtime_ns` are its file's as the scan saw them."""
 
     image_id: int
     path: str
@@ -42,11 +44,11 @@ class WorkItem:
     mtime_ns: int
 
 
-# -- working -----------------------------------------------------------------------------------------------------
+# -- workers -----------------------------------------------------------------------------------------------------
 
 
 def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim | None:
-    """Give a sent or pending batch to a worker, or return None when it is not to be had."""
+    """Claim a sent or pending batch for a worker, or return None if it is in another state or does not exist."""
     with database.write() as connection:
         row = connection.execute(
             update(batches)
@@ -73,90 +75,108 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim 
     return Claim(run_id, batch_id, row.token, run.model_id, run.name, run.root)
 
 
-def work_of(database: Database, held: Claim) -> list[WorkItem]:
-    """List the images of a claimed batch that are current and not settled, in id order."""
+def unprocessed_images(database: Database, claim: Claim) -> list[BatchImage]:
+    """List the images of a claimed batch that are current and have no outcome, by id."""
     with database.read() as connection:
-        return [WorkItem(*row) for row in connection.execute(unprocessed(connection, held.run_id, held.batch_id))]
+        rows = connection.execute(select_unprocessed(connection, claim.run_id, claim.batch_id))
+        return [BatchImage(*row) for row in rows]
 
 
-def image_read_before(database: Database, held: Claim) -> WorkItem | None:
-    """Return an image of the claim's archive that a worker has read, the latest, or None."""
+def latest_read_image(database: Database, claim: Claim) -> BatchImage | None:
+    """Return the image with the highest id that a worker has read in the claim's run, or None."""
     query = (
         select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
         .join(outcomes, outcomes.c.image_id == images.c.id)
-        .where(outcomes.c.run_id == held.run_id, outcomes.c.content_id.is_not(None), images.c.current)
+        .where(outcomes.c.run_id == claim.run_id, outcomes.c.content_id.is_not(None), images.c.current)
         .order_by(images.c.id.desc())
         .limit(1)
     )
     with database.read() as connection:
         row = connection.execute(query).one_or_none()
-    return None if row is None else WorkItem(*row)
+    return None if row is None else BatchImage(*row)
 
 
-def renew(database: Database, held: Claim) -> bool:
-    """Prolong a lease; False when the batch is no longer this claim's."""
+def renew_lease(database: Database, claim: Claim) -> bool:
+    """Extend the lease of a claimed batch; return False if the claim is no longer valid."""
     with database.write() as connection:
-        return _update_held(connection, held, lease_expires_at=Now() + LEASE_SECONDS)
+        return _update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS)
 
 
-def hand_back(database: Database, held: Claim) -> bool:
-    """Return a claimed batch because of an outage; no attempt is counted."""
+def release_claim(database: Database, claim: Claim) -> bool:
+    """Make a claimed batch pending again because of an outage; this does not count as an attempt."""
     with database.write() as connection:
-        return _update_held(connection, held, state=BatchState.PENDING, worker=None, lease_expires_at=None)
+        return _update_claimed(connection, claim, state=BatchState.PENDING, worker=None, lease_expires_at=None)
 
 
-def hand_back_all(database: Database, worker: str | None = None) -> int:
-    """Return every claimed batch, as its workers were stopped on purpose; no attempt is counted. Returns how many.
+def release_claims(database: Database, worker: str | None = None) -> int:
+    """Make claimed batches pending again after workers were stopped on purpose; this does not count as an attempt.
 
-    With `worker`, only batches of the worker of that name, whose processes sign as ``name:process id``.
+    Parameters
+    ----------
+    database : Database
+    worker : str, optional
+        Release only the batches of this worker, whose processes claim as ``worker:process id``.
+
+    Returns
+    -------
+    int
+        The number of batches released.
     """
-    held = update(batches).where(batches.c.state == BatchState.CLAIMED)
+    claimed = update(batches).where(batches.c.state == BatchState.CLAIMED)
     if worker is not None:
-        held = held.where(batches.c.worker.startswith(f"{worker}:", autoescape=True))
+        claimed = claimed.where(batches.c.worker.startswith(f"{worker}:", autoescape=True))
     with database.write() as connection:
-        return connection.execute(held.values(state=BatchState.PENDING, worker=None, lease_expires_at=None)).rowcount
+        return connection.execute(claimed.values(state=BatchState.PENDING, worker=None, lease_expires_at=None)).rowcount
 
 
-def finish(database: Database, held: Claim, results: Sequence[ImageOutcome]) -> bool:
-    """Store a batch's outcomes and close it, in one transaction; False, and nothing stored, under a stale claim."""
+def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> bool:
+    """Store a batch's outcomes and mark it done, in one transaction; store nothing and return False if fenced off."""
     with database.write() as connection:
-        # Keeps a cut, which locks the run against this, from counting the batch as covering its images while it closes.
-        connection.execute(select(runs.c.id).where(runs.c.id == held.run_id).with_for_update(read=True, key_share=True))
-        if not _update_held(connection, held, state=BatchState.DONE, lease_expires_at=None):
+        # `make_batches` locks the run against this. Otherwise it could still count the images as covered by this
+        # batch while the batch is being closed.
+        connection.execute(
+            select(runs.c.id).where(runs.c.id == claim.run_id).with_for_update(read=True, key_share=True)
+        )
+        if not _update_claimed(connection, claim, state=BatchState.DONE, lease_expires_at=None):
             return False
-        record_outcomes(connection, held.run_id, results)
-        # A file that came back to an earlier version meanwhile has made its old row current: not done after all.
-        if connection.execute(unprocessed(connection, held.run_id, held.batch_id).limit(1)).first() is not None:
+        record_outcomes(connection, claim.run_id, results)
+        # If a scan has meanwhile made an earlier version of a file current again, the batch is not done.
+        if (
+            connection.execute(select_unprocessed(connection, claim.run_id, claim.batch_id).limit(1)).first()
+            is not None
+        ):
             connection.execute(
-                update(batches).where(batches.c.id == held.batch_id).values(state=BatchState.PENDING, worker=None)
+                update(batches).where(batches.c.id == claim.batch_id).values(state=BatchState.PENDING, worker=None)
             )
     return True
 
 
-def _update_held(connection: Connection, held: Claim, **values: object) -> bool:
-    changed = connection.execute(
+def _update_claimed(connection: Connection, claim: Claim, **values: object) -> bool:
+    updated = connection.execute(
         update(batches)
-        .where(batches.c.id == held.batch_id, batches.c.token == held.token, batches.c.state == BatchState.CLAIMED)
+        .where(batches.c.id == claim.batch_id, batches.c.token == claim.token, batches.c.state == BatchState.CLAIMED)
         .values(**values)
     ).rowcount
-    return changed == 1
+    return updated == 1
 
 
-def unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
-    """Select id, path, size and time of change of a batch's images that are current and not settled, in id order."""
+def select_unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
+    """Select id, path, size and mtime_ns of a batch's images that are current and have no outcome, by id."""
     batch = connection.execute(
         select(batches.c.first_image_id, batches.c.last_image_id, runs.c.archive_id)
         .join(runs, runs.c.id == batches.c.run_id)
         .where(batches.c.id == batch_id)
     ).one()
-    span = (batch.first_image_id, batch.last_image_id)
-    of_run = and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id, outcomes.c.image_id.between(*span))
+    id_range = (batch.first_image_id, batch.last_image_id)
+    outcome_of_image = and_(
+        outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id, outcomes.c.image_id.between(*id_range)
+    )
     return (
         select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
-        .outerjoin(outcomes, of_run)
+        .outerjoin(outcomes, outcome_of_image)
         .where(
-            images.c.id.between(*span),
-            # The sum keeps planners from reading all of the archive by its index.
+            images.c.id.between(*id_range),
+            # The sum keeps planners from reading the whole archive through the index on archive_id.
             images.c.archive_id + 0 == batch.archive_id,
             images.c.current,
             outcomes.c.image_id.is_(None),
@@ -165,13 +185,13 @@ def unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[An
     )
 
 
-# -- steering ----------------------------------------------------------------------------------------------------
+# -- users -------------------------------------------------------------------------------------------------------
 
 
 def cancel(database: Database, run_id: int) -> int:
-    """Close a run's open batches; what is stored stays. Returns how many were closed."""
+    """Cancel a run's open batches and return how many they were; stored results stay."""
     with database.write() as connection:
-        # The run's row first, as a cut locks it too: a scan that is closing then cuts nothing any more.
+        # The run's row first, as `make_batches` locks it too: a scan that is closing then makes no more batches.
         connection.execute(
             update(runs).where(runs.c.id == run_id, runs.c.cancelled_at.is_(None)).values(cancelled_at=Now())
         )
@@ -183,24 +203,24 @@ def cancel(database: Database, run_id: int) -> int:
 
 
 def resume(database: Database, run_id: int) -> int:
-    """Lift a cancellation and cut what is left into batches. Returns how many were made."""
+    """Undo a run's cancellation and make batches of its unprocessed images; return how many batches."""
     with database.write() as connection:
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancelled_at=None))
         return make_batches(connection, run_id)
 
 
 def retry(database: Database, run_id: int) -> int:
-    """Forget a run's failures and batch their images again. Returns how many images that were."""
+    """Delete a run's failures and make batches of their images; return how many images."""
     with database.write() as connection:
-        # Ahead of all else, so that two retries at once do not both count the same failures.
+        # Locked first, so that two retries at the same time do not both count the same failures.
         connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
-        forgotten = forget_failures(connection, run_id)
+        deleted = delete_failures(connection, run_id)
         make_batches(connection, run_id)
-    return forgotten
+    return deleted
 
 
-def open_batches(database: Database, run_id: int) -> int:
-    """Count a run's batches that are not at an end."""
+def count_open_batches(database: Database, run_id: int) -> int:
+    """Count a run's batches that are pending, sent or claimed."""
     query = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
     with database.read() as connection:
         return connection.execute(query).scalar_one()

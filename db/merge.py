@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, select, tuple_,
 
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into
-from db.store import refresh_studies
+from db.study_results import refresh_study_results
 from db.tables import images, outcomes, runs, scan_entries, scans, studies
 from xray.vocabulary import Reason
 
@@ -106,8 +106,8 @@ def _refresh(connection: Connection, run_ids: Iterable[int], study_ids: Mapping[
     left = {version.study_id for version, _ in decided.corrected} | {version.study_id for version in decided.superseded}
     describe_studies(connection, grown | back | left)
     for run_id in run_ids:
-        refresh_studies(connection, run_id, sorted((grown | left) - back), only_known=True)
-        refresh_studies(connection, run_id, sorted(back))
+        refresh_study_results(connection, run_id, sorted((grown | left) - back), only_known=True)
+        refresh_study_results(connection, run_id, sorted(back))
 
 
 def drop_unseen(
@@ -136,7 +136,7 @@ def drop_unseen(
     dropped = {row.study_id for row in gone}
     describe_studies(connection, dropped)
     for run_id in run_ids:
-        refresh_studies(connection, run_id, sorted(dropped), only_known=True)
+        refresh_study_results(connection, run_id, sorted(dropped), only_known=True)
     return rows[-1].id, len(gone)
 
 

@@ -1,4 +1,4 @@
-"""Bring a database's schema to the version this code was written for (Alembic)."""
+"""Upgrade a database's schema to the version that this code needs (Alembic)."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from sqlalchemy import Connection, text
 from db.session import Database
 from xray.errors import UsageError
 
-# Any constant of our own: one migration at a time on a PostgreSQL server shared by many hosts.
+# Any constant: it lets only one host at a time migrate a PostgreSQL database.
 ADVISORY_LOCK = 0x626F6E65
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Migrate to the newest schema; safe to call from several processes at once.
+    """Upgrade to the newest schema; safe to call from several processes at the same time.
 
     Returns
     -------
     tuple of (str or None, str)
-        The revision found and the revision reached; equal when there was nothing to do.
+        The revisions before and after; equal if there was nothing to do.
     """
     config = _config()
     head = _head(config)
@@ -37,7 +37,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def check(database: Database) -> None:
-    """Refuse a database whose schema is not the one this code was written for.
+    """Check that a database has the schema that this code needs.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def check(database: Database) -> None:
         return
     _refuse_newer(config, revision)
     state = "has no bonescreen tables yet" if revision is None else f"is at revision {revision}"
-    raise UsageError(f"the database {database.shown_url} {state}; run: bonescreen db upgrade")
+    raise UsageError(f"the database {database.masked_url} {state}; run: bonescreen db upgrade")
 
 
 def _config() -> Config:
@@ -74,4 +74,4 @@ def _revision(connection: Connection) -> str | None:
 def _refuse_newer(config: Config, revision: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None and revision not in known:
-        raise UsageError(f"the database was made by a newer bonescreen (revision {revision}); update bonescreen here")
+        raise UsageError(f"the database was made by a newer bonescreen (revision {revision}); upgrade bonescreen here")

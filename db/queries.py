@@ -1,4 +1,4 @@
-"""Reads: what commands, exports and pages show, as frozen dataclasses. Nothing here writes."""
+"""Queries about results for commands, exports and pages: studies, images and failures. Nothing here writes."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,17 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case
 
 from db.run_queries import newest_run_ids
 from db.session import Database
+from db.study_results import STATUSES_WITH_SCORE
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
 from xray.vocabulary import Label, StudyStatus
-
-USABLE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
-"""Statuses of studies whose score says something; all others have none to go by."""
 
 
 @dataclass(frozen=True)
 class StudyRow:
     """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
 
-    Images that are out of scope do not count. None where it would say nothing: of a study that is pending, not
-    assessable or out of scope.
+    Images that are out of scope do not count. `score` is None if the study is pending, not assessable or out of scope.
     """
 
     run: int
@@ -39,10 +36,10 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One current image of a study in one run: a prediction, a failure, or neither yet.
+    """One current image of a study in one run: with a prediction, with a failure, or not processed yet.
 
-    `label` is the predicted one: positive from the model's image threshold on, and none out of scope, which is where
-    the model does not know the image's body part. The study's score is then without this image's probability.
+    `label` is predicted: positive if the probability is at least the model's image threshold. It is None if the image
+    is out of scope (the model does not know its body part); its probability is then left out of the study's score.
 
     `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
     """
@@ -66,7 +63,7 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class Study:
-    """One study in one run, with its images; `patient` is a keyed hash, 32 hexadecimal digits, where there is one."""
+    """One study in one run, with its images; `patient` is a keyed hash (32 hexadecimal digits) or None."""
 
     row: StudyRow
     digest: str
@@ -76,7 +73,7 @@ class Study:
 
 @dataclass(frozen=True)
 class ResultFilter:
-    """Which studies to list; None means all, but for `run`: of each archive its newest run, so each study once.
+    """Which studies to list. None means all, except for `run`: each archive's newest run, so each study once.
 
     `threshold` replaces the model's study threshold.
     """
@@ -91,8 +88,8 @@ class ResultFilter:
 
 
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
-    """Stream studies, the highest score first, those of which no score may be used last."""
-    rows = _wanted_rows(wanted).subquery()
+    """Stream studies by descending score; those without a score come last."""
+    rows = _select_matching(wanted).subquery()
     listed = select(rows).order_by(rows.c.score.desc().nulls_last(), rows.c.study, rows.c.run.desc())
     if wanted.limit is not None:
         listed = listed.limit(wanted.limit)
@@ -102,22 +99,20 @@ def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, Non
 
 
 def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus, int]:
-    """Count the studies that `results` would list without a limit, by status."""
-    rows = _wanted_rows(wanted).subquery()
+    """Count by status the studies that `results` would list without a limit."""
+    rows = _select_matching(wanted).subquery()
     with database.read() as connection:
         counted = connection.execute(select(rows.c.status, func.count()).group_by(rows.c.status)).all()
     return {StudyStatus(row[0]): row[1] for row in counted}
 
 
 def find_study(database: Database, key: str, run_id: int | None = None) -> list[Study]:
-    """Return a study by its key, or by an unambiguous end of it, once for each run that holds it.
-
-    The run that was scanned last comes first.
+    """Return a study by its key, or by an unambiguous end of its key: once for each run, the last scanned first.
 
     Raises
     ------
     UsageError
-        No study, or more than one, answers to the key.
+        No study matches the key, or more than one does.
     """
     with database.read() as connection:
         rows = _rows_of_study(connection, key, run_id)
@@ -126,58 +121,60 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
             raise UsageError(f"no study {key!r} {where}; see: bonescreen results")
         found = []
         for row in rows:
-            held = connection.execute(_image_rows(row["run"], row["study_id"])).all()
             known = frozenset(row["known_parts"].split())
-            shown = [_image_row(image._asdict(), row["image_threshold"], known) for image in held]
-            found.append(Study(_study_row(dict(row)), row["digest"], row["patient"], shown))
+            study_images = [
+                _image_row(image._asdict(), row["image_threshold"], known)
+                for image in connection.execute(_select_images(row["run"], row["study_id"]))
+            ]
+            found.append(Study(_study_row(dict(row)), row["digest"], row["patient"], study_images))
     return found
 
 
 def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequence[RowMapping]:
     last_scan = select(func.max(scans.c.id)).where(scans.c.run_id == runs.c.id).scalar_subquery()
-    held = _study_rows(None).order_by(last_scan.desc())
+    every = _select_studies(None).order_by(last_scan.desc())
     if run_id is not None:
-        held = held.where(runs.c.id == run_id)
-    exact = connection.execute(held.where(studies.c.key == key)).mappings().all()
+        every = every.where(runs.c.id == run_id)
+    exact = connection.execute(every.where(studies.c.key == key)).mappings().all()
     if exact:
         return exact
-    ends_so = studies.c.key.endswith("/" + key, autoescape=True)
-    fitting = held.with_only_columns(studies.c.key).where(ends_so).order_by(None).distinct().limit(6)
-    keys = list(connection.execute(fitting).scalars())
+    ends_with_key = studies.c.key.endswith("/" + key, autoescape=True)
+    matching = every.with_only_columns(studies.c.key).where(ends_with_key).order_by(None).distinct().limit(6)
+    keys = list(connection.execute(matching).scalars())
     if len(keys) > 1:
-        raise UsageError(f"{key!r} fits more than one study, say which: " + ", ".join(sorted(keys)[:5]))
-    return connection.execute(held.where(studies.c.key.in_(keys))).mappings().all()
+        raise UsageError(f"{key!r} matches more than one study; give one of: " + ", ".join(sorted(keys)[:5]))
+    return connection.execute(every.where(studies.c.key.in_(keys))).mappings().all()
 
 
-def _wanted_rows(wanted: ResultFilter) -> Select[tuple[object, ...]]:
-    rows = _study_rows(wanted.threshold).subquery()
+def _select_matching(wanted: ResultFilter) -> Select[tuple[object, ...]]:
+    rows = _select_studies(wanted.threshold).subquery()
     listed = select(rows).where(rows.c.run.in_(newest_run_ids()) if wanted.run is None else rows.c.run == wanted.run)
     if wanted.flagged:
         listed = listed.where(rows.c.flagged)
     if wanted.min_score is not None:
         listed = listed.where(rows.c.score >= wanted.min_score)
     if wanted.body_part is not None:
-        shows = and_(images.c.study_id == rows.c.study_id, images.c.current)
-        listed = listed.where(exists().where(shows, images.c.body_part == wanted.body_part.upper()))
+        image_of_study = and_(images.c.study_id == rows.c.study_id, images.c.current)
+        listed = listed.where(exists().where(image_of_study, images.c.body_part == wanted.body_part.upper()))
     if wanted.label is not None:
         listed = listed.where(rows.c.label == wanted.label)
     return listed
 
 
-def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
+def _select_studies(threshold: float | None) -> Select[tuple[object, ...]]:
     status = func.coalesce(study_results.c.status, StudyStatus.PENDING)
-    score = case((status.in_(USABLE), study_results.c.score))
+    score = case((status.in_(STATUSES_WITH_SCORE), study_results.c.score))
     flagged: ColumnElement[bool] = func.coalesce(study_results.c.flagged, False)
     if threshold is not None:
         flagged = func.coalesce(score, -1.0) >= threshold
     label = case(
         (flagged, literal(Label.POSITIVE.value)),
-        # Only a study all of whose images were read may be called negative.
+        # Only a study whose images were all read may be called negative.
         (status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
         else_=null(),
     )
-    held = and_(images.c.study_id == studies.c.id, images.c.current)
-    images_held = select(func.count()).where(held).scalar_subquery()
+    current_image = and_(images.c.study_id == studies.c.id, images.c.current)
+    image_count = select(func.count()).where(current_image).scalar_subquery()
     return (
         select(
             runs.c.id.label("run"),
@@ -189,7 +186,7 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
             score.label("score"),
             label.label("label"),
             flagged.label("flagged"),
-            func.coalesce(study_results.c.images, images_held).label("images"),
+            func.coalesce(study_results.c.images, image_count).label("images"),
             func.coalesce(study_results.c.failed, 0).label("failed"),
             (models.c.name + " " + models.c.version).label("model"),
             models.c.digest,
@@ -200,7 +197,7 @@ def _study_rows(threshold: float | None) -> Select[tuple[object, ...]]:
         .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
         .join(models, models.c.id == runs.c.model_id)
         .outerjoin(study_results, and_(study_results.c.run_id == runs.c.id, study_results.c.study_id == studies.c.id))
-        .where(exists().where(held))
+        .where(exists().where(current_image))
     )
 
 
@@ -210,7 +207,7 @@ def _study_row(values: dict[str, object]) -> StudyRow:
     return StudyRow(**fields)  # type: ignore[arg-type]
 
 
-def _image_rows(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
+def _select_images(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
     return (
         select(
             images.c.path,
@@ -252,7 +249,7 @@ def _image_row(values: dict[str, Any], threshold: float, body_parts: frozenset[s
 
 @dataclass(frozen=True)
 class FailureRow:
-    """One image that has no prediction, and why."""
+    """One image that has no prediction, and the reason."""
 
     run: int
     study: str
@@ -263,7 +260,7 @@ class FailureRow:
 
 
 def list_failures(database: Database, run_id: int | None = None) -> Generator[FailureRow, None, None]:
-    """Stream the current images that could not be read, of one run or of each archive's newest."""
+    """Stream the current images that could not be read, of one run or of each archive's newest run."""
     query = (
         select(
             outcomes.c.run_id, studies.c.key, images.c.path, outcomes.c.reason, outcomes.c.detail, outcomes.c.attempts
@@ -281,7 +278,7 @@ def list_failures(database: Database, run_id: int | None = None) -> Generator[Fa
 
 
 def count_failures(database: Database, run_id: int | None = None) -> dict[str, int]:
-    """Count what `list_failures` streams, by reason, the most frequent first."""
+    """Count the failures that `list_failures` streams by reason, the most frequent first."""
     query = (
         select(outcomes.c.reason, func.count().label("images"))
         .join(images, images.c.id == outcomes.c.image_id)

@@ -1,4 +1,4 @@
-"""Reads of runs: how far they are, and what they hold in numbers. Nothing here writes."""
+"""Queries about runs: state, progress and summary. Nothing here writes."""
 
 import json
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from xray.vocabulary import OPEN_STATES
 
 
 class RunState(StrEnum):
-    """Where a run stands; done when its scan is complete and no batch is open.
+    """The state of a run: done when its scan has finished and no batch is open.
 
-    One that is behind would be done, but a scan for another model version has found images that it has not screened.
+    A run is behind if, besides, a scan for another model version has found images that this run has not screened.
     """
 
     SCANNING = "scanning"
@@ -25,15 +25,15 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-AT_AN_END = (RunState.DONE, RunState.BEHIND, RunState.CANCELLED)
-"""Nothing happens in such a run until somebody scans its archive again, retries it or resumes it."""
+FINISHED_STATES = (RunState.DONE, RunState.BEHIND, RunState.CANCELLED)
+"""Nothing happens in such a run until its archive is scanned again, or the run is retried or resumed."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run in numbers. `inferred` counts distinct contents, so copies of a file count once.
+    """Summary of one run. `inferred` counts distinct contents, so copies of a file count once.
 
-    `skipped` (by reason) and `gone` count what its last finished scan passed over, and what was no longer there.
+    `skipped` (files by reason) and `gone` (images) are the counts of its last finished scan.
     """
 
     run: int
@@ -59,7 +59,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: images to settle, settled, and failed among those."""
+    """Progress of a run: its images, those processed, those of them that failed, and files found by an open scan."""
 
     state: RunState
     images: int
@@ -69,27 +69,27 @@ class Progress:
 
 
 def newest_runs(database: Database) -> list[int]:
-    """List the run of each archive that was scanned last, the highest number first."""
+    """List each archive's newest run (the one scanned last), by descending number."""
     with database.read() as connection:
         return sorted(connection.execute(newest_run_ids()).scalars(), reverse=True)
 
 
 def list_runs(database: Database) -> list[RunSummary]:
-    """Sum up every run, the newest first."""
+    """Summarise every run, the newest first."""
     with database.read() as connection:
         ids = list(connection.execute(select(runs.c.id).order_by(runs.c.id.desc())).scalars())
     return [run_summary(database, run_id) for run_id in ids]
 
 
 def run_summary(database: Database, run_id: int) -> RunSummary:
-    """Sum up one run.
+    """Summarise one run.
 
     Raises
     ------
     UsageError
         There is no such run.
     """
-    here = study_results.c.run_id == run_id
+    of_run = study_results.c.run_id == run_id
     with database.read() as connection:
         row = connection.execute(
             select(
@@ -114,7 +114,7 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         inferred = connection.execute(
             select(func.count(outcomes.c.content_id.distinct())).where(outcomes.c.run_id == run_id)
         )
-        flagged = connection.execute(select(func.count()).where(here, study_results.c.flagged))
+        flagged = connection.execute(select(func.count()).where(of_run, study_results.c.flagged))
         scan = connection.execute(
             select(scans.c.skipped, scans.c.gone)
             .where(scans.c.run_id == run_id, scans.c.finished_at.is_not(None))
@@ -150,17 +150,17 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
 
 
 def run_progress(database: Database, run_id: int) -> Progress:
-    """Say how far a run is; cheap enough to be asked every second."""
+    """Return the progress of a run; cheap enough to call every second."""
     open_scan = select(scans.c.found).where(scans.c.run_id == run_id, scans.c.finished_at.is_(None))
     any_open = select(batches.c.id).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES)).limit(1)
     with database.read() as connection:
         run = connection.execute(select(runs.c.archive_id, runs.c.cancelled_at).where(runs.c.id == run_id)).one()
         scanning = connection.execute(open_scan).scalar_one_or_none()
         running = connection.execute(any_open).first() is not None
-        held = connection.execute(
+        image_count = connection.execute(
             select(func.count()).where(images.c.archive_id == run.archive_id, images.c.current)
         ).scalar_one()
-        tally = connection.execute(
+        processed, failed = connection.execute(
             select(func.count(), func.count(outcomes.c.reason))
             .select_from(outcomes)
             .join(images, images.c.id == outcomes.c.image_id)
@@ -170,13 +170,13 @@ def run_progress(database: Database, run_id: int) -> Progress:
         cancelled=run.cancelled_at is not None,
         scanning=scanning is not None,
         running=running,
-        unprocessed=held - tally[0],
+        unprocessed=image_count - processed,
     )
-    return Progress(state, held, tally[0], tally[1], scanning or 0)
+    return Progress(state, image_count, processed, failed, scanning or 0)
 
 
 def run_state(*, cancelled: bool, scanning: bool, running: bool, unprocessed: int) -> RunState:
-    """Name a run's state from what is open and how many images are not settled."""
+    """Decide a run's state; `unprocessed` is the number of its images without an outcome."""
     if cancelled:
         return RunState.CANCELLED
     if scanning:
@@ -187,6 +187,6 @@ def run_state(*, cancelled: bool, scanning: bool, running: bool, unprocessed: in
 
 
 def newest_run_ids() -> Select[int]:
-    """Select the newest run of each archive: the one that was scanned last."""
+    """Select each archive's newest run, which is the one scanned last."""
     latest = select(func.max(scans.c.id)).group_by(scans.c.archive_id)
     return select(scans.c.run_id).where(scans.c.id.in_(latest))

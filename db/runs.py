@@ -1,4 +1,4 @@
-"""Runs, and the archives and models they join: written by the producer, named by everybody."""
+"""Runs (one archive screened with one model version), and the archives and model versions that they refer to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from xray.errors import UsageError
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """What the ledger keeps of a model package: enough to queue for it and to judge a study by it."""
+    """What the database keeps of a model package: its queue, its thresholds, and how it is described."""
 
     name: str
     version: str
@@ -26,7 +26,7 @@ class ModelVersion:
 
 
 def register_archive(database: Database, name: str, root: str) -> int:
-    """Return the id of an archive, made if it is new; its root is kept up to date for people to read."""
+    """Return the id of an archive, and add it if it is new; store where it was scanned last, for messages."""
     with database.write() as connection:
         upsert = insert_into(connection, archives).values(name=name, root=root)
         upsert = upsert.on_conflict_do_update(index_elements=["name"], set_={"root": upsert.excluded.root})
@@ -35,7 +35,7 @@ def register_archive(database: Database, name: str, root: str) -> int:
 
 
 def archive_layout(database: Database, archive_id: int) -> str | None:
-    """Return the layout that an archive was first scanned in, or None before that."""
+    """Return the layout of an archive's last finished scan, or None before the first one."""
     with database.read() as connection:
         query = select(archives.c.layout).where(archives.c.id == archive_id)
         layout: str | None = connection.execute(query).scalar_one()
@@ -49,31 +49,31 @@ def archive_roots(database: Database) -> dict[str, str]:
 
 
 def register_model(database: Database, model: ModelVersion) -> int:
-    """Return the id of a model version, made if it is new."""
+    """Return the id of a model version, and add it if it is new."""
     values = {**vars(model), "body_parts": " ".join(model.body_parts)}
     with database.write() as connection:
         connection.execute(insert_into(connection, models).values(**values).on_conflict_do_nothing())
-        same = (models.c.digest == model.digest, models.c.precision == model.precision)
-        model_id: int = connection.execute(select(models.c.id).where(*same)).scalar_one()
+        this_model = (models.c.digest == model.digest, models.c.precision == model.precision)
+        model_id: int = connection.execute(select(models.c.id).where(*this_model)).scalar_one()
     return model_id
 
 
 def open_run(database: Database, archive_id: int, model_id: int, batch_size: int) -> int:
-    """Return the id of the run of a model version over an archive, made if it is new."""
+    """Return the id of the run of a model version over an archive, and add it if it is new."""
     with database.write() as connection:
         connection.execute(
             insert_into(connection, runs)
             .values(archive_id=archive_id, model_id=model_id, batch_size=batch_size, created_at=Now())
             .on_conflict_do_nothing()
         )
-        here = (runs.c.archive_id == archive_id, runs.c.model_id == model_id)
-        connection.execute(update(runs).where(*here).values(batch_size=batch_size))
-        run_id: int = connection.execute(select(runs.c.id).where(*here)).scalar_one()
+        this_run = (runs.c.archive_id == archive_id, runs.c.model_id == model_id)
+        connection.execute(update(runs).where(*this_run).values(batch_size=batch_size))
+        run_id: int = connection.execute(select(runs.c.id).where(*this_run)).scalar_one()
     return run_id
 
 
 def require_run(database: Database, run_id: int) -> None:
-    """Refuse a run number that is none.
+    """Check that a run exists.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""One database, SQLite or PostgreSQL: its connections, its clock, and its outages by name."""
+"""The database session, for SQLite and PostgreSQL: connections, transactions, the database's clock, and outages.
+
+Also two helpers for statements that must run on both: `insert_into` for upserts, and `chunks`.
+"""
 
 import os
 import sqlite3
@@ -18,30 +21,35 @@ from sqlalchemy.sql.functions import FunctionElement
 from xray.errors import DatabaseOutage, StorageOutage, UsageError
 
 BUSY_SECONDS = 30
-SWITCH_PAUSE_SECONDS = 0.02
-PROBE_MILLISECONDS = 2000
+"""How long a connection waits for SQLite's write lock."""
+
+WAL_RETRY_SECONDS = 0.02
+
+WRITE_CHECK_MILLISECONDS = 2000
+"""How long `Database.write_fault` waits for SQLite's write lock."""
+
 IDLE_SECONDS = 15
-"""A writer that is stopped, or whose machine vanished, within a transaction loses it and its row locks after that."""
+"""PostgreSQL rolls back a writing transaction that is idle this long, such as that of a process that was stopped or
+whose machine failed, so that its row locks do not block the others."""
 
 DISK_FULL = "53100"
 READ_ONLY = "25006"
 """A standby after a failover, or a managed server whose disk is full."""
-SERVER_TROUBLE = ("57", "58")
-"""SQLSTATE's classes of an operator's intervention and of errors outside PostgreSQL, which are no operational errors
-to every driver."""
+SERVER_FAULTS = ("57", "58")
+"""SQLSTATE classes "operator intervention" and "system error", which not every driver reports as operational errors."""
 PROGRAM_LIMIT = "54"
-"""SQLSTATE's class of what PostgreSQL can never do: a bug of ours, which waiting does not mend."""
+"""SQLSTATE class "program limit exceeded": a bug in a statement of ours, which waiting does not fix."""
 
-_GIVE_UP_LOCKS = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+_SET_IDLE_TIMEOUT = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
 
-_DAMAGED = ("is damaged", "put a copy back, or move the file away to begin anew")
+_DAMAGED = ("is damaged", "restore a backup, or move the file away to start again")
 _FILE_FAULTS = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check that its folder is there and this user may write in it"),
-    sqlite3.SQLITE_READONLY: ("cannot be written", "check that this user may write to the file and in its folder"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check that its folder exists and that this user may write to it"),
+    sqlite3.SQLITE_READONLY: ("cannot be written", "check that this user may write to the file and its folder"),
 }
-"""SQLite's errors that are its file's and no mistake in SQL: what to say, and the way out."""
+"""SQLite errors whose cause is the file and not the SQL: what is wrong with it, and what to do."""
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
 
@@ -60,12 +68,12 @@ def _now_sqlite(element: Now, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(Now, "postgresql")
 def _now_postgresql(element: Now, compiler: SQLCompiler, **kw: Any) -> str:
-    # now() stands still within a transaction; a lease must not.
+    # now() would return the start of the transaction, which is too early for a lease.
     return "extract(epoch from clock_timestamp())::double precision"
 
 
 class Database:
-    """Short transactions on one database; every loss of it is raised as an `Outage`.
+    """Short transactions on one database; if it cannot be reached or used, they raise an `Outage`.
 
     Parameters
     ----------
@@ -75,23 +83,23 @@ class Database:
     Raises
     ------
     UsageError
-        The URL is neither, or an SQLite file would lie on a network file system (its locks do not hold there).
+        The URL is neither, or the SQLite file is on a network file system, where its locks are not reliable.
     """
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self.dialect = self._engine.dialect.name
-        self.shown_url = self._engine.url.set(query={}).render_as_string(hide_password=True)
+        self.masked_url = self._engine.url.set(query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open one transaction that writes; it commits at the end of the block, or rolls back on any error."""
+        """Open a transaction that may write; it commits at the end of the block and rolls back on any error."""
         with self._transaction(writes=True) as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open one transaction that only reads, on one snapshot."""
+        """Open a transaction that only reads, on one snapshot."""
         with self._transaction(writes=False) as connection:
             yield connection
 
@@ -105,7 +113,7 @@ class Database:
                 connection = connection.execution_options(**options)
                 with connection.begin():
                     if self.dialect == "postgresql" and writes:
-                        connection.exec_driver_sql(_GIVE_UP_LOCKS)
+                        connection.exec_driver_sql(_SET_IDLE_TIMEOUT)
                     yield connection
         except (OperationalError, InterfaceError) as error:
             if (_sqlstate(error) or "").startswith(PROGRAM_LIMIT):
@@ -119,26 +127,26 @@ class Database:
     def _outage(self, error: DBAPIError) -> DatabaseOutage | StorageOutage:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         if "disk is full" in reason or _sqlstate(error) == DISK_FULL:
-            return StorageOutage(f"no space left for the database {self.shown_url}: {reason}")
+            return StorageOutage(f"no space left for the database {self.masked_url}: {reason}")
         fault = _file_fault(error)
         if fault is not None:
-            state, way_out = fault
-            return DatabaseOutage(f"the database {self.shown_url} {state}: {reason}; {way_out}")
-        return DatabaseOutage(f"the database {self.shown_url} does not answer: {reason}")
+            state, remedy = fault
+            return DatabaseOutage(f"the database {self.masked_url} {state}: {reason}; {remedy}")
+        return DatabaseOutage(f"the database {self.masked_url} does not answer: {reason}")
 
     def write_fault(self) -> str | None:
-        """Say in words why nothing can be written just now, or None; looks at SQLite's one lock, for two seconds."""
+        """Return why SQLite cannot be written now, after waiting two seconds for its lock; None if it can be."""
         if self.dialect != "sqlite":
             return None
         with self.read() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {PROBE_MILLISECONDS}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {WRITE_CHECK_MILLISECONDS}")
         try:
             with self.write():
                 return None
         except (DatabaseOutage, StorageOutage) as outage:
             return str(outage)
         finally:
-            # Pooled connections would keep the short timeout.
+            # Connections in the pool would keep the short timeout.
             self._engine.dispose()
 
     def close(self) -> None:
@@ -148,7 +156,7 @@ class Database:
 
 def _is_outage(error: DBAPIError) -> bool:
     sqlstate = _sqlstate(error) or ""
-    return sqlstate == READ_ONLY or sqlstate.startswith(SERVER_TROUBLE) or _file_fault(error) is not None
+    return sqlstate == READ_ONLY or sqlstate.startswith(SERVER_FAULTS) or _file_fault(error) is not None
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
@@ -156,7 +164,7 @@ def _sqlstate(error: DBAPIError) -> str | None:
 
 
 def _file_fault(error: DBAPIError) -> tuple[str, str] | None:
-    # The low byte is the kind of error, the others say more.
+    # The low byte of an extended error code is the primary one.
     return _FILE_FAULTS.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
 
 
@@ -165,7 +173,8 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            "BONESCREEN_DATABASE_URL is no database URL; write sqlite:////folder/file.db or postgresql://user@host/name"
+            "BONESCREEN_DATABASE_URL is not a database URL; "
+            "set it to sqlite:////folder/file.db or postgresql://user@host/name"
         ) from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
@@ -190,8 +199,8 @@ def _engine(url: str) -> Engine:
             )
         except (ModuleNotFoundError, NoSuchModuleError) as error:
             raise UsageError("PostgreSQL needs its driver: pip install 'bonescreen[postgres]'") from error
-        # Many rows in one statement: the driver's own way, a pipeline, ends with a message that disarms the server's
-        # clock of `_GIVE_UP_LOCKS`.
+        # psycopg would insert many rows in a pipeline, and the message that ends it stops the server's idle timer,
+        # which `_SET_IDLE_TIMEOUT` has set. SQLAlchemy's single statement does not.
         engine.dialect.use_insertmanyvalues_wo_returning = True
         return engine
     raise UsageError(f"the database {backend!r} is not supported; use sqlite or postgresql")
@@ -217,7 +226,7 @@ def _refuse_network_file_system(file: Path) -> None:
 
 
 def _sqlite_connect(connection: Any, record: Any) -> None:
-    # The driver's own transaction control would begin late and deferred; we say BEGIN ourselves.
+    # The driver would begin transactions late and deferred; `_sqlite_begin` begins them instead.
     connection.isolation_level = None
     cursor = connection.cursor()
     _use_wal(cursor)
@@ -227,7 +236,8 @@ def _sqlite_connect(connection: Any, record: Any) -> None:
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
-    # Of two connections that switch a new file at once SQLite refuses one without a wait, as neither could go on.
+    # If two connections switch a new file to WAL at the same time, SQLite refuses one at once, without the busy
+    # timeout, to avoid a deadlock.
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -236,11 +246,11 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(SWITCH_PAUSE_SECONDS)
+            time.sleep(WAL_RETRY_SECONDS)
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # A deferred transaction that turns into a writer can fail at once with "database is locked", whatever the timeout.
+    # A deferred transaction that writes later can fail at once with "database is locked", whatever the busy timeout.
     writes = connection.get_execution_options().get("bonescreen_writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -248,17 +258,17 @@ def _sqlite_begin(connection: Connection) -> None:
 T = TypeVar("T")
 
 CHUNK = 500
-"""Rows a statement: well under SQLite's and PostgreSQL's limits on bound values."""
+"""Rows per statement: well below SQLite's and PostgreSQL's limits on bound values."""
 
 
 def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Start an insert that can be given ``on_conflict_do_nothing`` or ``on_conflict_do_update``."""
+    """Start an INSERT that has ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a list into pieces of at most `CHUNK`."""
+    """Split a sequence into parts of at most `CHUNK` items."""
     for start in range(0, len(items), CHUNK):
         yield items[start : start + CHUNK]

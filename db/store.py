@@ -1,19 +1,19 @@
-"""Writes of results: contents, predictions, outcomes, and the study results that follow from them."""
+"""Store what workers found: contents, predictions and outcomes, then the results of the studies concerned."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, or_, select
+from sqlalchemy import Connection, delete, insert, select
 
 from db.session import Database, chunks, insert_into
-from db.tables import contents, images, models, outcomes, predictions, runs, study_results
-from xray.vocabulary import Reason, StudyStatus
+from db.study_results import refresh_study_results
+from db.tables import contents, images, outcomes, predictions, runs
+from xray.vocabulary import Reason
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one content.
+    """The network's output for one content (the bytes of one or more image files).
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """How one image of a run was settled: by a content's prediction, or by a reason why there is none.
+    """The result of processing one image: the content it holds, or the reason why it has no prediction.
 
-    `prediction` is None when the content is one that the database already holds a prediction for.
+    `prediction` is None if the content has one already: from another image of the batch, or in the database.
     """
 
     image_id: int
@@ -48,8 +48,8 @@ class ImageOutcome:
     attempts: int = 1
 
 
-def known_contents(database: Database, model_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Tell which contents (SHA-256, 32 bytes each) a model version has a prediction for."""
+def predicted_contents(database: Database, model_id: int, digests: Sequence[bytes]) -> set[bytes]:
+    """Return those contents (SHA-256, 32 bytes each) that a model version has predicted already."""
     known: set[bytes] = set()
     with database.read() as connection:
         for chunk in chunks(sorted(set(digests))):
@@ -64,14 +64,14 @@ def known_contents(database: Database, model_id: int, digests: Sequence[bytes]) 
 
 
 def record_outcomes(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> None:
-    """Write the outcomes of images, each once, and renew the results of their studies.
+    """Write the outcomes of images and refresh the results of their studies.
 
-    Rows that other transactions may write too are taken in sorted order: in different orders they would deadlock.
+    Rows that other transactions may also write are written in sorted order; different orders would deadlock.
 
     Raises
     ------
     sqlalchemy.exc.IntegrityError
-        An image of the run is settled already.
+        An image already has an outcome in this run.
     """
     model_id = connection.execute(select(runs.c.model_id).where(runs.c.id == run_id)).scalar_one()
     ids = _content_ids(connection, sorted({r.digest for r in results if r.digest is not None}))
@@ -103,11 +103,11 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     ]
     for chunk in chunks(processed):
         connection.execute(insert(outcomes), chunk)
-    refresh_studies(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
+    refresh_study_results(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
 
 
-def forget_failures(connection: Connection, run_id: int) -> int:
-    """Delete a run's failed outcomes, so that their images are unsettled again; returns how many."""
+def delete_failures(connection: Connection, run_id: int) -> int:
+    """Delete the outcomes of a run's failed images, so that these are processed again; return how many."""
     failed = list(
         connection.execute(
             select(outcomes.c.image_id).where(outcomes.c.run_id == run_id, outcomes.c.reason.is_not(None))
@@ -115,113 +115,8 @@ def forget_failures(connection: Connection, run_id: int) -> int:
     )
     for chunk in chunks(failed):
         connection.execute(delete(outcomes).where(outcomes.c.run_id == run_id, outcomes.c.image_id.in_(chunk)))
-    refresh_studies(connection, run_id, _studies_of(connection, failed))
+    refresh_study_results(connection, run_id, _studies_of(connection, failed))
     return len(failed)
-
-
-def refresh_studies(connection: Connection, run_id: int, study_ids: Sequence[int], *, only_known: bool = False) -> None:
-    """Compute the results of studies anew from their images' outcomes; `only_known` makes no new rows.
-
-    A study that has no current image any more has no result either.
-    """
-    model = connection.execute(
-        select(models.c.id, models.c.study_threshold, models.c.body_parts)
-        .join(runs, runs.c.model_id == models.c.id)
-        .where(runs.c.id == run_id)
-    ).one()
-    body_parts = frozenset(model.body_parts.split())
-    for chunk in chunks(sorted(study_ids)):
-        locked = _lock_results(connection, run_id, chunk, make=not only_known)
-        tallied = connection.execute(_tally(run_id, model.id, locked, body_parts))
-        rows = [_result_row(run_id, study, model.study_threshold) for study in tallied]
-        if rows:
-            upsert = insert_into(connection, study_results)
-            fresh = {name: upsert.excluded[name] for name in ("status", "score", "flagged", "images", "failed")}
-            connection.execute(upsert.on_conflict_do_update(index_elements=["run_id", "study_id"], set_=fresh), rows)
-        if empty := set(locked) - {row["study_id"] for row in rows}:
-            connection.execute(
-                delete(study_results).where(study_results.c.run_id == run_id, study_results.c.study_id.in_(empty))
-            )
-
-
-def _result_row(run_id: int, study: Row[Any], threshold: float) -> dict[str, Any]:
-    status = study_status(study.images, study.processed, study.scored, study.in_scope, study.scored_in_scope)
-    shown = status in (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
-    return {
-        "run_id": run_id,
-        "study_id": study.id,
-        "status": status,
-        "score": study.score,
-        "flagged": shown and study.score is not None and study.score >= threshold,
-        "images": study.images,
-        "failed": study.processed - study.scored,
-    }
-
-
-def study_status(images_held: int, processed: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:
-    """Name a study's status from the tally of its images.
-
-    Those that show a body part the model does not know have no say in it, unless there are no others.
-
-    Parameters
-    ----------
-    images_held, settled, scored : int
-        Images of the study; those that have an outcome; those that have a prediction.
-    in_scope, scored_in_scope : int
-        Images of a body part that the model knows, or of which none is told; those of them that have a prediction.
-    """
-    if processed < images_held:
-        return StudyStatus.PENDING
-    if scored == 0:
-        return StudyStatus.NOT_ASSESSABLE
-    if in_scope == 0:
-        return StudyStatus.OUT_OF_SCOPE
-    if scored_in_scope == 0:
-        return StudyStatus.NOT_ASSESSABLE
-    return StudyStatus.SCORED if scored_in_scope == in_scope else StudyStatus.INCOMPLETE
-
-
-def _lock_results(connection: Connection, run_id: int, study_ids: Sequence[int], *, make: bool) -> list[int]:
-    # The rows are made and locked before the tally is read: two workers that each settle one image of a study
-    # would else both count without the other's.
-    if make:
-        placeholder = {"status": StudyStatus.PENDING, "score": None, "flagged": False, "images": 0, "failed": 0}
-        connection.execute(
-            insert_into(connection, study_results).on_conflict_do_nothing(),
-            [{"run_id": run_id, "study_id": study_id, **placeholder} for study_id in study_ids],
-        )
-    return list(
-        connection.execute(
-            select(study_results.c.study_id)
-            .where(study_results.c.run_id == run_id, study_results.c.study_id.in_(study_ids))
-            .order_by(study_results.c.study_id)
-            .with_for_update()
-        ).scalars()
-    )
-
-
-def _tally(run_id: int, model_id: int, study_ids: Sequence[int], body_parts: Collection[str]) -> Select[Any]:
-    in_scope = or_(images.c.body_part.is_(None), images.c.body_part.in_(body_parts))
-    scored_in_scope = and_(in_scope, predictions.c.content_id.is_not(None))
-    return (
-        select(
-            images.c.study_id.label("id"),
-            func.count(images.c.id).label("images"),
-            func.count(outcomes.c.image_id).label("processed"),
-            func.count(predictions.c.content_id).label("scored"),
-            func.count(case((in_scope, 1))).label("in_scope"),
-            func.count(case((scored_in_scope, 1))).label("scored_in_scope"),
-            func.avg(case((in_scope, predictions.c.probability))).label("score"),
-        )
-        .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
-        .outerjoin(
-            predictions,
-            and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == model_id),
-        )
-        .where(images.c.study_id.in_(study_ids), images.c.current)
-        .group_by(images.c.study_id)
-        .order_by(images.c.study_id)
-    )
 
 
 def _content_ids(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:

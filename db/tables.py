@@ -1,16 +1,16 @@
-"""The tables. Times are seconds since the epoch on the database's own clock, so that hosts need not agree.
+"""The tables. Times are seconds since 1970 on the database's own clock, so hosts' clocks may differ.
 
 ::
 
     archives ─┬─ studies ── images          what the producer found
-              ├─ passed_over                what it opened and found to be no radiograph
+              ├─ passed_over                files that it opened and skipped, with the reason
               └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
     models ────────────┤
                        ├─ batches           the ledger
-                       ├─ outcomes          one row an image a run: a prediction's content, or a reason
-                       └─ study_results     one row a study a run
-    contents ── predictions                 one row a content a model version, immutable
-    heartbeats                              who is alive, and what hinders them
+                       ├─ outcomes          one row per image and run: a content, or the reason of a failure
+                       └─ study_results     one row per study and run
+    contents ── predictions                 one row per content and model version, immutable
+    heartbeats                              worker and feeder processes, and what they wait for
 """
 
 from sqlalchemy import (
@@ -49,7 +49,7 @@ archives = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("root", Text, nullable=False),
     Column("layout", String(20)),
-    # Tells which pseudonym key its headers were read with, not the key: another one has them read again.
+    # Identifies the pseudonym key that its headers were read with (not the key itself); another key reads them again.
     Column("pseudonym_key", String(16)),
 )
 
@@ -75,10 +75,10 @@ studies = Table(
     Column("id", Id, primary_key=True),
     Column("archive_id", ForeignKey("archives.id"), nullable=False),
     Column("key", Text, nullable=False),
-    # Of its current images, each once, with commas: "HAND,WRIST".
+    # The body parts of its current images, each once: "HAND,WRIST".
     Column("body_parts", Text),
     Column("human_label", String(10)),
-    # A keyed hash, hexadecimal: the only trace of who the patient is.
+    # A keyed hash, hexadecimal; nothing else about the patient is stored.
     Column("patient", String(32)),
     UniqueConstraint("archive_id", "key"),
 )
@@ -92,8 +92,8 @@ images = Table(
     Column("path", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
-    # As the latest scan saw it. A file that changed is a new image; one that changed or went away keeps its results,
-    # for when it comes back, and is no longer current.
+    # Whether the latest scan found it. A changed file is a new image. The rows of a changed or deleted file are kept,
+    # with their results, in case it comes back; they are no longer current.
     Column("current", Boolean, nullable=False),
     Column("body_part", String(20)),
     Column("view", String(20)),
@@ -140,7 +140,7 @@ scans = Table(
     Column("skipped", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
-    # One open scan an archive: two at once would each call the other's files gone.
+    # One open scan per archive: two at the same time would each mark the other's files as gone.
     Index(
         "uq_scans_open",
         "archive_id",
@@ -182,7 +182,7 @@ batches = Table(
     Column("worker", String(200)),
     Column("lease_expires_at", Double),
     Column("sent_at", Double),
-    # Which life of the broker the message was sent in: another life has forgotten it.
+    # Identifies the broker's data when the message was sent: in another epoch the message is lost.
     Column("epoch", String(32)),
     Index("ix_batches_run_id_state", "run_id", "state"),
     Index("ix_batches_state", "state"),

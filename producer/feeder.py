@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db import dispatch
-from db.heartbeats import beat, retire
+from db.heartbeats import record_heartbeat, remove_heartbeat
 from db.migrate import check
 from db.scans import open_scans
 from db.session import Database
@@ -124,14 +124,16 @@ class Feeder:
         """
         expired = 0
         if time.monotonic() >= self._patient_until:
-            expired = dispatch.return_expired(self._database)
+            expired = dispatch.recover_expired(self._database)
             self._adopt_scan()
         epoch = self._transport.epoch()
-        lost = dispatch.return_lost_epochs(self._database, epoch)
-        for queue in dispatch.queues_with(self._database, BatchState.SENT):
+        lost = dispatch.requeue_after_broker_loss(self._database, epoch)
+        for queue in dispatch.queues_with_batches(self._database, BatchState.SENT):
             empty = self._transport.depth(queue) == 0
-            lost += dispatch.return_overdue(self._database, queue, OVERDUE_SECONDS if empty else STALE_SECONDS)
-        sent = sum(self._fill(queue, epoch) for queue in dispatch.queues_with(self._database, BatchState.PENDING))
+            lost += dispatch.requeue_unclaimed(self._database, queue, OVERDUE_SECONDS if empty else STALE_SECONDS)
+        sent = sum(
+            self._fill(queue, epoch) for queue in dispatch.queues_with_batches(self._database, BatchState.PENDING)
+        )
         if sent or expired or lost:
             log.info("sent %d, leases expired %d, messages lost %d", sent, expired, lost)
         return Tick(sent, expired, lost)
@@ -140,12 +142,12 @@ class Feeder:
         depth = self._transport.depth(queue)
         if depth >= LOW_WATER:
             return 0
-        taken = dispatch.take_for_sending(self._database, queue, HIGH_WATER - depth, epoch)
+        taken = dispatch.mark_sent(self._database, queue, HIGH_WATER - depth, epoch)
         for position, (run_id, batch_id) in enumerate(taken):
             try:
                 self._transport.send(queue, run_id, batch_id)
             except BrokerOutage:
-                dispatch.unsend(self._database, [unsent for _, unsent in taken[position:]])
+                dispatch.mark_unsent(self._database, [unsent for _, unsent in taken[position:]])
                 raise
         return len(taken)
 
@@ -184,7 +186,7 @@ class Feeder:
     def _report(self, problem: str | None, logged: str | None = None) -> None:
         self._note(problem, logged)
         try:
-            beat(self._database, self._name, "feeder", None, problem)
+            record_heartbeat(self._database, self._name, "feeder", None, problem)
         except Outage as outage:
             self._note(str(outage))
 
@@ -196,6 +198,6 @@ class Feeder:
 
     def _end(self) -> None:
         try:
-            retire(self._database, self._name)
+            remove_heartbeat(self._database, self._name)
         except Outage as outage:
             log.warning("ended while waiting: %s", outage)

@@ -71,16 +71,16 @@ def fill(
     sweep(database, scan)
     close_scan(database, scan, {})
     touched = any(outcome is not None for outcome in processed.values())
-    for run, batch in dispatch.take_for_sending(database, model.queue, 1000, "epoch") if touched else []:
+    for run, batch in dispatch.mark_sent(database, model.queue, 1000, "epoch") if touched else []:
         if run != run_id:
-            dispatch.unsend(database, [batch])
+            dispatch.mark_unsent(database, [batch])
             continue
         claim = ledger.claim(database, run, batch, "worker")
         assert claim is not None
-        (item,) = ledger.work_of(database, claim)
+        (item,) = ledger.unprocessed_images(database, claim)
         outcome = processed[item.path]
         if outcome is None:
-            ledger.hand_back(database, claim)
+            ledger.release_claim(database, claim)
         else:
             ledger.finish(database, claim, [_outcome(item.image_id, outcome)])
     return run_id

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 
 from db import ledger, merge, scans
-from db.dispatch import take_for_sending
+from db.dispatch import mark_sent
 from db.merge import Entry
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.session import Database
@@ -57,7 +57,7 @@ def scan(
 
 def send_all(database: Database, limit: int = 1000) -> list[tuple[int, int]]:
     """Mark all pending batches sent, as the feeder would."""
-    return take_for_sending(database, MODEL.queue, limit, "epoch")
+    return mark_sent(database, MODEL.queue, limit, "epoch")
 
 
 def scored(image_id: int, probability: float = 0.7, content: int | None = None) -> ImageOutcome:
@@ -72,7 +72,7 @@ def finish_sent(database: Database, batches: int = 1000, probability: float = 0.
     for sent in send_all(database, batches):
         held = ledger.claim(database, *sent, "w")
         assert held is not None
-        work = ledger.work_of(database, held)
+        work = ledger.unprocessed_images(database, held)
         assert ledger.finish(database, held, [scored(item.image_id, probability) for item in work])
         done += len(work)
     return done

@@ -1,1 +1,1 @@
-"""The Celery worker: claim a batch, load, infer, explain, store."""
+"""The Celery worker: claims a batch, loads its images, infers and stores the results."""

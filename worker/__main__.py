@@ -1,4 +1,4 @@
-"""``python -m worker``: one Celery worker for the configured model. `bonescreen worker` keeps it running."""
+"""``python -m worker``: one Celery worker for the configured model. `bonescreen worker` supervises it."""
 
 import os
 import sys
@@ -10,13 +10,11 @@ from xray.settings import read_settings
 
 
 def main() -> int:
-    """Run the worker until it is told to stop."""
+    """Run the worker until it is shut down."""
     try:
         settings = read_settings(os.environ)
         if settings.broker_url is None:
-            raise UsageError(
-                "a worker by itself needs BONESCREEN_BROKER_URL; `bonescreen screen` brings its own broker"
-            )
+            raise UsageError("a worker needs BONESCREEN_BROKER_URL; `bonescreen screen` starts a broker of its own")
         package = load_package(settings.model)
     except BonescreenError as error:
         print(f"error: {error}", file=sys.stderr)

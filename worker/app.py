@@ -1,6 +1,5 @@
-"""The Celery application of a worker: prefork, one process a device, nothing heavy before the fork."""
+"""The worker's Celery application: prefork, one child process per device, nothing heavy before the fork."""
 
-import logging
 import os
 from dataclasses import asdict
 
@@ -19,12 +18,9 @@ from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage
 from xray.settings import Settings
 
-# INFO lines of Celery's tracer name the task, its id and its result: numbers only, see worker.batch.BatchSummary.
-log = logging.getLogger(__name__)
-
 
 def celery_app(broker_url: str) -> Celery:
-    """Build an application that speaks as our workers do: JSON only, no results, our transport's timing.
+    """Make a Celery application as workers and Flower use it: JSON only, no results, our transport options.
 
     Parameters
     ----------
@@ -47,14 +43,14 @@ def celery_app(broker_url: str) -> Celery:
 
 
 def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Celery:
-    """Build the application that screens with one model version.
+    """Make the Celery application of a worker, which screens with one model version.
 
     Parameters
     ----------
     settings : Settings
-        The environment.
+        Read from the environment.
     package : ModelPackage
-        Names the queue; its weights are read in the child, on the first batch.
+        Determines the queue; its weights are loaded in the child, for the first batch.
     broker_url : str
         Redis-protocol URL.
     """
@@ -70,11 +66,12 @@ def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Cele
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_proc_alive_timeout=60.0,
     )
-    child = _Child(settings, package, queue)
-    # Kept alive by the closure below; Celery's signal would hold it only weakly.
+    child = _ChildProcess(settings, package, queue)
+    # By default signals keep only weak references, which would be lost at the end of this function.
     worker_process_init.connect(child.start, weak=False)
     worker_process_shutdown.connect(child.stop, weak=False)
 
+    # Celery logs a task's arguments and result at INFO, so they must be numbers only: see `BatchSummary`.
     @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
     def screen_batch(run_id: int, batch_id: int) -> dict[str, object]:
         return asdict(child.worker.run(run_id, batch_id))
@@ -82,8 +79,8 @@ def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Cele
     return app
 
 
-class _Child:
-    """What a forked child owns: its database connections, its pulse and its network."""
+class _ChildProcess:
+    """The state of a forked child process: its database connections, its lease renewal and its network."""
 
     worker: BatchWorker
 
@@ -93,22 +90,22 @@ class _Child:
         self._queue = queue
 
     def start(self, **_: object) -> None:
-        """Set a fresh child up; the network waits for the first batch."""
+        """Set up a new child process; the network is loaded for the first batch."""
         die_with_parent()
         start_watchdog()
         database = Database(self._settings.effective_database_url)
         name = f"{self._settings.worker_signature}:{os.getpid()}"
-        self._pulse = LeaseRenewer(database, name, self._queue, parent=os.getppid())
-        self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._pulse, name)
-        self._pulse.start()
+        self._lease_renewer = LeaseRenewer(database, name, self._queue, parent=os.getppid())
+        self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._lease_renewer, name)
+        self._lease_renewer.start()
 
     def stop(self, **_: object) -> None:
-        """End a child in good order, so that nobody takes it for alive."""
-        self._pulse.retire()
+        """Shut down the child process and remove its heartbeat."""
+        self._lease_renewer.stop()
 
     def _open_engine(self) -> Engine:
         try:
             return open_engine(self._package, self._settings.engine, self._settings.graph_cache)
         except Exception as error:
-            # Whatever a network library raises here is this host's trouble, never an image's.
+            # Whatever a network library raises here, its cause is this host and not an image.
             raise EngineOutage(f"the model cannot be loaded: {error}") from error

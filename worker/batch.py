@@ -1,4 +1,4 @@
-"""One batch: claim, load, infer, explain, store."""
+"""Screen one batch: claim it, load its images, infer, store the results."""
 
 import logging
 import threading
@@ -13,9 +13,9 @@ import numpy as np
 from db import ledger
 from db.ledger import Claim
 from db.session import Database
-from db.store import ImageOutcome, Prediction, known_contents
+from db.store import ImageOutcome, Prediction, predicted_contents
 from worker.lease_renewal import LeaseRenewer
-from worker.load import Loaded, load_images
+from worker.load import LoadedImage, load_images
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, FileFault, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
@@ -28,28 +28,28 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 3.0
-"""Between two tries while something is away."""
+RETRY_SECONDS = 3.0
+"""Pause between two attempts during an outage."""
 
 OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE, Reason.CHANGED})
-"""Failures that, shared by every image of a batch, may say something of the archive and not of the files."""
+"""If all images of a batch fail for one of these reasons, the cause may be the archive and not the files."""
 
-GROUP = 32
-"""Images decoded ahead and given to the engine at once."""
+GROUP_SIZE = 32
+"""Images that are decoded ahead and passed to the engine together."""
 
 
 class _ClaimLost(Exception):
-    """The lease ran out and the batch is no longer ours: stop, and store nothing."""
+    """The lease has expired and the batch is no longer this worker's: stop and store nothing."""
 
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a task returns: numbers only, as Flower and logs show it.
+    """The result of a task: only numbers, as Flower and logs show it.
 
     Parameters
     ----------
     images, failures, inferred : int
-        Images settled, those of them that failed, and those that the network was run on.
+        Images processed; those of them that failed; those that the network was run on.
     seconds : float
         From claim to store.
     rate : float
@@ -63,11 +63,12 @@ class BatchSummary:
     rate: float
 
 
-NOTHING = BatchSummary(0, 0, 0, 0.0, 0.0)
+NOT_PROCESSED = BatchSummary(0, 0, 0, 0.0, 0.0)
+"""The result of a task whose batch could not be claimed, was lost, or was released in an outage."""
 
 
 def shared_fault(outcomes: Sequence[ImageOutcome]) -> Reason | None:
-    """Name the fault that all images of a batch share, if it is one that an archive gone away gives all its files."""
+    """Return the failure that all images of a batch have in common, if an archive outage may be its cause."""
     reasons = {outcome.reason for outcome in outcomes}
     if len(outcomes) > 1 and len(reasons) == 1 and reasons <= OUTAGE_REASONS:
         return reasons.pop()
@@ -82,15 +83,15 @@ class BatchWorker:
     database : Database
         This process's own.
     settings : Settings
-        Says where archives lie on this host.
+        Has the archives' roots on this host.
     package : ModelPackage
-        The model version this worker serves.
+        The model version.
     start_engine : callable returning Engine
-        Loads the network; called on the first batch, and again after the engine broke.
-    pulse : Pulse
-        Renews the lease of the batch in work.
+        Loads the network; called for the first batch, and again after the engine has failed.
+    lease_renewer : LeaseRenewer
+        Renews the lease of the batch in work, and reports what this worker waits for.
     name : str
-        How this worker signs its claims.
+        Stored with the worker's claims.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class BatchWorker:
         settings: Settings,
         package: ModelPackage,
         start_engine: Callable[[], Engine],
-        pulse: LeaseRenewer,
+        lease_renewer: LeaseRenewer,
         name: str,
     ) -> None:
         self._database = database
@@ -107,34 +108,34 @@ class BatchWorker:
         self._package = package
         self._start_engine = start_engine
         self._engine: Engine | None = None
-        self._pulse = pulse
+        self._lease_renewer = lease_renewer
         self._name = name
         self._preprocessing = Preprocessing.from_id(package.card.preprocessing)
 
     def run(self, run_id: int, batch_id: int) -> BatchSummary:
-        """Screen one batch, if it is to be had; a second delivery of its message does nothing.
+        """Screen one batch if it can be claimed; a message delivered twice does nothing the second time.
 
-        During an outage the batch is handed back and this returns only after a pause, so that the worker stops
-        consuming; nothing is marked failed.
+        During an outage the batch is released, no image is marked failed, and this method pauses before it returns, so
+        that the worker does not consume the next message at once.
         """
-        engine = self._patiently(self._ready_engine)
-        claim = self._patiently(lambda: ledger.claim(self._database, run_id, batch_id, self._name))
+        engine = self._retry_during_outage(self._ready_engine)
+        claim = self._retry_during_outage(lambda: ledger.claim(self._database, run_id, batch_id, self._name))
         if claim is None:
-            log.info("batch %d of run %d is not to be had", batch_id, run_id)
-            return NOTHING
+            log.info("batch %d of run %d cannot be claimed", batch_id, run_id)
+            return NOT_PROCESSED
         started = time.monotonic()
-        with self._pulse.hold(claim) as lost:
+        with self._lease_renewer.renewing(claim) as lost:
             try:
                 outcomes = self._screen(engine, claim, lost)
-                if not self._patiently(lambda: ledger.finish(self._database, claim, outcomes)):
+                if not self._retry_during_outage(lambda: ledger.finish(self._database, claim, outcomes)):
                     raise _ClaimLost
             except _ClaimLost:
-                log.warning("batch %d of run %d was taken back meanwhile; nothing stored", batch_id, run_id)
-                return NOTHING
+                log.warning("lost the claim on batch %d of run %d; nothing stored", batch_id, run_id)
+                return NOT_PROCESSED
             except Outage as outage:
-                self._hand_back(claim, outage)
-                return NOTHING
-        self._pulse.problem = None
+                self._release(claim, outage)
+                return NOT_PROCESSED
+        self._lease_renewer.problem = None
         failures = sum(outcome.reason is not None for outcome in outcomes)
         inferred = sum(outcome.prediction is not None for outcome in outcomes)
         seconds = time.monotonic() - started
@@ -147,65 +148,66 @@ class BatchWorker:
 
     def _screen(self, engine: Engine, claim: Claim, lost: threading.Event) -> list[ImageOutcome]:
         root = self._root(claim)
-        items = self._patiently(lambda: ledger.work_of(self._database, claim))
+        images = self._retry_during_outage(lambda: ledger.unprocessed_images(self._database, claim))
         outcomes: list[ImageOutcome] = []
-        seen: set[bytes] = set()
-        for group in load_images(root, items, self._preprocessing, GROUP):
+        inferred: set[bytes] = set()
+        for group in load_images(root, images, self._preprocessing, GROUP_SIZE):
             if lost.is_set():
                 raise _ClaimLost
-            outcomes.extend(self._infer(engine, claim, group, seen))
+            outcomes.extend(self._infer(engine, claim, group, inferred))
         reason = shared_fault(outcomes)
-        if reason is not None and not self._still_reads(claim, root):
+        if reason is not None and not self._archive_is_readable(claim, root):
             raise ArchiveOutage(
-                f"all {len(outcomes)} images of a batch of {claim.archive} are {reason}: is it mounted and readable? "
-                "If it is, scan it again"
+                f"all {len(outcomes)} images of a batch of {claim.archive} are {reason}: is the archive mounted and "
+                "readable? If it is, scan it again"
             )
         return outcomes
 
-    def _still_reads(self, claim: Claim, root: Path) -> bool:
-        """Tell whether an image of the archive that was read before can be read now: then the archive is well."""
-        witness = self._patiently(lambda: ledger.image_read_before(self._database, claim))
-        if witness is None:
+    def _archive_is_readable(self, claim: Claim, root: Path) -> bool:
+        """Try to read an image again that was read before in this run."""
+        image = self._retry_during_outage(lambda: ledger.latest_read_image(self._database, claim))
+        if image is None:
             return False
         try:
-            read_image_file(root, witness.path, seen=(witness.size, witness.mtime_ns))
+            read_image_file(root, image.path, seen=(image.size, image.mtime_ns))
         except FileFault:
             return False
         return True
 
-    def _infer(self, engine: Engine, claim: Claim, group: Sequence[Loaded], seen: set[bytes]) -> list[ImageOutcome]:
+    def _infer(
+        self, engine: Engine, claim: Claim, group: Sequence[LoadedImage], inferred: set[bytes]
+    ) -> list[ImageOutcome]:
+        """Run the network on contents that neither the database nor `inferred` has, and add them to `inferred`."""
         readable = {loaded.digest: loaded for loaded in group if loaded.digest and loaded.pixels is not None}
-        known = self._patiently(lambda: known_contents(self._database, claim.model_id, list(readable)))
-        new = [digest for digest in readable if digest not in known and digest not in seen]
-        seen.update(new)
-        predictions = self._predict(engine, [readable[digest] for digest in new])
-        first = dict(zip(new, predictions, strict=True))
+        known = self._retry_during_outage(lambda: predicted_contents(self._database, claim.model_id, list(readable)))
+        new = [digest for digest in readable if digest not in known and digest not in inferred]
+        inferred.update(new)
+        predictions = dict(zip(new, self._predict(engine, [readable[digest] for digest in new]), strict=True))
         outcomes = []
         for loaded in group:
+            image_id = loaded.image.image_id
             if loaded.fault is not None:
-                # A digest would claim a prediction for these bytes.
-                outcomes.append(
-                    ImageOutcome(loaded.item.image_id, reason=loaded.fault.reason, detail=loaded.fault.detail)
-                )
+                # Without the digest: an outcome with a digest counts as predicted.
+                outcomes.append(ImageOutcome(image_id, reason=loaded.fault.reason, detail=loaded.fault.detail))
             elif loaded.digest is not None:
-                # Only one image of a content carries its prediction.
-                outcomes.append(ImageOutcome(loaded.item.image_id, loaded.digest, first.pop(loaded.digest, None)))
+                # Of images with the same content, only the first carries the prediction.
+                outcomes.append(ImageOutcome(image_id, loaded.digest, predictions.pop(loaded.digest, None)))
         return outcomes
 
-    def _predict(self, engine: Engine, group: Sequence[Loaded]) -> list[Prediction]:
+    def _predict(self, engine: Engine, group: Sequence[LoadedImage]) -> list[Prediction]:
         if not group:
             return []
-        films = np.stack([loaded.pixels for loaded in group if loaded.pixels is not None])
+        images = np.stack([loaded.pixels for loaded in group if loaded.pixels is not None])
         try:
-            inferred = engine.infer(films)
+            inference = engine.infer(images)
         except Exception as error:
-            # The input is plain bytes of a fixed shape, so no image is to blame: the device or its memory is.
+            # The input is an array of fixed shape and type, so the cause is the device or its memory, not an image.
             self._engine = None
-            raise EngineOutage(f"the {engine.name} engine broke: {error}") from error
-        probabilities = self._package.card.probability(inferred.logits)
+            raise EngineOutage(f"the {engine.name} engine failed: {error}") from error
+        probabilities = self._package.card.probability(inference.logits)
         return [
             Prediction(float(logit), float(probability), cam.astype("<f2").tobytes(), (cam.shape[0], cam.shape[1]))
-            for logit, probability, cam in zip(inferred.logits, probabilities, inferred.cams, strict=True)
+            for logit, probability, cam in zip(inference.logits, probabilities, inference.cams, strict=True)
         ]
 
     def _root(self, claim: Claim) -> Path:
@@ -217,18 +219,18 @@ class BatchWorker:
             )
         return root
 
-    def _hand_back(self, claim: Claim, outage: Outage) -> None:
-        self._pulse.problem = str(outage)
-        log.warning("batch %d of run %d handed back: %s", claim.batch_id, claim.run_id, type(outage).__name__)
-        self._patiently(lambda: ledger.hand_back(self._database, claim))
-        time.sleep(PAUSE_SECONDS)
+    def _release(self, claim: Claim, outage: Outage) -> None:
+        self._lease_renewer.problem = str(outage)
+        log.warning("batch %d of run %d released: %s", claim.batch_id, claim.run_id, type(outage).__name__)
+        self._retry_during_outage(lambda: ledger.release_claim(self._database, claim))
+        time.sleep(RETRY_SECONDS)
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Try until the database, the disk or the engine is back; meanwhile nothing else is consumed."""
+    def _retry_during_outage(self, attempt: Callable[[], T]) -> T:
+        """Retry until the database, the disk or the engine works again; meanwhile no other message is consumed."""
         while True:
             try:
                 return attempt()
             except (DatabaseOutage, StorageOutage, EngineOutage) as outage:
-                self._pulse.problem = str(outage)
+                self._lease_renewer.problem = str(outage)
                 log.warning("waiting: %s", type(outage).__name__)
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""A worker child's pulse: one thread that renews the lease, reports health, and ends an orphan."""
+"""The lease renewal of a worker child: a thread that renews the lease of the batch in work and sends heartbeats."""
 
 import logging
 import os
@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from db.heartbeats import beat, retire
-from db.ledger import Claim, renew
+from db.heartbeats import record_heartbeat, remove_heartbeat
+from db.ledger import Claim, renew_lease
 from db.session import Database
 from xray.errors import Outage
 from xray.message import RENEW_SECONDS
@@ -16,44 +16,46 @@ from xray.message import RENEW_SECONDS
 log = logging.getLogger(__name__)
 
 PROBLEM_SECONDS = 30.0
-"""Longer than any pause between two tries at what is away (``worker.batch.PAUSE_SECONDS``)."""
+"""How long a problem is reported; longer than any pause between two attempts (``worker.batch.RETRY_SECONDS``)."""
 
 
 class LeaseRenewer:
-    """Beats every `RENEW_SECONDS` as long as the process lives.
+    """Every `RENEW_SECONDS`, renews the lease of the batch in work and sends a heartbeat, in a thread of its own.
+
+    It also ends the process if the Celery parent is gone, as nothing would ever shut this child down.
 
     Parameters
     ----------
     database : Database
         This process's own.
     name, queue : str
-        Who reports, and for which queue.
+        The heartbeat's name (``worker:process id``) and queue.
     parent : int
-        Process id of the Celery parent; when it is gone, nobody would ever end this child.
-    die : callable
-        Called when the parent is gone.
+        Process id of the Celery parent.
+    end_process : callable
+        Called with the exit code when the parent is gone.
     """
 
     def __init__(
-        self, database: Database, name: str, queue: str, parent: int, die: Callable[[int], object] = os._exit
+        self, database: Database, name: str, queue: str, parent: int, end_process: Callable[[int], object] = os._exit
     ) -> None:
         self._problem: tuple[str, float] | None = None
         self._database = database
         self._name = name
         self._queue = queue
         self._parent = parent
-        self._die = die
-        self._held: Claim | None = None
+        self._end_process = end_process
+        self._claim: Claim | None = None
         self._lost = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-renewal", daemon=True)
 
     @property
     def problem(self) -> str | None:
-        """What this process waits for; forgotten when it was not said again for a while, as the trouble may be over.
+        """What this process waits for, or None; a problem that was not set again for a while is dropped.
 
-        Without a batch to try, nobody here would find out.
+        It may be solved by then, which a worker without a batch would not notice.
         """
         if self._problem is None or time.monotonic() - self._problem[1] > PROBLEM_SECONDS:
             return None
@@ -64,50 +66,46 @@ class LeaseRenewer:
         self._problem = None if text is None else (text, time.monotonic())
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread and remove this process's heartbeat."""
         self._stop.set()
         self._thread.join()
-
-    def retire(self) -> None:
-        """End the thread and take this process's heartbeat away."""
-        self.stop()
         try:
-            retire(self._database, self._name)
+            remove_heartbeat(self._database, self._name)
         except Outage as outage:
-            log.warning("not signed off: %s", type(outage).__name__)
+            log.warning("heartbeat not removed: %s", type(outage).__name__)
 
     @contextmanager
-    def hold(self, claim: Claim) -> Iterator[threading.Event]:
+    def renewing(self, claim: Claim) -> Iterator[threading.Event]:
         """Renew a claim's lease within the block; the event yielded is set once the claim is lost."""
         with self._lock:
-            self._held = claim
+            self._claim = claim
             self._lost = lost = threading.Event()
         try:
             yield lost
         finally:
             with self._lock:
-                self._held = None
+                self._claim = None
 
     def _run(self) -> None:
         while True:
             if os.getppid() != self._parent:
-                self._die(1)
+                self._end_process(1)
                 return
             try:
-                self._beat()
-            # Whatever it is: without a pulse, each batch in work would be taken for lost from here on.
+                self._renew()
+            # Any error: if this thread ended, every batch in work would from now on lose its lease.
             except Exception as error:
-                log.warning("no pulse: %s", type(error).__name__)
+                log.warning("lease not renewed: %s", type(error).__name__)
             if self._stop.wait(RENEW_SECONDS):
                 return
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         with self._lock:
-            held, lost = self._held, self._lost
-        if held is not None and not renew(self._database, held):
+            claim, lost = self._claim, self._lost
+        if claim is not None and not renew_lease(self._database, claim):
             lost.set()
-        beat(self._database, self._name, "worker", self._queue, self.problem)
+        record_heartbeat(self._database, self._name, "worker", self._queue, self.problem)

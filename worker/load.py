@@ -1,4 +1,4 @@
-"""Decode a batch's files in threads, ahead of the network."""
+"""Load a batch's images: read and decode their files in threads, ahead of the network."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from db.ledger import WorkItem
+from db.ledger import BatchImage
 from worker.watchdog import decoding
 from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault, StorageOutage
@@ -21,93 +21,93 @@ from xray.vocabulary import Reason
 
 THREADS = max(2, min(8, os.cpu_count() or 2))
 
-LARGE_FILM = 20_000_000
-"""Pixels over which an image is decoded alone: decoding takes several bytes a pixel (`xray.images.decode`)."""
+LARGE_IMAGE_PIXELS = 20_000_000
+"""Larger images are decoded one at a time, as decoding takes several bytes per pixel (`xray.images.decode`)."""
 
-_ONE_LARGE_FILM = threading.Lock()
+_large_image_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """One file as the network takes it, or the fault that keeps it from that.
+class LoadedImage:
+    """One image as the network takes it, or the fault of its file.
 
     Parameters
     ----------
-    item : WorkItem
-        The image.
+    image : BatchImage
+        The image in the ledger.
     digest : bytes or None
-        SHA-256 of the file's bytes, when they could be read.
+        SHA-256 of the file's bytes; None if they could not be read.
     pixels : ndarray of uint8, shape (size, size), or None
-        The preprocessed film.
+        The preprocessed image, in [0, 255].
     fault : FileFault or None
         Why there are no pixels.
     """
 
-    item: WorkItem
+    image: BatchImage
     digest: bytes | None = None
     pixels: NDArray[np.uint8] | None = None
     fault: FileFault | None = None
 
 
 def load_images(
-    root: Path, items: Sequence[WorkItem], preprocessing: Preprocessing, group: int
-) -> Iterator[list[Loaded]]:
-    """Yield the images of a batch in groups, in order, while threads decode the next ones.
+    root: Path, images: Sequence[BatchImage], preprocessing: Preprocessing, group_size: int
+) -> Iterator[list[LoadedImage]]:
+    """Yield the images of a batch in order, in groups, while threads decode the next ones.
 
-    At most two groups are held decoded, and of the films over ``LARGE_FILM`` one is decoded at a time, so memory
-    depends neither on the batch's size nor on how many of its films are large.
+    At most two groups are in memory, and images of more than `LARGE_IMAGE_PIXELS` are decoded one at a time, so memory
+    depends neither on the batch size nor on the number of large images.
 
     Parameters
     ----------
     root : Path
         The archive's root on this host.
-    items : sequence of WorkItem
-        What to load.
+    images : sequence of BatchImage
+        The images to load.
     preprocessing : Preprocessing
         The model package's.
-    group : int
-        Images a group, at least 1.
+    group_size : int
+        Images per group, at least 1.
 
     Raises
     ------
     ArchiveOutage
-        The root is away.
+        The root is missing or unreadable.
     StorageOutage
         This host is out of memory.
     """
     with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
-        ahead: list[Future[Loaded]] = []
+        ahead: list[Future[LoadedImage]] = []
         position = 0
         try:
-            while position < len(items) or ahead:
-                while position < len(items) and len(ahead) < 2 * group:
-                    ahead.append(pool.submit(_load, root, items[position], preprocessing))
+            while position < len(images) or ahead:
+                while position < len(images) and len(ahead) < 2 * group_size:
+                    ahead.append(pool.submit(_load, root, images[position], preprocessing))
                     position += 1
-                ready, ahead = [future.result() for future in ahead[:group]], ahead[group:]
+                ready, ahead = [future.result() for future in ahead[:group_size]], ahead[group_size:]
                 yield ready
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _load(root: Path, item: WorkItem, preprocessing: Preprocessing) -> Loaded:
+def _load(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
     digest = None
     try:
-        data = _read(root, item)
+        data = _read(root, image)
         digest = content_digest(data)
-        with _ONE_LARGE_FILM if pixel_count(data) > LARGE_FILM else nullcontext(), decoding():
-            return Loaded(item, digest, load(data, preprocessing))
+        with _large_image_lock if pixel_count(data) > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
+            return LoadedImage(image, digest, load(data, preprocessing))
     except FileFault as fault:
-        return Loaded(item, digest, fault=fault)
+        return LoadedImage(image, digest, fault=fault)
     except MemoryError as error:
-        raise StorageOutage("this host has no memory left to decode an image") from error
+        raise StorageOutage("this host does not have enough memory to decode an image") from error
 
 
-def _read(root: Path, item: WorkItem) -> bytes:
+def _read(root: Path, image: BatchImage) -> bytes:
     try:
-        return read_image_file(root, item.path, seen=(item.size, item.mtime_ns))
+        return read_image_file(root, image.path, seen=(image.size, image.mtime_ns))
     except FileFault as fault:
         if fault.reason is not Reason.VANISHED:
             raise
-    # An archive that came back between the file's absence and the look at its root has the file now.
-    return read_image_file(root, item.path, seen=(item.size, item.mtime_ns))
+    # Read again: the archive may have come back after the file was missing and before its root was checked.
+    return read_image_file(root, image.path, seen=(image.size, image.mtime_ns))

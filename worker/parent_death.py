@@ -1,4 +1,7 @@
-"""A process that nobody would ever end again ends with its parent."""
+"""Have a process killed when its parent dies, so that no worker, feeder or broker is left running unsupervised.
+
+``python -m worker.parent_death PARENT_PID COMMAND...`` runs a command this way.
+"""
 
 import ctypes
 import os
@@ -9,17 +12,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies; it survives `exec`, and does nothing outside Linux.
+    """Have the kernel kill this process when its parent dies; survives `exec`, and does nothing outside Linux.
 
-    SIGKILL, as a polite end waits: Celery's for a batch that may be waiting for an outage to pass, the broker's
-    in the way of its successor. The ledger takes back what was in work.
+    The signal is SIGKILL, as a warm shutdown would take too long: Celery's waits for the batch in work, which may be
+    waiting for an outage to end, and the broker's would block the broker that replaces it. The feeder recovers the
+    batch.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Tie this process to its parent and become the command."""
+    """Tie this process to its parent, then replace it by the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     die_with_parent()
     if os.getppid() != parent:

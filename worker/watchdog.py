@@ -1,4 +1,4 @@
-"""End a child that a decoder never comes back to: its batch would never be done, here or anywhere."""
+"""A watchdog that ends a child process whose decoder hangs; otherwise its batch would never finish."""
 
 import faulthandler
 import os
@@ -7,21 +7,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HANG_SECONDS = 120.0
-"""The longest that a film took to decode is 20, of 100 million pixels on a busy machine."""
+TIMEOUT_SECONDS = 120.0
+"""The slowest image to decode, of 100 million pixels on a busy machine, took 20 s."""
 
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 
-# By its number: Celery puts a log in the place of `sys.stderr`, to which C cannot write.
+# The file descriptor: Celery replaces `sys.stderr` by a logger, which C code cannot write to.
 STANDARD_ERROR = 2
 
 _decoding: dict[int, float] = {}
-"""Since when (monotonic clock) each thread has been decoding a film."""
+"""The threads that are decoding an image, and since when (monotonic clock)."""
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Mark this thread as decoding a film within the block."""
+    """Tell the watchdog that this thread decodes an image within the block."""
     thread = threading.get_ident()
     _decoding[thread] = time.monotonic()
     try:
@@ -30,22 +30,23 @@ def decoding() -> Iterator[None]:
         del _decoding[thread]
 
 
-def start_watchdog(hang_seconds: float = HANG_SECONDS) -> None:
-    """Have this process end (exit code 1) when a film takes so many seconds to decode, or no Python runs for so long.
+def start_watchdog(timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    """Start a thread that ends this process (exit code 1) if it hangs.
 
-    There are damaged films that keep CharLS busy for ever, and decoders that hold Python's lock meanwhile. The parent
-    starts another child, the feeder takes the batch back, and in the end the film is quarantined. Where each thread
-    stood goes to standard error: names of functions and lines of code, and no values.
+    A process hangs if an image takes longer than `timeout_seconds` to decode, or if Python code does not run for that
+    long: some damaged images make CharLS loop forever, and some decoders hold the GIL meanwhile. The Celery parent
+    then starts another child, and the feeder recovers the batch and finally quarantines the image. A traceback of each
+    thread goes to standard error: function names and line numbers, no values.
     """
 
-    def look() -> None:
+    def check() -> None:
         while True:
-            # This alarm is in C, and so needs no lock of Python's to go off; each look puts it off.
-            faulthandler.dump_traceback_later(hang_seconds, exit=True, file=STANDARD_ERROR)
-            if any(time.monotonic() - since > hang_seconds for since in list(_decoding.values())):
+            # This timer runs in C and needs no GIL to fire; every check restarts it.
+            faulthandler.dump_traceback_later(timeout_seconds, exit=True, file=STANDARD_ERROR)
+            if any(time.monotonic() - since > timeout_seconds for since in list(_decoding.values())):
                 faulthandler.dump_traceback(file=STANDARD_ERROR)
                 os._exit(1)
-            pause.wait(min(LOOK_SECONDS, hang_seconds / 4))
+            pause.wait(min(CHECK_SECONDS, timeout_seconds / 4))
 
     pause = threading.Event()
-    threading.Thread(target=look, name="hang", daemon=True).start()
+    threading.Thread(target=check, name="watchdog", daemon=True).start()

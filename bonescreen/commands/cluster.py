@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from bonescreen.broker import answers, broker_socket
+from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.context import open_ledger, settings_here
@@ -97,7 +97,7 @@ def worker() -> None:
     finally:
         # A batch that it had no time to end would else count as one on which a worker was lost.
         with suppress(Outage):
-            ledger.hand_back_all(database, settings.worker_signature)
+            ledger.release_claims(database, settings.worker_signature)
 
 
 def feed() -> None:
@@ -143,7 +143,7 @@ def flower(
 def _broker_url(settings: Settings) -> str:
     if settings.broker_url is not None:
         return settings.broker_url
-    if not answers(broker_socket(settings)):
+    if not is_ready(broker_socket(settings)):
         raise UsageError(
             f"set BONESCREEN_BROKER_URL; no `bonescreen screen`, whose broker could be shown, runs in {settings.home}"
         )

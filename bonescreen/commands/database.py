@@ -25,7 +25,7 @@ def upgrade() -> None:
     settings = settings_here()
     if settings.database_url is None:
         with open_ledger(settings) as database:
-            say(f"The embedded database {database.shown_url} is up to date; that happens by itself.")
+            say(f"The embedded database {database.masked_url} is up to date; that happens by itself.")
         return
     database = Database(settings.database_url)
     try:
@@ -33,6 +33,6 @@ def upgrade() -> None:
     finally:
         database.close()
     if before == after:
-        say(f"The database {database.shown_url} is up to date (revision {after}).")
+        say(f"The database {database.masked_url} is up to date (revision {after}).")
     else:
-        say(f"The database {database.shown_url} is at revision {after} now (before: {before or 'empty'}).")
+        say(f"The database {database.masked_url} is at revision {after} now (before: {before or 'empty'}).")

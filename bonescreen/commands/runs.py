@@ -52,7 +52,7 @@ def resume(run: Run) -> None:
     with open_ledger(settings) as database:
         summary = run_summary(database, run)
         ledger.resume(database, run)
-        waiting = ledger.open_batches(database, run)
+        waiting = ledger.count_open_batches(database, run)
     if not waiting:
         say(f"Run {run} has nothing left to do.")
         return

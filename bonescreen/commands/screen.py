@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bonescreen.broker import await_broker, broker_socket
+from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.commands.results import print_results
 from bonescreen.progress import RunProgress
@@ -25,7 +25,7 @@ from bonescreen.terminal import count, escape_unprintable, tell
 from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
-from db.run_queries import AT_AN_END, RunState, run_progress, run_summary
+from db.run_queries import FINISHED_STATES, RunState, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
 from producer.find import Source
@@ -103,7 +103,7 @@ def _interruptible(job: Job) -> Iterator[None]:
         if job.settings.database_url is None:
             # Its own worker held them: else each interrupt would count as one that was lost on them.
             with suppress(Outage):
-                ledger.hand_back_all(job.database)
+                ledger.release_claims(job.database)
         tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
         raise typer.Exit(130) from None
 
@@ -135,7 +135,7 @@ def _work(job: Job, reports: list[ScanReport]) -> None:
     with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
         try:
             if job.settings.broker_url is None:
-                await_broker(broker_socket(job.settings), supervisor.check)
+                wait_for_broker(broker_socket(job.settings), supervisor.check)
             for report in reports:
                 _await(job, report, supervisor)
         except KeyboardInterrupt:
@@ -153,7 +153,7 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
                 now = run_progress(job.database, report.run_id)
                 problem = _problem(job, supervisor.check(), starting=time.monotonic() < patient_until)
                 shown.update(now, problem)
-                if now.state in AT_AN_END:
+                if now.state in FINISHED_STATES:
                     return
             except Outage as outage:
                 shown.problem(str(outage))
@@ -182,7 +182,6 @@ def _problem(job: Job, dying: list[str], *, starting: bool) -> str | None:
     alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
     if not alive and not starting:
         # They can write down no problem while another process locks an SQLite database, which can still be read.
-        return (
-            f"feeder and worker cannot write to the database {job.database.shown_url}; see {job.settings.home / 'logs'}"
-        )
+        logs = job.settings.home / "logs"
+        return f"feeder and worker cannot write to the database {job.database.masked_url}; see {logs}"
     return next((beat.problem for beat in alive if beat.problem), None)

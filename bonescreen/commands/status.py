@@ -9,7 +9,7 @@ import typer
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json, percent, run_json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.problems import Facts, Problem, gather, is_open, problems
+from bonescreen.problems import Problem, SystemState, find_problems, is_open, read_system_state
 from bonescreen.scanning import counts
 from bonescreen.terminal import count, print_table, say, write_json
 from db.heartbeats import Heartbeat
@@ -34,11 +34,11 @@ def status(
     Example: bonescreen status
     """
     settings = settings_here()
-    facts, found = Facts([], {}, [], {}, embedded=False, broker=None, archives={}, database=None), []
+    facts, found = SystemState([], {}, [], {}, embedded=False, broker=None, archives={}, database=None), []
     try:
         with open_ledger(settings) as database:
-            facts = gather(settings, database, _chosen(database, run))
-        found = problems(facts)
+            facts = read_system_state(settings, database, _chosen(database, run))
+        found = find_problems(facts)
     except DatabaseOutage as outage:
         found = [Problem(f"{outage}.", "Start the database, or mend BONESCREEN_DATABASE_URL. Workers wait for it.")]
     except StorageOutage as outage:
@@ -58,7 +58,7 @@ def _chosen(database: Database, run: int | None) -> list[RunSummary]:
     return [summary for summary in listed if is_open(summary)] or listed[:1]
 
 
-def _as_json(facts: Facts, found: Sequence[Problem]) -> dict[str, object]:
+def _as_json(facts: SystemState, found: Sequence[Problem]) -> dict[str, object]:
     return {
         "ok": not any(problem.hinders for problem in found),
         "runs": [{**run_json(run), "failures": facts.failures[run.run]} for run in facts.runs],
@@ -67,7 +67,7 @@ def _as_json(facts: Facts, found: Sequence[Problem]) -> dict[str, object]:
     }
 
 
-def _print(facts: Facts, found: Sequence[Problem]) -> None:
+def _print(facts: SystemState, found: Sequence[Problem]) -> None:
     for run in facts.runs:
         _print_run(run, facts)
     shown = [process for process in facts.processes if process.alive or facts.open_runs]
@@ -81,7 +81,7 @@ def _print(facts: Facts, found: Sequence[Problem]) -> None:
         say(_next_step(facts))
 
 
-def _print_run(run: RunSummary, facts: Facts) -> None:
+def _print_run(run: RunSummary, facts: SystemState) -> None:
     say(f"Run {run.run}: {run.state}, {percent(run)} % settled", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
     processed = f"{run.processed:,} of {run.images:,} settled, {run.failed:,} failed"
@@ -110,7 +110,7 @@ def _process(process: Heartbeat) -> list[str]:
     return [process.role, process.name, f"{process.age_seconds:.0f} s ago", state]
 
 
-def _next_step(facts: Facts) -> str:
+def _next_step(facts: SystemState) -> str:
     if not facts.runs:
         return "No runs yet. Start one: bonescreen screen PATH"
     if facts.open_runs:

@@ -1,4 +1,4 @@
-"""Alembic's entry: always runs inside the transaction that `db.migrate.upgrade` opened."""
+"""Alembic's entry point: runs inside the transaction that `db.migrate.upgrade` has opened."""
 
 from alembic import context
 

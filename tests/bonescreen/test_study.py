@@ -87,11 +87,11 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     stage(database, scan, [Entry(STUDY, f"{STUDY}/image{n}.png", 1, 1, "HAND", "positive") for n in (1, 2, 3)])
     merge(database, scan)
     close_scan(database, scan, {})
-    ((_, batch),) = dispatch.take_for_sending(database, model.queue, 1, "epoch")
+    ((_, batch),) = dispatch.mark_sent(database, model.queue, 1, "epoch")
     claim = ledger.claim(database, run, batch, "worker")
     assert claim is not None
     outcomes = []
-    for item in ledger.work_of(database, claim):
+    for item in ledger.unprocessed_images(database, claim):
         data = (root / item.path).read_bytes()
         cam = np.array([[2, 0], [0, -2]], "<f2").tobytes()
         predicted = ImageOutcome(item.image_id, hashlib.sha256(data).digest(), Prediction(1.0, 0.7, cam, (2, 2)))

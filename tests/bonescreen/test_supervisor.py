@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bonescreen.broker import answers, await_broker, broker_service, broker_socket, responds
+from bonescreen.broker import broker_service, broker_socket, is_ready, is_responding, wait_for_broker
 from bonescreen.supervisor import Supervisor
 from tests.awaiting import await_that
 from xray.settings import Settings, read_settings
@@ -26,13 +26,13 @@ def supervisor(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Run the embedded broker, asked more often than usual."""
     monkeypatch.setattr("bonescreen.supervisor.ASK_SECONDS", 0.1)
     with Supervisor([broker_service(settings)]) as supervisor:
-        await_broker(broker_socket(settings), supervisor.check)
+        wait_for_broker(broker_socket(settings), supervisor.check)
         yield supervisor
 
 
 def _replaced(supervisor: Supervisor, settings: Settings, before: dict[str, int]) -> bool:
     supervisor.check()
-    return supervisor.pids() != before and answers(broker_socket(settings))
+    return supervisor.pids() != before and is_ready(broker_socket(settings))
 
 
 def test_a_broker_whose_socket_was_removed_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
@@ -53,7 +53,7 @@ def test_a_broker_that_is_silent_for_a_moment_is_left_alone(supervisor: Supervis
     os.kill(before["broker"], signal.SIGSTOP)
     assert supervisor.check() == []
     os.kill(before["broker"], signal.SIGCONT)
-    await_that(lambda: responds(broker_socket(settings)), 20, "it answers again")
+    await_that(lambda: is_responding(broker_socket(settings)), 20, "it answers again")
     supervisor.check()
     assert supervisor.pids() == before
 
@@ -62,7 +62,7 @@ def test_a_broker_that_still_loads_its_data_responds_though_it_does_not_answer(s
     service = broker_service(settings)
     listening = broker_socket(settings)
     with subprocess.Popen(service.command, stdout=subprocess.DEVNULL) as first:
-        await_that(lambda: answers(listening), 20, "it answers")
+        await_that(lambda: is_ready(listening), 20, "it answers")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(listening))
             client.sendall(b"".join(b"SET key%d value\r\n" % number for number in range(5_000)))
@@ -71,7 +71,7 @@ def test_a_broker_that_still_loads_its_data_responds_though_it_does_not_answer(s
         first.terminate()
     slow = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
     with subprocess.Popen([*service.command, *slow], stdout=subprocess.DEVNULL) as second:
-        await_that(lambda: responds(listening), 20, "it responds")
-        loading = not answers(listening)
+        await_that(lambda: is_responding(listening), 20, "it responds")
+        loading = not is_ready(listening)
         second.kill()
     assert loading

@@ -1,4 +1,4 @@
-"""The database itself: its schema, its refusals, its outages."""
+"""The database: its schema, the URLs it refuses, and its outages."""
 
 import sqlite3
 import threading
@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
 from db import migrate
-from db.heartbeats import beat, list_heartbeats, retire
+from db.heartbeats import list_heartbeats, record_heartbeat, remove_heartbeat
 from db.migrate import check, upgrade
 from db.session import Database
 from db.tables import images, metadata, studies
@@ -27,7 +27,7 @@ def test_the_migrations_build_exactly_the_tables_that_the_code_uses(database: Da
         assert compare_metadata(context, metadata) == []
 
 
-def test_upgrading_twice_changes_nothing_and_an_empty_database_is_refused_until_then(database_url: str) -> None:
+def test_upgrading_twice_changes_nothing_and_a_database_that_is_not_upgraded_is_refused(database_url: str) -> None:
     with closing(Database(database_url)) as database:
         with pytest.raises(UsageError, match="bonescreen db upgrade"):
             check(database)
@@ -37,7 +37,9 @@ def test_upgrading_twice_changes_nothing_and_an_empty_database_is_refused_until_
         check(database)
 
 
-def test_a_database_of_the_first_schema_keeps_what_it_holds_and_gives_images_their_body_part(database_url: str) -> None:
+def test_upgrading_from_the_first_schema_keeps_the_data_and_moves_the_body_part_to_the_images(
+    database_url: str,
+) -> None:
     with closing(Database(database_url)) as database:
         with database.write() as connection:
             config = migrate._config()
@@ -62,7 +64,7 @@ def test_a_database_of_the_first_schema_keeps_what_it_holds_and_gives_images_the
         assert tuple(row) == ("HAND", "HAND")
 
 
-def test_many_processes_may_upgrade_at_once(database_url: str) -> None:
+def test_several_processes_may_upgrade_at_the_same_time(database_url: str) -> None:
     reached: list[str] = []
 
     def migrate() -> None:
@@ -86,7 +88,7 @@ def test_a_database_made_by_a_newer_bonescreen_is_left_alone(database: Database)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
-def test_a_url_that_names_no_database_we_support_is_refused_in_words(url: str) -> None:
+def test_an_unsupported_database_url_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         Database(url)
 
@@ -117,20 +119,20 @@ def test_a_damaged_sqlite_file_is_an_outage(tmp_path: Path) -> None:
         scan(database, entries(1))
 
 
-def test_a_new_sqlite_file_that_another_process_writes_first_is_waited_for(tmp_path: Path) -> None:
+def test_a_new_sqlite_file_waits_for_another_process_that_writes_it_first(tmp_path: Path) -> None:
     file = tmp_path / "test.db"
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    ends = threading.Timer(0.5, other.execute, ["ROLLBACK"])
-    ends.start()
+    release = threading.Timer(0.5, other.execute, ["ROLLBACK"])
+    release.start()
     with closing(Database(f"sqlite:///{file}")) as database:
         upgrade(database)
         check(database)
-    ends.join()
+    release.join()
     other.close()
 
 
-def test_a_server_that_is_not_there_is_an_outage_and_its_password_stays_hidden() -> None:
+def test_an_unreachable_server_is_an_outage_whose_message_has_no_password() -> None:
     database = Database("postgresql://me:secret@127.0.0.1:9/none")
     with pytest.raises(DatabaseOutage) as caught:
         check(database)
@@ -138,21 +140,21 @@ def test_a_server_that_is_not_there_is_an_outage_and_its_password_stays_hidden()
     assert "127.0.0.1:9" in str(caught.value)
 
 
-def test_a_server_that_only_reads_for_now_is_an_outage(postgres_database_url: str) -> None:
+def test_a_read_only_server_is_an_outage(postgres_database_url: str) -> None:
     with closing(Database(postgres_database_url)) as database:
         upgrade(database)
         with database.write() as connection:
             connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
         with pytest.raises(DatabaseOutage, match="read-only"):
-            beat(database, "host:1", "worker", "q", None)
+            record_heartbeat(database, "host:1", "worker", "q", None)
 
 
-def test_a_folder_that_is_not_there_is_an_outage_that_says_what_to_check(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseOutage, match=r"cannot be opened: unable to open .* check that its folder is there"):
+def test_a_missing_folder_is_an_outage_that_says_what_to_check(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseOutage, match=r"cannot be opened: unable to open .* check that its folder exists"):
         upgrade(Database(f"sqlite:///{tmp_path}/missing/test.db"))
 
 
-def test_a_file_that_may_not_be_written_is_an_outage_that_says_what_to_check() -> None:
+def test_a_read_only_file_is_an_outage_that_says_what_to_check() -> None:
     with folder_for_others() as folder:
         url = f"sqlite:///{folder / 'test.db'}"
         with closing(Database(url)) as database:
@@ -163,11 +165,11 @@ def test_a_file_that_may_not_be_written_is_an_outage_that_says_what_to_check() -
             scan(database, entries(1))
 
 
-def test_heartbeats_tell_who_is_alive_and_what_hinders_them(database: Database) -> None:
-    beat(database, "host:1", "worker", "q", None)
-    beat(database, "host:2", "feeder", None, "the broker is away")
-    beat(database, "host:1", "worker", "q", "the archive is away")
+def test_heartbeats_tell_which_processes_are_alive_and_what_they_wait_for(database: Database) -> None:
+    record_heartbeat(database, "host:1", "worker", "q", None)
+    record_heartbeat(database, "host:2", "feeder", None, "the broker is away")
+    record_heartbeat(database, "host:1", "worker", "q", "the archive is away")
     found = {(one.name, one.problem): one.alive for one in list_heartbeats(database)}
     assert found == {("host:1", "the archive is away"): True, ("host:2", "the broker is away"): True}
-    retire(database, "host:1")
+    remove_heartbeat(database, "host:1")
     assert [one.name for one in list_heartbeats(database)] == ["host:2"]

@@ -1,4 +1,4 @@
-"""A writer that is stopped within a transaction does not stop the others."""
+"""A writer that is stopped within a transaction does not block the others."""
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -18,13 +18,13 @@ def test_a_writer_stopped_within_a_transaction_loses_its_row_locks(
     stopped, other = Database(postgres_database_url), Database(postgres_database_url)
     upgrade(other)
     scan(other, entries(4))
-    monkeypatch.setattr(session, "_GIVE_UP_LOCKS", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
+    monkeypatch.setattr(session, "_SET_IDLE_TIMEOUT", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
     change = update(images).values(current=False)
 
     def write_and_stop() -> None:
         with stopped.write() as connection:
             connection.execute(change)
-            # Many rows at once used to leave the server's clock disarmed.
+            # Inserting many rows at once used to stop the server's idle timer.
             connection.execute(insert(contents), [{"sha256": bytes([n]) * 32, "frame": 0} for n in range(rows)])
             with other.write() as free:
                 assert free.execute(change).rowcount == 4

@@ -1,4 +1,4 @@
-"""Reads give the same on both databases."""
+"""Queries return the same on both databases."""
 
 from dataclasses import replace
 
@@ -10,17 +10,17 @@ from tests.seeding import MODEL
 from xray.vocabulary import Label, StudyStatus
 
 
-def _keys(database: Database, wanted: ResultFilter) -> list[str]:
-    return [row.study for row in results(database, wanted)]
+def _keys(database: Database, selection: ResultFilter) -> list[str]:
+    return [row.study for row in results(database, selection)]
 
 
-def test_results_come_by_usable_score_and_those_without_one_last(database: Database) -> None:
+def test_results_are_sorted_by_score_and_studies_without_one_come_last(database: Database) -> None:
     fill(database)
     assert _keys(database, ResultFilter()) == [POSITIVE, INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE]
     assert _keys(database, ResultFilter(limit=1)) == [POSITIVE]
 
 
-def test_only_usable_scores_are_held_against_a_least_score(database: Database) -> None:
+def test_a_minimum_score_leaves_out_studies_without_a_score(database: Database) -> None:
     fill(database)
     assert _keys(database, ResultFilter(min_score=0.15)) == [POSITIVE, INCOMPLETE]
 
@@ -34,11 +34,11 @@ def test_another_threshold_changes_labels_and_flags(database: Database) -> None:
 
 def test_results_are_counted_by_status_without_regard_to_the_limit(database: Database) -> None:
     fill(database, {"XR_HAND/a": [0.9], "XR_HAND/b": [0.8], "XR_HAND/c": [None]})
-    wanted = ResultFilter(limit=1)
-    assert count_results(database, wanted) == {StudyStatus.SCORED: 2, StudyStatus.PENDING: 1}
+    limited = ResultFilter(limit=1)
+    assert count_results(database, limited) == {StudyStatus.SCORED: 2, StudyStatus.PENDING: 1}
 
 
-def test_the_newest_run_of_each_archive_stands_for_it(database: Database) -> None:
+def test_without_a_run_each_archive_is_represented_by_its_newest_run(database: Database) -> None:
     fill(database, archive="first")
     second = fill(database, archive="second")
     third = fill(database, archive="first", model=replace(MODEL, version="2", digest="cd" * 32))

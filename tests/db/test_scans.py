@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from db import ledger, merge, scans
-from db.batching import spans
+from db.batching import id_ranges
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
 from db.runs import open_run, register_archive, register_model
@@ -36,7 +36,7 @@ def let_expire(database: Database) -> None:
 def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int:
     """Work through a run; return the number of images settled."""
     done = 0
-    while ledger.open_batches(database, run_id):
+    while ledger.count_open_batches(database, run_id):
         done += finish_sent(database, probability=probability)
     return done
 
@@ -93,7 +93,7 @@ def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_the
     summary = run_summary(database, run)
     assert (summary.state, summary.studies, summary.images, summary.processed, summary.gone) == ("done", 4, 7, 7, 11)
     scan(database, entries(9, images_each=2))
-    assert ledger.open_batches(database, run) == 0
+    assert ledger.count_open_batches(database, run) == 0
     rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
     assert rows == {f"study000{n}": (2, "scored") for n in range(9)}
 
@@ -237,7 +237,7 @@ def test_spans_hold_every_uncovered_id_once_and_reach_over_no_covered_range(
     for first, length in sorted(covered):
         if not ranges or first > ranges[-1][1]:
             ranges.append((first, first + length))
-    cut = list(spans(ids, ranges, size))
+    cut = list(id_ranges(ids, ranges, size))
     free = [i for i in ids if not any(first <= i <= last for first, last in ranges)]
     assert [i for span in cut for i in free if span.first <= i <= span.last] == free
     assert sum(span.images for span in cut) == len(free)
@@ -278,7 +278,7 @@ def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) ->
     (sent,) = send_all(database)
     held = ledger.claim(database, *sent, "w")
     assert held is not None
-    lost, well = ledger.work_of(database, held)
+    lost, well = ledger.unprocessed_images(database, held)
     assert ledger.finish(database, held, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
     scan(database, entries(2)[1:])
     assert len(list(results(database, ResultFilter(run=run)))) == 1

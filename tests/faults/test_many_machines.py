@@ -46,7 +46,7 @@ def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchi
     parent = worker.service("worker")
     (child,) = parent.children()
     parent.kill()
-    await_that(lambda: not child.is_running(), 5, "the orphan has ended")
+    await_that(lambda: not child.is_running(), 5, "the orphan has ended", patience=1)
     stack.goes_on(60, after="SIGKILL of the feeder and of the Celery parent")
     stack.ends_done(END)
     assert stack.ledger.batch(held.batch_id)[1] >= 1
@@ -135,7 +135,7 @@ def test_another_worker_does_the_batch_of_one_that_is_stopped_and_of_one_whose_m
     child.resume()
     lost = second if child in first.below() else first
     lost.kill()
-    await_that(lambda: not lost.survivors(), 5, "nothing below a killed supervisor lives")
+    await_that(lambda: not lost.survivors(), 5, "nothing below a killed supervisor lives", patience=1)
     stack.ends_done(END)
 
 

@@ -43,7 +43,7 @@ def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
     child, _ = stack.stopped_in_work()
     child.resume()
     command.service("worker").kill()
-    await_that(lambda: not child.is_running(), 5, "the orphan has ended")
+    await_that(lambda: not child.is_running(), 5, "the orphan has ended", patience=1)
     stack.goes_on(60, after="SIGKILL of the Celery parent")
     assert command.ended(END) == 0
     stack.ends_done(1)
@@ -64,7 +64,7 @@ def test_screen_killed_while_it_scans_and_while_it_works_leaves_nothing_running_
     second = stack.start("screen", str(stack.archive.root))
     await_that(lambda: stack.ledger.processed() > 100, 90, "the scan was taken over and work began")
     second.kill()
-    await_that(lambda: not second.survivors(), 5, "nothing of it is left")
+    await_that(lambda: not second.survivors(), 5, "nothing of it is left", patience=1)
     done = stack.ledger.done_batches()
     assert stack.ledger.processed() < 4000
     third = stack.start("screen", str(stack.archive.root))
@@ -103,7 +103,10 @@ def test_a_worker_stopped_past_its_lease_stores_nothing_when_it_wakes(
     assert command.ended(END) == 0
     stack.ends_done(1)
     assert stack.ledger.batch(held.batch_id) == ("done", 1)
-    assert "was taken back meanwhile; nothing stored" in (stack.home / "logs" / "worker.log").read_text()
+    assert (
+        f"lost the claim on batch {held.batch_id} of run 1; nothing stored"
+        in (stack.home / "logs" / "worker.log").read_text()
+    )
 
 
 def test_an_archive_that_vanishes_or_is_empty_for_a_while_fails_no_image(

@@ -181,7 +181,7 @@ def test_a_feeder_that_was_away_itself_gives_workers_time_before_it_calls_them_d
         connection.execute(update(batches).values(lease_expires_at=Now() - 1))
     feeder.noticed(away_for=40.0)
     assert feeder.tick().expired == 0
-    assert ledger.renew(database, held)
+    assert ledger.renew_lease(database, held)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A network for the tests that screen in this process."""
+"""The engine for tests that screen in this process."""
 
 import pytest
 
@@ -9,5 +9,5 @@ from xray.network.package import ModelPackage
 
 @pytest.fixture(scope="session")
 def engine(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """The tiny network, on one thread."""
+    """The tiny network on one thread."""
     return open_engine(tiny_package, "openvino", tmp_path_factory.mktemp("graphs"), threads=1)

@@ -1,4 +1,4 @@
-"""One batch with a real network: what is screened, what is a failure, and what is an outage."""
+"""One batch with a real network: which images are scored, which fail, and when it is an outage."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ from db.tables import batches
 from producer.find import Source
 from producer.scan import model_version, scan_archive
 from tests.archives import png
-from worker.batch import NOTHING, BatchWorker
+from worker.batch import NOT_PROCESSED, BatchWorker
 from worker.lease_renewal import LeaseRenewer
 from xray.network.engine import Engine
 from xray.network.package import ModelPackage
@@ -35,40 +35,43 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     folder = tmp_path / "clinic"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def pulse(database: Database) -> LeaseRenewer:
+def lease_renewer(database: Database) -> LeaseRenewer:
     return LeaseRenewer(database, "test:1", "queue", parent=1)
 
 
 @pytest.fixture
 def worker(
-    database: Database, tmp_path: Path, clinic: Path, tiny_package: ModelPackage, engine: Engine, pulse: LeaseRenewer
+    database: Database,
+    tmp_path: Path,
+    root: Path,
+    tiny_package: ModelPackage,
+    engine: Engine,
+    lease_renewer: LeaseRenewer,
 ) -> BatchWorker:
-    environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={clinic}"}
+    environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={root}"}
     settings: Settings = read_settings(environ)
-    return BatchWorker(database, settings, tiny_package, lambda: engine, pulse, "test:1")
+    return BatchWorker(database, settings, tiny_package, lambda: engine, lease_renewer, "test:1")
 
 
 @pytest.fixture
-def scanned(database: Database, clinic: Path, tiny_package: ModelPackage) -> Callable[[int], int]:
-    """Scan the clinic into batches of a size; gives the run."""
+def scan(database: Database, root: Path, tiny_package: ModelPackage) -> Callable[[int], int]:
+    """Scan the archive into batches of the given size and return the run."""
 
-    def scan(batch_size: int) -> int:
-        return scan_archive(
-            database, "clinic", Source(clinic), model_version(tiny_package), batch_size=batch_size
-        ).run_id
+    def scan_into_batches(batch_size: int) -> int:
+        return scan_archive(database, "clinic", Source(root), model_version(tiny_package), batch_size=batch_size).run_id
 
-    return scan
+    return scan_into_batches
 
 
-def put(clinic: Path, number: int, data: bytes) -> Path:
-    file = clinic / f"XR_HAND/patient{number:05}/study1_positive/image1.png"
+def put(root: Path, number: int, data: bytes) -> Path:
+    file = root / f"XR_HAND/patient{number:05}/study1_positive/image1.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(data)
     return file
@@ -80,37 +83,37 @@ def state(database: Database, batch_id: int) -> tuple[str, int]:
     return row[0], row[1]
 
 
-def test_a_message_for_a_batch_that_is_not_to_be_had_does_nothing(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_a_message_for_a_batch_that_cannot_be_claimed_does_nothing(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    put(clinic, 1, png(1))
-    run = scanned(4)
+    put(root, 1, png(1))
+    run = scan(4)
     assert worker.run(run, 1).images == 1
     before = run_summary(database, run)
-    assert worker.run(run, 1) == NOTHING
-    assert worker.run(run, 999) == NOTHING
-    assert worker.run(run + 1, 1) == NOTHING
+    assert worker.run(run, 1) == NOT_PROCESSED
+    assert worker.run(run, 999) == NOT_PROCESSED
+    assert worker.run(run + 1, 1) == NOT_PROCESSED
     assert run_summary(database, run) == before
     assert state(database, 1) == (BatchState.DONE, 0)
 
 
-def test_a_batch_that_another_worker_holds_is_left_alone(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_a_batch_that_another_worker_has_claimed_is_left_alone(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    put(clinic, 1, png(1))
-    run = scanned(4)
-    held = ledger.claim(database, run, 1, "another")
-    assert worker.run(run, 1) == NOTHING
-    assert held is not None
-    assert ledger.renew(database, held)
+    put(root, 1, png(1))
+    run = scan(4)
+    claim = ledger.claim(database, run, 1, "another")
+    assert worker.run(run, 1) == NOT_PROCESSED
+    assert claim is not None
+    assert ledger.renew_lease(database, claim)
 
 
 def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     for number in range(6):
-        put(clinic, number, png(0 if number % 2 else number))
-    run = scanned(3)
+        put(root, number, png(0 if number % 2 else number))
+    run = scan(3)
     done = [worker.run(run, batch_id) for batch_id in (1, 2)]
     assert [summary.images for summary in done] == [3, 3]
     assert sum(summary.inferred for summary in done) == 3
@@ -119,22 +122,24 @@ def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
     assert len(copies) == 1
 
 
-def test_a_problem_that_is_not_met_again_is_forgotten(pulse: LeaseRenewer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pulse.problem = "the archive is away"
-    assert pulse.problem == "the archive is away"
+def test_a_problem_that_does_not_occur_again_is_no_longer_reported(
+    lease_renewer: LeaseRenewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease_renewer.problem = "the archive is away"
+    assert lease_renewer.problem == "the archive is away"
     monkeypatch.setattr("worker.lease_renewal.PROBLEM_SECONDS", 0.0)
-    assert pulse.problem is None
+    assert lease_renewer.problem is None
 
 
 def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     for number in range(5):
-        put(clinic, number, png(number)[:-40] if number == 2 else png(number))
-    run = scanned(8)
+        put(root, number, png(number)[:-40] if number == 2 else png(number))
+    run = scan(8)
     summary = worker.run(run, 1)
     assert (summary.images, summary.failures, summary.inferred) == (5, 1, 4)
-    # Both are rounded, the seconds to a hundredth.
+    # Both numbers are rounded, the seconds to 0.01.
     assert 5 / (summary.seconds + 0.006) - 0.1 < summary.rate < 5 / max(summary.seconds - 0.006, 1e-9) + 0.1
     (failed,) = list_failures(database, run)
     assert failed.reason == Reason.TRUNCATED
@@ -142,10 +147,10 @@ def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
 
 
 def test_one_file_that_vanished_is_a_failure(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    files = [put(clinic, number, png(number)) for number in range(3)]
-    run = scanned(8)
+    files = [put(root, number, png(number)) for number in range(3)]
+    run = scan(8)
     files[1].unlink()
     summary = worker.run(run, 1)
     assert (summary.images, summary.failures) == (3, 1)
@@ -156,64 +161,64 @@ def test_one_file_that_vanished_is_a_failure(
 def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     worker: BatchWorker,
     database: Database,
-    clinic: Path,
-    scanned: Callable[[int], int],
-    pulse: LeaseRenewer,
+    root: Path,
+    scan: Callable[[int], int],
+    lease_renewer: LeaseRenewer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    files = [put(clinic, number, png(number)) for number in range(4)]
-    run = scanned(8)
+    files = [put(root, number, png(number)) for number in range(4)]
+    run = scan(8)
     for file in files:
         file.rename(file.with_name("away"))
-    assert worker.run(run, 1) == NOTHING
+    assert worker.run(run, 1) == NOT_PROCESSED
     assert state(database, 1) == (BatchState.PENDING, 0)
-    assert pulse.problem is not None
-    assert "all 4 images of a batch of clinic are" in pulse.problem
-    # A service's log names numbers and kinds, never an archive or a path.
-    assert "batch 1 of run 1 handed back: ArchiveOutage" in caplog.text
+    assert lease_renewer.problem is not None
+    assert "all 4 images of a batch of clinic are" in lease_renewer.problem
+    # A service's log has numbers and types of errors, but no archive and no path.
+    assert "batch 1 of run 1 released: ArchiveOutage" in caplog.text
     assert "clinic" not in caplog.text
     assert run_summary(database, run).processed == 0
     for file in files:
         file.with_name("away").rename(file)
     assert worker.run(run, 1).inferred == 4
-    assert pulse.problem is None
+    assert lease_renewer.problem is None
 
 
 def test_a_file_that_has_changed_since_its_scan_gets_no_prediction_until_it_is_scanned_again(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    files = [put(clinic, number, png(number)) for number in range(3)]
-    run = scanned(8)
+    files = [put(root, number, png(number)) for number in range(3)]
+    run = scan(8)
     files[0].write_bytes(png(100))
     os.utime(files[0], ns=(0, 0))
     files[1].write_bytes(png(101) + bytes(1))
     assert worker.run(run, 1).inferred == 1
     assert [row.reason for row in list_failures(database, run)] == [Reason.CHANGED, Reason.CHANGED]
-    assert scanned(8) == run
+    assert scan(8) == run
     assert list(list_failures(database, run)) == []
     assert worker.run(run, 2).inferred == 2
 
 
-def test_a_host_that_sees_all_times_of_an_archive_shifted_takes_it_for_an_outage(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int], pulse: LeaseRenewer
+def test_if_all_file_times_of_an_archive_are_shifted_on_a_host_it_is_an_outage(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int], lease_renewer: LeaseRenewer
 ) -> None:
-    files = [put(clinic, number, png(number)) for number in range(4)]
-    run = scanned(2)
+    files = [put(root, number, png(number)) for number in range(4)]
+    run = scan(2)
     assert worker.run(run, 1).inferred == 2
     for file in files:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 3600 * 10**9))
-    assert worker.run(run, 2) == NOTHING
-    assert pulse.problem is not None
-    assert "are changed" in pulse.problem
+    assert worker.run(run, 2) == NOT_PROCESSED
+    assert lease_renewer.problem is not None
+    assert "are changed" in lease_renewer.problem
     assert list(list_failures(database, run)) == []
 
 
-def test_a_batch_whose_files_are_all_gone_is_settled_while_the_rest_of_the_archive_can_be_read(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_if_all_files_of_a_batch_are_gone_but_the_archive_can_be_read_its_images_fail(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    files = [put(clinic, number, png(number)) for number in range(6)]
-    run = scanned(3)
+    files = [put(root, number, png(number)) for number in range(6)]
+    run = scan(3)
     assert worker.run(run, 1).inferred == 3
     for file in files:
         if int(file.parts[-3][-5:]) >= 3:
@@ -222,34 +227,34 @@ def test_a_batch_whose_files_are_all_gone_is_settled_while_the_rest_of_the_archi
     assert {row.reason for row in list_failures(database, run)} == {Reason.VANISHED}
 
 
-def test_links_that_lead_nowhere_are_failures_even_when_they_are_all_there_is(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_broken_links_are_failures_even_if_the_archive_holds_nothing_else(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     for number in range(3):
-        (clinic / f"image{number}.png").symlink_to("nowhere.png")
-    run = scanned(8)
+        (root / f"image{number}.png").symlink_to("nowhere.png")
+    run = scan(8)
     assert worker.run(run, 1).failures == 3
     assert {row.reason for row in list_failures(database, run)} == {Reason.BROKEN_LINK}
 
 
-def test_an_archive_that_is_away_is_an_outage(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_a_missing_archive_is_an_outage(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
-    put(clinic, 1, png(1))
-    run = scanned(8)
-    clinic.rename(clinic.with_name("away"))
-    assert worker.run(run, 1) == NOTHING
+    put(root, 1, png(1))
+    run = scan(8)
+    root.rename(root.with_name("away"))
+    assert worker.run(run, 1) == NOT_PROCESSED
     assert state(database, 1) == (BatchState.PENDING, 0)
-    clinic.with_name("away").rename(clinic)
+    root.with_name("away").rename(root)
     assert worker.run(run, 1).inferred == 1
 
 
-def test_a_workers_memory_does_not_grow_with_the_batches_it_does(
-    worker: BatchWorker, database: Database, clinic: Path, scanned: Callable[[int], int]
+def test_a_workers_memory_does_not_grow_with_the_number_of_batches(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     for number in range(1200):
-        put(clinic, number, png(number))
-    run = scanned(12)
+        put(root, number, png(number))
+    run = scan(12)
     memory = []
     for batch_id in range(1, 101):
         assert worker.run(run, batch_id).inferred == 12

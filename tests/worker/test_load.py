@@ -1,4 +1,4 @@
-"""Loading a batch's files: in threads, but of large films one at a time."""
+"""A batch's images are loaded in threads, but large ones one at a time."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from db.ledger import WorkItem
+from db.ledger import BatchImage
 from tests.archives import film, png, png_of
 from worker import load
 from xray.images.preprocessing import Preprocessing
@@ -18,35 +18,33 @@ PREPROCESSING = Preprocessing(32, "pad")
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_of_large_films_one_is_decoded_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    items = [some_item(number, tmp_path, png(number)) for number in range(8)]
-    monkeypatch.setattr(load, "LARGE_FILM", film(0).size - 1 if large else film(0).size)
-    most = watch_decoding(monkeypatch)
-    (loaded,) = load.load_images(tmp_path, items, PREPROCESSING, group=8)
-    assert (most() == 1) is large
-    assert [each.item for each in loaded] == items
+def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    images = [batch_image(number, tmp_path, png(number)) for number in range(8)]
+    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", film(0).size - 1 if large else film(0).size)
+    most_at_once = count_decoding_threads(monkeypatch)
+    (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=8)
+    assert (most_at_once() == 1) is large
+    assert [each.image for each in loaded] == images
     for number, each in enumerate(loaded):
         np.testing.assert_array_equal(each.pixels, PREPROCESSING.apply(film(number)))
 
 
-def test_a_large_film_that_is_damaged_lets_the_next_one_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load, "LARGE_FILM", 1000)
+def test_a_damaged_large_image_does_not_block_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", 1000)
     whole = png_of(film(1, 100, 100), bits=8)
-    items = [some_item(0, tmp_path, whole[:-40]), some_item(1, tmp_path, whole)]
-    (loaded,) = load.load_images(tmp_path, items, PREPROCESSING, group=2)
+    images = [batch_image(0, tmp_path, whole[:-40]), batch_image(1, tmp_path, whole)]
+    (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=2)
     assert [each.fault is None for each in loaded] == [False, True]
 
 
-def some_item(number: int, root: Path, data: bytes) -> WorkItem:
+def batch_image(number: int, root: Path, data: bytes) -> BatchImage:
     file = root / f"{number}.png"
     file.write_bytes(data)
-    return WorkItem(number, file.name, len(data), file.stat().st_mtime_ns)
+    return BatchImage(number, file.name, len(data), file.stat().st_mtime_ns)
 
 
-def watch_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Make decoding slow enough to overlap, and count how many threads do it at once."""
+def count_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Slow decoding down so that it overlaps, and return a function that tells the most threads in it at once."""
     counting, now, most, decode = threading.Lock(), 0, 0, load.load
 
     def watched(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:

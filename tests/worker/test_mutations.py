@@ -1,4 +1,4 @@
-"""Damaged archives from scan to result: whatever they hold, each image is scored or has a reason, and the run ends."""
+"""Damaged archives, from scan to results: each image is scored or has a failure reason, and the run ends."""
 
 import io
 import tarfile
@@ -40,7 +40,7 @@ def in_zip(compression: int) -> bytes:
     with zipfile.ZipFile(file, "w", compression) as container:
         for number in range(4):
             container.writestr(f"study{number // 2}/{number}.png", png(number))
-        container.writestr("study3/film.dcm", DICOM[0])
+        container.writestr("study3/image.dcm", DICOM[0])
     return file.getvalue()
 
 
@@ -57,12 +57,12 @@ def in_tar() -> bytes:
 CONTAINERS = {
     "stored.zip": in_zip(zipfile.ZIP_STORED),
     "deflated.zip": in_zip(zipfile.ZIP_DEFLATED),
-    "films.tar": in_tar(),
+    "images.tar": in_tar(),
 }
 MANIFEST = b"study,image,label,body_part\ns,good.png,positive,HAND\ns,stored.zip/study0/0.png,,\nt,0.dcm,,\n"
 
 BYTES = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
-"""What headers' numbers break at, or anything."""
+"""Values at which numbers in headers often fail, or any byte."""
 
 Edit = tuple[float, int, int]
 EDITS: st.SearchStrategy[list[Edit]] = st.lists(
@@ -71,10 +71,10 @@ EDITS: st.SearchStrategy[list[Edit]] = st.lists(
 
 
 def mutated(data: bytes, edits: list[Edit], keep: float) -> bytes:
-    """Overwrite a few bytes, most of them in the header, and cut the end off."""
+    """Overwrite a few bytes, most of them in the header, and truncate."""
     changed = bytearray(data)
     for place, value, length in edits:
-        # The square favours the beginning, where the numbers are.
+        # The square makes positions near the start, where the header is, more likely.
         at = int(place * place * len(changed))
         changed[at : at + length] = bytes([value]) * min(length, len(changed) - at)
     return bytes(changed[: int(len(changed) * keep)])
@@ -84,16 +84,16 @@ KEEP = st.just(1.0) | st.floats(0, 1)
 
 
 @given(
-    films=st.lists(st.tuples(st.sampled_from(range(len(DICOM))), EDITS, KEEP), min_size=4, max_size=12),
+    files=st.lists(st.tuples(st.sampled_from(range(len(DICOM))), EDITS, KEEP), min_size=4, max_size=12),
     containers=st.lists(st.tuples(st.sampled_from(sorted(CONTAINERS)), EDITS, KEEP), max_size=3),
     manifest=st.none() | st.tuples(EDITS, KEEP),
     layout=st.sampled_from([Layout.AUTO, Layout.DICOM, Layout.FOLDER, Layout.FLAT]),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_an_archive_of_damaged_files_is_screened_to_its_end_or_refused_in_words(
+def test_an_archive_of_damaged_files_is_screened_completely_or_refused_with_a_usage_error(
     tiny_package: ModelPackage,
     engine: Engine,
-    films: list[tuple[int, list[Edit], float]],
+    files: list[tuple[int, list[Edit], float]],
     containers: list[tuple[str, list[Edit], float]],
     manifest: tuple[list[Edit], float] | None,
     layout: Layout,
@@ -103,7 +103,7 @@ def test_an_archive_of_damaged_files_is_screened_to_its_end_or_refused_in_words(
         root.mkdir()
         (root / "good.png").write_bytes(png(99))
         (root / "good.dcm").write_bytes(DICOM[0])
-        for number, (base, edits, keep) in enumerate(films):
+        for number, (base, edits, keep) in enumerate(files):
             (root / f"{number}.dcm").write_bytes(mutated(DICOM[base], edits, keep))
         for name, edits, keep in containers:
             (root / name).write_bytes(mutated(CONTAINERS[name], edits, keep))
@@ -116,7 +116,7 @@ def test_an_archive_of_damaged_files_is_screened_to_its_end_or_refused_in_words(
 
 
 def screen(database: Database, root: Path, layout: Layout, package: ModelPackage, engine: Engine) -> None:
-    """Scan and screen an archive in this process, and check that each image is settled."""
+    """Scan and screen an archive in this process, and check that each image has one outcome."""
     try:
         report = scan_archive(database, "clinic", Source(root, layout), model_version(package), batch_size=1000)
     except UsageError:
@@ -124,8 +124,8 @@ def screen(database: Database, root: Path, layout: Layout, package: ModelPackage
             raise
         return
     environ = {"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"}
-    pulse = LeaseRenewer(database, "test:1", "queue", parent=1)
-    worker = BatchWorker(database, read_settings(environ), package, lambda: engine, pulse, "test:1")
+    lease_renewer = LeaseRenewer(database, "test:1", "queue", parent=1)
+    worker = BatchWorker(database, read_settings(environ), package, lambda: engine, lease_renewer, "test:1")
     with database.read() as connection:
         waiting = list(connection.execute(select(batches.c.id)).scalars())
     for batch_id in waiting:
@@ -133,6 +133,6 @@ def screen(database: Database, root: Path, layout: Layout, package: ModelPackage
     summary = run_summary(database, report.run_id)
     assert (summary.state, summary.processed) == (RunState.DONE, summary.images)
     with database.read() as connection:
-        told = connection.execute(select(outcomes.c.reason, outcomes.c.content_id)).all()
-    assert all((row.reason is None) != (row.content_id is None) for row in told)
-    assert {row.reason for row in told} - {None} <= set(Reason)
+        rows = connection.execute(select(outcomes.c.reason, outcomes.c.content_id)).all()
+    assert all((row.reason is None) != (row.content_id is None) for row in rows)
+    assert {row.reason for row in rows} - {None} <= set(Reason)

@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
-from xray.images.raster import decode_picture, picture_room
+from xray.images.raster import decode_raster
+from xray.images.raster import decoded_pixel_count as raster_pixel_count
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
@@ -48,7 +49,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         from xray.images.dicom.pixels import decode_dicom
 
         return decode_dicom(data, max_pixels)
-    return decode_picture(data, max_pixels)
+    return decode_raster(data, max_pixels)
 
 
 def pixel_count(data: bytes) -> int:
@@ -60,4 +61,4 @@ def pixel_count(data: bytes) -> int:
         from xray.images.dicom.pixels import dicom_pixel_count
 
         return dicom_pixel_count(data)
-    return picture_room(data)
+    return raster_pixel_count(data)

@@ -1,6 +1,6 @@
-"""What a DICOM header tells: view, laterality and series of an image, the patient's keyed hash.
+"""Add what DICOM headers hold: view, laterality and series of an image, and the patient's keyed hash.
 
-The body part belongs to an image from here on, as a study may show several.
+The body part moves from the study to its images, as a study may show several.
 """
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ def upgrade() -> None:
         for name, length in (("view", 20), ("laterality", 1), ("series", 64)):
             op.add_column(table, sa.Column(name, sa.String(length=length), nullable=True))
     op.execute("UPDATE images SET body_part = (SELECT body_part FROM studies WHERE studies.id = images.study_id)")
-    # Not an altered column: SQLite would have to make the table anew, which foreign keys point to.
+    # A new column, not an altered one: SQLite would have to rebuild the table, which foreign keys refer to.
     op.add_column("studies", sa.Column("body_parts", sa.Text(), nullable=True))
     op.execute("UPDATE studies SET body_parts = body_part")
     op.drop_column("studies", "body_part")

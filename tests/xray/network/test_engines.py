@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,29 +130,36 @@ def test_a_graph_is_derived_once_and_then_taken_from_the_cache(tiny_package: Mod
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [graph.parent.name]
 
 
-def test_a_truncated_graph_in_the_cache_is_derived_again(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    graph, _ = derive_graph(tiny_package, tmp_path)
+@pytest.fixture
+def own_cache(tiny_package: ModelPackage, graph_cache: Path, tmp_path: Path) -> Path:
+    """A cache of this test's own that has the tiny package's graph."""
+    graph, _ = derive_graph(tiny_package, graph_cache)
+    shutil.copytree(graph.parent, tmp_path / "own-cache" / graph.parent.name)
+    return tmp_path / "own-cache"
+
+
+def test_a_truncated_graph_in_the_cache_is_derived_again(tiny_package: ModelPackage, own_cache: Path) -> None:
+    graph, _ = derive_graph(tiny_package, own_cache)
     graph.write_bytes(graph.read_bytes()[:1000])
-    engine = open_engine(tiny_package, "openvino", tmp_path)
+    engine = open_engine(tiny_package, "openvino", own_cache)
     np.testing.assert_allclose(
         engine.infer(tiny_package.golden().images).logits, tiny_package.golden().logits, atol=1e-5
     )
 
 
 def test_a_graph_of_other_weights_in_the_cache_is_noticed_and_derived_again(
-    tiny_package: ModelPackage, tmp_path: Path
+    tiny_package: ModelPackage, own_cache: Path, tmp_path: Path
 ) -> None:
     other = write_tiny_package(tmp_path / "other", seed=1)
-    cache = tmp_path / "cache"
-    graph, _ = derive_graph(tiny_package, cache)
-    wrong, _ = derive_graph(other, cache)
+    graph, _ = derive_graph(tiny_package, own_cache)
+    wrong, _ = derive_graph(other, own_cache)
     wrong_bytes = wrong.with_suffix(".bin").read_bytes()
     right_digest, wrong_digest = sha256(graph.with_suffix(".bin")), hashlib.sha256(wrong_bytes).hexdigest()
     graph.with_suffix(".bin").write_bytes(wrong_bytes)
     digests = graph.parent / "SHA256SUMS"
     digests.write_text(digests.read_text().replace(right_digest, wrong_digest))
-    assert derive_graph(tiny_package, cache) == (graph, False)
-    open_engine(tiny_package, "openvino", cache)
+    assert derive_graph(tiny_package, own_cache) == (graph, False)
+    open_engine(tiny_package, "openvino", own_cache)
     assert sha256(graph.with_suffix(".bin")) == right_digest
 
 
@@ -161,36 +169,36 @@ def sha256(file: Path) -> str:
 
 @pytest.mark.parametrize("name", ["network.xml", "network.bin"])
 def test_a_cached_graph_off_by_one_bit_that_no_golden_output_shows_is_derived_again(
-    tiny_package: ModelPackage, tmp_path: Path, name: str
+    tiny_package: ModelPackage, own_cache: Path, name: str
 ) -> None:
-    graph, _ = derive_graph(tiny_package, tmp_path)
+    graph, _ = derive_graph(tiny_package, own_cache)
     file, whole = graph.with_name(name), graph.with_name(name).read_bytes()
     # the lowest bit of a weight's mantissa, or of a blank between two elements
     altered = bytearray(whole)
     altered[len(whole) // 2 // 4 * 4 if name == "network.bin" else whole.index(b"\n")] ^= 1
     file.write_bytes(altered)
-    again, fresh = derive_graph(tiny_package, tmp_path)
+    again, fresh = derive_graph(tiny_package, own_cache)
     assert (again, fresh) == (graph, True)
     assert file.read_bytes() == whole
-    assert [entry.name for entry in tmp_path.iterdir()] == [graph.parent.name]
+    assert [entry.name for entry in own_cache.iterdir()] == [graph.parent.name]
 
 
-def test_a_cached_graph_without_digests_is_derived_again(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    graph, _ = derive_graph(tiny_package, tmp_path)
+def test_a_cached_graph_without_digests_is_derived_again(tiny_package: ModelPackage, own_cache: Path) -> None:
+    graph, _ = derive_graph(tiny_package, own_cache)
     (graph.parent / "SHA256SUMS").unlink()
-    assert derive_graph(tiny_package, tmp_path) == (graph, True)
-    assert derive_graph(tiny_package, tmp_path) == (graph, False)
+    assert derive_graph(tiny_package, own_cache) == (graph, True)
+    assert derive_graph(tiny_package, own_cache) == (graph, False)
 
 
-def with_graph(package: ModelPackage, tmp_path: Path, graph_of: ModelPackage, name: str = "with_graph") -> ModelPackage:
-    """Write a package's weights again, with the graph of some package."""
+def with_graph(package: ModelPackage, tmp_path: Path, graph_of: ModelPackage, cache: Path) -> ModelPackage:
+    """Write a package's weights again, with the graph of some package, which is derived unless the cache has it."""
     return write_package(
-        tmp_path / name,
+        tmp_path / "with_graph",
         package.card,
         weights=stored_weights(package),
         golden=package.golden(),
         readme="# Tiny\n",
-        extra=packaged_graph(graph_of, tmp_path / f"{name}-cache"),
+        extra=packaged_graph(graph_of, cache),
     )
 
 
@@ -199,8 +207,10 @@ def stored_weights(package: ModelPackage) -> list[np.ndarray]:
         return [file[str(index)][...].astype(np.float32) for index in range(len(file))]
 
 
-def test_a_packages_own_graph_is_used_and_agrees_with_its_weights(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    package = with_graph(tiny_package, tmp_path, tiny_package)
+def test_a_packages_own_graph_is_used_and_agrees_with_its_weights(
+    tiny_package: ModelPackage, own_cache: Path, tmp_path: Path
+) -> None:
+    package = with_graph(tiny_package, tmp_path, tiny_package, own_cache)
     open_engine(package, "openvino", tmp_path / "unused")
     assert not (tmp_path / "unused").exists()
     check_graph(package)
@@ -214,13 +224,13 @@ def test_a_graph_of_other_weights_fails_its_check(tiny_package: ModelPackage, tm
     other = write_package(
         tmp_path / "other", tiny_package.card, weights=weights, golden=tiny_package.golden(), readme="# Other\n"
     )
-    package = with_graph(tiny_package, tmp_path, other)
+    package = with_graph(tiny_package, tmp_path, other, tmp_path / "cache")
     with pytest.raises(PackageError, match=r"network\.xml does not agree with the weights: the \w+ differ by"):
         check_graph(package)
 
 
-def test_half_a_graph_is_refused(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    graph = packaged_graph(tiny_package, tmp_path / "cache")
+def test_half_a_graph_is_refused(tiny_package: ModelPackage, own_cache: Path, tmp_path: Path) -> None:
+    graph = packaged_graph(tiny_package, own_cache)
     half = write_package(
         tmp_path / "half",
         tiny_package.card,
@@ -288,8 +298,9 @@ def test_a_cache_that_cannot_be_made_is_an_outage(tiny_package: ModelPackage, tm
         open_engine(tiny_package, "openvino", tmp_path / "file" / "cache")
 
 
-def test_a_cache_that_cannot_be_read_is_an_outage(tiny_package: ModelPackage) -> None:
-    with folder_for_others() as cache:
+def test_a_cache_that_cannot_be_read_is_an_outage(tiny_package: ModelPackage, own_cache: Path) -> None:
+    with folder_for_others() as folder:
+        cache = Path(shutil.copytree(own_cache, folder / "cache"))
         graph, _ = derive_graph(tiny_package, cache)
         graph.parent.chmod(0)
         with as_plain_user(), pytest.raises(StorageOutage, match=r"graph cache .* cannot be used: Permission denied"):
