@@ -16,7 +16,7 @@ from xray.archives.layouts import MANIFEST_NAME, RASTER_SUFFIXES, is_hidden, pla
 from xray.archives.members import is_container
 from xray.archives.storage_errors import skip_reason
 from xray.errors import ContainerFault, FileFault, UsageError
-from xray.images.dicom.header import HEAD, is_dicom
+from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.vocabulary import Layout
 
 FOLDER_MAX_IMAGES = 20
@@ -183,6 +183,6 @@ def _dicom_files(root: Path, sample: list[str]) -> int:
 def _is_dicom(root: Path, path: str) -> bool:
     try:
         with open_image(root, path) as file:
-            return is_dicom(file.read(HEAD))
+            return is_dicom(file.read(HEAD_BYTES))
     except FileFault:
         return False

@@ -11,7 +11,7 @@ from xray.archives.archive_file import ArchiveFile, Placement, Skipped
 from xray.archives.files import open_image
 from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, check_name, is_utf8, placement_from_path
 from xray.errors import FileFault
-from xray.images.dicom.header import HEAD, is_dicom, read_header
+from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.vocabulary import Layout, Reason, SkipReason
 
 HEADER_THREADS = 8
@@ -74,7 +74,7 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
         return Skipped(file.path, unusable)
     try:
         with open_image(source.root, file.path) as stream:
-            if is_dicom(stream.read(HEAD)):
+            if is_dicom(stream.read(HEAD_BYTES)):
                 stream.seek(0)
                 header = read_header(stream, source.pseudonym_key)
                 placement = Placement(

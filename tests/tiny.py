@@ -62,7 +62,7 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
     import openvino as ov
 
     from xray.network.builder import build_network, network_weights
-    from xray.network.openvino_graph import GRAPH_FILE, WEIGHTS_FILE
+    from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE
     from xray.network.package import round_to_storage
 
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
         compiled = ov.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         logits, cams = (np.array(output) for output in compiled(images).values())
         ov.save_model(ov.Core().read_model(exported), compressed, compress_to_fp16=True)
-        graph = {name: compressed.with_name(name).read_bytes() for name in (GRAPH_FILE, WEIGHTS_FILE)}
+        graph = {name: compressed.with_name(name).read_bytes() for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
     # probabilities of about 0.1 to 0.9, so that both labels occur
     slope = 1.5 / float(logits.std())
     card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))

@@ -85,7 +85,7 @@ def draw_groups(
 ) -> Iterator[Weights]:
     """Draw as many groups as there are, with replacement (Field and Welsh 2007, JRSS B), again and again.
 
-    The draws are those of :func:`tests.oracles.group_interval.group_interval` with the same seed.
+    The draws are those of :func:`tests.group_interval.group_interval` with the same seed.
 
     Parameters
     ----------

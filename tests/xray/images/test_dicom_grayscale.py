@@ -1,4 +1,4 @@
-"""From stored values to gray: every step of DICOM's grayscale pipeline, by numbers worked out by hand."""
+"""DICOM's grayscale transformations: every step, with expected values computed by hand."""
 
 import numpy as np
 import pytest
@@ -34,9 +34,9 @@ def lut(first: int, entries: list[int], bits: int, explanation: str = "") -> Dat
 
 def test_a_window_maps_its_ends_to_black_and_white():
     # C.11.2.1.2.1 with c = 100, w = 51: black up to 74.5, white above 124.5, ((x - 99.5) / 50 + 0.5) * 255 between.
-    shown = gray([0, 74, 75, 99, 100, 124, 125, 999], WindowCenter=100, WindowWidth=51)
+    found = gray([0, 74, 75, 99, 100, 124, 125, 999], WindowCenter=100, WindowWidth=51)
 
-    assert shown == [
+    assert found == [
         0,
         0,
         3,
@@ -97,9 +97,9 @@ def test_of_several_windows_the_normal_one_is_taken_else_the_first(explanations,
         {"WindowCenter": "NaN", "WindowWidth": "100"},
         {"WindowCenter": 500},
     ],
-    ids=["none", "beside the film", "no width", "too wide", "no number", "no width at all"],
+    ids=["none", "beside the image", "no width", "too wide", "no number", "no width at all"],
 )
-def test_without_a_usable_window_the_film_is_stretched(window):
+def test_without_a_usable_window_the_image_is_stretched(window):
     # Of 1000 pixels the 5 least and greatest are beyond black and white.
     values = [0] * 4 + list(range(1000, 1992)) + [9000] * 4
     data = dicom(row(values), **{key: value for key, value in window.items() if value != "NaN"})
@@ -117,7 +117,7 @@ def test_eight_bits_without_a_window_are_the_gray():
     assert gray([0, 3, 100, 255], np.uint8) == [0, 3, 100, 255]
 
 
-def test_a_film_of_one_value_is_black():
+def test_an_image_of_one_value_is_black():
     assert gray([700, 700, 700]) == [0, 0, 0]
 
 
@@ -125,48 +125,48 @@ def test_rescale_comes_before_the_window():
     assert gray([0, 50, 100], RescaleSlope=2, RescaleIntercept=10, **WIDE) == [10, 110, 210]
 
 
-def test_a_negative_slope_turns_the_film_round():
+def test_a_negative_slope_inverts_the_image():
     assert gray([0, 100, 255], RescaleSlope=-1, RescaleIntercept=255, **WIDE) == [255, 155, 0]
 
 
-def test_a_slope_of_nothing_is_passed_over():
+def test_a_slope_of_zero_is_ignored():
     assert gray([0, 100, 255], RescaleSlope=0, RescaleIntercept=5, **WIDE) == [0, 100, 255]
 
 
-def test_a_modality_table_comes_before_the_window_and_instead_of_rescale():
+def test_a_modality_lut_is_applied_before_the_window_and_instead_of_rescale():
     table = Sequence([lut(10, [200, 100, 50], 8)])
 
-    # Below the first value mapped and above the last, the ends of the table hold.
+    # Values below the first and above the last mapped one get the ends of the table.
     assert gray([0, 10, 11, 12, 99], ModalityLUTSequence=table, RescaleSlope=7, RescaleIntercept=0, **WIDE) == [
         200, 200, 100, 50, 50,
     ]  # fmt: skip
 
 
-def test_a_table_of_values_of_interest_goes_before_the_window():
+def test_a_voi_lut_is_applied_instead_of_the_window():
     table = Sequence([lut(100, [0, 4095, 1024], 12)])
 
     assert gray([0, 100, 101, 102, 200], VOILUTSequence=table, **WIDE) == [0, 0, 255, 64, 64]
 
 
-def test_a_table_s_first_value_is_negative_where_values_are():
+def test_a_lut_s_first_value_is_signed_if_values_are():
     table = Sequence([lut(-2, [0, 64, 128, 255], 8)])
 
     assert gray([-5, -2, -1, 0, 1], np.int16, VOILUTSequence=table) == [0, 0, 64, 128, 255]
 
 
-def test_a_table_that_says_too_few_bits_is_not_clipped():
+def test_a_lut_with_too_few_bits_is_not_clipped():
     table = Sequence([lut(0, [0, 2048, 4095], 8)])
 
     assert gray([0, 1, 2], VOILUTSequence=table) == [0, 128, 255]
 
 
-def test_of_several_tables_the_normal_one_is_taken():
+def test_of_several_luts_the_normal_one_is_taken():
     tables = Sequence([lut(0, [255, 0, 0], 8, "HARDER"), lut(0, [0, 100, 255], 8, "NORMAL")])
 
     assert gray([0, 1, 2], VOILUTSequence=tables) == [0, 100, 255]
 
 
-def test_a_table_shorter_than_it_says_is_passed_over():
+def test_a_lut_with_too_few_entries_is_ignored():
     table = lut(0, [0, 9], 8)
     table.LUTDescriptor = [300, 0, 8]
 
@@ -184,7 +184,7 @@ def test_a_table_shorter_than_it_says_is_passed_over():
         ("MONOCHROME1", "IDENTITY", False),
     ],
 )
-def test_a_film_is_inverted_once_or_not_at_all(photometric, shape, inverted):
+def test_an_image_is_inverted_once_or_not_at_all(photometric, shape, inverted):
     expected = [255, 155, 0] if inverted else [0, 100, 255]
 
     assert gray([0, 100, 255], PhotometricInterpretation=photometric, PresentationLUTShape=shape, **WIDE) == expected
@@ -195,22 +195,22 @@ def test_padding_is_black_and_does_not_count(photometric):
     values = [5000] * 900 + list(range(100, 200)) + [5001]
     elements = {"PixelPaddingValue": 5000, "PixelPaddingRangeLimit": 5002, "PhotometricInterpretation": photometric}
 
-    shown = gray(values, **elements)
+    found = gray(values, **elements)
 
-    assert shown[:900] == [0] * 900
-    assert shown[-1] == 0
-    assert {shown[900], shown[-2]} == {0, 255}
+    assert found[:900] == [0] * 900
+    assert found[-1] == 0
+    assert {found[900], found[-2]} == {0, 255}
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_that_twelve_bits_cannot_hold_is_looked_for_in_the_whole_cell(photometric):
-    # Masked to its twelve bits it would be 4095, the brightest bone or the blackest air.
+def test_padding_that_twelve_bits_cannot_hold_is_compared_with_all_bits_allocated(photometric):
+    # Masked to twelve bits it would be 4095, the brightest bone or the darkest air.
     elements = {"BitsStored": 12, "PixelPaddingValue": 0xFFFF, "PhotometricInterpretation": photometric}
 
-    shown = gray([0xFFFF] * 900 + list(range(100, 200)), **elements)
+    found = gray([0xFFFF] * 900 + list(range(100, 200)), **elements)
 
-    assert shown[:900] == [0] * 900
-    assert {shown[900], shown[-1]} == {0, 255}
+    assert found[:900] == [0] * 900
+    assert {found[900], found[-1]} == {0, 255}
 
 
 def test_padding_is_a_stored_value_not_a_rescaled_one():
@@ -219,13 +219,13 @@ def test_padding_is_a_stored_value_not_a_rescaled_one():
     assert gray([-100, 0, 155], np.int16, PhotometricInterpretation="MONOCHROME1", **elements) == [0, 155, 0]
 
 
-def test_a_film_that_is_all_padding_is_shown():
+def test_an_image_that_is_all_padding_is_decoded():
     elements = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535, **WIDE}
 
     assert gray([0, 100, 255], **elements) == [0, 100, 255]
 
 
-def test_bits_beside_the_stored_ones_are_masked():
+def test_bits_that_are_not_stored_are_masked():
     # 10 bits stored at high bit 11: two bits below, four above.
     cells = [value << 2 | 0b1111_0000_0000_0011 & (0xF003) for value in (0, 100, 255)]
 
@@ -252,13 +252,13 @@ def test_signed_values_of_twelve_bits_keep_their_sign():
         ({"PixelAspectRatio": [0, 1]}, (40, 60)),
     ],
 )
-def test_pixels_are_made_square_and_no_film_grows(elements, shape):
+def test_pixels_are_made_square_and_no_image_grows(elements, shape):
     pixels = np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))
 
-    shown = decode(dicom(pixels, **elements))
+    found = decode(dicom(pixels, **elements))
 
-    assert shown.shape == shape
-    assert abs(int(shown[0, -1]) - 236) <= 4
+    assert found.shape == shape
+    assert abs(int(found[0, -1]) - 236) <= 4
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_pixels_are_made_square_and_no_film_grows(elements, shape):
         ({"BitsStored": 1, "HighBit": 0}, Reason.UNSUPPORTED, "1 bits stored"),
         ({"BitsStored": 17, "HighBit": 16}, Reason.CORRUPT, "17 bits stored"),
         ({"BitsStored": 12, "HighBit": 3}, Reason.CORRUPT, "the high bit does not fit the bits stored and allocated"),
-        ({"Rows": 0}, Reason.CORRUPT, "the header gives no rows or columns"),
-        ({"Rows": 100}, Reason.TRUNCATED, "the pixels are fewer than rows and columns say"),
+        ({"Rows": 0}, Reason.CORRUPT, "the header has no rows or columns"),
+        ({"Rows": 100}, Reason.TRUNCATED, "fewer pixels than rows x columns"),
         ({"SamplesPerPixel": 3}, Reason.CORRUPT, "the samples per pixel do not fit the photometric interpretation"),
-        ({"PhotometricInterpretation": "HSV"}, Reason.UNSUPPORTED, "a photometric interpretation that is not read"),
-        ({"PhotometricInterpretation": None}, Reason.UNSUPPORTED, "a photometric interpretation that is not read"),
+        ({"PhotometricInterpretation": "HSV"}, Reason.UNSUPPORTED, "the photometric interpretation is not supported"),
+        ({"PhotometricInterpretation": None}, Reason.UNSUPPORTED, "the photometric interpretation is not supported"),
     ],
 )
-def test_what_cannot_be_shown_has_a_precise_reason(elements, reason, detail):
+def test_an_image_that_cannot_be_decoded_has_a_precise_reason(elements, reason, detail):
     with pytest.raises(FileFault) as raised:
         decode(dicom(row([1, 2, 3]), **elements))
 
@@ -301,7 +301,7 @@ def test_too_many_pixels_are_refused_before_they_are_read():
     assert raised.value.reason is Reason.TOO_MANY_PIXELS
 
 
-def test_a_transfer_syntax_that_is_not_read_is_named():
+def test_an_unsupported_transfer_syntax_is_named():
     with pytest.raises(FileFault) as raised:
         decode(dicom(row([1, 2]), uid.HTJ2KLossless, stream=b"\xff\x4f"))
 

@@ -1,4 +1,4 @@
-"""DICOM headers: what is a radiograph, what is kept of it, and what a hostile file may ask for."""
+"""DICOM headers: which files are radiographs, what is read of them, and how damaged and hostile files fail."""
 
 import io
 import zlib
@@ -18,7 +18,7 @@ from xray.images.dicom.header import Header, is_dicom, read_header
 from xray.pseudonym import pseudonym
 from xray.vocabulary import REASON_TEXT, Reason
 
-FILM = np.arange(64, dtype=np.uint16).reshape(8, 8)
+PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)
 KEY = b"a key for the tests"
 
 
@@ -43,7 +43,7 @@ def code(value: str) -> Sequence:
 
 @pytest.mark.parametrize("syntax", NATIVE.values(), ids=NATIVE)
 def test_a_file_is_dicom_with_and_without_preamble_in_every_encoding(syntax):
-    data = dicom(FILM, syntax)
+    data = dicom(PIXELS, syntax)
 
     assert is_dicom(data[:1024])
     if syntax != uid.DeflatedExplicitVRLittleEndian:
@@ -90,42 +90,42 @@ def test_bytes_that_are_not_dicom_have_no_header():
     assert "DICOM" in REASON_TEXT[Reason.NOT_AN_IMAGE]
 
 
-def test_a_file_with_a_tiff_header_for_a_preamble_is_dicom_first():
-    data = dicom(FILM)
+def test_a_file_with_a_tiff_header_as_preamble_is_read_as_dicom():
+    data = dicom(PIXELS)
     dual = b"II\x2a\x00" + data[4:]
 
     assert np.array_equal(decode(dual), decode(data))
     assert pixel_count(dual) == 64
 
 
-def test_the_header_is_kept():
-    data = dicom(FILM, BodyPartExamined="HAND", ViewPosition="PA", ImageLaterality="L", IssuerOfPatientID="hospital")
+def test_the_fields_of_a_header_are_read():
+    data = dicom(PIXELS, BodyPartExamined="HAND", ViewPosition="PA", ImageLaterality="L", IssuerOfPatientID="hospital")
 
     assert header(data, KEY) == Header("1.2.3", "1.2.3.1", "HAND", "PA", "L", pseudonym(KEY, "4711", "hospital"))
     assert header(data).patient is None
 
 
 def test_a_patient_has_the_same_pseudonym_in_every_character_set():
-    latin = dicom(FILM, PatientID="Müller", SpecificCharacterSet="ISO_IR 100")
-    unicode = dicom(FILM, PatientID="Müller ", SpecificCharacterSet="ISO_IR 192")
+    latin = dicom(PIXELS, PatientID="Müller", SpecificCharacterSet="ISO_IR 100")
+    unicode = dicom(PIXELS, PatientID="Müller ", SpecificCharacterSet="ISO_IR 192")
 
     assert header(latin, KEY).patient == header(unicode, KEY).patient == pseudonym(KEY, "Müller")
 
 
-def test_a_charset_that_nobody_knows_does_no_harm():
-    data = dicom(FILM).replace(b"4711", b"\xff\xfe\xfd1")
+def test_a_patient_id_that_its_charset_cannot_decode_has_a_pseudonym():
+    data = dicom(PIXELS).replace(b"4711", b"\xff\xfe\xfd1")
 
     assert header(data, KEY).patient == pseudonym(KEY, "ÿþý1")
 
 
 @pytest.mark.parametrize("identity", [None, "", "  "])
 def test_without_a_patient_id_there_is_no_pseudonym(identity):
-    assert header(dicom(FILM, PatientID=identity), KEY).patient is None
+    assert header(dicom(PIXELS, PatientID=identity), KEY).patient is None
 
 
 @pytest.mark.parametrize("value", ["", "1.2.x", "1" * 65, "../../etc"])
-def test_what_is_no_uid_is_none(value):
-    data = dicom(FILM).replace(b"\x0d\x00UI\x06\x001.2.3\0", b"\x0d\x00UI" + length_and(value))
+def test_an_invalid_uid_is_none(value):
+    data = dicom(PIXELS).replace(b"\x0d\x00UI\x06\x001.2.3\0", b"\x0d\x00UI" + length_and(value))
 
     assert header(data).study is None
     assert header(data).series == "1.2.3.1"
@@ -156,17 +156,17 @@ def length_and(value: str) -> bytes:
         ("", None, None),
     ],
 )
-def test_body_parts_come_in_the_house_s_terms(text, part, side):
-    # pydicom does not write what is no code string.
-    data = dicom(FILM, BodyPartExamined="PLACEHOLDER12345").replace(b"PLACEHOLDER12345", text.ljust(16).encode())
+def test_body_parts_become_terms_of_the_vocabulary(text, part, side):
+    # pydicom refuses to write an invalid code string.
+    data = dicom(PIXELS, BodyPartExamined="PLACEHOLDER12345").replace(b"PLACEHOLDER12345", text.ljust(16).encode())
 
     found = header(data)
 
     assert (found.body_part, found.laterality) == (part, side)
 
 
-def test_a_part_s_name_of_more_than_sixteen_characters_is_none():
-    data = dicom(FILM, BodyPartExamined="A" * 16).replace(b"CS\x10\x00" + b"A" * 16, b"CS\x12\x00" + b"A" * 18)
+def test_a_body_part_of_more_than_sixteen_characters_is_none():
+    data = dicom(PIXELS, BodyPartExamined="A" * 16).replace(b"CS\x10\x00" + b"A" * 16, b"CS\x12\x00" + b"A" * 18)
 
     assert header(data).body_part is None
 
@@ -175,19 +175,19 @@ def test_a_part_s_name_of_more_than_sixteen_characters_is_none():
     ("value", "part"), [("85562004", "HAND"), ("T-D8700", "HAND"), ("30021000", "LEG"), ("1", None)]
 )
 @pytest.mark.parametrize("examined", [None, "EXTREMITY"])
-def test_the_coded_region_serves_where_the_part_is_not_named(value, part, examined):
-    assert header(dicom(FILM, BodyPartExamined=examined, AnatomicRegionSequence=code(value))).body_part == part
+def test_the_coded_region_is_used_if_the_body_part_is_not_named(value, part, examined):
+    assert header(dicom(PIXELS, BodyPartExamined=examined, AnatomicRegionSequence=code(value))).body_part == part
 
 
 @pytest.mark.parametrize(("value", "view"), [("399348003", "AP"), ("R-10214", "PA"), ("399173006", "LL"), ("1", None)])
-def test_the_coded_view_serves_where_no_view_position_is(value, view):
-    assert header(dicom(FILM, ViewCodeSequence=code(value))).view == view
+def test_the_coded_view_is_used_if_there_is_no_view_position(value, view):
+    assert header(dicom(PIXELS, ViewCodeSequence=code(value))).view == view
 
 
-def test_the_image_s_side_goes_before_the_series_and_the_part_s():
-    assert header(dicom(FILM, ImageLaterality="L", Laterality="R", BodyPartExamined="HAND R")).laterality == "L"
-    assert header(dicom(FILM, ImageLaterality="", Laterality="R", BodyPartExamined="HAND L")).laterality == "R"
-    assert header(dicom(FILM, ImageLaterality="X")).laterality is None
+def test_the_image_s_laterality_comes_before_the_series_and_the_body_part_s():
+    assert header(dicom(PIXELS, ImageLaterality="L", Laterality="R", BodyPartExamined="HAND R")).laterality == "L"
+    assert header(dicom(PIXELS, ImageLaterality="", Laterality="R", BodyPartExamined="HAND L")).laterality == "R"
+    assert header(dicom(PIXELS, ImageLaterality="X")).laterality is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_the_image_s_side_goes_before_the_series_and_the_part_s():
     ],
 )
 def test_projection_radiographs_are_read(keyword):
-    data = dicom(FILM, SOPClassUID=getattr(uid, keyword), Modality="OT", NumberOfFrames=1)
+    data = dicom(PIXELS, SOPClassUID=getattr(uid, keyword), Modality="OT", NumberOfFrames=1)
 
     assert header(data).study == "1.2.3"
     assert decode(data).shape == (8, 8)
@@ -211,8 +211,8 @@ def test_projection_radiographs_are_read(keyword):
 
 @pytest.mark.parametrize("modality", ["CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"])
 @pytest.mark.parametrize("sop_class", [uid.SecondaryCaptureImageStorage, "1.2.392.200036.9125.1.1.2", None])
-def test_a_capture_a_vendor_s_class_and_none_are_judged_by_their_modality(modality, sop_class):
-    data = dicom(FILM, SOPClassUID=sop_class, Modality=modality)
+def test_of_a_capture_a_private_sop_class_and_none_the_modality_decides(modality, sop_class):
+    data = dicom(PIXELS, SOPClassUID=sop_class, Modality=modality)
 
     assert header(data).study == "1.2.3"
 
@@ -232,13 +232,13 @@ def test_a_capture_a_vendor_s_class_and_none_are_judged_by_their_modality(modali
         (None, "US", "other DICOM object"),
     ],
 )
-def test_other_objects_are_named_by_their_class_alone(sop_class, modality, name):
-    found = fault(dicom(FILM, SOPClassUID=sop_class, Modality=modality))
+def test_other_objects_are_named_by_their_sop_class_alone(sop_class, modality, name):
+    found = fault(dicom(PIXELS, SOPClassUID=sop_class, Modality=modality))
 
     assert (found.reason, found.detail) == (Reason.NOT_RADIOGRAPH, name)
 
 
-def test_a_dicomdir_is_no_radiograph():
+def test_a_dicomdir_is_not_a_radiograph():
     path = pydicom.data.get_testdata_file("DICOMDIR", download=False)
     with open(path, "rb") as file:
         found = fault(file.read())
@@ -254,78 +254,78 @@ def test_a_dicomdir_is_no_radiograph():
         {"SOPClassUID": uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage},
     ],
 )
-def test_many_frames_are_told(elements):
-    assert fault(dicom(FILM, **elements)).reason is Reason.MULTI_FRAME
+def test_several_frames_are_refused(elements):
+    assert fault(dicom(PIXELS, **elements)).reason is Reason.MULTI_FRAME
 
 
-def test_a_multi_frame_capture_of_something_else_is_no_radiograph():
-    found = fault(dicom(FILM, SOPClassUID=uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage, Modality="US"))
+def test_a_multi_frame_capture_of_another_modality_is_not_a_radiograph():
+    found = fault(dicom(PIXELS, SOPClassUID=uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage, Modality="US"))
 
     assert found.reason is Reason.NOT_RADIOGRAPH
 
 
-def test_a_radiograph_without_pixels_is_told_and_a_report_without_pixels_is_a_report():
-    assert fault(written(data_set(FILM))).reason is Reason.NO_PIXELS
-    assert fault(written(data_set(FILM, SOPClassUID=uid.BasicTextSRStorage))).reason is Reason.NOT_RADIOGRAPH
+def test_a_radiograph_without_pixels_has_no_pixels_and_a_report_is_not_a_radiograph():
+    assert fault(written(data_set(PIXELS))).reason is Reason.NO_PIXELS
+    assert fault(written(data_set(PIXELS, SOPClassUID=uid.BasicTextSRStorage))).reason is Reason.NOT_RADIOGRAPH
 
 
 @pytest.mark.parametrize("encoding", ["implicit", "explicit", "big"])
-def test_a_header_that_is_cut_has_a_reason_wherever_it_is_cut(encoding):
-    data = dicom(FILM, NATIVE[encoding])
+def test_a_truncated_header_has_a_reason_wherever_it_ends(encoding):
+    data = dicom(PIXELS, NATIVE[encoding])
 
-    for end in range(132, len(data) - FILM.nbytes - 12):
+    for end in range(132, len(data) - PIXELS.nbytes - 12):
         with pytest.raises(FileFault) as raised:
             header(data[:end])
         assert raised.value.reason in (Reason.TRUNCATED, Reason.NO_PIXELS, Reason.NOT_RADIOGRAPH)
 
 
 def test_sequences_nested_without_end_are_corrupt():
-    data = dicom(FILM)
+    data = dicom(PIXELS)
     place = data.index(b"\x10\x00\x10\x00PN")
     nested = b"\x09\x00\x01\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 100_000
 
     found = fault(data[:place] + nested + data[place:])
 
-    assert (found.reason, found.detail) == (Reason.CORRUPT, "more than 64 sequences in one another")
+    assert (found.reason, found.detail) == (Reason.CORRUPT, "more than 64 nested sequences")
 
 
-def test_absurdly_many_elements_are_corrupt_and_those_of_no_radiograph_are_not_damage():
-    place = dicom(FILM).index(b"\x10\x00\x10\x00PN")
+def test_too_many_elements_are_corrupt_in_a_radiograph_and_another_object_is_not_a_radiograph():
+    place = dicom(PIXELS).index(b"\x10\x00\x10\x00PN")
     many = b"\x09\x00\x01\x10LO\0\0" * 100_001
 
-    radiograph, report = dicom(FILM), dicom(FILM, SOPClassUID=uid.SegmentationStorage)
+    radiograph, report = dicom(PIXELS), dicom(PIXELS, SOPClassUID=uid.SegmentationStorage)
     assert fault(radiograph[:place] + many + radiograph[place:]).reason is Reason.CORRUPT
     place = report.index(b"\x10\x00\x10\x00PN")
     assert fault(report[:place] + many + report[place:]).reason is Reason.NOT_RADIOGRAPH
 
 
-def test_sequences_of_all_kinds_are_passed_over():
-    described = data_set(FILM, BodyPartExamined="HAND")
+def test_sequences_of_all_kinds_are_skipped():
+    described = data_set(PIXELS, BodyPartExamined="HAND")
     inner = Dataset()
     inner.BodyPartExamined = "SKULL"
     inner.ReferencedImageSequence = code("1")
     described.RequestAttributesSequence = Sequence([inner, Dataset()])
     described.add_new(0x00091010, "UN", b"\xfe\xff\x00\xe0\x04\0\0\0\x09\0\1\0\xfe\xff\xdd\xe0\0\0\0\0")
-    described.PixelData = FILM.tobytes()
+    described.PixelData = PIXELS.tobytes()
     defined = written(described)
     described["RequestAttributesSequence"].is_undefined_length = True
     inner.is_undefined_length_sequence_item = True
 
     for data in (defined, written(described)):
         assert header(data).body_part == "HAND"
-        assert np.array_equal(decode(data), decode(dicom(FILM)))
+        assert np.array_equal(decode(data), decode(dicom(PIXELS)))
 
 
-def test_a_deflated_bomb_is_corrupt_before_it_is_inflated():
-    data = dicom(FILM, NATIVE["deflated"])
+def test_a_deflated_header_over_the_cap_is_corrupt_before_it_is_inflated():
+    data = dicom(PIXELS, NATIVE["deflated"])
     start = 144 + int.from_bytes(data[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     parts = [packer.compress(b"\x08\x00\x05\x00UN\0\0\xfe\xff\xff\x7f")]
     parts += [packer.compress(b"\0" * 2**20) for _ in range(128)]
-    bomb = data[:start] + b"".join(parts) + packer.flush()
+    oversized = data[:start] + b"".join(parts) + packer.flush()
 
-    assert len(bomb) < 2**20
-    assert "inflates to more than" in fault_of_header(bomb).detail
+    assert len(oversized) < 2**20
+    assert "inflates to more than" in fault_of_header(oversized).detail
 
 
 def fault_of_header(data: bytes) -> FileFault:
@@ -334,16 +334,16 @@ def fault_of_header(data: bytes) -> FileFault:
     return raised.value
 
 
-def test_nothing_of_the_patient_is_in_a_fault():
-    for data in (dicom(FILM, Modality="4711", SOPClassUID=None), dicom(FILM, PhotometricInterpretation="4711")):
+def test_a_fault_has_nothing_of_the_patient():
+    for data in (dicom(PIXELS, Modality="4711", SOPClassUID=None), dicom(PIXELS, PhotometricInterpretation="4711")):
         with pytest.raises(FileFault) as raised:
             decode(data)
         assert "4711" not in str(raised.value)
         assert "Doe" not in str(raised.value)
 
 
-def test_large_values_are_passed_over_without_being_read():
-    data = dicom(FILM, OverlayData=None)
+def test_large_values_are_skipped_without_being_read():
+    data = dicom(PIXELS, OverlayData=None)
     place = data.index(b"\x10\x00\x10\x00PN")
     large = b"\x09\x00\x01\x10OB\0\0" + (2**24).to_bytes(4, "little") + bytes(2**24)
     file = Counted(data[:place] + large + data[place:])
@@ -353,7 +353,7 @@ def test_large_values_are_passed_over_without_being_read():
 
 
 class Counted(io.BytesIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes that are read."""
 
     taken = 0
 

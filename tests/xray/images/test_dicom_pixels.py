@@ -1,4 +1,4 @@
-"""DICOM pixels in every transfer syntax, against a second decoder, and every kind of damage."""
+"""DICOM pixels in every transfer syntax, compared with a second decoder, and with every kind of damage."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from xray.errors import FileFault
 from xray.images.decode import decode, pixel_count
 from xray.images.dicom.codecs import decompress
 from xray.images.dicom.header import Header, read_header
-from xray.images.dicom.pixels import decode_dicom, dicom_room
+from xray.images.dicom.pixels import decode_dicom, dicom_pixel_count
 from xray.vocabulary import Reason
 
 SMOOTH = np.add.outer(np.arange(48) * 40, np.arange(64) * 30).astype(np.uint16)
@@ -60,7 +60,7 @@ KINDS = every_kind()
 
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("syntax", NATIVE.values(), ids=NATIVE)
-def test_native_pixels_of_every_depth_and_byte_order_come_out_alike(syntax, bits):
+def test_native_pixels_of_every_depth_and_byte_order_are_decoded_alike(syntax, bits):
     pixels = DEPTHS[bits]
     window = {"WindowCenter": 2.0 ** (bits - 1), "WindowWidth": 2.0**bits, "BitsStored": bits}
     expected = np.rint(pixels / (2.0**bits - 1) * 255)
@@ -70,14 +70,14 @@ def test_native_pixels_of_every_depth_and_byte_order_come_out_alike(syntax, bits
 
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_pixels_of_every_depth_come_out_as_native_ones(name, bits):
+def test_lossless_pixels_of_every_depth_are_decoded_as_native_ones(name, bits):
     pixels = DEPTHS[bits]
 
     assert np.array_equal(decode(compressed(name, pixels, BitsStored=bits)), decode(dicom(pixels, BitsStored=bits)))
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_lossy_pixels_come_out_near_native_ones(name):
+def test_lossy_pixels_are_decoded_nearly_as_native_ones(name):
     pixels, bits = (EIGHT, 8) if name == "jpeg baseline" else (SMOOTH, 12)
     window = {"WindowCenter": 2.0 ** (bits - 1), "WindowWidth": 2.0**bits, "BitsStored": bits}
 
@@ -106,12 +106,12 @@ def test_two_decoders_agree(name):
 
 def by_gdcm(pixels: np.ndarray, syntax: uid.UID, stream: bytes) -> np.ndarray:
     """Decode a codestream with pydicom and GDCM."""
-    film = pydicom.dcmread(io.BytesIO(dicom(pixels, syntax, stream=stream)))
-    film.pixel_array_options(decoding_plugin="gdcm")
-    return film.pixel_array
+    data_set = pydicom.dcmread(io.BytesIO(dicom(pixels, syntax, stream=stream)))
+    data_set.pixel_array_options(decoding_plugin="gdcm")
+    return data_set.pixel_array
 
 
-def test_a_damaged_film_that_keeps_old_decoders_busy_for_ever_is_told_at_once():
+def test_damage_that_keeps_old_decoders_busy_forever_is_found_at_once():
     stream = bytearray(imagecodecs.jpegls_encode(EIGHT, level=2))
     scan = stream.index(b"\xff\xda")
     # NEAR of the scan (ITU-T T.87 C.2.3), far over the half of MAXVAL that it may be.
@@ -190,7 +190,7 @@ def test_of_luma_and_chroma_the_luma_is_taken(photometric):
     assert np.array_equal(decode(data), luma)
 
 
-def test_a_colour_jpeg_comes_out_as_the_same_jpeg_in_a_file_of_its_own():
+def test_a_colour_jpeg_is_decoded_as_the_same_jpeg_in_a_file_of_its_own():
     with io.BytesIO() as file:
         Image.fromarray(np.stack([EIGHT, EIGHT // 2, 255 - EIGHT], -1)).save(file, "JPEG")
         stream = file.getvalue()
@@ -209,7 +209,7 @@ def test_eight_bits_in_big_endian_words_keep_their_order():
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_J2KR.dcm", "RG1_J2KI.dcm", "RG3_UNCI.dcm", "RG3_J2KR.dcm"])
-def test_real_radiographs_come_out_as_pydicom_s_pixels_in_their_window(name):
+def test_real_radiographs_are_decoded_as_pydicom_s_pixels_in_their_window(name):
     path = pydicom.data.get_testdata_file(name, download=False)
     with open(path, "rb") as file:
         data = file.read()
@@ -223,14 +223,14 @@ def test_real_radiographs_come_out_as_pydicom_s_pixels_in_their_window(name):
     assert np.array_equal(decode(data), np.rint(expected * 255))
 
 
-def test_a_jpeg_2000_film_in_jp2_boxes_is_read():
+def test_a_jpeg_2000_image_in_jp2_boxes_is_decoded():
     stream = imagecodecs.jpeg2k_encode(SMOOTH, codecformat="jp2", reversible=True)
 
     assert np.array_equal(decode(dicom(SMOOTH, uid.JPEG2000Lossless, stream=stream)), decode(dicom(SMOOTH)))
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
-def test_a_film_in_several_fragments_is_put_together(pieces):
+def test_the_fragments_of_an_image_are_joined(pieces):
     stream = LOSSLESS["jpeg-ls"][1](SMOOTH)
     stream += b"\0" * (len(stream) % 2)
     size = -(-len(stream) // pieces) // 2 * 2 + 2
@@ -240,12 +240,12 @@ def test_a_film_in_several_fragments_is_put_together(pieces):
     start = whole.index(b"\xe0\x7f\x10\x00OB") + 12
 
     assert np.array_equal(decode(whole[:start] + body + b"\xfe\xff\xdd\xe0\0\0\0\0"), decode(dicom(SMOOTH)))
-    # Without its end, too: all fragments are there.
+    # All fragments are there, though the sequence has no end.
     assert np.array_equal(decode(whole[:start] + body), decode(dicom(SMOOTH)))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_film_cut_in_its_pixels_is_truncated(name):
+def test_a_file_that_ends_in_its_pixels_is_truncated(name):
     data = KINDS[name]
 
     assert fault(data[:-60]).reason is Reason.TRUNCATED
@@ -253,7 +253,7 @@ def test_a_film_cut_in_its_pixels_is_truncated(name):
 
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "rle"])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_codestream_that_ends_early_in_a_whole_file_is_no_film(name, kept):
+def test_a_codestream_that_ends_early_in_a_whole_file_is_truncated(name, kept):
     pixels = EIGHT if name == "jpeg baseline" else SMOOTH
     syntax, encode = CODECS[name]
     stream = encode(pixels)
@@ -266,22 +266,22 @@ def test_a_codestream_that_ends_early_in_a_whole_file_is_no_film(name, kept):
 def test_a_codestream_of_another_size_than_the_header_s_is_corrupt(name, elements):
     data = compressed(name, EIGHT if name == "jpeg baseline" else SMOOTH, **elements)
 
-    assert fault(data).detail == "the compressed image has not the size that the header gives"
+    assert fault(data).detail == "the compressed image and the header differ in size"
 
 
-def test_rle_that_would_swell_is_held_to_the_film():
+def test_rle_never_unpacks_to_more_than_the_image():
     header = np.zeros(16, "<u4")
     header[:2] = 1, 64
-    bomb = dicom(EIGHT, uid.RLELossless, stream=header.tobytes() + b"\0\0" + b"\x81\xff" * 2**20)
+    data = dicom(EIGHT, uid.RLELossless, stream=header.tobytes() + b"\0\0" + b"\x81\xff" * 2**20)
 
-    shown = decode(bomb)
+    shown = decode(data)
 
     assert shown.shape == EIGHT.shape
     assert (shown[0, 0], shown.ravel()[1:].min()) == (0, 255)
 
 
 @pytest.mark.parametrize("change", [(0, 3), (1, 10), (1, 2**31), (2, 2**31)])
-def test_an_rle_header_that_does_not_fit_is_no_film(change):
+def test_an_rle_header_that_does_not_fit_is_refused(change):
     stream = bytearray(packed(SMOOTH))
     stream[change[0] * 4 : change[0] * 4 + 4] = change[1].to_bytes(4, "little")
 
@@ -293,12 +293,12 @@ def test_an_rle_header_that_does_not_fit_is_no_film(change):
     [
         (b"\xff\x51", 22, b"\0\0\0\1\0\0\0\1", "more than 10,000 tiles"),
         (b"\xff\x51", 6, b"\0\0\xff\xff" * 2 + b"\0" * 8 + b"\0\0\xff\xff" * 2, "more than 1,000,000 code-blocks"),
-        (b"\xff\x52", 9, b"\x21", "a JPEG 2000 image of more than 32 resolutions"),
+        (b"\xff\x52", 9, b"\x21", "a JPEG 2000 image with more than 32 decomposition levels"),
         (b"\xff\x52", 2, b"\0\x12\1\0\xff\xff\0\5\4\4\0\1" + b"\x11" * 6, "more than 10,000,000 packets"),
     ],
     ids=["tiles", "code-blocks", "resolutions", "packets"],
 )
-def test_a_jpeg_2000_header_that_asks_for_too_much_is_refused(marker, place, value, detail):
+def test_a_jpeg_2000_header_over_a_cap_is_refused(marker, place, value, detail):
     flat = np.zeros((200, 200), np.uint16)
     stream = bytearray(imagecodecs.jpeg2k_encode(flat, codecformat="j2k", reversible=True))
     start = stream.index(marker) + place
@@ -310,44 +310,44 @@ def test_a_jpeg_2000_header_that_asks_for_too_much_is_refused(marker, place, val
     assert detail in found.detail
 
 
-def test_a_tile_that_asks_for_too_much_is_refused():
+def test_a_jpeg_2000_tile_header_over_a_cap_is_refused():
     stream = imagecodecs.jpeg2k_encode(np.zeros((200, 200), np.uint16), codecformat="j2k", reversible=True)
     coding = b"\xff\x52\0\x12\1\0\xff\xff\0\5\4\4\0\1" + b"\x11" * 6
     start = stream.index(b"\xff\x90")
     length = int.from_bytes(stream[start + 6 : start + 10]) + len(coding)
-    bomb = stream[: start + 6] + length.to_bytes(4) + stream[start + 10 : start + 12] + coding + stream[start + 12 :]
+    hostile = stream[: start + 6] + length.to_bytes(4) + stream[start + 10 : start + 12] + coding + stream[start + 12 :]
 
-    found = fault(dicom(np.zeros((200, 200), np.uint16), uid.JPEG2000Lossless, stream=bomb))
+    found = fault(dicom(np.zeros((200, 200), np.uint16), uid.JPEG2000Lossless, stream=hostile))
 
     assert found.detail == "more than 10,000,000 packets"
 
 
 def test_pixels_stored_otherwise_than_their_syntax_says_are_corrupt():
     native = dicom(SMOOTH).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
-    capsuled = KINDS["rle"].replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
+    encapsulated = KINDS["rle"].replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
 
-    for data in (native, capsuled):
+    for data in (native, encapsulated):
         assert fault(data).detail == "the pixels are not stored as their transfer syntax says"
 
 
-def test_the_room_is_told_from_the_header():
-    assert dicom_room(KINDS["jpeg 2000"]) == pixel_count(KINDS["jpeg 2000"]) == 48 * 64
-    assert dicom_room(dicom(SMOOTH, Rows=60000, Columns=60000)) == 60000**2
-    assert dicom_room(dicom(SMOOTH, SOPClassUID=uid.CTImageStorage)) == 0
-    assert dicom_room(b"") == 0
+def test_the_pixel_count_is_read_from_the_header():
+    assert dicom_pixel_count(KINDS["jpeg 2000"]) == pixel_count(KINDS["jpeg 2000"]) == 48 * 64
+    assert dicom_pixel_count(dicom(SMOOTH, Rows=60000, Columns=60000)) == 60000**2
+    assert dicom_pixel_count(dicom(SMOOTH, SOPClassUID=uid.CTImageStorage)) == 0
+    assert dicom_pixel_count(b"") == 0
 
 
-def test_decoders_print_nothing_even_of_damaged_films(capfd):
+def test_decoders_print_nothing_even_for_damaged_files(capfd):
     for name in KINDS:
         data = bytearray(KINDS[name])
         data[-300] ^= 0x55
         data[-200:-190] = b"\xff\x0d" * 5
-        film_or_fault(bytes(data))
+        gray_or_fault(bytes(data))
 
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_another_part_prints_meanwhile_is_not_lost():
+def test_output_of_other_threads_during_decoding_is_not_lost():
     script = (
         "import os, threading\n"
         "from tests.xray.images.test_dicom_pixels import KINDS\n"
@@ -387,7 +387,7 @@ def test_threads_decode_alike():
     assert wrong == []
 
 
-def film_or_fault(data: bytes) -> np.ndarray | FileFault:
+def gray_or_fault(data: bytes) -> np.ndarray | FileFault:
     try:
         return decode_dicom(data, 1_000_000)
     except FileFault as fault:
@@ -409,7 +409,7 @@ STRANGE = "0 -1 1e300 -1e300 1e-300 nan inf x 5\\0 1\\-1 1\\1\\1 900\\2"
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Draw a film with some of its bytes set, replaced or cut, in its header or its pixels."""
+    """Draw a file with some bytes set, inserted or cut, in its header or its pixels."""
     data = bytearray(KINDS[draw(st.sampled_from(sorted(KINDS)))])
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(128, len(data) - 1))
@@ -425,13 +425,13 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-# The same films in every run: one that made GDCM end the process would take the other tests along.
+# The same files in every run: one for which GDCM ends the process would end the other tests too.
 @settings(max_examples=400, deadline=5000, derandomize=True)
 @given(mutated())
-def test_a_mutated_film_is_a_film_or_has_a_reason(data):
-    found, header, room = film_or_fault(data), header_or_fault(data), dicom_room(data)
+def test_a_mutated_file_is_decoded_or_has_a_reason(data):
+    found, header, count = gray_or_fault(data), header_or_fault(data), dicom_pixel_count(data)
 
-    assert 0 <= room < 2**32
+    assert 0 <= count < 2**32
     if isinstance(found, FileFault):
         assert isinstance(found.reason, Reason)
         assert found.detail.isascii()
@@ -439,7 +439,7 @@ def test_a_mutated_film_is_a_film_or_has_a_reason(data):
     else:
         assert found.dtype == np.uint8
         assert found.ndim == 2
-        assert 0 < found.size <= room <= 1_000_000
+        assert 0 < found.size <= count <= 1_000_000
         assert isinstance(header, Header)
     if isinstance(header, FileFault):
         assert isinstance(found, FileFault)
@@ -451,11 +451,11 @@ def test_a_mutated_film_is_a_film_or_has_a_reason(data):
     st.dictionaries(st.sampled_from(INTEGERS.split()), st.integers(0, 65535) | st.integers(0, 20), max_size=4),
     st.dictionaries(st.sampled_from(DECIMALS.split()), st.sampled_from(STRANGE.split()), max_size=4),
 )
-def test_edited_elements_make_a_film_or_a_reason(kind, integers, texts):
+def test_a_file_with_edited_elements_is_decoded_or_has_a_reason(kind, integers, texts):
     found = dcmread(io.BytesIO(KINDS[kind]))
     for keyword, value in integers.items():
         setattr(found, keyword, value)
-    # pydicom does not write what is no number.
+    # pydicom refuses to write text that is not a number.
     for keyword in texts:
         setattr(found, keyword, "7777")
     with io.BytesIO() as file:
@@ -465,12 +465,12 @@ def test_edited_elements_make_a_film_or_a_reason(kind, integers, texts):
         value += " " * (len(value) % 2)
         data = data.replace(b"\x04\x007777", len(value).to_bytes(2, "little") + value.encode(), 1)
 
-    shown = film_or_fault(data)
+    shown = gray_or_fault(data)
 
     assert isinstance(shown, FileFault) or shown.dtype == np.uint8
 
 
-def test_frames_of_tests_are_what_pydicom_reads():
+def test_pydicom_reads_the_files_of_these_tests():
     found = dcmread(io.BytesIO(KINDS["jpeg-ls"]))
 
     stream = next(generate_frames(found.PixelData, number_of_frames=1))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tests.oracles.cam import HeadWeights, head_forward
+from tests.xray.network.cam_oracle import HeadWeights, head_forward
 from xray.errors import UsageError
 from xray.network.builder import backbone_function, backbone_names, build_network, load_network
 from xray.network.package import ModelPackage

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.oracles.cam import HeadWeights, head_forward
+from tests.xray.network.cam_oracle import HeadWeights, head_forward
 
 
 def random_case(seed: int) -> tuple[np.ndarray, HeadWeights]:

@@ -1,4 +1,4 @@
-"""A bootstrap over groups, one resample after the other: the oracle of ``training.evaluate.bootstrap``."""
+"""A slow bootstrap that draws row by row, as the reference for the fast one."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 def group_interval(
     statistic: Callable[[NDArray[np.intp]], float], groups: NDArray[np.generic], *, repeats: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a 95 % percentile interval from a bootstrap over whole groups (Field and Welsh 2007, JRSS B 69).
+    """Return a 95 % percentile interval from a bootstrap that draws whole groups (Field and Welsh 2007, JRSS B).
 
     Images of one group are not independent; drawing images one by one would make the interval too narrow.
 
     Parameters
     ----------
     statistic : callable
-        From indices into the data to a number. It raises ValueError for a resample without both classes, which is
-        then drawn again.
+        From indices into the data to a number; a resample without both classes, on which it raises ValueError, is
+        drawn again.
     groups : ndarray, (N,)
         The group of each image.
     repeats : int
-        Resamples.
+        Number of resamples.
     seed : int
-        Seed of the random draws.
+        Seed of the draws.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def group_interval(
     Raises
     ------
     ValueError
-        If ``10 * repeats`` resamples did not contain `repeats` with both classes.
+        If too few resamples with both classes are found in ten times as many draws.
     """
     rng = np.random.default_rng(seed)
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
