@@ -198,7 +198,7 @@ def test_flower_ends_on_sigterm_while_its_broker_hangs(tmp_path: Path, broker: T
         with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as messages:
             messages.subscribe("/0.celery.pidbox")
             await_that(lambda: _asks_for_events(messages.get_message()), 20, "Flower has asked workers for events")
-        broker.hang()
+        broker.freeze()
         # When it serves the second page, Flower asks for events again, and would then wait for the broker forever.
         for _ in range(2):
             assert "No queue data" in flower.pages.text("/broker")

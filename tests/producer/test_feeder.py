@@ -109,7 +109,7 @@ def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, 
     scan(database, entries(8), batch_size=1)
     assert feeder.tick().sent == 8
     broker.kill()
-    broker.forget()
+    broker.delete_data()
     broker.start()
     tick = feeder.tick()
     assert (tick.lost, tick.sent) == (8, 8)
