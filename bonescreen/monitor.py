@@ -1,4 +1,4 @@
-"""Where pages may be served: on loopback to this host alone, elsewhere to those who know the credentials."""
+"""Flower, the monitor of Celery workers: read-only, and behind credentials unless only this host can reach it."""
 
 import dbm
 import ipaddress
@@ -25,16 +25,47 @@ from worker.app import celery_app
 from xray.errors import Outage, StorageOutage, UsageError
 from xray.message import transport_options
 
+log = logging.getLogger(__name__)
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this host reaches what is bound to an address or name.
+MAX_TASKS = 20_000
+"""The latest tasks are kept: at the default batch size, those of five million images."""
+
+COLUMNS = "args,state,result,received,runtime,worker,uuid"
+"""Columns of the table of tasks. All tasks have the same name, so it is left out."""
+
+BROKER_TIMEOUT_SECONDS = 5
+"""Shorter than a worker's: a page must not wait for half a minute for a broker that hangs."""
+
+
+def require_credentials(host: str, user: str | None, password: str | None, settings: str) -> tuple[str, str] | None:
+    """Return the user and password to ask for, or None if they are not set and only this host can reach the pages.
+
+    Parameters
+    ----------
+    host : str
+        The address or name to listen on.
+    user, password : str or None
+        The settings' values.
+    settings : str
+        The settings' names, for the error.
 
     Raises
     ------
     UsageError
-        It is no address of this host and no name of one.
+        The address is unknown; or only one of user and password is set; or neither, and other hosts can reach it.
     """
-    unknown = UsageError(f"--host {host!r} is no address or name known here; 127.0.0.1 is this host alone")
+    loopback = _is_loopback(host)
+    if user is not None and password is not None:
+        return user, password
+    if user is not None or password is not None:
+        raise UsageError(f"only one of {settings} is set; set both, or unset it and listen on 127.0.0.1")
+    if not loopback:
+        raise UsageError(f"other hosts can reach {host}; set {settings}, or listen on 127.0.0.1")
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    unknown = UsageError(f"--host {host!r} is not an address or name of this host; 127.0.0.1 is reached from here only")
     if not host:
         raise unknown
     try:
@@ -44,109 +75,38 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def require_credentials(host: str, user: str | None, password: str | None, settings: str) -> tuple[str, str] | None:
-    """Return the credentials to ask for, None for none, which is well on loopback only.
-
-    Parameters
-    ----------
-    host : str
-        Where the pages are to be bound.
-    user, password : str or None
-        What is set.
-    settings : str
-        The names of the two settings, for the error.
-
-    Raises
-    ------
-    UsageError
-        There is no such address, half of the credentials is missing, or all of them where others reach it.
-    """
-    loopback = is_loopback(host)
-    if user is not None and password is not None:
-        return user, password
-    if user is not None or password is not None:
-        raise UsageError(f"only one of {settings} is set; set both, or neither and stay on 127.0.0.1")
-    if not loopback:
-        raise UsageError(f"others can reach {host}: set {settings}, or stay on 127.0.0.1")
-    return None
-
-
-log = logging.getLogger(__name__)
-
-TASKS_SHOWN = 20_000
-"""Tasks kept, the latest: at the default batch size those of five million images."""
-
-COLUMNS = "args,state,result,received,runtime,worker,uuid"
-"""Of the table of tasks: all have the same name, so their arguments come first."""
-
-
-def worded(task: Any) -> Any:
-    """Word a batch's numbers for the pages, which cut a result off at about 45 characters; the API has them bare.
-
-    Parameters
-    ----------
-    task : celery.events.state.Task
-        Its ``args`` and ``result`` are texts, as Python would write the values; it is changed and returned.
-    """
-    if (ids := re.fullmatch(r"\((\d+), (\d+)\)", task.args or "")) is not None:
-        task.args = f"run {ids[1]}, batch {ids[2]}"
-    numbers = dict(re.findall(r"'(\w+)': ([\d.]+)", task.result or ""))
-    if numbers.keys() >= {"images", "failures", "rate"}:
-        task.result = "{images} images, {failures} failures, {rate} images/s".format(**numbers)
-    return task
-
-
-class _GuardedMetrics(Metrics):  # type: ignore[misc]
-    """Flower's counters by worker, which it would show to anybody."""
-
-    @authenticated
-    async def get(self) -> None:
-        """Answer like Flower, to those who may see the pages."""
-        await super().get()
-
-
-class _MaskingInspector(Inspector):  # type: ignore[misc]
-    """Takes the password out of what workers tell of their broker: kombu leaves it in a Unix socket's address."""
-
-    def _on_update(self, workername: str, method: str, response: Any) -> None:
-        if method == "stats" and "broker" in response:
-            response["broker"]["hostname"] = maybe_sanitize_url(response["broker"].get("hostname"))
-        super()._on_update(workername, method, response)
-
-
 def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: tuple[str, str] | None) -> None:
-    """Serve Flower's pages until SIGTERM or SIGINT, and end this process.
+    """Serve Flower's pages until SIGTERM or SIGINT, then end this process.
 
     Parameters
     ----------
     broker_url : str
-        Redis-protocol URL; shown without its password.
+        Redis-protocol URL; pages show it without its password.
     home : Path
-        Keeps what was seen over a restart, in ``flower.db``.
+        Folder for Flower's history, ``flower.db``, which is kept when it restarts.
     host, port : str, int
-        Where to listen.
+        The address to listen on.
     credentials : tuple of str, or None
-        User and password to ask for; None asks nobody, and Flower then refuses its API.
+        User and password to ask for. With None, the pages are open and Flower refuses requests to its API.
 
     Raises
     ------
     Outage
-        The port is taken or not allowed.
+        The port is in use or not allowed.
     StorageOutage
         The home cannot be written.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s flower %(levelname)s %(message)s")
-    # One line for each request, pages that refresh themselves included.
+    # It logs every request, also those of pages that refresh themselves.
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
-    # It warns four times when no worker has come up yet.
+    # It logs four warnings while no worker has started yet.
     logging.getLogger("flower.inspector").setLevel(logging.ERROR)
     _configure(home, host, port, credentials)
     app = celery_app(broker_url)
-    # For a worker's half minute nobody would wait for a page while a broker hangs.
-    app.conf.broker_transport_options = {**transport_options(), "socket_timeout": 5}
+    app.conf.broker_transport_options = {**transport_options(), "socket_timeout": BROKER_TIMEOUT_SECONDS}
     flower = Flower(capp=app, options=options, **flower_settings)
     flower.inspector = _MaskingInspector(flower.io_loop, app, options.inspect_timeout / 1000)
-    flower.add_handlers(".*", [("/metrics", _GuardedMetrics)])
+    flower.add_handlers(".*", [("/metrics", _AuthenticatedMetrics)])
     try:
         flower.start_http_server()
     except OSError as error:
@@ -159,18 +119,54 @@ def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | 
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageOutage(f"{home} cannot be written ({error.strerror}); set BONESCREEN_HOME") from error
-    # Flower would open its API, which tells more than the pages, to anybody.
+    # It would open Flower's API, which tells more than the pages, without credentials.
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
     options.address = host
     options.port = port
     options.basic_auth = [":".join(credentials)] if credentials else []
-    # The ledger owns what is done: a task sent or revoked here, or a worker put on another queue, only disturbs it.
+    # The ledger owns the work: nobody must send or revoke tasks here, or move a worker to another queue.
     options.read_only = True
     options.persistent = True
     options.db = str(home / "flower.db")
-    options.max_tasks = TASKS_SHOWN
+    options.max_tasks = MAX_TASKS
     options.tasks_columns = COLUMNS
-    options.format_task = worded
+    options.format_task = format_task
+
+
+def format_task(task: Any) -> Any:
+    """Shorten a task's arguments and result for the pages, which cut them off at about 45 characters.
+
+    The API is not affected.
+
+    Parameters
+    ----------
+    task : celery.events.state.Task
+        Its ``args`` and ``result`` are the values' `repr`; it is changed and returned.
+    """
+    if (ids := re.fullmatch(r"\((\d+), (\d+)\)", task.args or "")) is not None:
+        task.args = f"run {ids[1]}, batch {ids[2]}"
+    numbers = dict(re.findall(r"'(\w+)': ([\d.]+)", task.result or ""))
+    if numbers.keys() >= {"images", "failures", "rate"}:
+        task.result = "{images} images, {failures} failures, {rate} images/s".format(**numbers)
+    return task
+
+
+class _AuthenticatedMetrics(Metrics):  # type: ignore[misc]
+    """Flower's metrics, which it would otherwise serve without credentials."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Serve the metrics if the request has the credentials."""
+        await super().get()
+
+
+class _MaskingInspector(Inspector):  # type: ignore[misc]
+    """Removes the password from what workers report of their broker: kombu leaves it in a Unix socket's URL."""
+
+    def _on_update(self, workername: str, method: str, response: Any) -> None:
+        if method == "stats" and "broker" in response:
+            response["broker"]["hostname"] = maybe_sanitize_url(response["broker"].get("hostname"))
+        super()._on_update(workername, method, response)
 
 
 def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | None) -> None:
@@ -180,15 +176,15 @@ def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | 
         try:
             flower.stop()
         except (*dbm.error, OSError) as error:
-            log.warning("what was seen is not kept: %s", error)
+            log.warning("the history was not saved: %s", error)
         finally:
             loop.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.asyncio_loop.add_signal_handler(number, stop)  # type: ignore[attr-defined]
-    asks = "asks for credentials" if credentials else "for this host alone, without credentials and API"
-    say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({asks})")
+    access = "asks for credentials" if credentials else "only from this host, without credentials and without the API"
+    say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({access})")
     flower.start()
     sys.stdout.flush()
-    # A thread that waits for a broker that hangs would keep the process, and nothing is left to be done.
+    # Ends the process although a thread may still wait for a broker that hangs.
     os._exit(0)

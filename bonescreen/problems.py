@@ -1,4 +1,4 @@
-"""What hinders the open runs, and what to do about it: gather facts, then decide."""
+"""Problems of open runs and what to do about them: read the state of the system, then find problems in it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ PING_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, the way out, and whether an open run waits for it."""
+    """One problem, its remedy, and whether it stops an open run."""
 
     problem: str
     remedy: str
@@ -31,26 +31,26 @@ class Problem:
 
 @dataclass(frozen=True)
 class SystemState:
-    """What `problems` decides from.
+    """The state of the system, in which `find_problems` looks for problems.
 
     Parameters
     ----------
     runs : sequence of RunSummary
-        The runs asked about.
+        The runs to report.
     failures : mapping of int to mapping of str to int
         Each run's failed images by reason.
     processes : sequence of Heartbeat
-        Who reported within the last hour.
+        The processes with a heartbeat within the last hour.
     scans : mapping of int to bool
-        Runs with an open scan, and whether somebody still walks it.
+        Runs with an open scan, and whether a process is still scanning.
     embedded : bool
         Whether the broker is the embedded one.
     broker : str or None
-        Why the broker does not answer, None when it does.
+        Why the broker does not answer; None if it does.
     archives : mapping of str to str
-        What is wrong with archives' roots on this host, by name.
+        What is wrong with archives' roots on this host, by archive name.
     database : str or None
-        Why the database cannot be written, None when it can.
+        Why the database cannot be written; None if it can.
     """
 
     runs: Sequence[RunSummary]
@@ -64,7 +64,7 @@ class SystemState:
 
     @property
     def open_runs(self) -> list[RunSummary]:
-        """Those runs that are not at an end."""
+        """The runs that are not finished."""
         return [run for run in self.runs if is_open(run)]
 
     def alive(self, role: str) -> list[Heartbeat]:
@@ -73,12 +73,12 @@ class SystemState:
 
 
 def is_open(run: RunSummary) -> bool:
-    """Tell whether a run still has something to do."""
+    """Return whether a run is not finished."""
     return run.state not in FINISHED_STATES
 
 
 def read_system_state(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> SystemState:
-    """Look at the database, the broker and the archives."""
+    """Read the state of runs from the database, and check the broker and the archives."""
     roots = roots_here(settings, database)
     names = {run.archive for run in runs if is_open(run)} & roots.keys()
     faults = {name: fault for name in sorted(names) if (fault := _root_fault(roots[name])) is not None}
@@ -94,60 +94,63 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
     )
 
 
-def find_problems(facts: SystemState) -> list[Problem]:
-    """Name what is wrong, the causes before what follows from them."""
+def find_problems(state: SystemState) -> list[Problem]:
+    """List the problems, causes before their consequences."""
     found = [
-        Problem(f"The archive {name} {fault}.", "Mount or connect it again.") for name, fault in facts.archives.items()
+        Problem(f"The archive {name} {fault}.", "Mount or connect it again.") for name, fault in state.archives.items()
     ]
-    if facts.database is not None:
-        text = f"Nothing can be written: {facts.database}."
-        remedy = "Find who holds it, or make room on its disk. Nothing is lost meanwhile."
-        found.append(Problem(text, remedy, hinders=bool(facts.open_runs)))
-    if facts.broker is not None and not facts.embedded:
-        remedy = "Start the broker, or mend BONESCREEN_BROKER_URL. Nothing is lost meanwhile."
-        found.append(Problem(facts.broker, remedy, hinders=bool(facts.open_runs)))
-    found += _process_problems(facts)
-    for run in facts.runs:
-        if quarantined := facts.failures[run.run].get(Reason.QUARANTINED, 0):
-            text = (
-                f"Quarantined in run {run.run}: {count(quarantined, 'image')} on which workers were lost three times."
-            )
-            remedy = f"The rest goes on. Which they are: bonescreen failures {run.run}"
+    if state.database is not None:
+        text = f"Nothing can be written: {state.database}."
+        remedy = "Find the process that has locked it, or free disk space. Finished results are saved."
+        found.append(Problem(text, remedy, hinders=bool(state.open_runs)))
+    if state.broker is not None and not state.embedded:
+        remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."
+        found.append(Problem(state.broker, remedy, hinders=bool(state.open_runs)))
+    found += _process_problems(state)
+    for run in state.runs:
+        if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
+            text = f"Quarantined in run {run.run}: {count(quarantined, 'image')}, as three workers were lost on each."
+            remedy = f"All other images are processed. List the quarantined ones: bonescreen failures {run.run}"
             found.append(Problem(text, remedy, hinders=False))
     return found
 
 
-def _process_problems(facts: SystemState) -> list[Problem]:
-    if not facts.open_runs:
+def _process_problems(state: SystemState) -> list[Problem]:
+    if not state.open_runs:
         return []
-    if facts.embedded and facts.broker is not None and not any(process.alive for process in facts.processes):
-        idle = [run for run in facts.open_runs if not facts.scans.get(run.run, False)]
+    if state.embedded and state.broker is not None and not any(process.alive for process in state.processes):
+        idle = [run for run in state.open_runs if not state.scans.get(run.run, False)]
         return [
             Problem(
-                f"No screen is running here, so run {run.run} stands still.",
+                f"No screen is running here, so run {run.run} does not continue.",
                 f"Run: bonescreen screen {quote(run.root)}",
             )
             for run in idle
         ]
     found = [
         Problem(
-            f"The {process.role} {process.name} waits: {process.problem}", "It goes on by itself once that is mended."
+            f"The {process.role} {process.name} waits: {process.problem}", "It continues by itself once this is fixed."
         )
-        for process in facts.processes
+        for process in state.processes
         if process.alive and process.problem
     ]
-    start = "It should start within a minute; if not, see the logs folder in BONESCREEN_HOME."
-    if not facts.alive("feeder"):
+    wait_for_start = "It should start within a minute; if not, see the logs folder in BONESCREEN_HOME."
+    if not state.alive("feeder"):
         found.append(
-            Problem("No feeder is alive to give out work.", start if facts.embedded else "Run: bonescreen feed")
+            Problem(
+                "No feeder is alive, so workers get no batches.",
+                wait_for_start if state.embedded else "Run: bonescreen feed",
+            )
         )
-    queues = {process.queue for process in facts.alive("worker")}
-    for run in facts.open_runs:
+    queues = {process.queue for process in state.alive("worker")}
+    for run in state.open_runs:
         if run.open_batches and run.queue not in queues:
             text = (
                 f"No worker for {run.model} is alive while run {run.run} has {count(run.open_batches, 'open batch')}."
             )
-            found.append(Problem(text, start if facts.embedded else "Run on a worker machine: bonescreen worker"))
+            found.append(
+                Problem(text, wait_for_start if state.embedded else "Run on a worker machine: bonescreen worker")
+            )
     return found
 
 
@@ -167,16 +170,16 @@ def _root_fault(root: Path) -> str | None:
 def _embedded_broker_fault(settings: Settings) -> str | None:
     from bonescreen.broker import broker_socket, is_ready
 
-    return None if is_ready(broker_socket(settings)) else "The embedded broker does not run."
+    return None if is_ready(broker_socket(settings)) else "The embedded broker is not running."
 
 
 def broker_fault(url: str) -> str | None:
-    """Say why a broker does not answer, without its password; None when it does."""
+    """Return why a broker does not answer, without its password; None if it does."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # Celery's word for a Unix socket is not redis-py's.
+    # redis-py uses another scheme for Unix sockets than Celery.
     address = url.replace("redis+socket://", "unix://", 1)
     try:
         client = redis.Redis.from_url(

@@ -1,4 +1,4 @@
-"""The one-machine stack: which services a home needs, and who may run it."""
+"""The one-machine stack: the home's lock and database, the archives' names, and the services to supervise."""
 
 import fcntl
 import os
@@ -22,12 +22,12 @@ from xray.settings import Settings, fits_in_setting, is_archive_name
 
 @contextmanager
 def home_lock(settings: Settings) -> Iterator[None]:
-    """Hold a home for one `screen` at a time; the kernel lets go of it even when the process is killed.
+    """Lock the home for one `screen` at a time; the kernel releases the lock even if the process is killed.
 
     Raises
     ------
     UsageError
-        Another `screen` holds it.
+        Another `screen` has locked it.
     StorageOutage
         The home cannot be written.
     """
@@ -42,14 +42,14 @@ def home_lock(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(
-                f"another `bonescreen screen` is at work in {settings.home}; "
+                f"another `bonescreen screen` is running in {settings.home}; "
                 "watch it with: bonescreen status (or give this one its own BONESCREEN_HOME)"
             ) from error
         yield
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the database to work with; an embedded one is made and migrated on the way."""
+    """Open the database for screening; create or upgrade an embedded one."""
     database = Database(settings.effective_database_url)
     if settings.database_url is None:
         upgrade(database)
@@ -59,7 +59,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[Path]) -> dict[str, Path]:
-    """Name the archives at several paths, each differently: name to root. Raises as `name_archive` does."""
+    """Return distinct names of the archives at several paths, with their roots; raise as `name_archive` does."""
     named: dict[str, Path] = {}
     for path in paths:
         name, root = name_archive(settings, {**known, **{name: str(root) for name, root in named.items()}}, path)
@@ -68,31 +68,31 @@ def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[
 
 
 def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
-    """Name the archive at a path: a configured name, the name it had before, or its folder's.
+    """Return the name and root of the archive at a path: its configured name, its earlier one, or its folder's.
 
     Parameters
     ----------
     settings : Settings
-        Configured archives go first; a bare name of one of them may stand for its path.
+        Has the configured archives; the name of one may be given in place of its path.
     known : mapping of str to str
-        Archives in the database, name to root.
+        Roots of the archives in the database, by name.
     path : Path
         As the user gave it.
 
     Raises
     ------
     UsageError
-        There is nothing at the path, or no database could hold it, or, with a configured database, it cannot be
-        written in BONESCREEN_ARCHIVES, by which services get it.
+        There is nothing at the path, or the path is not UTF-8, or, with a configured database, it cannot be written in
+        BONESCREEN_ARCHIVES, which passes it to the services.
     ArchiveOutage
-        The storage does not answer.
+        The storage does not respond.
     """
     name, root = _named(settings, known, path)
     if not is_utf8(str(root)):
         raise UsageError(f"the archive's path is not UTF-8; rename the folder: {str(root)!r}")
     if settings.database_url is not None and not fits_in_setting(name, root):
         raise UsageError(
-            f"the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a blank "
+            "the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a space "
             f"at its end; rename the folder: {str(root)!r}"
         )
     return name, root
@@ -104,7 +104,7 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
     _require_archive(path)
     root = Path(os.path.realpath(path))
     for name, configured in settings.archives.items():
-        # Unlike Path.resolve, it takes a link that leads to itself for a path like any other.
+        # Unlike Path.resolve, it does not raise for a link to itself.
         if os.path.realpath(configured) == str(root):
             return name, root
     for name, earlier in known.items():
@@ -118,48 +118,48 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
 
 
 def _require_archive(path: Path) -> None:
-    way_out = "give the folder that holds the studies, or a zip or tar of them"
+    remedy = "give the folder that holds the studies, or a zip or tar of them"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"there is no {path}; {way_out}") from error
+        raise UsageError(f"there is no {path}; {remedy}") from error
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
-        raise UsageError(f"{path} cannot be looked at ({error.strerror}); {way_out}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and is_container(path.name)):
-        raise UsageError(f"{path} is a file; {way_out}")
+        raise UsageError(f"{path} is a file; {remedy}")
 
 
 def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:
-    """Refuse archives, name to root, that workers on a configured database could not find by their names.
+    """Check that workers on a configured database can find the archives (roots by name) by their names.
 
     Raises
     ------
     UsageError
-        One is not in BONESCREEN_ARCHIVES.
+        An archive is not in BONESCREEN_ARCHIVES.
     """
     for name, root in archives.items():
         if settings.database_url is not None and name not in settings.archives:
             raise UsageError(
-                f"{root} has no name that workers could find it by; "
-                f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
+                f"{root} is not in BONESCREEN_ARCHIVES, by which workers find it; "
+                f"set BONESCREEN_ARCHIVES={name}={root} here, and to the path there on each worker's host"
             )
 
 
 def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:
-    """Add archives to those configured, unless the database is embedded: it tells services the roots itself."""
+    """Add archives to the configured ones, unless the database is embedded: there services read roots from it."""
     return replace(settings, archives={**settings.archives, **more}) if settings.database_url else settings
 
 
 def stack_services(settings: Settings, model_path: Path) -> list[Service]:
-    """List the services a `screen` supervises: its broker where none is configured, a feeder, and a worker."""
+    """Return the services of a `screen`: an embedded broker if none is configured, a feeder and a worker."""
     broker = [broker_service(settings)] if settings.broker_url is None else []
     return broker + work_services(service_environ(settings, model_path), settings.home / "logs")
 
 
 def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[Service]:
-    """List a feeder and a worker; their output goes to the folder `logs`, or where this process's goes."""
+    """Return a feeder and a worker; they log to files in the folder `logs`, or to this process's output."""
     return [
         Service(name, [sys.executable, "-P", "-m", module], environ, logs and logs / f"{name}.log")
         for name, module in (("feeder", "producer"), ("worker", "worker"))
@@ -167,7 +167,7 @@ def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[
 
 
 def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
-    """Write the settings out as a service's environment."""
+    """Return a service's environment: this process's with the settings."""
     configured = {} if settings.database_url is None else {"BONESCREEN_DATABASE_URL": settings.database_url}
     return {
         **os.environ,
@@ -177,6 +177,6 @@ def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
         "BONESCREEN_ARCHIVES": ",".join(f"{name}={root}" for name, root in settings.archives.items()),
         "BONESCREEN_MODEL": str(model_path),
         "PYTHONUNBUFFERED": "1",
-        # What `-P` is to a service, for the Python processes it starts in turn.
+        # Like `-P`, for the Python processes that a service starts.
         "PYTHONSAFEPATH": "1",
     }

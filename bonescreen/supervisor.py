@@ -1,4 +1,4 @@
-"""Start processes, start them again when they die, and stop them all at the end."""
+"""The supervisor: starts processes, restarts those that die, and stops them all at the end."""
 
 import os
 import signal
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-QUICK_DEATH_SECONDS = 10.0
-LONGEST_BACKOFF_SECONDS = 15.0
+QUICK_EXIT_SECONDS = 10.0
+"""A process that lived for less is restarted only after a pause."""
+MAX_BACKOFF_SECONDS = 15.0
 STOP_SECONDS = 10.0
-ASK_SECONDS = 2.0
-MOST_SILENCES = 5
+"""How long a process may take to shut down before it is killed."""
+CHECK_SECONDS = 2.0
+"""Pause between two checks whether a service responds."""
+MAX_FAILED_CHECKS = 5
 LOG_BYTES = 10_000_000
 
 
@@ -26,39 +29,39 @@ class Service:
     Parameters
     ----------
     name : str
-        What people call it.
+        Shown to users.
     command : sequence of str
         Program and arguments.
     environ : mapping of str to str
-        Its whole environment.
+        Its complete environment.
     log : Path or None
-        Where its output goes; None lets it through.
-    responds : callable or None
-        Tells within a second or so whether it can be reached; None where its process says all.
+        File for its output; None if it shares this process's.
+    is_responding : callable or None
+        Checks within about a second whether it can be reached; None if it is enough that its process runs.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     log: Path | None = None
-    responds: Callable[[], bool] | None = None
+    is_responding: Callable[[], bool] | None = None
 
 
 class Supervisor:
     """Keeps services running until the end of a ``with`` block; use it from the main thread only.
 
-    A service that dies at once is started again after a pause that doubles up to `LONGEST_BACKOFF_SECONDS`. One that
-    lives but was asked `MOST_SILENCES` times in a row and did not respond is killed and started again.
+    A service that exits soon after its start is restarted after a pause, which doubles each time up to
+    `MAX_BACKOFF_SECONDS`. One that runs but fails `MAX_FAILED_CHECKS` checks in a row is killed and restarted.
     """
 
     def __init__(self, services: Sequence[Service]) -> None:
-        self._kept = [_Kept(service) for service in services]
+        self._processes = [_ServiceProcess(service) for service in services]
 
     def __enter__(self) -> "Supervisor":
         """Start every service, in order."""
         try:
-            for kept in self._kept:
-                kept.start()
+            for process in self._processes:
+                process.start()
         except BaseException:
             self.stop()
             raise
@@ -69,34 +72,34 @@ class Supervisor:
         self.stop()
 
     def check(self) -> list[str]:
-        """Start again what has died or does not respond; return the names of services that keep dying."""
-        return [kept.service.name for kept in self._kept if kept.check()]
+        """Restart services that died or do not respond; return the names of those that keep dying."""
+        return [process.service.name for process in self._processes if process.check()]
 
     def pids(self) -> dict[str, int]:
-        """Name the running services' process ids."""
-        return {kept.service.name: kept.process.pid for kept in self._kept if kept.process is not None}
+        """Map the running services' names to their process ids."""
+        return {process.service.name: process.popen.pid for process in self._processes if process.popen is not None}
 
     def stop(self) -> None:
-        """Ask every service to end, the last one first, and end what does not; interrupted, end them all at once."""
+        """Terminate the services, the last one first, and kill those that take too long; if interrupted, kill all."""
         try:
-            for kept in reversed(self._kept):
-                kept.stop()
+            for process in reversed(self._processes):
+                process.stop()
         finally:
-            for kept in self._kept:
-                kept.kill()
+            for process in self._processes:
+                process.kill()
 
 
-class _Kept:
-    """One service and its present process."""
+class _ServiceProcess:
+    """The current process of one service."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.process: subprocess.Popen[bytes] | None = None
+        self.popen: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._backoff = 0.0
         self._next_start = 0.0
-        self._next_ask = 0.0
-        self._silences = 0
+        self._next_check = 0.0
+        self._failed_checks = 0
 
     def start(self) -> None:
         output: IO[bytes] | None = None
@@ -104,9 +107,9 @@ class _Kept:
             _rotate(self.service.log)
             output = self.service.log.open("ab")
         try:
-            # Its own session: Ctrl-C is the supervisor's to hear, and a stuck service is killed with its children.
-            # -P: a db.py or numpy.py in the current folder is not ours to import.
-            self.process = subprocess.Popen(
+            # Its own session: only the supervisor gets Ctrl-C, and a hung service is killed with its children.
+            # -P: otherwise a db.py or numpy.py in the current folder would be imported.
+            self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.parent_death", str(os.getpid()), *self.service.command],
                 env=dict(self.service.environ),
                 stdin=subprocess.DEVNULL,
@@ -118,42 +121,42 @@ class _Kept:
             if output is not None:
                 output.close()
         self._started = time.monotonic()
-        self._silences = 0
+        self._failed_checks = 0
 
     def check(self) -> bool:
         now = time.monotonic()
-        if self.process is not None:
-            if self.process.poll() is None and not self._is_lost(now):
+        if self.popen is not None:
+            if self.popen.poll() is None and not self._is_unresponsive(now):
                 return False
             self.kill()
-            quick = now - self._started < QUICK_DEATH_SECONDS
-            self._backoff = min(max(1.0, self._backoff * 2), LONGEST_BACKOFF_SECONDS) if quick else 0.0
+            quick = now - self._started < QUICK_EXIT_SECONDS
+            self._backoff = min(max(1.0, self._backoff * 2), MAX_BACKOFF_SECONDS) if quick else 0.0
             self._next_start = now + self._backoff
         if now >= self._next_start:
             self.start()
         return self._backoff > 2.0
 
-    def _is_lost(self, now: float) -> bool:
-        # Silences are counted and not timed: who was stopped itself for an hour has not asked meanwhile.
-        if self.service.responds is not None and now >= self._next_ask:
-            self._next_ask = now + ASK_SECONDS
-            self._silences = 0 if self.service.responds() else self._silences + 1
-        return self._silences >= MOST_SILENCES
+    def _is_unresponsive(self, now: float) -> bool:
+        # Failed checks are counted, not timed: a supervisor that was itself stopped makes no checks meanwhile.
+        if self.service.is_responding is not None and now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
+            self._failed_checks = 0 if self.service.is_responding() else self._failed_checks + 1
+        return self._failed_checks >= MAX_FAILED_CHECKS
 
     def stop(self) -> None:
-        if self.process is None:
+        if self.popen is None:
             return
-        self.process.terminate()
+        self.popen.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_SECONDS)
+            self.popen.wait(STOP_SECONDS)
         self.kill()
 
     def kill(self) -> None:
-        if self.process is None:
+        if self.popen is None:
             return
-        _kill_group(self.process.pid)
-        self.process.wait()
-        self.process = None
+        _kill_group(self.popen.pid)
+        self.popen.wait()
+        self.popen = None
 
 
 def _kill_group(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""The only waiting that tests do."""
+"""Wait for a condition, in place of sleeps."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A real broker for tests, as people run one, and to be broken."""
+"""A real broker for tests, which they can stop, kill and freeze."""
 
 import shutil
 import signal
@@ -15,7 +15,7 @@ from tests.awaiting import PATIENCE, await_that
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class TcpBroker:
-    """A Redis-protocol server as people run one: TCP, password, append-only file."""
+    """A Redis-protocol server as in production: TCP, a password, an append-only file."""
 
     PASSWORD = "not-a-secret"
 
@@ -59,8 +59,8 @@ class TcpBroker:
         except redis.RedisError:
             return False
 
-    def hang(self) -> None:
-        """Let it answer nobody until it is killed."""
+    def freeze(self) -> None:
+        """Stop the process (SIGSTOP), so that it does not answer until it is killed."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -70,8 +70,8 @@ class TcpBroker:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
-    def forget(self) -> None:
-        """Lose its data."""
+    def delete_data(self) -> None:
+        """Delete its data."""
         shutil.rmtree(self.folder)
 
     def _end(self, number: signal.Signals) -> None:

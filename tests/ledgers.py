@@ -1,4 +1,4 @@
-"""A home with an embedded database, filled as producer and workers fill it."""
+"""Databases filled through the functions of producer and workers, without an archive."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Label, Reason
 
 Outcome = float | Reason | None
-"""A probability, a failure, or None for an image that nobody has looked at yet."""
+"""A probability, a failure reason, or None for an image that is not processed yet."""
 
 POSITIVE = "XR_HUMERUS/patient1/study1_positive"
 NEGATIVE = "XR_HUMERUS/patient2/study1_negative"
@@ -34,18 +34,18 @@ STUDIES: dict[str, list[Outcome]] = {
 
 
 def embedded(home: Path) -> Database:
-    """Open the embedded database of a home, made if it is new."""
+    """Open the embedded database of a home; create or upgrade it."""
     home.mkdir(parents=True, exist_ok=True)
     database = Database(f"sqlite:///{home / 'bonescreen.db'}")
     upgrade(database)
     return database
 
 
-def screened(home: Path, studies: Mapping[str, list[Outcome]] = STUDIES, **about: Any) -> int:
-    """Screen an archive into the embedded database of a home, as `fill` does; return the run."""
+def screened(home: Path, studies: Mapping[str, list[Outcome]] = STUDIES, **options: Any) -> int:
+    """Fill the embedded database of a home as `fill` does; return the run."""
     database = embedded(home)
     try:
-        return fill(database, studies, **about)
+        return fill(database, studies, **options)
     finally:
         database.close()
 
@@ -58,7 +58,7 @@ def fill(
     root: Path = Path("/clinic"),
     model: ModelVersion = MODEL,
 ) -> int:
-    """Screen an archive of these studies, by key, each with its images' outcomes; return the run."""
+    """Store a run of these studies, by key, each with its images' outcomes; return the run."""
     found = [_file(key, number) for key, outcomes in studies.items() for number in range(len(outcomes))]
     processed = {_file(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)}
     archive_id = register_archive(database, archive, str(root))
@@ -69,19 +69,19 @@ def fill(
     merge(database, scan)
     mark_gone(database, scan)
     close_scan(database, scan, {})
-    touched = any(outcome is not None for outcome in processed.values())
-    for run, batch in dispatch.mark_sent(database, model.queue, 1000, "epoch") if touched else []:
+    any_outcome = any(outcome is not None for outcome in processed.values())
+    for run, batch in dispatch.mark_sent(database, model.queue, 1000, "epoch") if any_outcome else []:
         if run != run_id:
             dispatch.mark_unsent(database, [batch])
             continue
         claim = ledger.claim(database, run, batch, "worker")
         assert claim is not None
-        (item,) = ledger.unprocessed_images(database, claim)
-        outcome = processed[item.path]
+        (image,) = ledger.unprocessed_images(database, claim)
+        outcome = processed[image.path]
         if outcome is None:
             ledger.release_claim(database, claim)
         else:
-            ledger.finish(database, claim, [_outcome(item.image_id, outcome)])
+            ledger.finish(database, claim, [_outcome(image.image_id, outcome)])
     return run_id
 
 

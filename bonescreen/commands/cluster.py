@@ -16,7 +16,6 @@ from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.monitor import require_credentials
 from bonescreen.problems import broker_fault
 from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
@@ -124,6 +123,9 @@ def flower(
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 bonescreen flower
     """
+    # Flower takes a second to import, which the other commands need not wait for.
+    from bonescreen.monitor import require_credentials, run_flower
+
     settings = settings_here()
     credentials = require_credentials(
         host,
@@ -134,9 +136,6 @@ def flower(
     url = _broker_url(settings)
     if (fault := broker_fault(url)) is not None:
         raise BrokerOutage(fault)
-    # Flower takes a second to import, which the other commands need not wait for.
-    from bonescreen.monitor import run_flower
-
     run_flower(url, settings.home, host, port, credentials)
 
 

@@ -36,7 +36,7 @@ PAGES = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh
 
 @dataclass(frozen=True)
 class Served:
-    """A `bonescreen flower` that runs, and its pages as those see them who know the credentials, if there are any."""
+    """A running `bonescreen flower`, and its pages requested with its credentials, if it has any."""
 
     process: subprocess.Popen[bytes]
     pages: Pages
@@ -70,9 +70,7 @@ def served(home: Path, **environ: str) -> Iterator[Served]:
         process.wait()
 
 
-def test_every_page_and_the_api_ask_for_credentials_and_none_shows_a_password(
-    tmp_path: Path, broker: TcpBroker
-) -> None:
+def test_every_page_and_the_api_ask_for_credentials_and_show_no_password(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as flower:
         for path in PAGES:
             for stranger in (Pages(flower.pages.port), Pages(flower.pages.port, USER, "wrong")):
@@ -104,7 +102,7 @@ def test_no_task_can_be_sent_and_no_worker_shut_down_from_flower(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_flower_is_not_bound_where_others_reach_it_without_both_credentials(
+def test_flower_does_not_listen_where_other_hosts_reach_it_without_both_credentials(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     for name, value in {"": "", **CREDENTIALS}.items():
@@ -118,7 +116,7 @@ def test_flower_is_not_bound_where_others_reach_it_without_both_credentials(
 
 
 @pytest.mark.parametrize("host", ["", "no.such.host.invalid", "300.1.1.1"])
-def test_an_address_that_is_none_is_refused(bonescreen: Bonescreen, home: Path, host: str) -> None:
+def test_an_unknown_address_is_refused(bonescreen: Bonescreen, home: Path, host: str) -> None:
     done = bonescreen("flower", "--host", host)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert repr(host) in done.err
@@ -145,13 +143,13 @@ def test_a_name_or_password_that_cannot_be_used_is_refused(
     assert (value in done.err) == ("PASSWORD" not in name)
 
 
-def test_without_a_broker_it_says_what_to_set(bonescreen: Bonescreen, home: Path) -> None:
+def test_without_a_broker_the_error_names_the_setting(bonescreen: Bonescreen, home: Path) -> None:
     done = bonescreen("flower")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "set BONESCREEN_BROKER_URL" in done.err
 
 
-def test_a_broker_that_is_away_and_a_port_that_is_taken_are_said_in_one_line(
+def test_an_unreachable_broker_and_a_port_in_use_are_reported_in_one_line(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch, broker: TcpBroker
 ) -> None:
     monkeypatch.setenv("BONESCREEN_BROKER_URL", f"redis://:{TcpBroker.PASSWORD}@127.0.0.1:{free_port()}/0")
@@ -173,7 +171,7 @@ def test_a_broker_that_is_away_and_a_port_that_is_taken_are_said_in_one_line(
     assert "Traceback" not in process.stderr
 
 
-def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> None:
+def test_flower_shows_the_embedded_broker_of_a_running_screen(tmp_path: Path) -> None:
     settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "home")})
     service = broker_service(settings)
     with subprocess.Popen(service.command, env=dict(service.environ), stdout=subprocess.DEVNULL) as screen:
@@ -184,7 +182,7 @@ def test_the_embedded_broker_of_a_screen_at_work_is_shown(tmp_path: Path) -> Non
         screen.terminate()
 
 
-def test_flower_outlives_its_broker_says_so_and_ends_when_told(tmp_path: Path, broker: TcpBroker) -> None:
+def test_flower_keeps_running_without_its_broker_logs_it_and_ends_on_sigterm(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as flower:
         broker.kill()
         await_that(lambda: "Failed to capture events" in flower.log.read_text(), 30, "it says that the broker is away")
@@ -195,13 +193,13 @@ def test_flower_outlives_its_broker_says_so_and_ends_when_told(tmp_path: Path, b
     assert TcpBroker.PASSWORD not in text
 
 
-def test_flower_ends_when_told_while_its_broker_hangs(tmp_path: Path, broker: TcpBroker) -> None:
+def test_flower_ends_on_sigterm_while_its_broker_hangs(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url) as flower:
-        with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as told:
-            told.subscribe("/0.celery.pidbox")
-            await_that(lambda: _asks_for_events(told.get_message()), 20, "Flower has asked workers for events")
-        broker.hang()
-        # By the second answer Flower asks for events again, and then would wait for the broker ever after.
+        with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as messages:
+            messages.subscribe("/0.celery.pidbox")
+            await_that(lambda: _asks_for_events(messages.get_message()), 20, "Flower has asked workers for events")
+        broker.freeze()
+        # When it serves the second page, Flower asks for events again, and would then wait for the broker forever.
         for _ in range(2):
             assert "No queue data" in flower.pages.text("/broker")
         assert flower.end() == 0
@@ -211,9 +209,7 @@ def _asks_for_events(message: dict[str, Any] | None) -> bool:
     return message is not None and b"enable_events" in base64.b64decode(json.loads(message["data"])["body"])
 
 
-def test_the_password_of_a_broker_on_a_socket_is_not_among_what_a_worker_tells(
-    tmp_path: Path, tiny_package: ModelPackage
-) -> None:
+def test_a_workers_page_has_no_password_of_a_broker_on_a_socket(tmp_path: Path, tiny_package: ModelPackage) -> None:
     with tempfile.TemporaryDirectory(prefix="bonescreen-") as folder:
         command = [get_binary_path(), "--port", "0", "--unixsocket", f"{folder}/socket", "--requirepass"]
         environ = {
@@ -239,9 +235,7 @@ def test_the_password_of_a_broker_on_a_socket_is_not_among_what_a_worker_tells(
     assert TcpBroker.PASSWORD not in page
 
 
-def test_what_was_seen_is_kept_over_a_restart_and_a_damaged_memory_is_put_aside(
-    tmp_path: Path, broker: TcpBroker
-) -> None:
+def test_the_history_is_kept_over_a_restart_and_a_damaged_one_is_moved_away(tmp_path: Path, broker: TcpBroker) -> None:
     home = tmp_path / "home"
     environ = {"BONESCREEN_BROKER_URL": broker.url, **CREDENTIALS}
     app = celery_app(broker.url)

@@ -20,7 +20,7 @@ def _beat(home: Path, role: str, *, host: str = HERE, problem: str | None = None
     database.close()
 
 
-def test_roles_that_are_alive_here_are_well(bonescreen: Bonescreen, home: Path) -> None:
+def test_roles_that_are_alive_here_are_healthy(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     _beat(home, "worker")
     _beat(home, "feeder")
@@ -28,7 +28,7 @@ def test_roles_that_are_alive_here_are_well(bonescreen: Bonescreen, home: Path) 
     assert (done.code, done.out) == (0, "Alive here: worker, feeder.\n")
 
 
-def test_a_worker_on_another_host_is_none_here(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_worker_on_another_host_does_not_count_here(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     _beat(home, "worker", host=f"{HERE}-2")
     _beat(home, "feeder")
@@ -50,7 +50,7 @@ def test_two_workers_on_one_host_are_told_apart_by_their_names(
     assert (done.code, done.out) == (1, f"No worker {HERE}/gpu2 is alive.\n")
 
 
-def test_a_process_that_has_fallen_silent_is_not_alive(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_process_without_recent_heartbeats_is_not_alive(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     _beat(home, "feeder")
     database = embedded(home)
@@ -60,7 +60,7 @@ def test_a_process_that_has_fallen_silent_is_not_alive(bonescreen: Bonescreen, h
     assert bonescreen("health", "feeder").code == 1
 
 
-def test_a_process_that_waits_is_not_well_and_says_for_what(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_process_that_waits_is_unhealthy_and_its_problem_is_shown(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     _beat(home, "worker", problem="the archive 'clinic' has no root on this host")
     done = bonescreen("health", "worker")
@@ -68,7 +68,7 @@ def test_a_process_that_waits_is_not_well_and_says_for_what(bonescreen: Bonescre
     assert done.out == f"The worker {HERE}:worker waits: the archive 'clinic' has no root on this host\n"
 
 
-def test_without_a_database_nothing_is_well(
+def test_without_a_database_nothing_is_healthy(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BONESCREEN_DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/none")
@@ -79,5 +79,5 @@ def test_without_a_database_nothing_is_well(
 
 
 @pytest.mark.parametrize("roles", [[], ["broker"]])
-def test_a_role_must_be_named_and_known(bonescreen: Bonescreen, home: Path, roles: list[str]) -> None:
+def test_a_role_must_be_given_and_known(bonescreen: Bonescreen, home: Path, roles: list[str]) -> None:
     assert bonescreen("health", *roles).code == 2

@@ -135,7 +135,7 @@ def test_a_path_in_a_locked_folder_is_a_usage_error() -> None:
         (folder / "locked").chmod(0)
         with (
             as_plain_user(),
-            pytest.raises(UsageError, match=r"cannot be looked at \(Permission denied\); give"),
+            pytest.raises(UsageError, match=r"cannot be read \(Permission denied\); give"),
         ):
             name_archive(read_settings({}), {}, folder / "locked" / "clinic")
         (folder / "locked").chmod(0o700)

@@ -71,7 +71,7 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     screened(home, WAITING, root=clinic)
     done = bonescreen("status")
     assert done.code == 1
-    assert "PROBLEM: No screen is running here, so run 1 stands still." in done.out
+    assert "PROBLEM: No screen is running here, so run 1 does not continue." in done.out
     assert f"  Run: bonescreen screen {clinic}\n" in done.out
     assert done.out.count("PROBLEM") == 1
 

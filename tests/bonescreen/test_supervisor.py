@@ -1,4 +1,4 @@
-"""The supervisor and a real broker that lives but cannot be reached."""
+"""The supervisor replaces a real broker that runs but cannot be reached."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ from xray.settings import Settings, read_settings
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    """Give the settings of a home of the test's own."""
+    """Settings of a home of this test's own."""
     return read_settings(os.environ)
 
 
 @pytest.fixture
 def supervisor(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    """Run the embedded broker, asked more often than usual."""
-    monkeypatch.setattr("bonescreen.supervisor.ASK_SECONDS", 0.1)
+    """Run the embedded broker, with more frequent checks than usual."""
+    monkeypatch.setattr("bonescreen.supervisor.CHECK_SECONDS", 0.1)
     with Supervisor([broker_service(settings)]) as supervisor:
         wait_for_broker(broker_socket(settings), supervisor.check)
         yield supervisor
@@ -48,7 +48,9 @@ def test_a_broker_that_hangs_is_replaced(supervisor: Supervisor, settings: Setti
     await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")
 
 
-def test_a_broker_that_is_silent_for_a_moment_is_left_alone(supervisor: Supervisor, settings: Settings) -> None:
+def test_a_broker_that_does_not_respond_for_a_moment_is_not_replaced(
+    supervisor: Supervisor, settings: Settings
+) -> None:
     before = supervisor.pids()
     os.kill(before["broker"], signal.SIGSTOP)
     assert supervisor.check() == []
@@ -58,7 +60,7 @@ def test_a_broker_that_is_silent_for_a_moment_is_left_alone(supervisor: Supervis
     assert supervisor.pids() == before
 
 
-def test_a_broker_that_still_loads_its_data_responds_though_it_does_not_answer(settings: Settings) -> None:
+def test_a_broker_that_is_loading_its_data_is_responding_but_not_ready(settings: Settings) -> None:
     service = broker_service(settings)
     listening = broker_socket(settings)
     with subprocess.Popen(service.command, stdout=subprocess.DEVNULL) as first:

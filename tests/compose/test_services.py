@@ -1,4 +1,4 @@
-"""Each service of docker-compose.yml runs its own command with its own environment, on real servers."""
+"""The services of docker-compose.yml, run with their own commands and environments on real servers."""
 
 import base64
 import json
@@ -31,10 +31,10 @@ FLOWER_PASSWORD = "f" * 48
 def machine(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[Machine]:
     variables = {
         **example_variables(),
-        "ARCHIVE": str(tmp_path / "films"),
+        "ARCHIVE": str(tmp_path / "archive"),
         "BROKER_PASSWORD": BROKER_PASSWORD,
         "DATABASE_PASSWORD": DATABASE_PASSWORD,
-        "FLOWER_USER": "ward",
+        "FLOWER_USER": "radiology",
         "FLOWER_PASSWORD": FLOWER_PASSWORD,
         "MODEL": f"/models/{tiny_package.path.name}",
         "MODELS": str(tiny_package.path.parent),
@@ -45,11 +45,11 @@ def machine(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[Machine]:
     made.close()
 
 
-def test_the_services_screen_an_archive_and_their_health_checks_tell_when_one_is_stopped(
+def test_the_services_screen_an_archive_and_health_checks_notice_when_one_is_stopped(
     machine: Machine, tmp_path: Path
 ) -> None:
-    studies = mura_tree(tmp_path / "films", IMAGES)
-    watched = [name for name, service in machine.services.items() if "healthcheck" in service.raw]
+    studies = mura_tree(tmp_path / "archive", IMAGES)
+    checked = [name for name, service in machine.services.items() if "healthcheck" in service.raw]
     with postgres_image(machine.services["database"], machine.ports["database"], tmp_path) as database:
         for name, service in machine.services.items():
             for needed, condition in service.needs.items():
@@ -58,26 +58,26 @@ def test_the_services_screen_an_archive_and_their_health_checks_tell_when_one_is
             if name == "migrate":
                 done = machine.run(name)
                 assert (done.returncode, done.stderr) == (0, "")
-            elif name in watched and name != "database":
+            elif name in checked and name != "database":
                 machine.start(name)
-        screens(machine, studies)
-        for name in watched:
+        assert_archive_is_screened(machine, studies)
+        for name in checked:
             await_healthy(machine, name)
-        keeps_its_promises(machine)
-        for name in reversed(watched):
+        assert_servers_are_configured(machine)
+        for name in reversed(checked):
             database.stop() if name == "database" else machine.stop(name)
             assert not machine.is_healthy(name), f"{name} is stopped"
     assert machine.made_outside_volumes() == []
 
 
 def await_healthy(machine: Machine, name: str) -> None:
-    """Await a service for as long as Compose would before it calls it unhealthy."""
+    """Wait for a service as long as Compose would before it counts as unhealthy."""
     seconds = machine.services[name].seconds("healthcheck", "start_period")
     await_that(lambda: machine.is_healthy(name), seconds, f"{name} is healthy; see {machine.log(name)}")
 
 
-def screens(machine: Machine, studies: int) -> None:
-    """Enqueue the archive by `cli` and see its run end with a score for every study."""
+def assert_archive_is_screened(machine: Machine, studies: int) -> None:
+    """Enqueue the archive with `cli`, and check that its run ends with a score for every study."""
     done = machine.run("cli", "enqueue", "archive")
     assert done.returncode == 0, done.stderr
     database = Database(machine.environ(machine.services["cli"])["BONESCREEN_DATABASE_URL"])
@@ -90,8 +90,8 @@ def screens(machine: Machine, studies: int) -> None:
     assert (drawn.returncode, len(drawn.stdout.splitlines())) == (0, found[0]["images"]), drawn.stderr
 
 
-def keeps_its_promises(machine: Machine) -> None:
-    """See that the broker keeps its data, evicts nothing, and that servers want passwords that nobody can read."""
+def assert_servers_are_configured(machine: Machine) -> None:
+    """Check that the broker keeps its data and evicts nothing, and that servers need passwords and hide them."""
     port = machine.ports["broker"]
     once = Retry(NoBackoff(), 0)
     with redis.Redis(port=port, password=BROKER_PASSWORD, retry=once) as client:
@@ -106,7 +106,7 @@ def keeps_its_promises(machine: Machine) -> None:
     page = urllib.request.Request(f"http://127.0.0.1:{machine.ports['flower']}/api/workers")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(page)
-    page.add_header("Authorization", "Basic " + base64.b64encode(f"ward:{FLOWER_PASSWORD}".encode()).decode())
+    page.add_header("Authorization", "Basic " + base64.b64encode(f"radiology:{FLOWER_PASSWORD}".encode()).decode())
     with urllib.request.urlopen(page) as answer:
         assert answer.status == 200
     seen = " ".join(machine.command_lines())

@@ -1,4 +1,4 @@
-"""Stacks for the tests that break them."""
+"""Stacks for fault tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,17 +42,17 @@ def home_stack(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[MakeStack
 
 
 @pytest.fixture
-def ward_stack(
+def cluster_stack(
     tmp_path: Path, tiny_package: ModelPackage, broker: TcpBroker, postgres_database_url: str
 ) -> Iterator[MakeStack]:
-    """Make the stack of many machines: PostgreSQL, and a broker on TCP."""
+    """Make a cluster's stack: PostgreSQL, and a broker on TCP."""
     made: list[Stack] = []
 
     def make(archive: Archive) -> Stack:
         database = Database(postgres_database_url)
         upgrade(database)
         database.close()
-        made.append(ward(tmp_path / "home", archive, tiny_package, broker, postgres_database_url))
+        made.append(join_cluster(tmp_path / "home", archive, tiny_package, broker, postgres_database_url))
         return made[-1]
 
     yield make
@@ -60,8 +60,8 @@ def ward_stack(
         stack.close()
 
 
-def ward(home: Path, archive: Archive, package: ModelPackage, broker: TcpBroker, database_url: str) -> Stack:
-    """Join a stack of many machines, all of them this one."""
+def join_cluster(home: Path, archive: Archive, package: ModelPackage, broker: TcpBroker, database_url: str) -> Stack:
+    """Add a stack to a cluster whose machines are all this one."""
     environ = {
         "BONESCREEN_MODEL": str(package.path),
         "BONESCREEN_BROKER_URL": broker.url,

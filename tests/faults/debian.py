@@ -1,4 +1,4 @@
-"""Debian's own servers, which a developer's host may lack and CI may not."""
+"""Debian's Redis and PostgreSQL servers; optional on a developer's host, required in CI."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ PASSWORD = "not-a-secret"
 
 
 def require_debian_servers() -> None:
-    """Skip where they are not installed, but fail where BONESCREEN_TEST_DEBIAN promises them, as CI does."""
+    """Skip the test if they are not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
     if REDIS.exists() and _postgres_folders():
         return
-    lack = "Debian's servers are not here: apt-get install redis-server postgresql"
+    missing = "Debian's servers are not installed: apt-get install redis-server postgresql"
     if os.environ.get("BONESCREEN_TEST_DEBIAN"):
-        pytest.fail(lack)
-    pytest.skip(lack)
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 def _postgres_folders() -> list[Path]:
@@ -36,9 +36,9 @@ def _postgres_folders() -> list[Path]:
 
 @contextmanager
 def debian_postgres() -> Iterator[str]:
-    """Run Debian's newest PostgreSQL on loopback with a password; gives its URL."""
+    """Run Debian's newest PostgreSQL on loopback with a password; yield its URL."""
     programs = _postgres_folders()[-1]
-    # PostgreSQL refuses root, and pytest's own folder is closed to others.
+    # PostgreSQL refuses to run as root, and other users cannot read pytest's folder.
     with tempfile.TemporaryDirectory(prefix="bonescreen-") as name:
         folder = Path(name)
         user = NOBODY if os.geteuid() == 0 else os.geteuid()
@@ -57,7 +57,7 @@ def debian_postgres() -> Iterator[str]:
             await_that(lambda: _answers(url), 30, "Debian's PostgreSQL answers")
             yield url
         finally:
-            # It awaits its clients' end on SIGTERM.
+            # On SIGTERM it would wait for its clients to disconnect.
             server.send_signal(signal.SIGINT)
             server.wait(30 * PATIENCE)
 

@@ -1,4 +1,4 @@
-"""Whole stacks to break: an archive, a broker, a database, and `bonescreen` commands as people start them."""
+"""Whole stacks for fault tests: an archive, a broker, a database, and `bonescreen` commands in their own processes."""
 
 import os
 import sqlite3
@@ -27,8 +27,8 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 ARCHIVE = "clinic"
 BATCH = 16
-FETCHED = 5 * BATCH
-"""More images than the batches in work and prefetched hold: settled, they show that the broker is read again."""
+MORE_THAN_PREFETCHED = 5 * BATCH
+"""More images than claimed and prefetched batches hold, so processing them takes new messages from the broker."""
 
 
 # -- archive -----------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ FETCHED = 5 * BATCH
 
 @dataclass(frozen=True)
 class Archive:
-    """A MURA-like folder of distinct films."""
+    """A MURA-like folder of distinct images."""
 
     root: Path
     images: int
@@ -47,33 +47,33 @@ class Archive:
 
 
 def write_archive(root: Path, images: int, side: int) -> Archive:
-    """Write films of `side` x `side` pixels: 1600 of them take a batch of 16 about half a second."""
+    """Write images of `side` x `side` pixels; with a side of 1600, a batch of 16 takes about half a second."""
     archive = Archive(root, images)
     fill(archive, side)
     return archive
 
 
 def fill(archive: Archive, side: int) -> None:
-    """Write an archive's films."""
-    bases = [png_of(_film(np.random.default_rng(seed), side), bits=8) for seed in range(4)]
+    """Write an archive's images."""
+    bases = [png_of(_pixels(np.random.default_rng(seed), side), bits=8) for seed in range(4)]
     for number in range(archive.images):
         file = archive.root / archive.path(number)
         file.parent.mkdir(parents=True)
-        file.write_bytes(_marked(bases[number % len(bases)], number))
+        file.write_bytes(_numbered(bases[number % len(bases)], number))
 
 
-def make_slow(archive: Archive, number: int) -> None:
+def make_slow_to_decode(archive: Archive, number: int) -> None:
     """Replace an image by one that takes about a second to decode."""
-    pixels = _film(np.random.default_rng(number), 8000)
+    pixels = _pixels(np.random.default_rng(number), 8000)
     (archive.root / archive.path(number)).write_bytes(png_of(pixels, bits=8))
 
 
-def _film(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
+def _pixels(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
     return np.kron(rng.integers(0, 256, (8, 8), np.uint8), np.ones((side // 8, side // 8), np.uint8))
 
 
-def _marked(png: bytes, number: int) -> bytes:
-    """Make a PNG's bytes its own by a text chunk ahead of its end."""
+def _numbered(png: bytes, number: int) -> bytes:
+    """Make a PNG's bytes unique by a text chunk before its end."""
     body = b"tEXt" + f"number\0{number}".encode()
     chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
     return png[:-12] + chunk + png[-12:]
@@ -83,8 +83,8 @@ def _marked(png: bytes, number: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A batch in a worker's hands, as the ledger shows it."""
+class ClaimedBatch:
+    """A batch that a worker process has claimed, as the ledger shows it."""
 
     batch_id: int
     token: int
@@ -92,7 +92,7 @@ class Held:
 
 
 class Ledger:
-    """What the database says, and what has to hold in it at the end."""
+    """The database of a stack, and what must be true in it at the end."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -102,26 +102,25 @@ class Ledger:
         self._database.close()
 
     def exists(self) -> bool:
-        """Whether the database has been made and has a run."""
+        """Return whether the database exists and has a run."""
         path = make_url(self.url).database if self.url.startswith("sqlite") else None
-        return (path is None or Path(path).exists()) and self._quietly(lambda: bool(list_runs(self._database)))
+        return (path is None or Path(path).exists()) and self._false_in_outage(lambda: bool(list_runs(self._database)))
 
     def processed(self) -> int:
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(outcomes)).scalar_one()
 
-    def held(self, pid: int | None = None) -> Held | None:
-        """Return a claim that stands, of one process or of any."""
+    def claimed_batch(self, pid: int | None = None) -> ClaimedBatch | None:
+        """Return a claimed batch, of one process or of any."""
         query = select(batches.c.id, batches.c.token, batches.c.worker).where(batches.c.state == BatchState.CLAIMED)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        found = [Held(row.id, row.token, int(row.worker.rpartition(":")[2])) for row in rows]
-        return next((held for held in found if pid in (None, held.pid)), None)
+        found = [ClaimedBatch(row.id, row.token, int(row.worker.rpartition(":")[2])) for row in rows]
+        return next((batch for batch in found if pid in (None, batch.pid)), None)
 
-    def holds(self, held: Held) -> bool:
-        """Whether a claim still stands."""
-        now = self.held(held.pid)
-        return now == held
+    def is_claimed(self, batch: ClaimedBatch) -> bool:
+        """Return whether a batch is still claimed by the same process with the same token."""
+        return self.claimed_batch(batch.pid) == batch
 
     def span(self, batch_id: int) -> tuple[int, int]:
         """First and last image id of a batch."""
@@ -153,13 +152,13 @@ class Ledger:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one_or_none()
 
-    def age_lease(self, batch_id: int) -> None:
-        """Let a lease run out now: the same as half a minute of waiting."""
+    def expire_lease(self, batch_id: int) -> None:
+        """Let a lease expire now instead of half a minute later."""
         with self._database.write() as connection:
             connection.execute(update(batches).where(batches.c.id == batch_id).values(lease_expires_at=Now() - 1))
 
     def is_done(self) -> bool:
-        return self._quietly(lambda: all(run.state is RunState.DONE for run in list_runs(self._database)))
+        return self._false_in_outage(lambda: all(run.state is RunState.DONE for run in list_runs(self._database)))
 
     def failed(self) -> list[tuple[int, str]]:
         """Image and reason of every failure."""
@@ -167,8 +166,8 @@ class Ledger:
         with self._database.read() as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
-    def assert_each_settled_once(self, number: int, failed: Sequence[tuple[int, str]] = ()) -> None:
-        """Check that a run of `number` distinct images is at its end, each image with exactly one outcome."""
+    def assert_one_outcome_each(self, number: int, failed: Sequence[tuple[int, str]] = ()) -> None:
+        """Check that a run of `number` distinct images is done, and that each image has exactly one outcome."""
         with self._database.read() as connection:
             each = Counter(connection.execute(select(outcomes.c.image_id)).scalars())
             current = set(connection.execute(select(images.c.id).where(images.c.current)).scalars())
@@ -185,13 +184,13 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the write lock of an SQLite database."""
+        """Lock an SQLite database for writing."""
         with closing(self._sqlite(30.0)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             yield
 
     def is_writable(self) -> bool:
-        """Whether nobody holds the write lock of an SQLite database; a PostgreSQL database always is."""
+        """Return whether an SQLite database is not locked for writing; PostgreSQL is always writable."""
         if not self.url.startswith("sqlite"):
             return True
         with closing(self._sqlite(0.2)) as connection:
@@ -205,7 +204,7 @@ class Ledger:
         return sqlite3.connect(str(make_url(self.url).database), timeout=seconds, isolation_level=None)
 
     @staticmethod
-    def _quietly(ask: Callable[[], bool]) -> bool:
+    def _false_in_outage(ask: Callable[[], bool]) -> bool:
         try:
             return ask()
         except DatabaseOutage:
@@ -216,7 +215,7 @@ class Ledger:
 
 
 class Command:
-    """One `bonescreen` command in its own process, with all it starts."""
+    """One `bonescreen` command in its own process, with all processes that it starts."""
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -239,8 +238,8 @@ class Command:
     def pid(self) -> int:
         return self._process.pid
 
-    def below(self) -> list[psutil.Process]:
-        """Return every process it started that lives."""
+    def descendants(self) -> list[psutil.Process]:
+        """Return all processes below it that are alive."""
         try:
             living = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -253,7 +252,7 @@ class Command:
         return await_that(lambda: self._find(module), 30, f"{module} runs")
 
     def _find(self, module: str) -> psutil.Process | None:
-        for process in self.below():
+        for process in self.descendants():
             try:
                 words, parent = process.cmdline(), process.ppid()
             except psutil.Error:
@@ -264,25 +263,25 @@ class Command:
         return None
 
     def kill(self) -> None:
-        """End it as a crash would."""
-        self.below()
+        """Kill it, as in a crash."""
+        self.descendants()
         self._process.kill()
         self._process.wait()
 
     def ended(self, seconds: float) -> int:
-        """Await its end; return the exit code."""
+        """Wait until it exits; return the exit code."""
         return self._process.wait(seconds * PATIENCE)
 
     def runs(self) -> bool:
         return self._process.poll() is None
 
     def survivors(self) -> list[psutil.Process]:
-        """Return what lives of all that was ever seen below it."""
+        """Return those processes seen below it that are still alive."""
         return [process for process in self._seen if _lives(process)]
 
     def stop(self) -> None:
-        """End it in good order, and see that nothing is left of it."""
-        self.below()
+        """Terminate it, and check that none of its processes is left."""
+        self.descendants()
         if self.runs():
             self._process.terminate()
             try:
@@ -347,35 +346,35 @@ class Stack:
         finally:
             self.ledger.close()
 
-    def stopped_in_work(self) -> tuple[psutil.Process, Held]:
-        """Await a worker child with a batch of its own, and stop it (SIGSTOP)."""
-        return await_that(self.catch, 60, "a worker has claimed a batch")
+    def suspended_at_work(self) -> tuple[psutil.Process, ClaimedBatch]:
+        """Wait for a worker child that has claimed a batch, and suspend it (SIGSTOP)."""
+        return await_that(self.suspend_claiming_child, 60, "a worker has claimed a batch")
 
-    def catch(self) -> tuple[psutil.Process, Held] | None:
-        """Stop (SIGSTOP) the worker child that holds a batch now, if there is one."""
-        held = self.ledger.held() if self.ledger.exists() else None
-        if held is None:
+    def suspend_claiming_child(self) -> tuple[psutil.Process, ClaimedBatch] | None:
+        """Suspend (SIGSTOP) the worker child that has claimed a batch, if there is one."""
+        batch = self.ledger.claimed_batch() if self.ledger.exists() else None
+        if batch is None:
             return None
         try:
-            child = psutil.Process(held.pid)
+            child = psutil.Process(batch.pid)
             child.suspend()
         except psutil.NoSuchProcess:
             return None
-        # Stopped within a write, it would lock an SQLite database instead.
-        if self.ledger.is_writable() and self.ledger.holds(held):
-            return child, held
+        # A child suspended within a transaction would lock an SQLite database.
+        if self.ledger.is_writable() and self.ledger.is_claimed(batch):
+            return child, batch
         child.resume()
         return None
 
-    def goes_on(self, seconds: float, *, after: str, images: int = 1) -> None:
-        """Await newly settled images, and say how long it took."""
+    def assert_work_continues(self, seconds: float, *, after: str, images: int = 1) -> None:
+        """Wait until `images` more images are processed, and print how long it took."""
         before, began = self.ledger.processed(), time.monotonic()
-        await_that(lambda: self.ledger.processed() >= before + images, seconds, f"work goes on after {after}")
-        print(f"{after}: work goes on after {time.monotonic() - began:.1f} s")
+        await_that(lambda: self.ledger.processed() >= before + images, seconds, f"work continues after {after}")
+        print(f"{after}: work continues after {time.monotonic() - began:.1f} s")
 
-    def ends_done(self, seconds: float) -> None:
-        """Await the run's end, and check that each image was settled once."""
+    def assert_run_finishes(self, seconds: float) -> None:
+        """Wait until the run is done, and check that each image has one outcome."""
         began = time.monotonic()
         await_that(self.ledger.is_done, seconds, "the run is done")
         print(f"done after {time.monotonic() - began:.1f} s more")
-        self.ledger.assert_each_settled_once(self.archive.images)
+        self.ledger.assert_one_outcome_each(self.archive.images)

@@ -1,4 +1,4 @@
-"""A cluster as people run it: Debian's Redis and PostgreSQL, workers whose mounts differ, two models, Flower."""
+"""A realistic cluster: Debian's Redis and PostgreSQL, workers with different mounts, two models, and Flower."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from db.tables import archives, batches, images
 from tests.archives import cut
 from tests.awaiting import await_that
 from tests.broker import TcpBroker, free_port
-from tests.faults.conftest import ward
+from tests.faults.conftest import join_cluster
 from tests.faults.debian import REDIS, debian_postgres, require_debian_servers
 from tests.faults.stack import ARCHIVE, Archive, Command, Stack, fill
 from tests.pages import Pages
@@ -36,14 +36,14 @@ from xray.vocabulary import OPEN_STATES
 IMAGES, UNREADABLE, SIDE = 2000, 3, 64
 PATIENT, UID = "DOE-JANE-19480321", "1.2.840.99999.4711"
 MOUNTS = {"alpha": "ward-nas", "beta": "radiology-san", "gamma": "ward-nas"}
-"""Workers, and the folder that each has the archive in; gamma holds the other model."""
+"""The workers, and the folder in which each has the archive; gamma has the other model."""
 
 USER, PASSWORD = "radiology", "s3cr3t"
 
 
 @dataclass(frozen=True)
-class Named(Archive):
-    """An archive whose paths tell patients and UIDs."""
+class IdentifyingArchive(Archive):
+    """An archive whose paths contain patients' names and UIDs."""
 
     def path(self, number: int) -> str:
         return f"{PATIENT}-{number:05}/{UID}.{number}/image1.png"
@@ -57,7 +57,7 @@ def debian_servers() -> None:
 @pytest.fixture
 def mounts(tmp_path: Path) -> dict[str, Archive]:
     """One archive under two roots, as two hosts mount it: by worker."""
-    first, second = (Named(tmp_path / mount / ARCHIVE, IMAGES) for mount in ("ward-nas", "radiology-san"))
+    first, second = (IdentifyingArchive(tmp_path / mount / ARCHIVE, IMAGES) for mount in ("ward-nas", "radiology-san"))
     fill(first, side=SIDE)
     for number in range(UNREADABLE):
         file = first.root / first.path(number * 700)
@@ -67,7 +67,7 @@ def mounts(tmp_path: Path) -> dict[str, Archive]:
 
 
 class Cluster:
-    """A stack a worker on one database and one broker, and Flower."""
+    """One stack per worker, all on one database and one broker, and Flower."""
 
     def __init__(self, stacks: dict[str, Stack], broker: TcpBroker, database_url: str) -> None:
         self.stacks = stacks
@@ -93,7 +93,7 @@ class Cluster:
             return connection.execute(select(func.count()).where(which)).scalar_one()
 
     def workers_of(self, run: int) -> set[str]:
-        """Return who has done a run's batches, as the ledger has it."""
+        """Return the names of the workers that processed a run's batches, from the ledger."""
         query = select(batches.c.worker).where(batches.c.run_id == run)
         with self.database.read() as connection:
             return {
@@ -111,7 +111,7 @@ class Cluster:
         return sum(int(number) for number in re.findall(r"'images': (\d+)", results))
 
     def pages(self) -> Iterator[str]:
-        """Yield all that Flower serves: every page, each worker's and each task's, and the API."""
+        """Yield everything that Flower serves: all pages, also of each worker and task, and the API."""
         table = "/tasks/datatable?draw=1&start=0&length=1000&order[0][column]=0&order[0][dir]=asc&columns[0][data]=name"
         tasks = self.tasks()
         paths = ["/workers", "/workers?json=1", "/tasks", table, "/broker", "/metrics", "/api/workers?refresh=1"]
@@ -133,7 +133,7 @@ def cluster(tmp_path: Path, mounts: dict[str, Archive], tiny_package: ModelPacka
         stacks = {}
         for name, archive in mounts.items():
             package = other if name == "gamma" else tiny_package
-            stacks[name] = ward(tmp_path / "homes" / name, archive, package, broker, url)
+            stacks[name] = join_cluster(tmp_path / "homes" / name, archive, package, broker, url)
             stacks[name].environ |= {
                 "BONESCREEN_BATCH_SIZE": "25",
                 "BONESCREEN_WORKER_NAME": name,
@@ -147,10 +147,10 @@ def cluster(tmp_path: Path, mounts: dict[str, Archive], tiny_package: ModelPacka
         yield made
 
 
-def test_workers_with_different_mounts_share_a_run_and_another_models_run_keeps_to_its_own_worker(
+def test_workers_with_different_mounts_share_a_run_and_another_model_has_a_run_and_worker_of_its_own(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    with heard(cluster.broker, tmp_path / "heard") as said:
+    with recorded_commands(cluster.broker, tmp_path / "commands") as recorded:
         commands = [cluster.start_flower()]
         for name in ("alpha", "gamma"):
             code, answer = cluster.stacks[name].run("enqueue", ARCHIVE, "--layout", "folder")
@@ -158,19 +158,19 @@ def test_workers_with_different_mounts_share_a_run_and_another_models_run_keeps_
             assert not [mark for mark in (PATIENT, UID) if mark in answer]
         commands += [stack.start("worker") for stack in cluster.stacks.values()]
         await_that(lambda: all(run.processed for run in cluster.runs()), 90, "both runs are under way")
-        seen = [kept(cluster.broker)]
+        seen = [stored_keys(cluster.broker)]
         assert [run.state for run in cluster.runs()] == [RunState.RUNNING] * 2
         seen += cluster.pages()
         await_that(lambda: not cluster.count(batches.c.state.in_(OPEN_STATES)), 120, "both runs are done")
         await_that(lambda: cluster.images_seen() == 2 * IMAGES, 20, "Flower has seen every batch's end")
-        seen += [kept(cluster.broker), *cluster.pages()]
-    seen += [said.read_text(errors="replace"), *(command.text for command in commands)]
-    assert_each_image_is_settled_once_a_run(cluster)
-    assert_each_batch_went_to_a_worker_that_holds_its_model(cluster)
-    assert_nothing_tells_a_path_a_patient_or_a_uid(cluster, seen)
+        seen += [stored_keys(cluster.broker), *cluster.pages()]
+    seen += [recorded.read_text(errors="replace"), *(command.text for command in commands)]
+    assert_each_image_is_processed_once_in_each_run(cluster)
+    assert_each_batch_went_to_a_worker_with_its_model(cluster)
+    assert_no_path_patient_or_uid_appears(cluster, seen)
 
 
-def assert_each_image_is_settled_once_a_run(cluster: Cluster) -> None:
+def assert_each_image_is_processed_once_in_each_run(cluster: Cluster) -> None:
     for run in cluster.runs():
         assert (run.images, run.processed, run.failed) == (IMAGES, IMAGES, UNREADABLE)
         assert (run.state, run.inferred) == (RunState.DONE, IMAGES - UNREADABLE)
@@ -178,7 +178,7 @@ def assert_each_image_is_settled_once_a_run(cluster: Cluster) -> None:
         assert connection.execute(select(func.sum(batches.c.images))).scalar_one() == 2 * IMAGES
 
 
-def assert_each_batch_went_to_a_worker_that_holds_its_model(cluster: Cluster) -> None:
+def assert_each_batch_went_to_a_worker_with_its_model(cluster: Cluster) -> None:
     first, second = (run.run for run in cluster.runs())
     assert cluster.workers_of(first) == {"alpha", "beta"}
     assert cluster.workers_of(second) == {"gamma"}
@@ -195,11 +195,11 @@ def assert_each_batch_went_to_a_worker_that_holds_its_model(cluster: Cluster) ->
         assert digest[:16] in queue["name"]
 
 
-def assert_nothing_tells_a_path_a_patient_or_a_uid(cluster: Cluster, seen: Sequence[str]) -> None:
+def assert_no_path_patient_or_uid_appears(cluster: Cluster, seen: Sequence[str]) -> None:
     marks = {*MOUNTS.values(), ARCHIVE, PATIENT, UID, "image1"}
     text = "\n".join([*seen, *bodies("\n".join(seen))])
     assert {mark for mark in marks if mark in text} == set()
-    # Nor would the search miss what is there: messages are seen with their numbers, and the ledger holds every mark.
+    # The search would find them: messages appear with their numbers, and the ledger has every mark.
     assert re.search(r"\[\[1, \d+\], \{\}", text)
     assert TASK_NAME in text
     with cluster.database.read() as connection:
@@ -209,14 +209,14 @@ def assert_nothing_tells_a_path_a_patient_or_a_uid(cluster: Cluster, seen: Seque
 
 
 def bodies(text: str) -> list[str]:
-    """Return the bodies of the messages in a text, which Celery packs as base64."""
+    """Return the bodies of the messages in a text, which Celery encodes as base64."""
     packed = set(re.findall(r'body\\*": \\*"([A-Za-z0-9+/=]+)', text))
     return [base64.b64decode(body).decode(errors="replace") for body in packed]
 
 
 @contextmanager
-def heard(broker: TcpBroker, log: Path) -> Iterator[Path]:
-    """Write down every command that the broker gets within the block."""
+def recorded_commands(broker: TcpBroker, log: Path) -> Iterator[Path]:
+    """Record every command that the broker receives within the block."""
     with log.open("wb") as output:
         listener = subprocess.Popen(
             [REDIS.with_name("redis-cli"), "-p", str(broker.port), "monitor"],
@@ -224,15 +224,15 @@ def heard(broker: TcpBroker, log: Path) -> Iterator[Path]:
             stdout=output,
         )
         try:
-            await_that(lambda: log.stat().st_size, 10, "the broker is listened to")
+            await_that(lambda: log.stat().st_size, 10, "the recording has started")
             yield log
         finally:
             listener.terminate()
             listener.wait()
 
 
-def kept(broker: TcpBroker) -> str:
-    """Write out every key that the broker holds, and its value."""
+def stored_keys(broker: TcpBroker) -> str:
+    """Return every key in the broker, with its value, as text."""
     texts = []
     with broker.client() as client:
         read = {
@@ -243,7 +243,7 @@ def kept(broker: TcpBroker) -> str:
             b"zset": lambda key: client.zrange(key, 0, -1),
         }
         for key in client.scan_iter():
-            # A key may go between the two questions, as workers are at work.
+            # A key may be deleted between the two queries, as workers are running.
             if (kind := client.type(key)) != b"none":
                 texts.append(f"{key!r} {read[kind](key)!r}")
     return "\n".join(texts)

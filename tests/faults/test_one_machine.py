@@ -1,4 +1,4 @@
-"""`bonescreen screen` on SQLite and the embedded broker, with something killed, stopped, locked or gone."""
+"""Faults of `bonescreen screen` on SQLite and the embedded broker: processes killed, database locked, archive away."""
 
 import shutil
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.awaiting import await_that
 from tests.faults.conftest import MakeArchive, MakeStack
-from tests.faults.stack import FETCHED, Command, Stack
+from tests.faults.stack import MORE_THAN_PREFETCHED, Command, Stack
 
 END = 150.0
 
@@ -16,7 +16,7 @@ def maps(pid: int) -> str:
 
 
 def screening(stack: Stack) -> Command:
-    """Start `screen` and await its first results."""
+    """Start `screen` and wait for its first results."""
     command = stack.start("screen", str(stack.archive.root))
     await_that(lambda: stack.ledger.exists() and stack.ledger.processed(), 90, "the first results")
     return command
@@ -25,14 +25,14 @@ def screening(stack: Stack) -> Command:
 def test_a_killed_worker_child_delays_nothing_but_its_batch(make_archive: MakeArchive, home_stack: MakeStack) -> None:
     stack = home_stack(make_archive(320))
     command = screening(stack)
-    child, held = stack.stopped_in_work()
+    child, batch = stack.suspended_at_work()
     assert "openvino" in maps(child.pid)
-    assert "openvino" not in maps(child.ppid()), "the Celery parent stays light"
+    assert "openvino" not in maps(child.ppid()), "the Celery parent loads no network library"
     child.kill()
-    stack.goes_on(45, after="SIGKILL of the worker child")
+    stack.assert_work_continues(45, after="SIGKILL of the worker child")
     assert command.ended(END) == 0
-    stack.ends_done(1)
-    assert stack.ledger.batch(held.batch_id) == ("done", 1)
+    stack.assert_run_finishes(1)
+    assert stack.ledger.batch(batch.batch_id) == ("done", 1)
 
 
 def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
@@ -40,16 +40,16 @@ def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
 ) -> None:
     stack = home_stack(make_archive(480))
     command = screening(stack)
-    child, _ = stack.stopped_in_work()
+    child, _ = stack.suspended_at_work()
     child.resume()
     command.service("worker").kill()
-    await_that(lambda: not child.is_running(), 5, "the orphan has ended", patience=1)
-    stack.goes_on(60, after="SIGKILL of the Celery parent")
+    await_that(lambda: not child.is_running(), 5, "the child has ended", patience=1)
+    stack.assert_work_continues(60, after="SIGKILL of the Celery parent")
     assert command.ended(END) == 0
-    stack.ends_done(1)
+    stack.assert_run_finishes(1)
 
 
-def test_screen_killed_while_it_scans_and_while_it_works_leaves_nothing_running_and_goes_on_when_run_again(
+def test_screen_killed_while_scanning_and_while_working_leaves_no_process_and_continues_when_run_again(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
     stack = home_stack(make_archive(4000, side=64))
@@ -69,7 +69,7 @@ def test_screen_killed_while_it_scans_and_while_it_works_leaves_nothing_running_
     assert stack.ledger.processed() < 4000
     third = stack.start("screen", str(stack.archive.root))
     assert third.ended(END) == 0
-    stack.ends_done(1)
+    stack.assert_run_finishes(1)
     assert done.items() <= stack.ledger.done_batches().items()
     code, text = stack.run("screen", str(stack.archive.root))
     assert code == 0
@@ -82,29 +82,31 @@ def test_a_killed_broker_and_a_killed_feeder_are_replaced_even_when_the_brokers_
     stack = home_stack(make_archive(640))
     command = screening(stack)
     command.service("valkey").kill()
-    stack.goes_on(45, after="SIGKILL of the broker, data kept", images=FETCHED)
+    stack.assert_work_continues(45, after="SIGKILL of the broker, data kept", images=MORE_THAN_PREFETCHED)
     command.service("producer").kill()
     broker = command.service("valkey")
     shutil.rmtree(stack.home / "broker")
     broker.kill()
-    stack.goes_on(45, after="SIGKILL of the feeder and of the broker, data lost", images=FETCHED)
+    stack.assert_work_continues(
+        45, after="SIGKILL of the feeder and of the broker, data lost", images=MORE_THAN_PREFETCHED
+    )
     assert command.ended(END) == 0
-    stack.ends_done(1)
+    stack.assert_run_finishes(1)
 
 
-def test_a_worker_stopped_past_its_lease_stores_nothing_when_it_wakes(
+def test_a_worker_suspended_past_its_lease_stores_nothing_when_it_continues(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
     stack = home_stack(make_archive(200))
     command = screening(stack)
-    child, held = stack.stopped_in_work()
-    await_that(lambda: stack.ledger.batch(held.batch_id)[1] == 1, 60, "its lease ran out")
+    child, batch = stack.suspended_at_work()
+    await_that(lambda: stack.ledger.batch(batch.batch_id)[1] == 1, 60, "its lease ran out")
     child.resume()
     assert command.ended(END) == 0
-    stack.ends_done(1)
-    assert stack.ledger.batch(held.batch_id) == ("done", 1)
+    stack.assert_run_finishes(1)
+    assert stack.ledger.batch(batch.batch_id) == ("done", 1)
     assert (
-        f"lost the claim on batch {held.batch_id} of run 1; nothing stored"
+        f"lost the claim on batch {batch.batch_id} of run 1; nothing stored"
         in (stack.home / "logs" / "worker.log").read_text()
     )
 
@@ -125,9 +127,9 @@ def test_an_archive_that_vanishes_or_is_empty_for_a_while_fails_no_image(
         if empty:
             root.rmdir()
         away.rename(root)
-        stack.goes_on(45, after=f"an archive that was {'empty' if empty else 'missing'}")
+        stack.assert_work_continues(45, after=f"an archive that was {'empty' if empty else 'missing'}")
     assert command.ended(END) == 0
-    stack.ends_done(1)
+    stack.assert_run_finishes(1)
     assert f"waiting: the archive at {root}" in " ".join(command.text.split())
 
 
@@ -136,7 +138,7 @@ def _status_names(stack: Stack, root: Path) -> bool:
     return code == 1 and str(root) in text and "waits" in text
 
 
-def test_a_database_locked_for_longer_than_anyone_waits_fails_no_image(
+def test_a_database_locked_for_longer_than_the_busy_timeout_fails_no_image(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
     stack = home_stack(make_archive(320))
@@ -147,7 +149,7 @@ def test_a_database_locked_for_longer_than_anyone_waits_fails_no_image(
         assert stack.ledger.processed() == processed
         code, text = stack.run("status")
         assert code == 1, text
-    stack.goes_on(45, after="an SQLite database locked for 48 s")
+    stack.assert_work_continues(45, after="an SQLite database locked for 48 s")
     assert command.ended(END) == 0
-    stack.ends_done(1)
+    stack.assert_run_finishes(1)
     assert "waiting: feeder and worker cannot write to the database" in " ".join(command.text.split())

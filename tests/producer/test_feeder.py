@@ -109,7 +109,7 @@ def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, 
     scan(database, found_files(8), batch_size=1)
     assert feeder.do_round().sent == 8
     broker.kill()
-    broker.forget()
+    broker.delete_data()
     broker.start()
     done = feeder.do_round()
     assert (done.lost, done.sent) == (8, 8)
