@@ -46,8 +46,10 @@ def checked_rows(source: Source) -> Iterator[ManifestRow]:
     StorageOutage
         There is no space for a temporary file.
     """
-    # A temporary database without a name: SQLite moves it from memory to a file when it grows.
-    with open_image(source.root, MANIFEST_NAME) as file, closing(sqlite3.connect("")) as index:
+    # A temporary database without a name: SQLite moves it from memory to a file when it grows. The garbage collector
+    # may close it in another thread.
+    connection = sqlite3.connect("", check_same_thread=False)
+    with closing(connection) as index, open_image(source.root, MANIFEST_NAME) as file:
         try:
             index.execute("CREATE TABLE images (path TEXT PRIMARY KEY) WITHOUT ROWID")
             index.execute("CREATE TABLE labels (study TEXT PRIMARY KEY, label TEXT NOT NULL) WITHOUT ROWID")
