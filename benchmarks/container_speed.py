@@ -1,11 +1,10 @@
-"""How fast a zip or a tar of images is screened, against a folder of the same images.
+"""Compare the speed of screening a zip or a tar with that of a folder of the same images.
 
     python -m benchmarks.container_speed /data/images --images 2000 --rounds 3
 
-Copies the first images of a folder to a new one and into a zip (stored, as JPEG does not deflate) and a tar, and
-screens each with `bonescreen screen`, each time in a new home. The three take turns within each round, in an order that
-rotates, as the machine's speed changes while one measures. Prints each one's seconds, and its speed by the folder's:
-the median over the rounds, and the range.
+Copies the first images of a folder to a new folder, a zip (stored, as JPEG does not deflate) and a tar, and screens
+each with `bonescreen screen` in a new home. Each round screens all three, in another order, as the machine's speed
+changes over time. Prints the seconds of each, and its speed relative to the folder: median and range over the rounds.
 """
 
 import argparse
@@ -30,7 +29,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         archives = _make_archives(Path(folder), sorted(chosen.data.iterdir())[: chosen.images])
-        # The first makes the inference graph, which the others then find.
+        # The first run makes the inference graph, which the others use.
         shared = Path(folder) / "graphs"
         _screen(archives["folder"], Path(folder) / "warm", shared)
         seconds: dict[str, list[float]] = {name: [] for name in archives}
@@ -40,7 +39,7 @@ def main() -> None:
                 home = Path(folder) / f"home-{name}-{number}"
                 seconds[name].append(_screen(archives[name], home, shared))
                 shutil.rmtree(home)
-    print(f"{chosen.images} images        s  (least to most)   speed by the folder's")
+    print(f"{chosen.images} images        s  (min to max)   relative to the folder")
     for name, taken in seconds.items():
         ratios = [folder_s / s for folder_s, s in zip(seconds["folder"], taken, strict=True)]
         print(
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def _make_archives(folder: Path, images: list[Path]) -> dict[str, Path]:
-    archives = {"folder": folder / "films", "zip": folder / "films.zip", "tar": folder / "films.tar"}
+    archives = {"folder": folder / "images", "zip": folder / "images.zip", "tar": folder / "images.tar"}
     archives["folder"].mkdir()
     with zipfile.ZipFile(archives["zip"], "w") as zipped, tarfile.open(archives["tar"], "w") as taped:
         for image in images:

@@ -1,9 +1,9 @@
-"""How much memory and time the producer takes for an archive of many files.
+"""Measure the memory and time of a scan of many files.
 
     python -m benchmarks.scan_memory --files 200000
 
-Makes a synthetic archive of empty-ish files in studies of four, scans it into a new SQLite database in a process of
-its own, and prints images, seconds and that process's peak resident set.
+Makes an archive of tiny files in studies of four, scans it into a new SQLite database in another process, and prints
+the number of files, the seconds, and the peak resident set of that process.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def make_archive(root: Path, files: int) -> None:
-    """Write `files` small files, four a study, a thousand studies a folder."""
+    """Write `files` small files: four in a study, a thousand studies in a folder."""
     for number in range(files):
         study = root / f"group{number // 4000:04}" / f"study{number // 4:06}"
         if number % 4 == 0:

@@ -46,30 +46,32 @@ def checked_rows(source: Source) -> Iterator[ManifestRow]:
     StorageOutage
         There is no space for a temporary file.
     """
-    # A temporary database without a name: SQLite moves it from memory to a file when it grows.
-    with open_image(source.root, MANIFEST_NAME) as file, closing(sqlite3.connect("")) as seen:
+    # A temporary database without a name: SQLite moves it from memory to a file when it grows. The garbage collector
+    # may close it in another thread.
+    connection = sqlite3.connect("", check_same_thread=False)
+    with closing(connection) as index, open_image(source.root, MANIFEST_NAME) as file:
         try:
-            seen.execute("CREATE TABLE images (path TEXT PRIMARY KEY) WITHOUT ROWID")
-            seen.execute("CREATE TABLE labels (study TEXT PRIMARY KEY, label TEXT NOT NULL) WITHOUT ROWID")
+            index.execute("CREATE TABLE images (path TEXT PRIMARY KEY) WITHOUT ROWID")
+            index.execute("CREATE TABLE labels (study TEXT PRIMARY KEY, label TEXT NOT NULL) WITHOUT ROWID")
             for row in read_manifest(file, source.pseudonym_key):
                 if isinstance(row, ManifestProblem):
                     raise UsageError(f"{MANIFEST_NAME} {row}; correct it and scan again")
-                _require_consistent(seen, source, row)
+                _require_consistent(index, source, row)
                 yield row
         except sqlite3.OperationalError as error:
             raise StorageOutage(f"a temporary file for checking {MANIFEST_NAME} cannot be written: {error}") from error
 
 
-def _require_consistent(seen: sqlite3.Connection, source: Source, row: ManifestRow) -> None:
+def _require_consistent(index: sqlite3.Connection, source: Source, row: ManifestRow) -> None:
     insert = "INSERT OR IGNORE INTO images VALUES (?)"
-    if seen.execute(insert, (row.image,)).rowcount == 0:
+    if index.execute(insert, (row.image,)).rowcount == 0:
         raise _listed_twice(source, row.image)
     label = row.placement.human_label
     if label is None:
         return
     study = row.placement.study
-    seen.execute("INSERT OR IGNORE INTO labels VALUES (?, ?)", (study, label.value))
-    (first,) = seen.execute("SELECT label FROM labels WHERE study = ?", (study,)).fetchone()
+    index.execute("INSERT OR IGNORE INTO labels VALUES (?, ?)", (study, label.value))
+    (first,) = index.execute("SELECT label FROM labels WHERE study = ?", (study,)).fetchone()
     if first != label:
         raise _two_labels(source, study)
 

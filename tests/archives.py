@@ -1,4 +1,4 @@
-"""Look-alike archives of small generated films, and files of every sort that goes wrong."""
+"""Archives of small generated images, and damaged files of every kind."""
 
 import io
 import os
@@ -19,15 +19,15 @@ PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 LONG_TAGS = frozenset({256, 257, 273, 279, 322, 323, 324, 325, 34665})
 
 
-def film(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
-    """Return a film that differs from that of every other seed, uint8 (height, width)."""
+def image_pixels(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
+    """Return an image that differs from that of every other seed, uint8 (height, width)."""
     pixels = np.add.outer(np.arange(height) * 4, np.arange(width) * 5).astype(np.uint8)
     pixels[0, :4] = np.frombuffer(struct.pack("<I", seed), np.uint8)
     return pixels
 
 
 def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
-    """Return an image's file."""
+    """Encode an image."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
@@ -35,7 +35,7 @@ def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 def png(seed: int) -> bytes:
     """Return a small PNG, different for each seed."""
-    return png_of(film(seed), bits=8)
+    return png_of(image_pixels(seed), bits=8)
 
 
 def png_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, bits: int) -> bytes:
@@ -48,19 +48,19 @@ def png_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, bits: int) -> byte
 
 
 def png_file(width: int, height: int, compressed: bytes, *, bits: int = 8, colour: int = 0) -> bytes:
-    """Write a PNG that claims a size, with any compressed data."""
+    """Write a PNG with a header of this size, and any compressed data."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", compressed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
 
 
-def png_bomb() -> bytes:
-    """Return two kilobytes that claim ten gigapixels."""
+def png_of_ten_gigapixels() -> bytes:
+    """Return a PNG of two kilobytes whose header claims ten gigapixels."""
     return png_file(100_000, 100_000, zlib.compress(bytes(1_000_000), 9))
 
 
 def tiff_file(fields: Mapping[int, int]) -> bytes:
-    """Write a TIFF of nothing but a header and these fields, by tag."""
+    """Write a TIFF of only a header and these fields, by tag."""
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
     return struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4)
 
@@ -74,7 +74,7 @@ def tiff_of(
     big: bool = False,
     exif: Mapping[int, Sequence[int]] | None = None,
 ) -> bytes:
-    """Write a TIFF by hand, with the fields that its pixels need and those given; a field of no numbers is left out."""
+    """Write a TIFF by hand, with the fields that its pixels need and those given; empty fields are left out."""
     height, width = pixels.shape[:2]
     samples = pixels.shape[2] if pixels.ndim == 3 else 1
     body = pixels.astype(pixels.dtype.newbyteorder(byte_order)).tobytes()
@@ -110,23 +110,23 @@ def _directory(place: int, fields: Mapping[int, Sequence[int]], byte_order: str,
 
 def jpeg(seed: int) -> bytes:
     """Return a small JPEG, different for most seeds."""
-    return encoded(Image.fromarray(film(seed)), "JPEG", quality=95)
+    return encoded(Image.fromarray(image_pixels(seed)), "JPEG", quality=95)
 
 
 def jpeg_scanned_again(seed: int, times: int) -> bytes:
-    """Return a small progressive JPEG whose last scan is there so many times more."""
-    data = encoded(Image.fromarray(film(seed)), "JPEG", progressive=True)
+    """Return a small progressive JPEG whose last scan is repeated."""
+    data = encoded(Image.fromarray(image_pixels(seed)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * times + data[-2:]
 
 
-def cut(data: bytes) -> bytes:
+def truncated(data: bytes) -> bytes:
     """Return the first half of a file."""
     return data[: len(data) // 2]
 
 
 def mura_tree(root: Path, images: int, *, images_per_study: int = 2, parts: Sequence[str] = ("HUMERUS", "HAND")) -> int:
-    """Make an archive as MURA is published, clutter of macOS included; return the number of its studies.
+    """Make an archive like MURA as published, with files of macOS; return the number of its studies.
 
     Of each ten studies three are positive; one suffix in seven is in upper case.
     """
@@ -140,8 +140,8 @@ def mura_tree(root: Path, images: int, *, images_per_study: int = 2, parts: Sequ
             suffix = ".PNG" if number % 7 == 6 else ".png"
             (study / f"image{number - first + 1}{suffix}").write_bytes(png(number))
         studies += 1
-    clutter = root / f"XR_{parts[0]}" / "patient00000" / "study1_positive"
-    (clutter / "._image1.png").write_bytes(b"\x00\x05\x16\x07")
+    system = root / f"XR_{parts[0]}" / "patient00000" / "study1_positive"
+    (system / "._image1.png").write_bytes(b"\x00\x05\x16\x07")
     (root / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
     (root / "train_image_paths.csv").write_text("path\n")
     (root / f"XR_{parts[0]}" / "patient99999" / "study1_negative").mkdir(parents=True)
@@ -149,7 +149,7 @@ def mura_tree(root: Path, images: int, *, images_per_study: int = 2, parts: Sequ
 
 
 def folder_tree(root: Path, studies: int, *, images_per_study: int = 2) -> None:
-    """Make an archive of one folder a study."""
+    """Make an archive with one folder for each study."""
     for study in range(studies):
         folder = root / f"case{study:05}"
         folder.mkdir(parents=True)
@@ -158,15 +158,15 @@ def folder_tree(root: Path, studies: int, *, images_per_study: int = 2) -> None:
 
 
 def flat_tree(root: Path, images: int) -> None:
-    """Make an archive of loose images."""
+    """Make an archive with all images in the root."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(images):
-        (root / f"film{number:06}.png").write_bytes(png(number))
+        (root / f"image{number:06}.png").write_bytes(png(number))
 
 
 @contextmanager
 def folder_for_others() -> Iterator[Path]:
-    """Make a temporary folder that other users reach, unlike pytest's own."""
+    """Make a temporary folder that other users can read, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -174,7 +174,7 @@ def folder_for_others() -> Iterator[Path]:
 
 @contextmanager
 def as_plain_user() -> Iterator[None]:
-    """Do without root's rights, which would open anything."""
+    """Drop the rights of root, who may open any file."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)

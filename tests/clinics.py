@@ -1,4 +1,4 @@
-"""Films of a clinic to scan, and what the ledger then holds of them."""
+"""Files of a clinic to scan, and the studies that the database then holds."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def put(clinic: Path, path: str, data: bytes) -> None:
 
 
 def swap(clinic: Path, path: str, data: bytes) -> None:
-    """Replace a file so that nobody notices who does not open it."""
+    """Replace the content of a file, with the same size and time."""
     file = clinic / path
     before = file.stat()
     assert before.st_size == len(data)
@@ -34,12 +34,12 @@ def swap(clinic: Path, path: str, data: bytes) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def film(number: int = 0, **elements: object) -> bytes:
+def dicom_image(number: int = 0, **elements: object) -> bytes:
     return dicom(PIXELS + np.uint8(number), **elements)
 
 
 def ct() -> bytes:
-    return film(SOPClassUID=uid.CTImageStorage, Modality="CT")
+    return dicom_image(SOPClassUID=uid.CTImageStorage, Modality="CT")
 
 
 def studies(database: Database) -> dict[str, int]:

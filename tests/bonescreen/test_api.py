@@ -14,7 +14,7 @@ from PIL import Image
 import bonescreen as api
 from db.queries import ResultFilter, find_study, results
 from db.session import Database
-from tests.archives import cut, flat_tree, jpeg, png
+from tests.archives import flat_tree, jpeg, png, truncated
 from tests.bonescreen.processes import run
 from xray.errors import FileFault, PackageError, UsageError
 from xray.network.package import ModelPackage
@@ -28,7 +28,7 @@ def screened(
     """Screen an archive of four images and a damaged one; gives its root and the database."""
     root = tmp_path / "archive"
     flat_tree(root, 4)
-    (root / "cut.jpg").write_bytes(cut(jpeg(9)))
+    (root / "cut.jpg").write_bytes(truncated(jpeg(9)))
     assert run(environ, "screen", root).returncode == 0
     monkeypatch.setenv("BONESCREEN_HOME", environ["BONESCREEN_HOME"])
     with closing(Database(f"sqlite:///{environ['BONESCREEN_HOME']}/bonescreen.db")) as database:
@@ -88,7 +88,7 @@ def test_a_heat_map_is_a_picture_of_the_image_beside_its_map(tmp_path: Path, tin
 def test_an_image_is_loaded_as_gray_and_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.jpg"
     good.write_bytes(png(1))
-    bad.write_bytes(cut(jpeg(2)))
+    bad.write_bytes(truncated(jpeg(2)))
 
     gray = api.load_image(good)
 

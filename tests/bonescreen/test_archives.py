@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 
-from tests.archives import film, flat_tree, mura_tree, png
+from tests.archives import flat_tree, image_pixels, mura_tree, png
 from tests.bonescreen.processes import run
 from tests.dicoms import dicom
 
@@ -54,10 +54,10 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_passed_over(
     for number, folder in enumerate(("DISC1/ST000/IM000", "DISC2/ST007/IM003")):
         file = root / folder
         file.parent.mkdir(parents=True)
-        file.write_bytes(dicom(film(number), BodyPartExamined="HUMERUS"))
-    chest = dicom(film(2), StudyInstanceUID="1.2.8", BodyPartExamined="CHEST", PatientName="Roe^Richard")
+        file.write_bytes(dicom(image_pixels(number), BodyPartExamined="HUMERUS"))
+    chest = dicom(image_pixels(2), StudyInstanceUID="1.2.8", BodyPartExamined="CHEST", PatientName="Roe^Richard")
     (root / "chest").write_bytes(chest)
-    (root / "slice").write_bytes(dicom(film(3), SOPClassUID=uid.CTImageStorage, Modality="CT"))
+    (root / "slice").write_bytes(dicom(image_pixels(3), SOPClassUID=uid.CTImageStorage, Modality="CT"))
     (root / "broken.dcm").write_bytes(dicom(np.full((8, 8), 7, np.uint8))[:-30])
     done = run({**environ, "BONESCREEN_PSEUDONYM_KEY": "0123456789abcdef"}, "screen", root)
     assert done.returncode == 0, done.stderr

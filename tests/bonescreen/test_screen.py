@@ -17,7 +17,7 @@ from db.queries import ResultFilter, list_failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches
-from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
+from tests.archives import flat_tree, jpeg, mura_tree, png, png_of_ten_gigapixels, truncated
 from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.processes import BONESCREEN, run
 from tests.broker import TcpBroker
@@ -38,10 +38,10 @@ def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_re
     (root / "good.png").write_bytes(png(2))
     (root / "copy.png").write_bytes(png(2))
     (root / "GOOD.JPG").write_bytes(jpeg(3))
-    (root / "cut.jpg").write_bytes(cut(jpeg(4)))
+    (root / "cut.jpg").write_bytes(truncated(jpeg(4)))
     (root / "text.png").write_text("not an image")
     (root / "empty.png").touch()
-    (root / "bomb.png").write_bytes(png_bomb())
+    (root / "bomb.png").write_bytes(png_of_ten_gigapixels())
     (root / "link.png").symlink_to(tmp_path / "elsewhere.png")
     (root / "[bold]name.png").write_bytes(png(5))
     with (root / "huge.png").open("wb") as huge:
@@ -286,7 +286,7 @@ def test_folders_with_commas_blanks_and_line_breaks_in_their_names_are_screened(
     done = run(environ, "screen", *folders)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("film000000.png") == 3
+    assert done.stdout.count("image000000.png") == 3
 
 
 def test_a_path_that_no_database_could_hold_is_refused_before_anything_is_scanned(tmp_path, environ):

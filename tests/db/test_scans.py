@@ -1,4 +1,4 @@
-"""Scans: leases, what changes between two of them, and what cutting leaves alone."""
+"""Scans: their leases, what changes from one to the next, and the batches that they make."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def let_expire(database: Database) -> None:
 
 
 def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int:
-    """Work through a run; return the number of images settled."""
+    """Work through a run; return the number of images processed."""
     done = 0
     while ledger.count_open_batches(database, run_id):
         done += finish_sent(database, probability=probability)
@@ -54,7 +54,7 @@ def test_a_second_scan_of_unchanged_files_leaves_nothing_to_do(database: Databas
     assert run_progress(database, run).state is RunState.DONE
 
 
-def test_a_grown_archive_gives_work_for_what_is_new_only(database: Database) -> None:
+def test_after_an_archive_has_grown_only_new_files_are_screened(database: Database) -> None:
     run = scan(database, found_files(6))
     finish_all(database, run)
     scan(database, found_files(9))
@@ -86,7 +86,7 @@ def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(dat
     assert (row.score, row.images, row.status) == (pytest.approx(0.9), 1, "scored")
 
 
-def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_they_come_back(
+def test_files_that_are_gone_are_not_listed_and_get_their_results_back_when_they_return(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge, "MERGE_ROWS", 2)
@@ -104,21 +104,21 @@ def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_the
     assert rows == {f"study000{n}": (2, "scored") for n in range(9)}
 
 
-def test_a_study_that_went_away_is_not_found(database: Database) -> None:
+def test_a_study_that_is_gone_is_not_found(database: Database) -> None:
     finish_all(database, scan(database, found_files(2)))
     scan(database, found_files(1))
     with pytest.raises(UsageError, match="no study 'study0001' in the database"):
         find_study(database, "study0001")
 
 
-def test_open_work_on_files_that_went_away_ends_without_an_outcome(database: Database) -> None:
+def test_open_batches_of_files_that_are_gone_end_without_outcomes(database: Database) -> None:
     run = scan(database, found_files(3), batch_size=1)
     scan(database, found_files(1))
     assert finish_all(database, run) == 1
     assert run_summary(database, run).state is RunState.DONE
 
 
-def test_what_a_scan_for_one_model_changes_is_not_kept_from_the_run_of_another(database: Database) -> None:
+def test_a_scan_for_one_model_also_updates_the_run_of_another(database: Database) -> None:
     first = scan(database, found_files(2))
     finish_all(database, first, probability=0.1)
     other = replace(MODEL, digest="cd" * 32)
@@ -141,82 +141,82 @@ def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> 
     assert begin(database, archive="another") is not None
 
 
-def test_a_scan_whose_holder_vanished_is_taken_over_and_the_holder_is_shut_out(database: Database) -> None:
+def test_a_scan_whose_lease_expired_is_taken_over_and_its_first_holder_cannot_write(database: Database) -> None:
     first = begin(database)
     assert first is not None
     merge.stage(database, first, found_files(3))
     assert scans.take_over(database, first.scan_id, "too early") is None
     let_expire(database)
-    heir = scans.take_over(database, first.scan_id, "heir")
-    assert heir is not None
+    taken = scans.take_over(database, first.scan_id, "second")
+    assert taken is not None
     assert scans.take_over(database, first.scan_id, "too late") is None
     with pytest.raises(TakenOver):
         merge.stage(database, first, found_files(3))
     with database.read() as connection:
         assert connection.execute(select(scan_entries)).all() == []
-    merge.stage(database, heir, found_files(5))
-    merge.merge(database, heir)
-    scans.close_scan(database, heir, {})
-    assert run_progress(database, heir.run_id).images == 5
+    merge.stage(database, taken, found_files(5))
+    merge.merge(database, taken)
+    scans.close_scan(database, taken, {})
+    assert run_progress(database, taken.run_id).images == 5
 
 
 def test_a_run_is_not_done_while_its_scan_is_open(database: Database) -> None:
-    held = begin(database)
-    assert held is not None
-    assert run_progress(database, held.run_id).state is RunState.SCANNING
+    begun = begin(database)
+    assert begun is not None
+    assert run_progress(database, begun.run_id).state is RunState.SCANNING
 
 
-def test_a_scan_broken_off_within_its_merge_and_walked_again_counts_every_file_once(database: Database) -> None:
+def test_a_scan_interrupted_during_its_merge_and_repeated_counts_every_file_once(database: Database) -> None:
     first = begin(database)
     assert first is not None
     merge.stage(database, first, found_files(10))
     merge.merge(database, first)
     let_expire(database)
-    heir = scans.take_over(database, first.scan_id, "heir")
-    assert heir is not None
-    merge.stage(database, heir, found_files(10))
-    merge.merge(database, heir)
-    scans.close_scan(database, heir, {})
-    assert finish_all(database, heir.run_id) == 10
+    taken = scans.take_over(database, first.scan_id, "second")
+    assert taken is not None
+    merge.stage(database, taken, found_files(10))
+    merge.merge(database, taken)
+    scans.close_scan(database, taken, {})
+    assert finish_all(database, taken.run_id) == 10
 
 
-def test_a_scan_taken_over_may_be_given_another_layout(database: Database) -> None:
+def test_a_scan_that_is_taken_over_can_get_another_layout(database: Database) -> None:
     first = begin(database)
     assert first is not None
     let_expire(database)
-    heir = scans.take_over(database, first.scan_id, "heir", "flat")
-    assert heir is not None
-    assert heir.layout == "flat"
+    taken = scans.take_over(database, first.scan_id, "second", "flat")
+    assert taken is not None
+    assert taken.layout == "flat"
 
 
-def test_scanning_lifts_a_cancellation_that_came_before_it_and_heeds_one_that_came_meanwhile(
+def test_a_scan_undoes_an_earlier_cancellation_and_obeys_one_from_during_the_scan(
     database: Database,
 ) -> None:
     run = scan(database, found_files(3))
     ledger.cancel(database, run)
-    held = begin(database)
-    assert held is not None
-    scans.abandon_scan(database, held)
+    begun = begin(database)
+    assert begun is not None
+    scans.abandon_scan(database, begun)
     assert run_progress(database, run).state is RunState.CANCELLED
     scan(database, found_files(3))
     assert run_progress(database, run).state is RunState.RUNNING
-    held = begin(database)
-    assert held is not None
+    begun = begin(database)
+    assert begun is not None
     ledger.cancel(database, run)
-    merge.stage(database, held, found_files(4))
-    merge.merge(database, held)
-    assert scans.close_scan(database, held, {}) == 0
+    merge.stage(database, begun, found_files(4))
+    merge.merge(database, begun)
+    assert scans.close_scan(database, begun, {}) == 0
     assert run_progress(database, run).state is RunState.CANCELLED
 
 
 def test_abandoning_a_scan_that_found_nothing_leaves_no_trace(database: Database) -> None:
-    held = begin(database)
-    assert held is not None
-    scans.abandon_scan(database, held)
+    begun = begin(database)
+    assert begun is not None
+    scans.abandon_scan(database, begun)
     assert list_runs(database) == []
 
 
-def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(database: Database) -> None:
+def test_another_model_version_screens_the_same_images_in_its_own_run(database: Database) -> None:
     first = scan(database, found_files(3))
     finish_all(database, first)
     second = scan(database, found_files(3), model=replace(MODEL, digest="cd" * 32))
@@ -225,7 +225,9 @@ def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(datab
         assert [row.score for row in results(database, ResultFilter(run=run))] == [pytest.approx(score)] * 3
 
 
-def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_files_than_one_merge_transaction_takes_are_all_merged(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(merge, "MERGE_ROWS", 7)
     run = scan(database, found_files(10, images_each=5), batch_size=16)
     assert finish_all(database, run) == 50
@@ -236,23 +238,23 @@ def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, mo
     covered=st.lists(st.tuples(st.integers(1, 200), st.integers(0, 15)), max_size=6),
     size=st.integers(1, 20),
 )
-def test_spans_hold_every_uncovered_id_once_and_reach_over_no_covered_range(
+def test_spans_have_every_uncovered_id_once_and_overlap_no_covered_range(
     ids: list[int], covered: list[tuple[int, int]], size: int
 ) -> None:
     ranges: list[tuple[int, int]] = []
     for first, length in sorted(covered):
         if not ranges or first > ranges[-1][1]:
             ranges.append((first, first + length))
-    cut = list(id_ranges(ids, ranges, size))
+    made = list(id_ranges(ids, ranges, size))
     free = [i for i in ids if not any(first <= i <= last for first, last in ranges)]
-    assert [i for span in cut for i in free if span.first <= i <= span.last] == free
-    assert sum(span.images for span in cut) == len(free)
-    for span in cut:
+    assert [i for span in made for i in free if span.first <= i <= span.last] == free
+    assert sum(span.images for span in made) == len(free)
+    for span in made:
         assert span.images <= size
         assert not any(span.first <= last and first <= span.last for first, last in ranges)
 
 
-def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_to_scan_again(
+def test_after_a_scan_is_interrupted_during_its_merge_and_abandoned_the_archive_can_be_scanned_again(
     database: Database,
 ) -> None:
     first = begin(database)
@@ -260,32 +262,32 @@ def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_
     merge.stage(database, first, found_files(3))
     merge.merge(database, first)
     let_expire(database)
-    heir = scans.take_over(database, first.scan_id, "heir")
-    assert heir is not None
-    scans.abandon_scan(database, heir)
+    taken = scans.take_over(database, first.scan_id, "second")
+    assert taken is not None
+    scans.abandon_scan(database, taken)
     assert scans.open_scans(database) == []
     assert finish_all(database, scan(database, found_files(3))) == 3
 
 
-def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_earlier_one(database: Database) -> None:
-    held = begin(database)
-    assert held is not None
-    ledger.cancel(database, held.run_id)
+def test_a_new_scan_that_takes_over_an_older_one_undoes_a_cancellation(database: Database) -> None:
+    begun = begin(database)
+    assert begun is not None
+    ledger.cancel(database, begun.run_id)
     let_expire(database)
-    heir = scans.take_over(database, held.scan_id, "heir", "folder")
-    assert heir is not None
-    merge.stage(database, heir, found_files(3))
-    merge.merge(database, heir)
-    assert scans.close_scan(database, heir, {}) == 1
+    taken = scans.take_over(database, begun.scan_id, "second", "folder")
+    assert taken is not None
+    merge.stage(database, taken, found_files(3))
+    merge.merge(database, taken)
+    assert scans.close_scan(database, taken, {}) == 1
 
 
 def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) -> None:
     run = scan(database, found_files(2))
     (sent,) = send_all(database)
-    held = ledger.claim(database, *sent, "w")
-    assert held is not None
-    lost, well = ledger.unprocessed_images(database, held)
-    assert ledger.finish(database, held, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
+    claim = ledger.claim(database, *sent, "w")
+    assert claim is not None
+    lost, well = ledger.unprocessed_images(database, claim)
+    assert ledger.finish(database, claim, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
     scan(database, found_files(2)[1:])
     assert len(list(results(database, ResultFilter(run=run)))) == 1
     scan(database, found_files(2))
@@ -293,7 +295,7 @@ def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) ->
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
 
 
-def test_an_image_that_is_placed_in_another_study_takes_its_prediction_along(database: Database) -> None:
+def test_an_image_that_moves_to_another_study_keeps_its_prediction(database: Database) -> None:
     images = [replace(found_file("first", f"{i}.png"), path=f"{i}.png") for i in range(2)]
     run = scan(database, images)
     finish_all(database, run)
@@ -308,7 +310,7 @@ def test_an_image_that_is_placed_in_another_study_takes_its_prediction_along(dat
     assert (row.study, row.images) == ("second", 2)
 
 
-def test_a_body_part_told_anew_decides_the_scope_of_a_study_that_is_scored_already(database: Database) -> None:
+def test_a_body_part_that_becomes_known_decides_the_scope_of_a_scored_study(database: Database) -> None:
     run = scan(database, [found_file("study", "image.png", body_part=None)])
     finish_all(database, run)
     (row,) = results(database, ResultFilter(run=run))
@@ -318,7 +320,7 @@ def test_a_body_part_told_anew_decides_the_scope_of_a_study_that_is_scored_alrea
     assert (row.body_part, row.status) == ("PELVIS", "out of scope")
 
 
-def test_a_study_of_several_body_parts_is_found_by_each_and_forgets_one_that_is_gone(database: Database) -> None:
+def test_a_study_of_several_body_parts_is_found_by_each_until_its_image_is_gone(database: Database) -> None:
     shown = [found_file("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "HAND")]
     run = scan(database, shown)
     for part in ("HUMERUS", "hand"):
@@ -330,7 +332,7 @@ def test_a_study_of_several_body_parts_is_found_by_each_and_forgets_one_that_is_
     assert row.body_part == "HUMERUS"
 
 
-def test_what_a_header_tells_is_kept_with_image_and_study(database: Database) -> None:
+def test_header_attributes_are_stored_with_image_and_study(database: Database) -> None:
     placement = Placement("1.2.3", view="AP", laterality="L", series="1.2.3.4", patient="ab" * 16)
     described = replace(found_file("1.2.3", "image.dcm"), placement=placement)
     run = scan(database, [described])

@@ -21,7 +21,7 @@ from db.migrate import upgrade
 from db.run_queries import RunState, RunSummary, list_runs
 from db.session import Database
 from db.tables import archives, batches, images
-from tests.archives import cut
+from tests.archives import truncated
 from tests.awaiting import await_that
 from tests.broker import TcpBroker, free_port
 from tests.faults.conftest import join_cluster
@@ -61,7 +61,7 @@ def mounts(tmp_path: Path) -> dict[str, Archive]:
     fill(first, side=SIDE)
     for number in range(UNREADABLE):
         file = first.root / first.path(number * 700)
-        file.write_bytes(cut(file.read_bytes()))
+        file.write_bytes(truncated(file.read_bytes()))
     shutil.copytree(first.root, second.root, copy_function=os.link)
     return {name: first if mount == "ward-nas" else second for name, mount in MOUNTS.items()}
 

@@ -1,4 +1,4 @@
-"""A clinic whose archive is scanned into the ledger."""
+"""A clinic whose archive is scanned into the database."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def clinic(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scan(database: Database, clinic: Path) -> Scan:
-    """Scan the clinic, whatever layout it shows."""
+    """Return a function that scans the clinic, by default in the layout detected."""
 
     def again(layout: Layout = Layout.AUTO, key: bytes | None = None) -> ScanReport:
         return scan_archive(database, "clinic", Source(clinic, layout, pseudonym_key=key), MODEL, batch_size=4)

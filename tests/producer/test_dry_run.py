@@ -17,7 +17,7 @@ def counts(report: DryRunReport) -> tuple[int, int, int, int, int, int]:
     return report.found, report.new, report.changed, report.unprocessed, report.processed, report.gone
 
 
-def test_a_plan_tells_new_changed_left_settled_and_gone_apart_and_changes_nothing(
+def test_a_dry_run_counts_new_changed_unprocessed_processed_and_gone_images_and_changes_nothing(
     database: Database, tmp_path: Path
 ) -> None:
     root = tmp_path / "clinic"
@@ -46,6 +46,6 @@ def test_a_plan_tells_new_changed_left_settled_and_gone_apart_and_changes_nothin
     assert dry_run(database, "clinic", Source(root), "00" * 32).unprocessed == 4
 
 
-def test_a_plan_needs_no_database(tmp_path: Path) -> None:
+def test_a_dry_run_needs_no_database(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     assert counts(dry_run(None, "clinic", Source(tmp_path), MODEL.digest)) == (1, 1, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The feeder with a real broker: what is in a message, how many there are, and how lost ones come back."""
+"""The feeder with a real broker: the content and number of messages, and how lost ones are sent again."""
 
 import base64
 import json
@@ -74,7 +74,7 @@ def states(database: Database) -> set[str]:
         return set(connection.execute(select(batches.c.state)).scalars())
 
 
-def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
+def test_a_message_is_small_and_holds_two_integers(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
     run = scan(database, found_files(1), archive="secret-clinic")
     assert feeder.do_round().sent == 1
     (message,) = messages(broker)
@@ -85,7 +85,7 @@ def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database,
         assert word not in decoded
 
 
-def test_a_queue_is_filled_to_the_high_water_mark_and_again_only_below_the_low_one(
+def test_a_queue_is_filled_to_the_high_water_mark_once_it_is_below_the_low_one(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
     scan(database, found_files(150), batch_size=1)
@@ -98,14 +98,14 @@ def test_a_queue_is_filled_to_the_high_water_mark_and_again_only_below_the_low_o
     assert len(messages(broker)) == HIGH_WATER
 
 
-def test_a_database_that_nobody_upgraded_is_said_to_be_instead_of_waited_for(
+def test_a_database_that_needs_an_upgrade_is_an_error_and_not_waited_for(
     database_url: str, transport: Transport, settings: Settings
 ) -> None:
     with closing(Database(database_url)) as database, pytest.raises(UsageError, match="bonescreen db upgrade"):
         Feeder(database, transport, settings).run(threading.Event())
 
 
-def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
+def test_messages_that_a_broker_lost_are_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
     scan(database, found_files(8), batch_size=1)
     assert feeder.do_round().sent == 8
     broker.kill()
@@ -116,7 +116,7 @@ def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, 
     assert sorted(arguments(message)[1] for message in messages(broker)) == list(range(1, 9))
 
 
-def test_what_a_broker_kept_is_not_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
+def test_messages_that_a_broker_kept_are_not_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
     scan(database, found_files(8), batch_size=1)
     assert feeder.do_round().sent == 8
     broker.kill()
@@ -126,7 +126,7 @@ def test_what_a_broker_kept_is_not_sent_again(feeder: Feeder, database: Database
     assert (done.lost, done.sent) == (0, 0)
 
 
-def test_messages_that_died_in_a_workers_hands_are_sent_again_once_the_queue_is_empty(
+def test_messages_of_dead_workers_are_sent_again_once_the_queue_is_empty(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
     scan(database, found_files(8), batch_size=1)
@@ -157,7 +157,7 @@ def test_feeders_side_by_side_send_each_batch_once(
     assert sorted(arguments(message)[1] for message in messages(broker)) == list(range(1, 31))
 
 
-def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_told(
+def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_shown(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
     scan(database, found_files(8))
@@ -170,18 +170,16 @@ def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_t
     assert feeder.do_round().sent == 2
 
 
-def test_a_feeder_that_was_away_itself_gives_workers_time_before_it_calls_them_dead(
-    feeder: Feeder, database: Database
-) -> None:
+def test_a_feeder_that_was_paused_gives_workers_time_to_renew_their_leases(feeder: Feeder, database: Database) -> None:
     scan(database, found_files(4))
     feeder.do_round()
-    held = ledger.claim(database, 1, 1, "worker")
-    assert held is not None
+    claim = ledger.claim(database, 1, 1, "worker")
+    assert claim is not None
     with database.write() as connection:
         connection.execute(update(batches).values(lease_expires_at=Now() - 1))
     feeder.note_pause(seconds=40.0)
     assert feeder.do_round().expired == 0
-    assert ledger.renew_lease(database, held)
+    assert ledger.renew_lease(database, claim)
 
 
 @pytest.fixture
@@ -193,10 +191,10 @@ def abandoned(tmp_path: Path, database: Database) -> scans.Scan:
         (folder / f"image{number}.png").write_bytes(png(number))
     archive_id = register_archive(database, "clinic", str(tmp_path / "clinic"))
     run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
-    held = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
-    assert held is not None
-    merge.stage(database, held, found_files(1))
-    return held
+    begun = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
+    assert begun is not None
+    merge.stage(database, begun, found_files(1))
+    return begun
 
 
 def expire(database: Database) -> None:
@@ -237,7 +235,7 @@ def test_an_abandoned_scan_of_an_archive_that_is_away_waits_for_it(
     assert report.found == 3
 
 
-def test_an_abandoned_scan_that_cannot_be_finished_is_told_without_a_path(
+def test_an_abandoned_scan_that_cannot_be_finished_is_logged_without_a_path(
     abandoned: scans.Scan, feeder: Feeder, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -249,11 +247,11 @@ def test_an_abandoned_scan_that_cannot_be_finished_is_told_without_a_path(
     try:
         await_that(lambda: any(beat.problem for beat in list_heartbeats(database)), 30, "the feeder waits")
         assert str(root) in str([beat.problem for beat in list_heartbeats(database)])
-        # A folder with nothing in it that could be screened: the scan is given up.
+        # A folder with nothing in it that could be screened: the scan is abandoned.
         root.mkdir()
-        (root / "DOE-JANE.txt").write_text("no radiograph")
-        await_that(lambda: not scans.open_scans(database), 30, "the scan is given up")
-        await_that(lambda: "scan the archive again" in caplog.text, 10, "the log tells of it")
+        (root / "DOE-JANE.txt").write_text("not a radiograph")
+        await_that(lambda: not scans.open_scans(database), 30, "the scan is abandoned")
+        await_that(lambda: "scan the archive again" in caplog.text, 10, "the log names it")
     finally:
         stop.set()
         running.join()
@@ -261,7 +259,7 @@ def test_an_abandoned_scan_that_cannot_be_finished_is_told_without_a_path(
     assert not [mark for mark in (str(tmp_path), "clinic", "DOE-JANE") if mark in caplog.text]
 
 
-def test_an_archive_whose_scan_goes_on_elsewhere_is_not_scanned_and_one_whose_holder_is_silent_is(
+def test_an_archive_is_scanned_only_if_another_scan_of_it_no_longer_renews_its_lease(
     abandoned: scans.Scan, database: Database, tmp_path: Path
 ) -> None:
     def again() -> int:

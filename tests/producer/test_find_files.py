@@ -1,4 +1,4 @@
-"""Finding an archive's files: in folders, in containers and by a manifest, and leaving alone what is being written."""
+"""Finding the files of an archive: in folders, in containers and by a manifest; files being written are skipped."""
 
 import os
 import threading
@@ -30,11 +30,11 @@ def found(source: Source) -> list[ArchiveFile | Skipped]:
 
 
 def paths(root: Path, layout: Layout = Layout.FLAT) -> set[str]:
-    return {seen.path for seen in found(Source(root, layout)) if isinstance(seen, ArchiveFile)}
+    return {file.path for file in found(Source(root, layout)) if isinstance(file, ArchiveFile)}
 
 
 def skipped(root: Path) -> Counter[str]:
-    return Counter(seen.reason for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped))
+    return Counter(file.reason for file in found(Source(root, Layout.FLAT)) if isinstance(file, Skipped))
 
 
 def test_a_container_in_an_archive_is_read_like_a_folder(tmp_path: Path) -> None:
@@ -47,19 +47,19 @@ def test_a_container_in_an_archive_is_read_like_a_folder(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar], ids=["zip", "tar"])
-def test_a_container_may_be_the_archive_itself_and_shows_its_layout(tmp_path: Path, write: object) -> None:
+def test_the_root_of_an_archive_may_be_a_container_whose_layout_is_detected(tmp_path: Path, write: object) -> None:
     root = tmp_path / ("mura.zip" if write is write_zip else "mura.tar")
     write(root, {MURA: png(1), "README": b"text"})  # type: ignore[operator]
     assert detect_layout(root) is Layout.MURA
     assert paths(root) == {MURA, "README"}
 
 
-def test_a_container_within_a_folder_shows_the_layout_of_what_it_holds(tmp_path: Path) -> None:
+def test_the_layout_of_a_container_in_a_folder_is_detected(tmp_path: Path) -> None:
     write_zip(tmp_path / "all.zip", {MURA: png(1)})
     assert detect_layout(tmp_path) is Layout.MURA
 
 
-def test_what_cannot_be_read_in_place_is_passed_over_with_its_reason(tmp_path: Path) -> None:
+def test_containers_and_members_that_cannot_be_read_are_skipped_with_a_reason(tmp_path: Path) -> None:
     write_zip(tmp_path / "outer.zip", {"inner.zip": b"PK", "a.png": png(1), "../out.png": png(2), "/root.png": png(3)})
     write_tar(tmp_path / "packed.tar.gz", {"a.png": png(1)}, "w:gz")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and then nothing")
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_in_place_is_passed_over_with_its_reason(tmp_path: P
     }
 
 
-def test_a_link_to_a_container_elsewhere_or_nowhere_is_passed_over_by_name(tmp_path: Path) -> None:
+def test_a_link_to_a_container_elsewhere_and_a_broken_one_are_skipped_by_name(tmp_path: Path) -> None:
     root = tmp_path / "archive"
     root.mkdir()
     write_zip(tmp_path / "elsewhere.zip", {MURA: png(1)})
@@ -82,7 +82,7 @@ def test_a_link_to_a_container_elsewhere_or_nowhere_is_passed_over_by_name(tmp_p
     (root / "folder.zip").symlink_to(root / "folder")
     os.mkfifo(root / "pipe.zip")
     assert detect_layout(root) is Layout.FLAT
-    assert {(seen.path, seen.reason) for seen in found(Source(root, Layout.FLAT)) if isinstance(seen, Skipped)} == {
+    assert {(file.path, file.reason) for file in found(Source(root, Layout.FLAT)) if isinstance(file, Skipped)} == {
         ("out.zip", SkipReason.OUTSIDE_ARCHIVE),
         ("lost.zip", SkipReason.BROKEN_LINK),
         ("folder.zip", SkipReason.LINKED_FOLDER),
@@ -90,14 +90,14 @@ def test_a_link_to_a_container_elsewhere_or_nowhere_is_passed_over_by_name(tmp_p
     }
 
 
-def test_an_archive_that_is_a_damaged_container_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_root_that_is_a_damaged_container_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "archive.zip"
     root.write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(UsageError, match=r"archive\.zip cannot be read"):
         found(Source(root, Layout.FLAT))
 
 
-def test_a_file_that_still_grows_is_left_for_the_next_scan_and_one_that_is_quiet_by_then_is_taken(
+def test_a_file_that_is_still_written_is_left_to_the_next_scan_and_one_that_is_complete_is_found(
     tmp_path: Path,
 ) -> None:
     growing, quiet, old = (tmp_path / f"{name}.png" for name in ("growing", "quiet", "old"))
@@ -112,14 +112,14 @@ def test_a_file_that_still_grows_is_left_for_the_next_scan_and_one_that_is_quiet
             more.write(b"more")
         time.sleep(seconds)
 
-    for seen in find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause):
-        order.append(f"{Path(seen.path).stem} {seen.reason if isinstance(seen, Skipped) else 'taken'}")
+    for file in find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=1.0), pause):
+        order.append(f"{Path(file.path).stem} {file.reason if isinstance(file, Skipped) else 'taken'}")
     assert order[0] == "old taken"
     assert order[1] == "pause"
     assert set(order[2:]) - {"pause"} == {"growing still being written", "quiet taken"}
 
 
-def test_a_container_that_still_grows_is_left_whole(tmp_path: Path) -> None:
+def test_a_container_that_is_still_written_is_skipped_with_all_its_members(tmp_path: Path) -> None:
     container = tmp_path / "new.zip"
     write_zip(container, {"a.png": png(1)})
 
@@ -137,11 +137,11 @@ def test_a_file_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "future.png").write_bytes(png(1))
     os.utime(tmp_path / "future.png", (4_000_000_000, 4_000_000_000))
     waited: list[float] = []
-    (seen,) = find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
-    assert (seen.path, waited) == ("future.png", [])
+    (file,) = find_files(Source(tmp_path, Layout.FLAT, quiet_seconds=10.0), waited.append)
+    assert (file.path, waited) == ("future.png", [])
 
 
-def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tmp_path: Path) -> None:
+def test_a_file_that_a_manifest_lists_is_an_image_even_if_it_is_still_written_or_hidden(tmp_path: Path) -> None:
     (tmp_path / "growing.png").write_bytes(png(1))
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a.png").write_bytes(png(2))
@@ -153,7 +153,7 @@ def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tm
         time.sleep(seconds)
 
     source = Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0)
-    files = [seen for seen in find_files(source, pause) if isinstance(seen, ArchiveFile)]
+    files = [file for file in find_files(source, pause) if isinstance(file, ArchiveFile)]
     grouped = group_in_studies(source, files, lambda files: ScanCache())
     assert {(one.path, isinstance(one, ArchiveFile)) for one in grouped} == {
         ("growing.png", True),
@@ -162,7 +162,7 @@ def test_what_a_manifest_lists_is_an_image_though_it_still_grows_or_is_hidden(tm
     assert all(isinstance(one, ArchiveFile) and one.placement and one.placement.study == "s" for one in grouped)
 
 
-def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_that_is_still_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("study,image\ns,a.png\n")
@@ -175,7 +175,7 @@ def test_a_manifest_that_still_grows_is_refused(tmp_path: Path) -> None:
     require_manifest(Source(tmp_path, Layout.MANIFEST, quiet_seconds=1.0), time.sleep)
 
 
-def test_a_container_that_is_taken_away_while_it_is_waited_for_is_an_outage(tmp_path: Path) -> None:
+def test_a_root_container_that_is_removed_during_the_wait_is_an_outage(tmp_path: Path) -> None:
     container = tmp_path / "images.zip"
     write_zip(container, {"a.png": png(1)})
     with pytest.raises(ArchiveOutage, match="is missing"):
@@ -186,20 +186,20 @@ def test_a_container_that_is_taken_away_while_it_is_waited_for_is_an_outage(tmp_
         )
 
 
-def test_a_manifest_says_which_files_there_are_and_one_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
+def test_only_files_that_a_manifest_lists_are_found_and_missing_ones_are_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "unlisted.png").write_bytes(png(2))
     (tmp_path / "manifest.csv").write_text("study,image\ns,a.png\ns,b.png\n")
-    seen = found(Source(tmp_path, Layout.MANIFEST))
-    assert [(one.path, isinstance(one, ArchiveFile) and one.version == MISSING) for one in seen] == [
+    files = found(Source(tmp_path, Layout.MANIFEST))
+    assert [(one.path, isinstance(one, ArchiveFile) and one.version == MISSING) for one in files] == [
         ("a.png", False),
         ("b.png", True),
     ]
-    assert all(isinstance(one, ArchiveFile) and one.placement and one.placement.study == "s" for one in seen)
+    assert all(isinstance(one, ArchiveFile) and one.placement and one.placement.study == "s" for one in files)
 
 
 @pytest.mark.parametrize("files", [0, 300])
-def test_a_manifest_is_seen_however_many_files_lie_beside_it(tmp_path: Path, files: int) -> None:
+def test_a_manifest_is_detected_beside_any_number_of_files(tmp_path: Path, files: int) -> None:
     root, container = tmp_path / "images", tmp_path / "images.zip"
     root.mkdir()
     members = {f"{number:03}.png": b"gray" for number in range(files)}
@@ -214,6 +214,6 @@ def test_a_manifest_in_a_container_lists_its_members(tmp_path: Path) -> None:
     root = tmp_path / "archive.zip"
     write_zip(root, {"manifest.csv": b"study,image\ns,images/a.png\n", "images/a.png": png(1)})
     assert detect_layout(root) is Layout.MANIFEST
-    (seen,) = found(Source(root, Layout.MANIFEST))
-    assert isinstance(seen, ArchiveFile)
-    assert read_image_file(root, seen.path, expected=seen.version) == png(1)
+    (file,) = found(Source(root, Layout.MANIFEST))
+    assert isinstance(file, ArchiveFile)
+    assert read_image_file(root, file.path, expected=file.version) == png(1)

@@ -15,7 +15,7 @@ ROOT = PurePosixPath("/data/archive")
 STUDY = "XR_HUMERUS/patient00001/study1_positive"
 
 
-def test_dicom_files_make_the_layout_unless_other_images_are_far_more_or_lie_as_in_mura():
+def test_the_layout_is_dicom_unless_other_images_are_far_more_or_are_in_mura_folders():
     names = ["a/1", "a/2", "a/3.png"]
     assert layout_of_sample(names, ROOT, dicom=2) is Layout.DICOM
     assert layout_of_sample(names, ROOT, dicom=0) is Layout.FOLDER
@@ -31,31 +31,31 @@ def paths(folder: str, images: int) -> list[str]:
     return [f"{folder}/{number}.png" for number in range(images)]
 
 
-def test_study_folders_make_it_mura_in_spite_of_some_others():
+def test_mura_study_folders_make_the_layout_mura_despite_some_other_files():
     sample = [*paths(STUDY, 3), *paths("XR_HAND/patient1/study1", 2), "loose.png", f"{STUDY}/._0.png", "index.csv"]
 
     assert layout_of_sample(sample, ROOT) is Layout.MURA
 
 
-def test_a_single_mura_study_is_mura():
+def test_a_single_mura_study_has_the_layout_mura():
     assert layout_of_sample(["image1.png"], ROOT / STUDY) is Layout.MURA
 
 
-def test_folders_of_few_images_are_studies():
+def test_folders_of_few_images_have_the_layout_folder():
     assert layout_of_sample([*paths("a", 2), *paths("b/c", FOLDER_MAX_IMAGES), "loose.png"], ROOT) is Layout.FOLDER
 
 
-def test_folders_of_many_images_are_collections():
+def test_folders_of_many_images_have_the_layout_flat():
     many = FOLDER_MAX_IMAGES + 1
 
     assert layout_of_sample([*paths("Fractured", many), *paths("Normal", many)], ROOT) is Layout.FLAT
 
 
-def test_loose_images_are_flat():
+def test_images_directly_in_the_root_have_the_layout_flat():
     assert layout_of_sample(["a.png", "b.png"], ROOT) is Layout.FLAT
 
 
-def test_nothing_at_all_is_flat():
+def test_an_archive_without_images_has_the_layout_flat():
     assert layout_of_sample(["notes.txt"], ROOT) is Layout.FLAT
 
 
@@ -69,20 +69,20 @@ def test_nothing_at_all_is_flat():
         (lambda root: flat_tree(root / "images", 30), Layout.FLAT),
     ],
 )
-def test_a_survey_tells_the_layout(tmp_path, build, layout):
+def test_the_layout_of_an_archive_is_detected(tmp_path, build, layout):
     build(tmp_path)
 
     assert detect_layout(tmp_path) is layout
 
 
-def test_a_survey_sees_past_a_huge_first_folder(tmp_path):
+def test_a_huge_first_folder_does_not_hide_the_layout_of_the_others(tmp_path):
     flat_tree(tmp_path / "0", 500)
     mura_tree(tmp_path / "MURA-v1.1" / "train", 400)
 
     assert detect_layout(tmp_path) is Layout.MURA
 
 
-def test_a_survey_stays_bounded_in_a_large_archive(tmp_path):
+def test_layout_detection_lists_a_bounded_number_of_folders(tmp_path):
     for a, b, c in itertools.product(range(12), repeat=3):
         (tmp_path / f"{a}" / f"{b}" / f"{c}").mkdir(parents=True)
     count = (

@@ -1,4 +1,4 @@
-"""Archives that a manifest describes, scanned into the ledger, and again when it has changed."""
+"""Archives with a manifest that are scanned into the database, and scanned again after it changed."""
 
 import threading
 from pathlib import Path
@@ -13,17 +13,17 @@ from producer.dry_run import dry_run
 from producer.scan import finish_abandoned_scan
 from producer.source import Source
 from tests.archives import png
-from tests.clinics import KEY, Scan, film, put, studies
+from tests.clinics import KEY, Scan, dicom_image, put, studies
 from tests.seeding import MODEL
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
 
-def test_a_manifest_makes_studies_across_folders_with_what_it_says_of_them(
+def test_a_manifest_groups_images_of_several_folders_in_studies_with_its_attributes(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
     put(clinic, "a/1.png", png(1))
-    put(clinic, "b/2.dcm", film())
+    put(clinic, "b/2.dcm", dicom_image())
     put(clinic, "unlisted.png", png(3))
     (clinic / "manifest.csv").write_text(
         "study,image,label,body_part,view,patient\n"
@@ -48,7 +48,7 @@ def test_a_corrected_manifest_moves_an_image_to_its_study(clinic: Path, database
     assert studies(database) == {"a": 1, "b": 1}
 
 
-def test_an_image_that_is_listed_and_not_there_is_an_image_and_is_named(
+def test_an_image_that_a_manifest_lists_and_that_is_missing_is_counted_and_named(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
     put(clinic, "1.png", png(1))
@@ -64,7 +64,7 @@ def test_an_image_that_is_listed_and_not_there_is_an_image_and_is_named(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("study,image\ns,1.png\nt,1.png\n", "lists '1.png' on lines 2 and 3"),
         ("study,image\ns,1.png\ns,./1.png\n", "lists '1.png' on lines 2 and 3"),
@@ -75,29 +75,29 @@ def test_an_image_that_is_listed_and_not_there_is_an_image_and_is_named(
         ("", "line 1: there is no column 'study'"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused_by_its_lines_and_nothing_is_made(
-    clinic: Path, database: Database, scan: Scan, text: str, told: str
+def test_a_wrong_manifest_is_refused_with_its_line_numbers_and_nothing_is_created(
+    clinic: Path, database: Database, scan: Scan, text: str, message: str
 ) -> None:
     put(clinic, "1.png", png(1))
     put(clinic, "2.png", png(2))
     (clinic / "manifest.csv").write_text(text)
     with pytest.raises(UsageError) as caught:
         scan()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert list_runs(database) == []
-    if "none of" not in told:
+    if "none of" not in message:
         with pytest.raises(UsageError) as planned:
             dry_run(database, "clinic", Source(clinic), MODEL.digest)
         assert str(planned.value) == str(caught.value)
 
 
-def test_the_layout_manifest_without_a_manifest_is_refused_with_what_it_would_hold(clinic: Path, scan: Scan) -> None:
+def test_the_layout_manifest_without_a_manifest_is_refused_and_the_columns_are_named(clinic: Path, scan: Scan) -> None:
     put(clinic, "1.png", png(1))
     with pytest.raises(UsageError, match=r"needs a manifest\.csv .* study,image\[,label"):
         scan(Layout.MANIFEST)
 
 
-def test_a_scan_that_is_taken_over_holds_its_manifest_to_the_quiet_period_too(
+def test_a_scan_that_is_taken_over_also_waits_until_the_manifest_is_written(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
     for name in ("1.png", "2.png"):
@@ -105,19 +105,19 @@ def test_a_scan_that_is_taken_over_holds_its_manifest_to_the_quiet_period_too(
     manifest = clinic / "manifest.csv"
     manifest.write_text("study,image\ns,1.png\ns,2.png\n")
     run = scan().run_id
-    held = scans.begin_scan(database, run, Layout.MANIFEST, "elsewhere:1")
-    assert held is not None
-    scans.release_scan(database, held)
+    begun = scans.begin_scan(database, run, Layout.MANIFEST, "elsewhere:1")
+    assert begun is not None
+    scans.release_scan(database, begun)
     manifest.write_text("study,image\ns,1.png\n")
     growing = threading.Timer(0.5, manifest.write_text, ["study,image\ns,1.png\ns,2.png\n"])
     growing.start()
     with pytest.raises(UsageError, match="still being written"):
-        finish_abandoned_scan(database, held.scan_id, Source(clinic, quiet_seconds=1.0), "me")
+        finish_abandoned_scan(database, begun.scan_id, Source(clinic, quiet_seconds=1.0), "me")
     growing.join()
     assert studies(database) == {"s": 2}
 
 
-def test_a_manifest_that_has_gone_wrong_loses_nothing_of_what_was_scanned(
+def test_a_manifest_that_became_wrong_changes_nothing_of_the_earlier_scan(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
     put(clinic, "1.png", png(1))

@@ -1,4 +1,4 @@
-"""Walking an archive: whole, streaming, and honest about what it passes over."""
+"""Walking an archive's folders: all files, in constant memory, with a reason for each skipped file."""
 
 import os
 import shutil
@@ -18,17 +18,17 @@ from xray.vocabulary import Layout, SkipReason
 
 
 def files(root: Path) -> set[str]:
-    return {seen.path for seen in walk(root) if isinstance(seen, ArchiveFile)}
+    return {one.path for one in walk(root) if isinstance(one, ArchiveFile)}
 
 
 def skips(root: Path) -> Counter[SkipReason]:
-    return Counter(seen.reason for seen in walk(root) if isinstance(seen, Skipped))
+    return Counter(one.reason for one in walk(root) if isinstance(one, Skipped))
 
 
 def test_every_file_is_found_once_with_its_size_and_time(tmp_path):
     folder_tree(tmp_path, 30, images_per_study=3)
 
-    found = [seen for seen in walk(tmp_path) if isinstance(seen, ArchiveFile)]
+    found = [one for one in walk(tmp_path) if isinstance(one, ArchiveFile)]
 
     assert len(found) == 90
     assert {entry.path for entry in found} == {p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.png")}
@@ -37,18 +37,18 @@ def test_every_file_is_found_once_with_its_size_and_time(tmp_path):
         assert (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
-def test_a_mura_archive_is_walked_and_placed_whole(tmp_path):
+def test_every_image_of_a_mura_archive_is_found_with_its_study(tmp_path):
     studies = mura_tree(tmp_path, 101)
 
-    places = [placement_from_path(path, Layout.MURA, tmp_path) for path in files(tmp_path)]
+    placements = [placement_from_path(path, Layout.MURA, tmp_path) for path in files(tmp_path)]
 
-    found = [placed for placed in places if isinstance(placed, Placement)]
+    found = [one for one in placements if isinstance(one, Placement)]
     assert len(found) == 101
-    assert len({placed.study for placed in found}) == studies
+    assert len({one.study for one in found}) == studies
     assert skips(tmp_path) == {SkipReason.HIDDEN: 2}
 
 
-def test_hidden_folders_are_passed_over_whole(tmp_path):
+def test_hidden_folders_are_skipped_with_all_they_hold(tmp_path):
     for name in (".git", "__MACOSX", "@eaDir"):
         flat_tree(tmp_path / name, 3)
 
@@ -56,51 +56,51 @@ def test_hidden_folders_are_passed_over_whole(tmp_path):
     assert skips(tmp_path) == {SkipReason.HIDDEN: 3}
 
 
-def test_links_to_files_are_kept_and_links_to_folders_counted(tmp_path):
+def test_links_to_files_are_found_and_links_to_folders_are_skipped(tmp_path):
     root = tmp_path / "root"
     flat_tree(root, 1)
     flat_tree(tmp_path / "elsewhere", 1)
-    (root / "file.png").symlink_to(tmp_path / "elsewhere" / "film000000.png")
+    (root / "file.png").symlink_to(tmp_path / "elsewhere" / "image000000.png")
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     (root / "round").symlink_to(root)
 
-    assert files(root) == {"film000000.png", "file.png"}
+    assert files(root) == {"image000000.png", "file.png"}
     assert skips(root) == {SkipReason.LINKED_FOLDER: 2}
 
 
-def test_broken_links_are_kept_so_that_their_failure_is_seen(tmp_path):
+def test_broken_links_are_found_so_that_they_become_failures(tmp_path):
     (tmp_path / "broken.png").symlink_to("nowhere.png")
     (tmp_path / "itself.png").symlink_to("itself.png")
 
     assert files(tmp_path) == {"broken.png", "itself.png"}
 
 
-def test_special_files_are_counted(tmp_path):
+def test_special_files_are_skipped(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("pipe.png")
 
     assert skips(tmp_path) == {SkipReason.SPECIAL_FILE: 2}
 
 
-def test_a_time_beyond_what_a_database_holds_is_clamped(tmp_path):
+def test_a_time_that_a_database_cannot_hold_is_clamped(tmp_path):
     flat_tree(tmp_path, 1)
-    os.utime(tmp_path / "film000000.png", (2**33 + 2**30, 2**33 + 2**30))
+    os.utime(tmp_path / "image000000.png", (2**33 + 2**30, 2**33 + 2**30))
 
-    assert all(seen.mtime_ns < 2**63 for seen in walk(tmp_path) if isinstance(seen, ArchiveFile))
+    assert all(one.mtime_ns < 2**63 for one in walk(tmp_path) if isinstance(one, ArchiveFile))
 
 
-def test_a_folder_that_may_not_be_listed_is_reported_by_name():
+def test_a_folder_that_cannot_be_listed_is_skipped_by_name():
     with folder_for_others() as root:
         flat_tree(root / "open", 2)
         (root / "closed").mkdir(mode=0o000)
         with as_plain_user():
-            seen = list(walk(root))
+            walked = list(walk(root))
 
-    assert [s for s in seen if isinstance(s, Skipped)] == [Skipped("closed", SkipReason.UNREADABLE)]
-    assert len(seen) == 3
+    assert [one for one in walked if isinstance(one, Skipped)] == [Skipped("closed", SkipReason.UNREADABLE)]
+    assert len(walked) == 3
 
 
-def test_names_that_are_no_utf8_are_reported_by_name(tmp_path):
+def test_names_that_are_not_utf8_are_skipped_and_written_readably(tmp_path):
     (tmp_path / os.fsdecode(b"M\xfcller")).mkdir()
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / os.fsdecode(b"H\xe4nde.png")).touch()
@@ -114,7 +114,7 @@ def test_names_that_are_no_utf8_are_reported_by_name(tmp_path):
     assert files(tmp_path) == set()
 
 
-def test_nesting_has_an_end(tmp_path):
+def test_folders_nested_too_deeply_are_skipped(tmp_path):
     deepest = tmp_path.joinpath(*["d"] * (MAX_DEPTH + 5))
     deepest.mkdir(parents=True)
     (deepest / "a.png").touch()
@@ -124,7 +124,7 @@ def test_nesting_has_an_end(tmp_path):
 
 
 @pytest.mark.parametrize("read", [lambda root: list(walk(root)), detect_layout])
-def test_a_root_that_is_no_folder_is_said_with_the_way_out(tmp_path, read):
+def test_a_root_that_is_not_a_folder_is_refused_with_what_to_do(tmp_path, read):
     (tmp_path / "file").touch()
 
     with pytest.raises(UsageError, match=r"gone does not exist; name a folder"):
@@ -133,72 +133,72 @@ def test_a_root_that_is_no_folder_is_said_with_the_way_out(tmp_path, read):
         read(tmp_path / "file")
 
 
-def test_a_root_that_may_not_be_listed_is_said_with_the_way_out():
+def test_a_root_that_cannot_be_listed_is_refused():
     with folder_for_others() as root:
         root.joinpath("closed").mkdir(mode=0o000)
         with as_plain_user(), pytest.raises(UsageError, match="closed cannot be listed"):
             list(walk(root / "closed"))
 
 
-def test_an_archive_that_goes_away_midway_is_an_outage(tmp_path):
+def test_an_archive_that_goes_away_during_the_walk_is_an_outage(tmp_path):
     root = tmp_path / "root"
     folder_tree(root, 20)
-    seen = walk(root)
-    next(seen)
+    walked = walk(root)
+    next(walked)
 
     root.rename(tmp_path / "away")
 
     with pytest.raises(ArchiveOutage, match="root"):
-        list(seen)
+        list(walked)
 
 
-def test_a_mount_point_left_empty_midway_is_an_outage(tmp_path):
+def test_a_mount_point_that_becomes_empty_during_the_walk_is_an_outage(tmp_path):
     root = tmp_path / "root"
     folder_tree(root, 20)
-    seen = walk(root)
-    next(seen)
+    walked = walk(root)
+    next(walked)
 
     root.rename(tmp_path / "away")
     root.mkdir()
 
     with pytest.raises(ArchiveOutage, match="root"):
-        list(seen)
+        list(walked)
 
 
-def test_a_root_swapped_for_another_is_an_outage_even_when_all_was_listed(tmp_path):
+def test_a_root_replaced_by_another_is_an_outage_even_after_everything_was_listed(tmp_path):
     root = tmp_path / "root"
     flat_tree(root, 1)
-    seen = walk(root)
-    next(seen)
+    walked = walk(root)
+    next(walked)
 
     root.rename(tmp_path / "away")
     flat_tree(root, 1)
 
     with pytest.raises(ArchiveOutage, match="went away"):
-        list(seen)
+        list(walked)
 
 
-def test_a_study_removed_midway_is_counted_and_the_rest_goes_on(tmp_path):
+def test_a_study_removed_during_the_walk_is_counted_and_the_walk_continues(tmp_path):
     folder_tree(tmp_path, 20, images_per_study=1)
-    seen = walk(tmp_path)
-    first = next(seen)
+    walked = walk(tmp_path)
+    first = next(walked)
     for folder in tmp_path.iterdir():
         if folder.name != first.path.split("/")[0]:
             shutil.rmtree(folder)
 
-    rest = list(seen)
+    rest = list(walked)
 
-    assert {s.reason for s in rest if isinstance(s, Skipped)} <= {SkipReason.VANISHED}
+    assert {one.reason for one in rest if isinstance(one, Skipped)} <= {SkipReason.VANISHED}
     assert len(rest) == 19
 
 
-def test_a_walk_that_is_left_closes_its_folders(tmp_path):
+def test_a_walk_that_is_stopped_closes_its_folders(tmp_path):
     folder_tree(tmp_path, 3)
     before = len(os.listdir("/proc/self/fd"))
-    seen = walk(tmp_path)
-    next(seen)
+    walked = walk(tmp_path)
+    next(walked)
 
-    seen.close()
+    walked.close()
 
     assert len(os.listdir("/proc/self/fd")) == before
 

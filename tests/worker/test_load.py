@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from db.ledger import BatchImage
-from tests.archives import film, png, png_of
+from tests.archives import image_pixels, png, png_of
 from worker import load
 from xray.images.preprocessing import Preprocessing
 
@@ -20,18 +20,18 @@ PREPROCESSING = Preprocessing(32, "pad")
 @pytest.mark.parametrize("large", [True, False])
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     images = [batch_image(number, tmp_path, png(number)) for number in range(8)]
-    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", film(0).size - 1 if large else film(0).size)
+    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", image_pixels(0).size - 1 if large else image_pixels(0).size)
     most_at_once = count_decoding_threads(monkeypatch)
     (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=8)
     assert (most_at_once() == 1) is large
     assert [each.image for each in loaded] == images
     for number, each in enumerate(loaded):
-        np.testing.assert_array_equal(each.pixels, PREPROCESSING.apply(film(number)))
+        np.testing.assert_array_equal(each.pixels, PREPROCESSING.apply(image_pixels(number)))
 
 
 def test_a_damaged_large_image_does_not_block_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", 1000)
-    whole = png_of(film(1, 100, 100), bits=8)
+    whole = png_of(image_pixels(1, 100, 100), bits=8)
     images = [batch_image(0, tmp_path, whole[:-40]), batch_image(1, tmp_path, whole)]
     (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=2)
     assert [each.fault is None for each in loaded] == [False, True]

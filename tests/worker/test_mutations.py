@@ -17,7 +17,7 @@ from db.session import Database
 from db.tables import batches, outcomes
 from producer.scan import model_version, scan_archive
 from producer.source import Source
-from tests.archives import film, png
+from tests.archives import image_pixels, png
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
 from worker.batch import BatchWorker
 from worker.lease_renewal import LeaseRenewer
@@ -27,7 +27,7 @@ from xray.network.package import ModelPackage
 from xray.settings import read_settings
 from xray.vocabulary import Layout, Reason
 
-SHARED = film(1, 32, 32)
+SHARED = image_pixels(1, 32, 32)
 DICOM = [dicom(SHARED, syntax) for syntax in NATIVE.values()] + [
     dicom(SHARED, syntax, stream=encode(SHARED))
     for syntax, encode in (LOSSLESS | LOSSY).values()

@@ -1,4 +1,4 @@
-"""What a zip or a tar may ask for: sizes, numbers and lies, held before a byte is inflated."""
+"""Caps on zips and tars: sizes and counts, also false ones, are checked before anything is inflated."""
 
 import os
 import struct
@@ -19,7 +19,7 @@ from xray.errors import FileFault
 from xray.vocabulary import Reason, SkipReason
 
 
-def test_the_byte_cap_is_inclusive_and_holds_for_the_unpacked_size(container):
+def test_the_byte_cap_is_inclusive_and_applies_to_the_unpacked_size(container):
     name, content = next(iter(IMAGES.items()))
 
     assert read_member(container, name, None, len(content)) == content
@@ -27,7 +27,7 @@ def test_the_byte_cap_is_inclusive_and_holds_for_the_unpacked_size(container):
 
 
 def with_said_size(path: Path, size: int) -> Path:
-    """Have a zip's directory give its only member another size."""
+    """Write another size of its only member in a zip's directory."""
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.index(b"PK\1\2") + 24, size)
     path.write_bytes(data)
@@ -37,7 +37,7 @@ def with_said_size(path: Path, size: int) -> Path:
 @pytest.mark.parametrize(
     ("said", "peak", "reason"), [(4_000_000_000, 1_000_000, Reason.TOO_LARGE), (1_000_000, 5_000_000, Reason.CORRUPT)]
 )
-def test_a_member_that_lies_about_its_size_inflates_no_further_than_it_says(tmp_path, said, peak, reason):
+def test_a_member_with_a_false_size_is_not_inflated_beyond_that_size(tmp_path, said, peak, reason):
     path = with_said_size(zip_of(tmp_path / "a.zip", {"image.png": bytes(200_000_000)}), said)
 
     assert peak_of(lambda: reason_of(path)) < peak
@@ -51,7 +51,7 @@ def test_a_member_that_inflates_beyond_the_ratio_is_too_large(tmp_path):
     assert len(read_member(path, "small.png", None, MAX_BYTES)) == 1_000_000
 
 
-def test_a_film_that_is_almost_all_black_is_read_though_it_deflates_well(tmp_path):
+def test_an_image_that_is_almost_completely_black_is_read_although_it_deflates_well(tmp_path):
     pixels = np.zeros((2000, 2000), np.uint16)
     pixels[900:1050, 900:1300] = np.random.default_rng(0).integers(0, 4096, (150, 400))
     path = zip_of(tmp_path / "a.zip", {"image.png": pixels.tobytes()})
@@ -60,7 +60,7 @@ def test_a_film_that_is_almost_all_black_is_read_though_it_deflates_well(tmp_pat
     assert read_member(path, "image.png", None, MAX_BYTES) == pixels.tobytes()
 
 
-def test_a_stream_inflates_only_what_is_read_and_not_more_than_its_cap(tmp_path):
+def test_a_stream_inflates_only_what_is_read_up_to_its_cap(tmp_path):
     with (
         zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as container,
         container.open("image.png", "w") as out,
@@ -80,7 +80,7 @@ def test_a_stream_inflates_only_what_is_read_and_not_more_than_its_cap(tmp_path)
     assert caught.value.reason is Reason.TOO_LARGE
 
 
-def test_overlapping_members_cost_no_more_than_each_alone(tmp_path):
+def test_overlapping_members_cost_no_more_memory_than_one(tmp_path):
     # After Fifield (WOOT 2019): a thousand names for one content.
     path = zip_of(tmp_path / "a.zip", {"0.png": bytes(50_000_000)})
     data = path.read_bytes()
@@ -139,7 +139,7 @@ def test_a_tar_header_that_claims_gigabytes_is_not_read(tmp_path, kind):
     assert fault_of(tmp_path / "a.tar") is SkipReason.CONTAINER_TOO_LARGE
 
 
-def test_a_tar_of_nothing_but_extensions_has_no_members_and_an_end(tmp_path):
+def test_a_tar_of_extension_headers_only_has_no_members(tmp_path):
     header = tarfile.TarInfo("image.png")
     header.type = tarfile.XHDTYPE
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) * 5000 + bytes(1024))
@@ -148,7 +148,7 @@ def test_a_tar_of_nothing_but_extensions_has_no_members_and_an_end(tmp_path):
 
 
 @pytest.mark.parametrize("size", [-512, -(2**40)])
-def test_a_tar_that_leads_back_is_damaged_and_not_walked_for_ever(tmp_path, size):
+def test_a_tar_with_negative_sizes_is_damaged_and_reading_it_ends(tmp_path, size):
     header = tarfile.TarInfo("image.png")
     header.size = size
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) * 3 + bytes(1024))
@@ -156,7 +156,7 @@ def test_a_tar_that_leads_back_is_damaged_and_not_walked_for_ever(tmp_path, size
     assert fault_of(tmp_path / "a.tar") is SkipReason.DAMAGED_CONTAINER
 
 
-def test_digits_without_end_in_a_pax_header_take_no_time(tmp_path):
+def test_many_digits_in_a_pax_header_are_refused_quickly(tmp_path):
     header = tarfile.TarInfo("image.png")
     header.type, header.size = tarfile.XHDTYPE, 60_000
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + b"9" * 60_416 + bytes(1024))

@@ -27,7 +27,7 @@ from xray.vocabulary import SkipReason
 
 @pytest.mark.parametrize("content", [b"", b"gray", png(1), bytes(22), b"PK\5\6" + bytes(10)])
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_what_is_not_what_its_name_says_is_damaged(tmp_path, suffix, content):
+def test_a_file_that_is_not_what_its_name_says_is_damaged(tmp_path, suffix, content):
     (tmp_path / f"a{suffix}").write_bytes(content)
 
     assert fault_of(tmp_path / f"a{suffix}") is SkipReason.DAMAGED_CONTAINER
@@ -55,14 +55,14 @@ def test_a_tar_cut_off_between_two_members_is_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("gap", [1024, 2**21])
-def test_a_tar_that_goes_on_after_its_end_is_damaged(tmp_path, gap):
+def test_a_tar_that_continues_after_its_end_is_damaged(tmp_path, gap):
     data = tar_of(tmp_path / "a.tar", IMAGES).read_bytes()
     (tmp_path / "a.tar").write_bytes(data + bytes(gap) + data)
 
     assert fault_of(tmp_path / "a.tar") is SkipReason.DAMAGED_CONTAINER
 
 
-def test_a_tar_copied_into_space_that_was_kept_for_it_is_damaged_until_it_is_whole(tmp_path):
+def test_a_tar_copied_into_preallocated_space_is_damaged_until_it_is_complete(tmp_path):
     path = tar_of(tmp_path / "a.tar", {"image.png": b"gray", "more.png": bytes(3_000_000)})
     whole = path.read_bytes()
     path.write_bytes(whole[:1024] + bytes(len(whole) - 1024))
@@ -70,7 +70,7 @@ def test_a_tar_copied_into_space_that_was_kept_for_it_is_damaged_until_it_is_who
     assert fault_of(path) is SkipReason.DAMAGED_CONTAINER
 
 
-def test_a_zip_whose_directory_is_said_to_be_empty_is_damaged(tmp_path):
+def test_a_zip_whose_end_record_gives_an_empty_directory_is_damaged(tmp_path):
     path = zip_of(tmp_path / "a.zip", IMAGES)
     data = bytearray(path.read_bytes())
     data[-10:-6] = bytes(4)
@@ -79,7 +79,7 @@ def test_a_zip_whose_directory_is_said_to_be_empty_is_damaged(tmp_path):
     assert fault_of(path) is SkipReason.DAMAGED_CONTAINER
 
 
-def test_a_zip_with_a_name_that_is_no_utf8_though_it_says_so_is_damaged(tmp_path):
+def test_a_zip_whose_name_is_flagged_as_utf8_and_is_not_is_damaged(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"M\u00fcller.png": b"gray"})
     patched(path, b"M\xc3\xbcller", b"M\xc3\xc3ller")
 
@@ -87,7 +87,7 @@ def test_a_zip_with_a_name_that_is_no_utf8_though_it_says_so_is_damaged(tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_a_storage_that_fails_is_not_taken_for_a_damaged_container(tmp_path, suffix):
+def test_a_storage_error_is_not_reported_as_a_damaged_container(tmp_path, suffix):
     make, index = (zip_of, index_zip) if suffix == ".zip" else (tar_of, index_tar)
     descriptor = os.open(make(tmp_path / f"a{suffix}", IMAGES), os.O_WRONLY)
     try:
@@ -98,12 +98,12 @@ def test_a_storage_that_fails_is_not_taken_for_a_damaged_container(tmp_path, suf
 
 
 @pytest.mark.parametrize("name", ["gone.zip", "gone.tar"])
-def test_a_container_that_is_missing_is_the_storages_error(tmp_path, name):
+def test_a_missing_container_is_a_storage_error(tmp_path, name):
     with pytest.raises(FileNotFoundError):
         list_members(tmp_path / name)
 
 
-def test_a_fifo_named_as_a_zip_is_refused_without_waiting(tmp_path):
+def test_a_fifo_named_like_a_zip_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.zip")
 
     with pytest.raises(FileFault, match="not a regular file"):
@@ -125,7 +125,7 @@ def whole(tmp_path_factory):
     return {name: (folder / name).read_bytes() for name in BASES}
 
 
-LIES = [
+FALSE_BYTES = [
     bytes(4),
     b"\xff" * 4,
     b"\xff" * 8,
@@ -138,16 +138,16 @@ LIES = [
     b"\0",
 ]
 MUTATIONS = st.one_of(
-    st.tuples(st.just("put"), st.floats(0, 1), st.sampled_from(LIES) | st.binary(min_size=1, max_size=8)),
-    st.tuples(st.just("put"), st.floats(0.8, 1), st.sampled_from(LIES) | st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just("put"), st.floats(0, 1), st.sampled_from(FALSE_BYTES) | st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just("put"), st.floats(0.8, 1), st.sampled_from(FALSE_BYTES) | st.binary(min_size=1, max_size=8)),
     st.tuples(st.just("cut"), st.floats(0, 1), st.just(b"")),
-    st.tuples(st.just("insert"), st.floats(0, 1), st.sampled_from(LIES) | st.binary(min_size=1, max_size=600)),
+    st.tuples(st.just("insert"), st.floats(0, 1), st.sampled_from(FALSE_BYTES) | st.binary(min_size=1, max_size=600)),
     st.tuples(st.just("remove"), st.floats(0, 1), st.binary(min_size=1, max_size=600)),
 )
 
 
 def mutated(data: bytes, mutations, repair: bool) -> bytes:
-    """Apply mutations; with `repair`, put the checksums of a tar's headers right again so that it is believed."""
+    """Apply mutations; with `repair`, correct the checksums of a tar's headers, so that they are accepted."""
     for kind, place, body in mutations:
         at = int(place * len(data))
         kept = {"put": len(body), "cut": len(data), "insert": 0, "remove": len(body)}[kind]
@@ -160,9 +160,7 @@ def mutated(data: bytes, mutations, repair: bool) -> bytes:
 
 @settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(base=st.sampled_from(BASES), mutations=st.lists(MUTATIONS, min_size=1, max_size=4), repair=st.booleans())
-def test_a_mutated_container_gives_members_or_a_reason_and_never_another_error(
-    tmp_path, whole, base, mutations, repair
-):
+def test_a_mutated_container_gives_members_or_a_fault_and_no_other_error(tmp_path, whole, base, mutations, repair):
     path = tmp_path / base
     path.write_bytes(mutated(whole[base], mutations, repair and base.endswith(".tar")))
     # Each example is another content of, often, one size: the file's time tells them apart, and must differ.
@@ -194,7 +192,7 @@ def read_as_stream(root: Path, relative: str) -> bytes:
 # --- many readers
 
 
-def test_threads_that_read_several_containers_at_once_get_each_its_own(tmp_path):
+def test_threads_that_read_several_containers_at_once_get_the_right_content(tmp_path):
     contents = {f"{n}.zip": {f"{k}.png": png(100 * n + k) for k in range(40)} for n in range(6)}
     for name, files in contents.items():
         zip_of(tmp_path / name, files)
@@ -217,7 +215,7 @@ def test_threads_that_read_several_containers_at_once_get_each_its_own(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_container_is_indexed_once_however_many_images_are_read(tmp_path):
+def test_a_container_is_indexed_once_for_any_number_of_images(tmp_path):
     path = zip_of(tmp_path / "a.zip", {f"{n}.png": b"" for n in range(20_000)}, zipfile.ZIP_STORED)
     started = time.process_time()
     read_member(path, "0.png", None, MAX_BYTES)
@@ -228,7 +226,7 @@ def test_a_container_is_indexed_once_however_many_images_are_read(tmp_path):
     assert time.process_time() - started < 3 * first
 
 
-def test_no_more_indexes_are_kept_than_the_cap_says(tmp_path, monkeypatch):
+def test_the_number_of_cached_indexes_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "MAX_CACHED", 4)
     files = {f"{'n' * 200}{n}.png": b"" for n in range(2000)}
     for n in range(12):

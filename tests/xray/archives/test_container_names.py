@@ -1,4 +1,4 @@
-"""Which members of a zip or a tar are images, which names are refused, and what cannot be read."""
+"""Names of members that are accepted or skipped, and members that cannot be read."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ from xray.vocabulary import Reason, SkipReason
         "\\\\server\\image.png",
     ],
 )
-def test_a_name_that_leads_outside_is_passed_over(tmp_path, suffix, name):
+def test_a_name_that_leads_out_of_the_container_is_skipped(tmp_path, suffix, name):
     path = (zip_of if suffix == ".zip" else tar_of)(tmp_path / f"a{suffix}", [(name, b"gray"), ("image.png", b"gray")])
 
     assert [reason for _, reason in skipped(path)] == [SkipReason.OUTSIDE_ARCHIVE]
@@ -38,7 +38,7 @@ def test_a_name_that_leads_outside_is_passed_over(tmp_path, suffix, name):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_names_of_one_place_are_made_one(tmp_path, suffix):
+def test_names_are_normalised(tmp_path, suffix):
     make = zip_of if suffix == ".zip" else tar_of
     path = make(tmp_path / f"a{suffix}", {"./a/./image.png": b"1", "b\\image.png": b"2", "c//image.png": b"3"})
 
@@ -47,7 +47,7 @@ def test_names_of_one_place_are_made_one(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_of_a_name_that_comes_twice_the_last_counts_as_once_unpacked(tmp_path, suffix):
+def test_if_a_name_repeats_the_last_member_counts(tmp_path, suffix):
     files = [("image.png", b"first"), ("./image.png", b"second")]
     path = (zip_of if suffix == ".zip" else tar_of)(tmp_path / f"a{suffix}", files)
 
@@ -56,7 +56,7 @@ def test_of_a_name_that_comes_twice_the_last_counts_as_once_unpacked(tmp_path, s
     assert read_member(path, "image.png", None, MAX_BYTES) == b"second"
 
 
-def test_folders_are_listed_neither_as_members_nor_as_passed_over(tmp_path):
+def test_folders_are_neither_listed_nor_skipped(tmp_path):
     zipped = zip_of(tmp_path / "a.zip", {"study/": b"", "other\\": b"", "study/image.png": b"gray"})
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "image.png").write_bytes(b"gray")
@@ -67,7 +67,7 @@ def test_folders_are_listed_neither_as_members_nor_as_passed_over(tmp_path):
         assert [member.path for member in list_members(path)] == ["study/image.png"]
 
 
-def test_a_name_that_is_no_text_is_passed_over_readably(tmp_path):
+def test_a_name_with_control_characters_is_skipped_and_written_readably(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"imageX.png": b"gray", "../\x1b[2J.png": b""})
     patched(path, b"imageX.png", b"image\0.png")
 
@@ -77,7 +77,7 @@ def test_a_name_that_is_no_text_is_passed_over_readably(tmp_path):
     ]
 
 
-def test_a_name_in_utf8_is_understood_with_and_without_the_flag_that_says_so(tmp_path):
+def test_a_utf8_name_is_decoded_with_and_without_the_utf8_flag(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"M\u00fcller.png": b"gray"})
     assert paths(path) == ["M\u00fcller.png"]
     data = bytearray(path.read_bytes())
@@ -89,13 +89,13 @@ def test_a_name_in_utf8_is_understood_with_and_without_the_flag_that_says_so(tmp
     assert read_member(path, "M\u00fcller.png", None, MAX_BYTES) == b"gray"
 
 
-def test_a_name_in_the_code_page_of_dos_is_understood(tmp_path):
+def test_a_name_in_code_page_437_is_decoded(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"MXller.png": b"gray"})
 
     assert paths(patched(path, b"MXller", b"M\x81ller")) == ["M\u00fcller.png"]
 
 
-def test_times_in_an_incremental_tars_headers_are_not_taken_for_names(tmp_path):
+def test_times_in_the_headers_of_an_incremental_tar_are_not_read_as_names(tmp_path):
     block = bytearray(tar_of(tmp_path / "a.tar", {"image.png": b""}, tarfile.GNU_FORMAT).read_bytes())
     block[345:357] = b"15301642007\0"
     block[:512] = with_checksum(bytes(block[:512]))
@@ -105,7 +105,7 @@ def test_times_in_an_incremental_tars_headers_are_not_taken_for_names(tmp_path):
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_bytes_that_are_no_utf8_in_a_tar_come_as_surrogates_and_read_back(tmp_path, form):
+def test_bytes_in_a_tars_name_that_are_not_utf8_become_surrogates_and_can_be_read_back(tmp_path, form):
     name = os.fsdecode(b"M\xfcller.png")
     path = tar_of(tmp_path / "a.tar", {name: b"gray"}, form)
 
@@ -113,7 +113,7 @@ def test_bytes_that_are_no_utf8_in_a_tar_come_as_surrogates_and_read_back(tmp_pa
     assert read_member(path, name, None, MAX_BYTES) == b"gray"
 
 
-def test_a_name_longer_than_any_path_is_passed_over_and_cut(tmp_path):
+def test_a_name_that_is_too_long_is_skipped_and_shortened(tmp_path):
     path = tar_of(tmp_path / "a.tar", {"n" * 20_000: b"gray"})
 
     [(name, reason)] = skipped(path)
@@ -130,11 +130,11 @@ def test_a_container_in_a_container_is_not_opened(tmp_path, suffix):
     assert skipped(path) == [(name, SkipReason.NESTED_CONTAINER) for name in ("inner.zip", "b.tar", "c.tar.gz")]
 
 
-# --- what is no file
+# --- special files
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
-def test_links_and_devices_in_a_tar_are_special(tmp_path, kind):
+def test_links_and_devices_in_a_tar_are_special_files(tmp_path, kind):
     header = tarfile.TarInfo("image.png")
     header.type, header.linkname = kind, "/etc/passwd"
 
@@ -142,7 +142,7 @@ def test_links_and_devices_in_a_tar_are_special(tmp_path, kind):
 
 
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
-def test_a_sparse_member_of_a_pax_tar_is_special(tmp_path, version):
+def test_a_sparse_member_of_a_pax_tar_is_a_special_file(tmp_path, version):
     header = tarfile.TarInfo("GNUSparseFile.1/image.png")
     header.pax_headers = {
         "GNU.sparse.major": version[0],
@@ -153,7 +153,7 @@ def test_a_sparse_member_of_a_pax_tar_is_special(tmp_path, version):
     assert skipped(tar_with(tmp_path / "a.tar", header)) == [("image.png", SkipReason.SPECIAL_FILE)]
 
 
-def test_an_old_sparse_member_is_special_and_what_follows_is_found(tmp_path):
+def test_an_old_gnu_sparse_member_is_a_special_file_and_the_next_member_is_found(tmp_path):
     header = tarfile.TarInfo("image.png")
     header.type, header.size = tarfile.GNUTYPE_SPARSE, 512
     block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
@@ -167,7 +167,7 @@ def test_an_old_sparse_member_is_special_and_what_follows_is_found(tmp_path):
     assert read_member(path, "more.png", None, MAX_BYTES) == b"gray"
 
 
-def test_a_link_in_a_zip_is_special(tmp_path):
+def test_a_link_in_a_zip_is_a_special_file(tmp_path):
     link = zipfile.ZipInfo("image.png")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
 
@@ -209,7 +209,7 @@ def test_a_member_whose_bytes_were_damaged_is_corrupt(tmp_path, packing):
     assert read_member(path, "next.png", None, MAX_BYTES) == content
 
 
-def test_a_member_that_its_zip_gives_another_size_is_corrupt(tmp_path):
+def test_a_member_with_another_size_than_its_zip_says_is_corrupt(tmp_path):
     for said in (3, 5):
         path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"})
         patched(path, struct.pack("<II", 6, 4), struct.pack("<II", 6, said))
@@ -225,7 +225,7 @@ def test_a_member_whose_header_is_not_where_its_zip_says_is_corrupt_or_truncated
         assert reason_of(path) is reason
 
 
-def test_a_member_said_to_take_more_than_its_zip_has_is_truncated(tmp_path):
+def test_a_member_larger_than_its_zip_is_truncated(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"}, zipfile.ZIP_STORED)
     patched(path, struct.pack("<II", 4, 4), struct.pack("<II", 4000, 4000))
 

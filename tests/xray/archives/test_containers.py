@@ -1,4 +1,4 @@
-"""Reading inside a zip or a tar: the members and their versions."""
+"""Listing and reading the members of a zip or tar, and their versions."""
 
 import os
 import struct
@@ -15,11 +15,11 @@ from xray.archives.files import MAX_BYTES
 from xray.archives.members import is_compressed_tar, is_container
 from xray.vocabulary import Reason
 
-# --- what is a container, and what lies in it
+# --- containers and their members
 
 
 @pytest.mark.parametrize("name", ["a.zip", "A.ZIP", "a.tar", "a.b.Tar"])
-def test_a_zip_or_a_tar_is_told_by_its_suffix(name):
+def test_a_zip_or_a_tar_is_recognised_by_its_suffix(name):
     assert is_container(name)
     assert not is_compressed_tar(name)
 
@@ -27,7 +27,7 @@ def test_a_zip_or_a_tar_is_told_by_its_suffix(name):
 @pytest.mark.parametrize(
     "name", ["a.tar.gz", "a.TGZ", "a.tar.bz2", "a.tbz2", "a.tar.xz", "a.txz", "a.tar.zst", "a.tar.lz4"]
 )
-def test_a_compressed_tar_is_no_container_and_told_apart(name):
+def test_a_compressed_tar_is_recognised_and_is_not_a_container(name):
     assert is_compressed_tar(name)
     assert not is_container(name)
 
@@ -45,12 +45,12 @@ def test_every_member_is_listed_with_its_size_and_read_back(container):
     assert {name: read_member(container, name, None, MAX_BYTES) for name in IMAGES} == IMAGES
 
 
-def test_a_member_read_with_the_version_that_was_listed_is_not_changed(container):
+def test_a_member_is_read_with_the_version_that_was_listed(container):
     for member in list_members(container):
         assert read_member(container, member.path, member.version, MAX_BYTES) == IMAGES[member.path]
 
 
-def test_a_member_stream_reads_seeks_and_ends_as_a_file_does(container):
+def test_a_member_stream_reads_seeks_and_ends_like_a_file(container):
     name, content = next(iter(IMAGES.items()))
     with open_member(container, name) as stream:
         assert stream.read(8) == content[:8]
@@ -92,7 +92,7 @@ def test_a_zip_of_more_than_65535_members_is_listed_whole(tmp_path):
     assert len(paths(path)) == 66_000
 
 
-def test_a_zip_behind_other_bytes_is_read(tmp_path):
+def test_a_zip_after_other_bytes_is_read(tmp_path):
     path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"})
     path.write_bytes(b"#!/bin/sh\n" * 10 + path.read_bytes())
 
@@ -110,7 +110,7 @@ def test_a_zip_with_a_comment_is_read(tmp_path):
 # --- versions
 
 
-def test_a_zip_members_stamp_is_its_time_and_its_checksum(tmp_path):
+def test_the_time_of_a_zips_member_includes_its_checksum(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as container:
         container.writestr(zipfile.ZipInfo("image.png", (2024, 1, 1, 0, 0, 0)), b"gray")
 
@@ -119,7 +119,7 @@ def test_a_zip_members_stamp_is_its_time_and_its_checksum(tmp_path):
     ]
 
 
-def test_a_date_that_no_calendar_has_does_not_hinder(tmp_path):
+def test_an_impossible_date_in_a_zip_is_ignored(tmp_path):
     path = zip_of(tmp_path / "a.zip", [(zipfile.ZipInfo("image.png", (1980, 1, 1, 0, 0, 0)), b"gray")])
     patched(path, struct.pack("<HH", 0, 33), struct.pack("<HH", 0xFFFF, 0))
 
@@ -130,7 +130,7 @@ def test_a_date_that_no_calendar_has_does_not_hinder(tmp_path):
     ("mtime", "mtime_ns"),
     [(JANUARY_2024 + 0.25, JANUARY_2024 * 10**9 + 250_000_000), (-1.5, -1_500_000_000), (10**12, 2**63 - 1)],
 )
-def test_a_tar_members_stamp_is_its_time_within_64_bits(tmp_path, mtime, mtime_ns):
+def test_the_time_of_a_tars_member_is_limited_to_64_bits(tmp_path, mtime, mtime_ns):
     path = tar_of(tmp_path / "a.tar", {"image.png": b"gray"}, mtime=mtime)
 
     assert list(list_members(path)) == [ArchiveFile("image.png", 4, mtime_ns)]
@@ -150,7 +150,7 @@ def test_a_member_that_is_gone_has_vanished(container):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_a_container_that_was_rewritten_is_read_anew(tmp_path, suffix):
+def test_a_container_that_was_rewritten_is_read_again(tmp_path, suffix):
     make = zip_of if suffix == ".zip" else tar_of
     path = make(tmp_path / f"a{suffix}", {"image.png": b"gray"})
     assert read_member(path, "image.png", None, MAX_BYTES) == b"gray"
@@ -161,6 +161,6 @@ def test_a_container_that_was_rewritten_is_read_anew(tmp_path, suffix):
 
 
 def test_a_container_that_can_no_longer_be_read_has_changed(container):
-    container.write_bytes(container.read_bytes()[:-30] + b"in the midst of a copy")
+    container.write_bytes(container.read_bytes()[:-30] + b"while it is copied")
 
     assert reason_of(container, next(iter(IMAGES))) is Reason.CHANGED

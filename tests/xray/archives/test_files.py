@@ -1,4 +1,4 @@
-"""Reading below an archive root: what is a fault of one file, and what is an outage."""
+"""Reading files below an archive's root: faults of one file, and outages."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def root(tmp_path):
 
 
 def packed(path, files):
-    """Write a zip or tar, told by the suffix."""
+    """Write a zip or tar, as the suffix says."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:
             for name, content in files.items():
@@ -74,7 +74,7 @@ def test_a_link_within_the_archive_is_followed(root):
 
 
 @pytest.mark.parametrize("relative", ["", ".", "..", "../secret", "study/../../secret", "/etc/passwd", "study/\0"])
-def test_a_path_that_is_not_below_is_refused(root, relative):
+def test_a_path_that_is_not_below_the_root_is_refused(root, relative):
     (root.parent / "secret").write_bytes(b"secret")
 
     assert fault_of(root, relative).reason is Reason.OUTSIDE_ARCHIVE
@@ -89,7 +89,7 @@ def test_a_link_out_of_the_archive_is_refused(root):
     assert fault_of(root, "outside/secret").reason is Reason.OUTSIDE_ARCHIVE
 
 
-def test_a_neighbour_whose_name_begins_like_the_root_is_outside(root):
+def test_a_folder_whose_name_begins_like_the_root_is_outside(root):
     twin = root.with_name(root.name + "2")
     twin.mkdir()
     (twin / "image.png").write_bytes(b"secret")
@@ -114,7 +114,7 @@ def test_a_socket_and_a_folder_are_unreadable(root, monkeypatch):
     assert reasons == [Reason.UNREADABLE] * 2
 
 
-def test_refusals_leave_no_file_open(root):
+def test_refused_files_are_closed(root):
     os.mkfifo(root / "pipe.png")
     before = len(os.listdir("/proc/self/fd"))
 
@@ -128,7 +128,7 @@ def test_a_name_longer_than_the_file_system_takes_is_unreadable(root):
     assert fault_of(root, "n" * 300).reason is Reason.UNREADABLE
 
 
-def test_the_byte_cap_holds_without_reading(root):
+def test_the_byte_cap_is_checked_before_reading(root):
     with (root / "sparse.png").open("wb") as file:
         file.truncate(2**40)
 
@@ -140,14 +140,14 @@ def test_the_byte_cap_is_inclusive(root):
     assert fault_of(root, "study/image.png", max_bytes=3).reason is Reason.TOO_LARGE
 
 
-def test_a_file_that_may_not_be_read_is_unreadable():
+def test_a_file_without_read_permission_is_unreadable():
     with folder_for_others() as root:
         (root / "image.png").touch(mode=0o000)
         with as_plain_user():
             assert fault_of(root, "image.png").reason is Reason.UNREADABLE
 
 
-def test_a_root_that_may_not_be_read_is_an_outage():
+def test_a_root_without_read_permission_is_an_outage():
     with folder_for_others() as root:
         (root / "closed").mkdir(mode=0o700)
         (root / "closed" / "image.png").touch()
@@ -162,14 +162,14 @@ def test_a_missing_file_has_vanished(root):
     assert reasons == [Reason.VANISHED] * 2
 
 
-def test_a_link_that_leads_nowhere_is_told_from_a_missing_file(root):
+def test_a_broken_link_is_distinguished_from_a_missing_file(root):
     (root / "broken.png").symlink_to("nowhere.png")
     (root / "itself.png").symlink_to("itself.png")
 
     assert [fault_of(root, name).reason for name in ("broken.png", "itself.png")] == [Reason.BROKEN_LINK] * 2
 
 
-def test_a_file_below_what_is_no_folder_any_more_has_vanished(root):
+def test_a_file_below_a_file_has_vanished(root):
     assert fault_of(root, "study/image.png/image.png").reason is Reason.VANISHED
 
 
@@ -178,7 +178,7 @@ def test_a_missing_root_is_an_outage_that_names_it(tmp_path):
         read_image_file(tmp_path / "gone", "image.png")
 
 
-def test_an_empty_root_is_an_outage_as_an_unmounted_one_looks_so(tmp_path):
+def test_an_empty_root_is_an_outage_as_it_may_not_be_mounted(tmp_path):
     with pytest.raises(ArchiveOutage, match="is empty"):
         read_image_file(tmp_path, "image.png")
 
@@ -190,13 +190,13 @@ def test_a_root_that_is_a_file_is_an_outage(tmp_path):
         read_image_file(tmp_path / "root", "image.png")
 
 
-def test_a_name_of_other_bytes_than_utf8_is_read_back(root):
+def test_a_file_whose_name_is_not_utf8_is_read(root):
     (root / os.fsdecode(b"M\xfcller.png")).write_bytes(b"gray")
 
     assert read_image_file(root, os.fsdecode(b"M\xfcller.png")) == b"gray"
 
 
-def test_a_name_that_no_host_can_have_is_unreadable(root):
+def test_a_name_that_this_host_cannot_encode_is_unreadable(root):
     assert fault_of(root, "\ud800.png").reason is Reason.UNREADABLE
 
 
@@ -208,7 +208,7 @@ def test_the_digest_is_sha256():
 
 
 @pytest.mark.parametrize("name", ["batch.zip", "batch.tar"])
-def test_a_member_is_read_below_its_containers_path(root, name):
+def test_a_member_is_read_by_its_containers_path_and_its_own(root, name):
     packed(root / "study" / name, {"a/image.png": b"inner"})
 
     assert read_image_file(root, f"study/{name}/a/image.png") == b"inner"
@@ -217,7 +217,7 @@ def test_a_member_is_read_below_its_containers_path(root, name):
 
 
 @pytest.mark.parametrize("name", ["batch.zip", "batch.tar"])
-def test_a_root_that_is_a_container_is_read_by_the_members_names_alone(tmp_path, name):
+def test_members_of_a_root_container_are_read_by_their_own_paths(tmp_path, name):
     packed(tmp_path / name, {"a/image.png": b"inner"})
     (tmp_path / "linked").symlink_to(name)
 
@@ -226,7 +226,7 @@ def test_a_root_that_is_a_container_is_read_by_the_members_names_alone(tmp_path,
     require_root(tmp_path / name)
 
 
-def test_a_folder_named_as_a_container_stays_a_folder_and_one_below_it_is_opened(root):
+def test_a_folder_named_like_a_container_is_a_folder_and_a_container_in_it_is_opened(root):
     (root / "year.zip").mkdir()
     packed(root / "year.zip" / "month.tar", {"day.zip/image.png": b"inner"})
 
@@ -240,20 +240,20 @@ def test_a_container_in_a_container_is_not_opened(root):
     assert fault_of(root, "outer.zip/inner.zip/image.png").reason is Reason.VANISHED
 
 
-def test_a_container_may_be_read_as_the_file_it_is(root):
+def test_a_container_can_be_read_as_a_file(root):
     path = packed(root / "batch.zip", {"image.png": b"gray"})
 
     assert read_image_file(root, "batch.zip") == path.read_bytes()
 
 
 @pytest.mark.parametrize("relative", ["batch.zip/../image.png", "batch.zip/..", "batch.zip/a\0"])
-def test_a_members_path_that_is_not_below_is_refused(root, relative):
+def test_a_members_path_that_is_not_below_its_container_is_refused(root, relative):
     packed(root / "batch.zip", {"../image.png": b"gray", "a": b"gray"})
 
     assert fault_of(root, relative).reason is Reason.OUTSIDE_ARCHIVE
 
 
-def test_a_link_to_a_container_is_followed_within_the_archive_alone(root):
+def test_a_link_to_a_container_is_followed_only_within_the_archive(root):
     packed(root / "batch.zip", {"image.png": b"inner"})
     packed(root.parent / "secret.zip", {"image.png": b"secret"})
     (root / "again.zip").symlink_to("batch.zip")
@@ -263,7 +263,7 @@ def test_a_link_to_a_container_is_followed_within_the_archive_alone(root):
     assert fault_of(root, "leak.zip/image.png").reason is Reason.OUTSIDE_ARCHIVE
 
 
-def test_a_link_named_as_a_container_to_a_file_that_is_not_cannot_be_read(root):
+def test_a_link_named_like_a_container_to_another_file_cannot_be_read(root):
     packed(root / "batch.zip", {"image.png": b"inner"}).rename(root / "batch.bin")
     (root / "batch.zip").symlink_to("batch.bin")
 
@@ -277,13 +277,13 @@ def test_a_member_of_a_missing_container_has_vanished(root):
     assert fault_of(root, "broken.zip/image.png").reason is Reason.VANISHED
 
 
-def test_a_fifo_named_as_a_container_is_refused_without_waiting(root):
+def test_a_fifo_named_like_a_container_is_refused_without_waiting(root):
     os.mkfifo(root / "pipe.zip")
 
     assert fault_of(root, "pipe.zip/image.png").reason is Reason.VANISHED
 
 
-def test_a_container_that_may_not_be_read_is_unreadable():
+def test_a_container_without_read_permission_is_unreadable():
     with folder_for_others() as root:
         packed(root / "batch.zip", {"image.png": b"gray"}).chmod(0o000)
         with as_plain_user():
@@ -299,7 +299,7 @@ def test_a_root_that_is_an_empty_or_missing_container_is_an_outage(tmp_path, nam
         read_image_file(tmp_path / name, "image.png")
 
 
-def test_members_versions_are_held_to_the_nanosecond_and_files_to_two_seconds(root):
+def test_a_members_time_must_match_to_the_nanosecond_and_a_files_to_two_seconds(root):
     packed(root / "batch.zip", {"image.png": b"inner"})
     [member] = list_members(root / "batch.zip")
     changed_at = (root / "study" / "image.png").stat().st_mtime_ns
@@ -331,7 +331,7 @@ def test_a_dicom_header_is_read_from_a_member_without_inflating_its_pixels(root)
     assert peak < 2_000_000
 
 
-def test_an_opened_image_is_checked_as_a_read_one_is(root):
+def test_opening_an_image_checks_what_reading_it_checks(root):
     (root.parent / "secret").write_bytes(b"secret")
     (root / "leak.png").symlink_to(root.parent / "secret")
     os.mkfifo(root / "pipe.png")
@@ -344,7 +344,7 @@ def test_an_opened_image_is_checked_as_a_read_one_is(root):
         pass
 
 
-def test_an_opened_image_is_a_seekable_stream_that_leaves_no_file_open(root):
+def test_an_opened_image_is_a_seekable_stream_and_is_closed(root):
     before = len(os.listdir("/proc/self/fd"))
     with open_image(root, "study/image.png") as stream:
         stream.seek(-1, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""What a manifest may say, and how it is told what is wrong with it."""
+"""Reading manifests: valid rows, and problems with their line numbers."""
 
 import io
 
@@ -20,7 +20,7 @@ def read(text: str | bytes, key: bytes | None = None) -> list[ManifestRow | Mani
     return list(read_manifest(io.BytesIO(data), key))
 
 
-def test_a_manifest_tells_study_image_and_what_else_its_columns_name() -> None:
+def test_a_manifest_row_has_the_study_the_image_and_the_other_columns() -> None:
     text = "image,study,label,body_part,view,patient\na/1.png,s1,positive,hand,ap,Doe\n\n./b.png,s2,,,,\n"
     assert read(text, KEY) == [
         ManifestRow(2, "a/1.png", Placement("s1", "HAND", Label.POSITIVE, "AP", patient=pseudonym(KEY, "Doe"))),
@@ -28,7 +28,7 @@ def test_a_manifest_tells_study_image_and_what_else_its_columns_name() -> None:
     ]
 
 
-def test_a_patient_is_kept_as_a_keyed_hash_or_not_at_all() -> None:
+def test_a_patient_is_read_as_a_keyed_hash_or_dropped() -> None:
     text = "study,image,patient\ns,1.png,Doe\n"
     (without,) = read(text)
     (one,), (other,) = read(text, KEY), read(text, b"another key of many characters")
@@ -58,12 +58,12 @@ def test_a_patient_is_kept_as_a_keyed_hash_or_not_at_all() -> None:
         "empty columns",
     ],
 )
-def test_what_spreadsheets_write_is_read(data: bytes) -> None:
+def test_manifests_as_spreadsheets_write_them_are_read(data: bytes) -> None:
     assert read(data) == [ManifestRow(2, "1.png", Placement("s"))]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("s,,positive", "no image"),
         (",1.png,positive", "no study"),
@@ -77,22 +77,22 @@ def test_what_spreadsheets_write_is_read(data: bytes) -> None:
         (f"s,{'a' * MAX_LINE_BYTES},", "longer than 65,536 bytes"),
     ],
 )
-def test_a_wrong_line_is_told_by_its_number_and_the_others_are_read(line: str, told: str) -> None:
+def test_a_wrong_line_is_reported_with_its_number_and_the_others_are_read(line: str, message: str) -> None:
     good, bad, *rest = read(f"study,image,label\nfirst,1.png,\n{line}\n")
     assert isinstance(good, ManifestRow)
     assert isinstance(bad, ManifestProblem)
     assert str(bad).startswith("line 3: ")
-    assert told in bad.text
+    assert message in bad.text
     assert rest == []
 
 
 def test_a_line_that_is_not_utf_8_does_not_hide_those_after_it() -> None:
-    seen = read(b"study,image\ns,\xff.png\ns,2.png\n")
-    assert seen == [ManifestProblem(2, "not UTF-8; save it as CSV UTF-8"), ManifestRow(3, "2.png", Placement("s"))]
+    rows = read(b"study,image\ns,\xff.png\ns,2.png\n")
+    assert rows == [ManifestProblem(2, "not UTF-8; save it as CSV UTF-8"), ManifestRow(3, "2.png", Placement("s"))]
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         ("", "no column 'study'"),
         ("study,file", "no column 'image'"),
@@ -101,14 +101,14 @@ def test_a_line_that_is_not_utf_8_does_not_hide_those_after_it() -> None:
         ("study,image\rs,1.png", "new-line character"),
     ],
 )
-def test_a_first_line_that_does_not_name_the_columns_is_the_only_thing_told(header: str, told: str) -> None:
+def test_a_first_line_that_does_not_name_the_columns_is_the_only_problem(header: str, message: str) -> None:
     (problem,) = read(f"{header}\ns,1.png\n")
     assert isinstance(problem, ManifestProblem)
     assert problem.line == 1
-    assert told in problem.text
+    assert message in problem.text
 
 
-def test_several_wrong_lines_are_told_in_one_error_and_the_rest_counted() -> None:
+def test_one_error_names_several_wrong_lines_and_counts_the_others() -> None:
     with pytest.raises(UsageError) as caught:
         count_images(io.BytesIO(b"study,image\n" + b"s,\n" * 8))
     assert "line 2: no image; line 3: no image" in str(caught.value)
@@ -119,11 +119,11 @@ def test_several_wrong_lines_are_told_in_one_error_and_the_rest_counted() -> Non
 @given(
     st.lists(st.sampled_from([b"study,image,view\n", b"s,1.png,AP\n", b'"', b",", b"\n", b"\xff", b"\0", b";", b"\r"]))
 )
-def test_whatever_bytes_a_manifest_holds_each_is_an_image_or_a_problem_with_its_line(pieces: list[bytes]) -> None:
+def test_any_bytes_of_a_manifest_give_images_or_problems_with_line_numbers(pieces: list[bytes]) -> None:
     data = b"study,image,view\n" + b"".join(pieces)
-    for seen in read(data):
-        assert isinstance(seen, ManifestRow | ManifestProblem)
-        assert 1 <= seen.line <= data.count(b"\n") + data.count(b"\r") + 1
-        if isinstance(seen, ManifestRow):
-            assert seen.image
-            assert seen.placement.study
+    for row in read(data):
+        assert isinstance(row, ManifestRow | ManifestProblem)
+        assert 1 <= row.line <= data.count(b"\n") + data.count(b"\r") + 1
+        if isinstance(row, ManifestRow):
+            assert row.image
+            assert row.placement.study

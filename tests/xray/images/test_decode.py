@@ -17,25 +17,25 @@ from PIL import Image
 
 from tests.archives import (
     PNG_COLOURS,
-    cut,
     encoded,
-    film,
+    image_pixels,
     jpeg,
     jpeg_scanned_again,
     png,
-    png_bomb,
     png_chunk,
     png_file,
     png_of,
+    png_of_ten_gigapixels,
     tiff_file,
     tiff_of,
+    truncated,
 )
 from xray.errors import FileFault, PackageError
 from xray.images.decode import decode, pixel_count
 from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
-GRAY = film(7)
+GRAY = image_pixels(7)
 ORIENTATION = 0x0112
 LAYOUTS = [("<", False), (">", False), ("<", True)]
 LAYOUT_NAMES = ["little-endian", "big-endian", "BigTIFF"]
@@ -200,12 +200,12 @@ def test_other_content_is_no_image_whatever_its_name(data):
         jpeg(1),
         encoded(Image.fromarray(GRAY).convert("RGB"), "JPEG", progressive=True),
         png(1),
-        encoded(Image.fromarray(film(1, 200, 200)), "TIFF"),
-        encoded(Image.fromarray(film(1, 200, 200)), "TIFF", compression="tiff_lzw"),
+        encoded(Image.fromarray(image_pixels(1, 200, 200)), "TIFF"),
+        encoded(Image.fromarray(image_pixels(1, 200, 200)), "TIFF", compression="tiff_lzw"),
     ],
 )
 def test_half_a_file_is_truncated(whole):
-    assert reason_of(cut(whole)) is Reason.TRUNCATED
+    assert reason_of(truncated(whole)) is Reason.TRUNCATED
 
 
 def test_a_signature_alone_is_truncated():
@@ -341,12 +341,12 @@ def test_deep_colour_with_a_colour_for_what_is_transparent_is_unsupported():
 
 
 def test_half_a_film_of_deep_colour_is_truncated():
-    assert reason_of(cut(png_of(deep_colour(3, 65535), bits=16))) is Reason.TRUNCATED
+    assert reason_of(truncated(png_of(deep_colour(3, 65535), bits=16))) is Reason.TRUNCATED
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_more_than_one_frame_is_refused(file_format):
-    first, second = Image.fromarray(GRAY), Image.fromarray(film(8))
+    first, second = Image.fromarray(GRAY), Image.fromarray(image_pixels(8))
 
     data = encoded(first, file_format, save_all=True, append_images=[second])
 
@@ -354,7 +354,7 @@ def test_more_than_one_frame_is_refused(file_format):
 
 
 def test_a_bomb_is_refused_by_its_header():
-    assert reason_of(png_bomb()) is Reason.TOO_MANY_PIXELS
+    assert reason_of(png_of_ten_gigapixels()) is Reason.TOO_MANY_PIXELS
 
 
 def test_a_tile_is_held_against_the_cap_as_the_image_is():
@@ -455,7 +455,7 @@ def test_an_exif_block_of_megabytes_in_a_png_is_passed_over():
         (jpeg(1), GRAY.size),
         (encoded(Image.fromarray(GRAY), "TIFF"), GRAY.size),
         (png_of(np.zeros((24, 20, 3), np.uint16), bits=16), 2 * GRAY.size),
-        (png_bomb(), 100_000**2),
+        (png_of_ten_gigapixels(), 100_000**2),
         (tiff_file({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 322: 5000, 323: 5000, 324: 8, 325: 8}), 5000**2),
         (b"", 0),
         (b"image,label\n", 0),
@@ -474,7 +474,7 @@ def test_the_cap_is_inclusive():
 def test_a_jpeg_that_goes_over_the_film_again_and_again_is_refused_before_it_does():
     usual = jpeg_scanned_again(1, 0).count(b"\xff\xda")
 
-    assert decode(jpeg_scanned_again(1, 100 - usual)).shape == film(1).shape
+    assert decode(jpeg_scanned_again(1, 100 - usual)).shape == image_pixels(1).shape
     with pytest.raises(FileFault, match="corrupt: more than 100 scans"):
         decode(jpeg_scanned_again(1, 101 - usual))
 
@@ -520,7 +520,7 @@ SEEDS = [
     encoded(Image.fromarray(GRAY), "TIFF"),
     encoded(Image.fromarray(GRAY).convert("RGBA"), "TIFF", compression="tiff_lzw"),
     encoded(Image.fromarray(GRAY).convert("P"), "PNG"),
-    encoded(Image.fromarray(GRAY), "PNG", save_all=True, append_images=[Image.fromarray(film(8))]),
+    encoded(Image.fromarray(GRAY), "PNG", save_all=True, append_images=[Image.fromarray(image_pixels(8))]),
 ]
 
 
@@ -544,7 +544,7 @@ def test_mutated_bytes_give_a_film_or_a_fault(data, seed, changes):
 
 def test_decoding_in_threads_leaves_the_warning_filters_alone():
     before = list(warnings.filters)
-    data = [jpeg(1), cut(jpeg(2)), png_bomb(), png(3)] * 20
+    data = [jpeg(1), truncated(jpeg(2)), png_of_ten_gigapixels(), png(3)] * 20
 
     def decode_all() -> None:
         for item in data:
@@ -612,7 +612,7 @@ def test_reduction_is_antialiased():
 def test_loading_is_decoding_and_fitting():
     preprocessing = Preprocessing(32, "pad")
 
-    assert np.array_equal(load(png(5), preprocessing), preprocessing.apply(film(5)))
+    assert np.array_equal(load(png(5), preprocessing), preprocessing.apply(image_pixels(5)))
 
 
 def test_a_tinted_jpeg_gives_its_luma():

@@ -17,7 +17,7 @@ from pydicom import dcmread, uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels import pixel_array
 
-from tests.archives import film
+from tests.archives import image_pixels
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom, packed
 from xray.errors import FileFault
 from xray.images.decode import decode, pixel_count
@@ -88,7 +88,7 @@ def test_lossy_pixels_are_decoded_nearly_as_native_ones(name):
 
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "rle"])
 def test_two_decoders_agree(name):
-    pixels = film(5) if name == "jpeg baseline" else film(5).astype(np.uint16) * 16 + 7
+    pixels = image_pixels(5) if name == "jpeg baseline" else image_pixels(5).astype(np.uint16) * 16 + 7
     syntax, encode = CODECS[name]
     stream = encode(pixels)
     second = {

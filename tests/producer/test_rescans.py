@@ -1,4 +1,4 @@
-"""Archives of DICOM files, scanned into the ledger, and again when they have grown."""
+"""Archives that are scanned into the database, mostly of DICOM files, and scanned again after they changed."""
 
 import io
 import os
@@ -19,29 +19,29 @@ from producer.dry_run import dry_run
 from producer.scan import scan_archive
 from producer.source import Source
 from tests.archives import png
-from tests.clinics import KEY, OTHER_KEY, Scan, ct, film, put, studies, swap
+from tests.clinics import KEY, OTHER_KEY, Scan, ct, dicom_image, put, studies, swap
 from tests.containers import write_zip
 from tests.seeding import MODEL, finish_sent
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
 
-def test_a_dicom_study_scattered_over_folders_is_one_and_files_of_one_instance_uid_stay_apart(
+def test_a_dicom_study_in_several_folders_is_one_study_and_equal_instance_uids_are_separate_images(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "a/IM0001", film(1))
-    put(clinic, "b/deep/er/2.dcm", film(2))
-    put(clinic, "c.dcm", film(3, StudyInstanceUID="1.2.9"))
+    put(clinic, "a/IM0001", dicom_image(1))
+    put(clinic, "b/deep/er/2.dcm", dicom_image(2))
+    put(clinic, "c.dcm", dicom_image(3, StudyInstanceUID="1.2.9"))
     report = scan()
     assert report.layout is Layout.DICOM
     assert studies(database) == {"1.2.3": 2, "1.2.9": 1}
 
 
-def test_what_is_no_radiograph_is_passed_over_by_what_it_is(clinic: Path, scan: Scan) -> None:
-    put(clinic, "film.dcm", film())
+def test_dicom_files_that_are_not_radiographs_are_skipped_and_counted_by_class(clinic: Path, scan: Scan) -> None:
+    put(clinic, "image.dcm", dicom_image())
     for number in range(3):
         put(clinic, f"ct/{number}", ct())
-    put(clinic, "cine.dcm", film(NumberOfFrames=2, SOPClassUID=uid.XRayAngiographicImageStorage, Modality="XA"))
+    put(clinic, "cine.dcm", dicom_image(NumberOfFrames=2, SOPClassUID=uid.XRayAngiographicImageStorage, Modality="XA"))
     put(clinic, "notes.txt", b"text")
     put(clinic, "preview.png", png(1))
     report = scan()
@@ -55,38 +55,38 @@ def test_what_is_no_radiograph_is_passed_over_by_what_it_is(clinic: Path, scan: 
     assert sorted(report.warnings) == ["cine.dcm (multi-frame DICOM)", "preview.png (outside the layout)"]
 
 
-def test_a_dicom_file_that_is_damaged_or_has_no_study_is_an_image_of_its_own(
+def test_a_dicom_file_that_is_damaged_or_has_no_study_becomes_a_study_of_its_own(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "film.dcm", film())
-    put(clinic, "cut.dcm", film()[:300])
+    put(clinic, "image.dcm", dicom_image())
+    put(clinic, "cut.dcm", dicom_image()[:300])
     put(clinic, "empty.dcm", b"")
-    put(clinic, "nowhere.dcm", film(1, StudyInstanceUID=None))
+    put(clinic, "nowhere.dcm", dicom_image(1, StudyInstanceUID=None))
     scan()
     assert studies(database) == {"1.2.3": 1, "cut.dcm": 1, "empty.dcm": 1, "nowhere.dcm": 1}
 
 
-def test_a_grown_archive_has_only_its_new_files_opened(clinic: Path, database: Database, scan: Scan) -> None:
-    put(clinic, "1.dcm", film(1))
+def test_a_second_scan_opens_only_new_files(clinic: Path, database: Database, scan: Scan) -> None:
+    put(clinic, "1.dcm", dicom_image(1))
     put(clinic, "ct.dcm", ct())
-    put(clinic, "notes", bytes(len(film())))
+    put(clinic, "notes", bytes(len(dicom_image())))
     assert scan(Layout.DICOM).batches == 1
-    swap(clinic, "1.dcm", film(1, StudyInstanceUID="1.2.7"))
-    swap(clinic, "ct.dcm", film(SOPClassUID=uid.CTImageStorage, Modality="CR"))
-    swap(clinic, "notes", film())
-    put(clinic, "2.dcm", film(2))
+    swap(clinic, "1.dcm", dicom_image(1, StudyInstanceUID="1.2.7"))
+    swap(clinic, "ct.dcm", dicom_image(SOPClassUID=uid.CTImageStorage, Modality="CR"))
+    swap(clinic, "notes", dicom_image())
+    put(clinic, "2.dcm", dicom_image(2))
     report = scan()
     assert report.skipped == {"CT Image Storage": 1, "not an image": 1}
     assert studies(database) == {"1.2.3": 2}
-    put(clinic, "ct.dcm", film(3, StudyInstanceUID="1.2.9", PatientComments="longer"))
+    put(clinic, "ct.dcm", dicom_image(3, StudyInstanceUID="1.2.9", PatientComments="longer"))
     scan()
     assert studies(database) == {"1.2.3": 2, "1.2.9": 1}
 
 
-def test_what_a_header_tells_is_kept_and_of_the_patient_a_keyed_hash_alone(
+def test_header_attributes_are_stored_and_the_patient_only_as_a_keyed_hash(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "1.dcm", film(BodyPartExamined="HAND", ViewPosition="PA", ImageLaterality="L"))
+    put(clinic, "1.dcm", dicom_image(BodyPartExamined="HAND", ViewPosition="PA", ImageLaterality="L"))
     scan(key=KEY)
     (study,) = find_study(database, "1.2.3")
     (image,) = study.images
@@ -97,10 +97,10 @@ def test_what_a_header_tells_is_kept_and_of_the_patient_a_keyed_hash_alone(
     assert "4711" not in study.patient
 
 
-def test_another_pseudonym_key_has_all_headers_read_again_and_none_leaves_patients_as_they_are(
+def test_with_another_pseudonym_key_all_headers_are_read_again_and_without_one_patients_stay(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "1.dcm", film(1))
+    put(clinic, "1.dcm", dicom_image(1))
 
     def patient() -> str | None:
         return find_study(database, "1.2.3")[0].patient
@@ -110,9 +110,9 @@ def test_another_pseudonym_key_has_all_headers_read_again_and_none_leaves_patien
     scan(key=KEY)
     first = patient()
     assert first is not None
-    swap(clinic, "1.dcm", film(1, PatientID="1147"))
+    swap(clinic, "1.dcm", dicom_image(1, PatientID="1147"))
     scan(key=KEY)
-    put(clinic, "2.dcm", film(2))
+    put(clinic, "2.dcm", dicom_image(2))
     scan()
     assert patient() == first
     scan(key=OTHER_KEY)
@@ -124,10 +124,10 @@ def test_another_pseudonym_key_has_all_headers_read_again_and_none_leaves_patien
     assert OTHER_KEY.decode() not in mark
 
 
-def test_a_file_that_was_no_radiograph_is_remembered_by_its_path_size_and_time(
+def test_a_file_that_is_not_a_radiograph_is_stored_with_path_size_and_reason(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "1.dcm", film(1))
+    put(clinic, "1.dcm", dicom_image(1))
     put(clinic, "ct.dcm", ct())
     scan()
     with database.read() as connection:
@@ -135,7 +135,7 @@ def test_a_file_that_was_no_radiograph_is_remembered_by_its_path_size_and_time(
     assert (row.path, row.size, row.reason) == ("ct.dcm", len(ct()), "CT Image Storage")
 
 
-def test_an_archive_without_any_radiograph_is_refused_and_may_be_scanned_when_it_has_one(
+def test_an_archive_without_radiographs_is_refused_and_can_be_scanned_once_it_has_one(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
     put(clinic, "ct.dcm", ct())
@@ -143,15 +143,15 @@ def test_an_archive_without_any_radiograph_is_refused_and_may_be_scanned_when_it
     with pytest.raises(UsageError, match=r"skipped 1 .*another --layout may fit"):
         scan(Layout.DICOM)
     assert list_runs(database) == []
-    put(clinic, "film.dcm", film())
+    put(clinic, "image.dcm", dicom_image())
     assert scan(Layout.DICOM).found == 1
 
 
-def test_what_one_image_of_a_study_tells_holds_for_it_though_another_is_silent(
+def test_a_study_has_the_label_and_patient_that_any_of_its_images_has(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "1.dcm", film(1))
-    put(clinic, "2.dcm", film(2, PatientID=None))
+    put(clinic, "1.dcm", dicom_image(1))
+    put(clinic, "2.dcm", dicom_image(2, PatientID=None))
     scan(key=KEY)
     assert find_study(database, "1.2.3")[0].patient is not None
     for number in (1, 2):
@@ -161,37 +161,37 @@ def test_what_one_image_of_a_study_tells_holds_for_it_though_another_is_silent(
     assert find_study(database, "s")[0].row.human_label == "positive"
 
 
-def test_patients_of_films_that_were_scanned_without_the_key_are_told_once_it_is_back(
+def test_patients_of_images_scanned_without_the_key_are_added_by_a_scan_with_the_key(
     clinic: Path, database: Database, scan: Scan
 ) -> None:
-    put(clinic, "1.dcm", film(1))
+    put(clinic, "1.dcm", dicom_image(1))
     scan(key=KEY)
-    put(clinic, "2.dcm", film(2, StudyInstanceUID="1.2.9", PatientID="8"))
+    put(clinic, "2.dcm", dicom_image(2, StudyInstanceUID="1.2.9", PatientID="8"))
     scan()
     assert find_study(database, "1.2.9")[0].patient is None
     scan(key=KEY)
     assert find_study(database, "1.2.9")[0].patient is not None
 
 
-def test_a_name_that_is_no_utf_8_in_a_tar_is_passed_over(clinic: Path, scan: Scan) -> None:
-    put(clinic, "1.dcm", film(1))
-    with tarfile.open(clinic / "films.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+def test_a_member_of_a_tar_whose_name_is_not_utf8_is_skipped(clinic: Path, scan: Scan) -> None:
+    put(clinic, "1.dcm", dicom_image(1))
+    with tarfile.open(clinic / "images.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         about = tarfile.TarInfo("f\u00fcr.dcm")
-        about.size = len(film(2))
-        tar.addfile(about, io.BytesIO(film(2)))
+        about.size = len(dicom_image(2))
+        tar.addfile(about, io.BytesIO(dicom_image(2)))
     report = scan(Layout.DICOM)
     assert (report.found, report.skipped) == (1, {"name not UTF-8": 1})
 
 
-def test_what_a_scan_cannot_look_at_is_not_taken_for_gone(clinic: Path, database: Database, scan: Scan) -> None:
+def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, database: Database, scan: Scan) -> None:
     put(clinic, "loose.png", png(1))
     put(clinic, "growing.png", png(2))
-    write_zip(clinic / "films.zip", {"s/1.png": png(3), "s/2.png": png(4)})
+    write_zip(clinic / "images.zip", {"s/1.png": png(3), "s/2.png": png(4)})
     run = scan(Layout.FOLDER).run_id
     finish_sent(database)
     before = studies(database)
-    container = (clinic / "films.zip").read_bytes()
-    (clinic / "films.zip").write_bytes(container[:-30])
+    container = (clinic / "images.zip").read_bytes()
+    (clinic / "images.zip").write_bytes(container[:-30])
     ended = threading.Event()
 
     def write() -> None:
@@ -201,16 +201,16 @@ def test_what_a_scan_cannot_look_at_is_not_taken_for_gone(clinic: Path, database
 
     writer = threading.Thread(target=write)
     writer.start()
-    os.utime(clinic / "films.zip", (1, 1))
+    os.utime(clinic / "images.zip", (1, 1))
     source = Source(clinic, quiet_seconds=1.0)
     plan = dry_run(database, "clinic", source, MODEL.digest)
     report = scan_archive(database, "clinic", source, MODEL, batch_size=4)
     ended.set()
     writer.join()
     assert report.skipped == {"damaged container": 1, "still being written": 1}
-    assert report.unread == {"films.zip", "growing.png"}
+    assert report.unread == {"images.zip", "growing.png"}
     assert (plan.gone, report.gone) == (0, 0)
     assert studies(database) == before
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
-    (clinic / "films.zip").unlink()
+    (clinic / "images.zip").unlink()
     assert scan().gone == 2

@@ -1,0 +1,23 @@
+"""Shared terms: every reason has a text for people."""
+
+import pytest
+
+from xray.vocabulary import REASON_TEXT, SKIP_TEXT, Reason, SkipReason, describe_skipped
+
+
+def test_every_reason_has_a_text():
+    assert set(REASON_TEXT) == set(Reason)
+    assert set(SKIP_TEXT) == set(SkipReason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "number", "text"),
+    [
+        ("not an image", 2, "2 files that are not images"),
+        ("not an image", 1, "1 file that is not an image"),
+        ("hidden", 1200, "1,200 hidden files and folders"),
+        ("CT Image Storage", 3, "3 DICOM files that are not radiographs (CT Image Storage)"),
+    ],
+)
+def test_skipped_files_are_described_by_number_and_reason(reason, number, text):
+    assert describe_skipped(reason, number) == text
