@@ -63,7 +63,7 @@ def _config() -> Config:
 def _head(config: Config) -> str:
     head = ScriptDirectory.from_config(config).get_current_head()
     if head is None:
-        raise AssertionError("db/migrations holds no revision")
+        raise AssertionError("db/migrations has no revision")
     return head
 
 
