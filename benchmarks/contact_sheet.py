@@ -24,7 +24,7 @@ SIDE, CAPTION, COLUMNS = 300, 64, 6
 def transfer_syntax(data: bytes) -> str:
     """Name the transfer syntax of a DICOM radiograph; empty for other files."""
     try:
-        return UID(open_radiograph(io.BytesIO(data), tags.PIXELS).syntax).name
+        return UID(open_radiograph(io.BytesIO(data), tags.PIXEL_ELEMENTS).transfer_syntax).name
     except FileFault:
         return ""
 

@@ -14,9 +14,9 @@ from bonescreen.stack import name_archives, require_configured
 from bonescreen.terminal import count, escape_unprintable, notice, say
 from db.runs import archive_roots
 from db.session import Database
-from producer.find import Source
-from producer.plan import plan_archive
-from producer.scan_report import Found, Plan, ScanReport
+from producer.dry_run import dry_run
+from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
+from producer.source import Source
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import load_package
 from xray.settings import Settings
@@ -63,12 +63,12 @@ def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
         yield f"  no longer there: {count(report.gone, 'image')}; results are kept for when they come back"
 
 
-def plan_lines(plan: Plan, root: Path) -> Iterator[str]:
+def plan_lines(plan: DryRunReport, root: Path) -> Iterator[str]:
     """Say in lines what a scan of an archive would find and a run would do."""
-    kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.left, "left from before"))
+    kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "left from before"))
     what = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
     yield f"Would scan {root}: {count(plan.found, 'image')} (layout {plan.layout})"
-    yield f"  to screen: {count(plan.new + plan.changed + plan.left, 'image')}" + (f" ({what})" if what else "")
+    yield f"  to screen: {count(plan.new + plan.changed + plan.unprocessed, 'image')}" + (f" ({what})" if what else "")
     if plan.processed:
         yield f"  screened already: {count(plan.processed, 'image')}"
     yield from _passed_over(plan)
@@ -76,12 +76,12 @@ def plan_lines(plan: Plan, root: Path) -> Iterator[str]:
         yield f"  no longer there: {count(plan.gone, 'image')}"
 
 
-def _passed_over(found: Found) -> Iterator[str]:
+def _passed_over(found: ScanSummary) -> Iterator[str]:
     if found.skipped:
         yield f"  passed over: {counts(found.skipped)}"
-    for place in found.look_at:
+    for place in found.warnings:
         yield f"  warning, not screened: {place}"
-    if found.not_looked_at:
+    if found.unread:
         yield "  what is known of files that could not be looked at is kept as it was"
 
 
@@ -119,9 +119,11 @@ def _ledger_if_any(settings: Settings) -> Iterator[Database | None]:
         yield database
 
 
-def _plan(settings: Settings, database: Database | None, layout: Layout, digest: str, name: str, root: Path) -> Plan:
+def _plan(
+    settings: Settings, database: Database | None, layout: Layout, digest: str, name: str, root: Path
+) -> DryRunReport:
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
-        plan = plan_archive(database, name, Source.configured(root, settings, layout), digest)
+        plan = dry_run(database, name, Source.configured(root, settings, layout), digest)
     for line in plan_lines(plan, root):
         say(line)
     return plan

@@ -13,11 +13,11 @@ from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
-from xray.archives.files import OUTAGE_ERRNOS
 from xray.archives.layouts import is_utf8
 from xray.archives.members import is_container
+from xray.archives.storage_errors import OUTAGE_ERRNOS
 from xray.errors import ArchiveOutage, StorageOutage, UsageError
-from xray.settings import Settings, can_hand_on, is_archive_name
+from xray.settings import Settings, fits_in_setting, is_archive_name
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     name, root = _named(settings, known, path)
     if not is_utf8(str(root)):
         raise UsageError(f"the archive's path is not UTF-8; rename the folder: {str(root)!r}")
-    if settings.database_url is not None and not can_hand_on(name, root):
+    if settings.database_url is not None and not fits_in_setting(name, root):
         raise UsageError(
             "the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a space "
             f"at its end; rename the folder: {str(root)!r}"

@@ -1,64 +1,95 @@
-"""What earlier scans have learned of an archive's files, so that the next one opens only what is new."""
+"""What the database knows of an archive's files: a scan reads only new files, a dry run compares without writing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db.merge import DESCRIPTION, Entry
+from db.merge import IMAGE_ATTRIBUTES
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, passed_over, runs, studies
-
-FileKey = tuple[str, int, int]
-"""A file as a scan sees it: path below the root, size in bytes, time of the last change in ns."""
+from xray.archives.archive_file import ArchiveFile, Placement, Skipped
+from xray.vocabulary import Label
 
 
 @dataclass(frozen=True)
 class ScanCache:
-    """Files seen before, by path: images, placed as they were, and files passed over, with the reason."""
+    """What earlier scans found out by reading files that have not changed since.
 
-    images: Mapping[str, Entry] = field(default_factory=dict)
-    passed_over: Mapping[str, str] = field(default_factory=dict)
+    Parameters
+    ----------
+    placements : mapping of str to Placement
+        Of images, by path.
+    skipped : mapping of str to str
+        The reasons for skipping the other files, by path.
+    """
+
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ScanDifference:
-    """How many of some files are screened already, are known and left to do, or are another version of a known file."""
+    """How some files of an archive differ from a run; new files are not counted.
+
+    Parameters
+    ----------
+    processed : int
+        Files that the run has processed.
+    unprocessed : int
+        Files known from an earlier scan, which the run has not processed.
+    changed : int
+        Files of which only another version is known.
+    current : int
+        Files of which a version is a current image.
+    """
 
     processed: int = 0
-    left: int = 0
+    unprocessed: int = 0
     changed: int = 0
     current: int = 0
 
 
-def known_files(database: Database, archive_id: int, files: Sequence[FileKey]) -> ScanCache:
-    """Tell what is known of files whose size and time of change are as they were."""
-    wanted = {path: (size, mtime_ns) for path, size, mtime_ns in files}
-    found: dict[str, Entry] = {}
-    passed: dict[str, str] = {}
-    columns = [images.c[name] for name in ("path", "size", "mtime_ns", *DESCRIPTION)]
+def known_files(database: Database, archive_id: int, files: Sequence[ArchiveFile]) -> ScanCache:
+    """Return what earlier scans found out about those of some files that have not changed."""
+    versions = {file.path: file.version for file in files}
+    placements: dict[str, Placement] = {}
+    reasons: dict[str, str] = {}
+    columns = [images.c[name] for name in ("path", "size", "mtime_ns", *IMAGE_ATTRIBUTES)]
     with database.read() as connection:
-        for chunk in chunks(list(wanted)):
+        for chunk in chunks(list(versions)):
             query = (
-                select(studies.c.key.label("study_key"), studies.c.human_label, studies.c.patient, *columns)
+                select(studies.c.key, studies.c.human_label, studies.c.patient, *columns)
                 .join_from(images, studies, studies.c.id == images.c.study_id)
                 .where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
             )
             for row in connection.execute(query).mappings():
-                if wanted[row["path"]] == (row["size"], row["mtime_ns"]):
-                    found[row["path"]] = Entry(**row)
+                if versions[row["path"]] == (row["size"], row["mtime_ns"]):
+                    placements[row["path"]] = Placement(
+                        row["key"],
+                        human_label=Label(row["human_label"]) if row["human_label"] else None,
+                        patient=row["patient"],
+                        **{name: row[name] for name in IMAGE_ATTRIBUTES},
+                    )
             skipped = select(passed_over).where(passed_over.c.archive_id == archive_id, passed_over.c.path.in_(chunk))
-            for seen in connection.execute(skipped):
-                if wanted[seen.path] == (seen.size, seen.mtime_ns):
-                    passed[seen.path] = seen.reason
-    return ScanCache(found, passed)
+            for known in connection.execute(skipped):
+                if versions[known.path] == (known.size, known.mtime_ns):
+                    reasons[known.path] = known.reason
+    return ScanCache(placements, reasons)
 
 
-def remember_passed_over(database: Database, archive_id: int, files: Iterable[tuple[FileKey, str]]) -> None:
-    """Keep why files were passed over that had to be opened to be judged."""
+def remember_skipped(database: Database, archive_id: int, skipped: Iterable[Skipped]) -> None:
+    """Save why files were skipped whose content had to be read to decide it."""
     rows = [
-        {"archive_id": archive_id, "path": path, "size": size, "mtime_ns": mtime_ns, "reason": reason}
-        for (path, size, mtime_ns), reason in files
+        {
+            "archive_id": archive_id,
+            "path": one.opened.path,
+            "size": one.opened.size,
+            "mtime_ns": one.opened.mtime_ns,
+            "reason": one.reason,
+        }
+        for one in skipped
+        if one.opened is not None
     ]
     if not rows:
         return
@@ -70,7 +101,7 @@ def remember_passed_over(database: Database, archive_id: int, files: Iterable[tu
 
 
 def pseudonym_key_mark(database: Database, archive_id: int) -> str | None:
-    """Return the mark of the pseudonym key that an archive's patients were hashed under, None for none."""
+    """Return the mark of the pseudonym key that all of an archive's patients were hashed with, None without one."""
     with database.read() as connection:
         query = select(archives.c.pseudonym_key).where(archives.c.id == archive_id)
         mark: str | None = connection.execute(query).scalar_one()
@@ -78,23 +109,30 @@ def pseudonym_key_mark(database: Database, archive_id: int) -> str | None:
 
 
 def remember_pseudonym_key(database: Database, archive_id: int, mark: str | None) -> None:
-    """Keep the mark of the key that all of an archive's patients are hashed under now, None if not all are."""
+    """Save the mark of the key that all of an archive's patients are hashed with, None if some are not."""
     with database.write() as connection:
         connection.execute(update(archives).where(archives.c.id == archive_id).values(pseudonym_key=mark))
 
 
 def archive_id_of(database: Database, name: str) -> int | None:
-    """Return an archive's id, None for one that was never scanned."""
+    """Return an archive's id, or None if it was never scanned."""
     with database.read() as connection:
         return connection.execute(select(archives.c.id).where(archives.c.name == name)).scalar_one_or_none()
 
 
-def standing(database: Database, archive_id: int, digest: str, files: Sequence[FileKey]) -> ScanDifference:
-    """Count how files stand in the run of a model version (by digest) over an archive; new files are in no count.
+def compare_with_run(database: Database, archive_id: int, digest: str, files: Sequence[ArchiveFile]) -> ScanDifference:
+    """Compare files with the run of a model version over their archive.
 
-    `current` counts the paths that an image is current of.
+    Parameters
+    ----------
+    database : Database
+    archive_id : int
+    digest : str
+        The model package's digest.
+    files : sequence of ArchiveFile
+        Each path once.
     """
-    seen = {path: (size, mtime_ns) for path, size, mtime_ns in files}
+    versions = {file.path: file.version for file in files}
     run_id = (
         select(runs.c.id)
         .join(models, models.c.id == runs.c.model_id)
@@ -102,11 +140,11 @@ def standing(database: Database, archive_id: int, digest: str, files: Sequence[F
         .scalar_subquery()
     )
     processed: set[str] = set()
-    same: set[str] = set()
+    unprocessed: set[str] = set()
     current: set[str] = set()
     known: set[str] = set()
     with database.read() as connection:
-        for chunk in chunks(list(seen)):
+        for chunk in chunks(list(versions)):
             query = (
                 select(images.c.path, images.c.size, images.c.mtime_ns, images.c.current, outcomes.c.image_id)
                 .select_from(images)
@@ -117,15 +155,16 @@ def standing(database: Database, archive_id: int, digest: str, files: Sequence[F
                 known.add(row.path)
                 if row.current:
                     current.add(row.path)
-                if seen[row.path] == (row.size, row.mtime_ns):
-                    (same if row.image_id is None else processed).add(row.path)
-    return ScanDifference(len(processed), len(same), len(known - same - processed), len(current))
+                if versions[row.path] == (row.size, row.mtime_ns):
+                    (unprocessed if row.image_id is None else processed).add(row.path)
+    changed = known - unprocessed - processed
+    return ScanDifference(len(processed), len(unprocessed), len(changed), len(current))
 
 
-def current_images(database: Database, archive_id: int, below: str | None = None) -> int:
-    """Count an archive's current images, of all of it or at and below a path."""
+def current_images(database: Database, archive_id: int, path: str | None = None) -> int:
+    """Count the current images of an archive, or those at and below a path of it."""
     query = select(func.count()).where(images.c.archive_id == archive_id, images.c.current)
-    if below is not None:
-        query = query.where(or_(images.c.path == below, images.c.path.startswith(below + "/", autoescape=True)))
+    if path is not None:
+        query = query.where(or_(images.c.path == path, images.c.path.startswith(path + "/", autoescape=True)))
     with database.read() as connection:
         return connection.execute(query).scalar_one()

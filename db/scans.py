@@ -1,7 +1,7 @@
-"""A scan in the database: its beginning, its lease and its end; what it finds goes through `db.merge`.
+"""Open, renew, take over and close a scan; `db.merge` writes the files that it finds.
 
-A scan is fenced like a batch: whoever takes over an expired one raises its token, and the earlier holder's next
-write finds no row and stops. What a dead scan has staged is thrown away; what it has merged is found again.
+A scan is fenced like a batch: a process that takes over an expired scan raises its token, so the earlier holder's next
+write matches no row and raises `TakenOver`. Staged rows of the expired scan are deleted; merged ones are found again.
 """
 
 import json
@@ -20,7 +20,7 @@ from xray.message import LEASE_SECONDS
 
 @dataclass(frozen=True)
 class Scan:
-    """One hold on an open scan."""
+    """A lease on an open scan; `token` is its fencing token."""
 
     scan_id: int
     archive_id: int
@@ -31,7 +31,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class OpenScan:
-    """An open scan as others see it; a holder that lives moves `lease_expires_at` on every few seconds."""
+    """An open scan as other processes see it; a living holder renews `lease_expires_at` every few seconds."""
 
     scan_id: int
     run_id: int
@@ -44,7 +44,7 @@ class OpenScan:
 
 
 def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Scan | None:
-    """Open a scan for a run, or return None while another scan of the archive is open."""
+    """Open a scan for a run, or return None if another scan of the archive is open."""
     try:
         with database.write() as connection:
             archive_id = connection.execute(select(runs.c.archive_id).where(runs.c.id == run_id)).scalar_one()
@@ -71,7 +71,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
 
 
 def open_scans(database: Database, archive_id: int | None = None) -> list[OpenScan]:
-    """List the open scans, of one archive or of all."""
+    """Return the open scans of one archive, or of all."""
     query = (
         select(
             scans.c.id,
@@ -98,9 +98,21 @@ def open_scans(database: Database, archive_id: int | None = None) -> list[OpenSc
 
 
 def take_over(database: Database, scan_id: int, holder: str, layout: str | None = None) -> Scan | None:
-    """Take an open scan whose lease ran out, to be walked again from its start; None when somebody was faster.
+    """Take over an open scan whose lease has expired, to read its archive again from the start.
 
-    A `layout` replaces the one that the scan was begun in: somebody asks for this scan anew, and it begins now.
+    Parameters
+    ----------
+    database : Database
+    scan_id : int
+    holder : str
+        Host and process id of the new holder.
+    layout : str or None
+        Replaces the scan's layout and start time, when a user asks for this scan again.
+
+    Returns
+    -------
+    Scan or None
+        None if another process was faster.
     """
     changed = {} if layout is None else {"layout": layout, "started_at": Now()}
     with database.write() as connection:
@@ -125,45 +137,53 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
 
 
 def renew_scan(database: Database, scan: Scan) -> None:
-    """Prolong a scan's lease while its walk finds nothing to stage.
+    """Renew a scan's lease while it finds no files to stage.
 
     Raises
     ------
     TakenOver
-        The scan is another's by now, or closed.
+        Another process has taken the scan over, or it is closed.
     """
     with database.write() as connection:
         renew_lease(connection, scan)
 
 
 def release_scan(database: Database, scan: Scan) -> None:
-    """Let go of a scan that an outage broke off, so that whoever sees the archive again may take it over at once."""
+    """Release the lease of a scan that an outage interrupted, so that any process can take it over at once."""
     with database.write() as connection:
         renew_lease(connection, scan)
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(lease_expires_at=Now() - 1))
 
 
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
-    """Cut the run's batches and close the scan, in one transaction.
+    """Make the run's batches and close the scan, in one transaction.
+
+    Parameters
+    ----------
+    database : Database
+    scan : Scan
+        A scan whose files are merged.
+    skipped : mapping of str to int
+        How many files were skipped, by reason.
 
     Returns
     -------
     int
-        The number of batches cut for what the run has not settled.
+        The number of batches made for images that the run has not processed.
 
     Raises
     ------
     TakenOver
-        The scan is another's by now.
+        Another process has taken the scan over.
     """
     with database.write() as connection:
         renew_lease(connection, scan)
-        # Scanning lifts a cancellation that came before it, and heeds one that came meanwhile.
+        # A scan undoes a cancellation from before its start, and obeys one from during the scan.
         started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
         connection.execute(
             update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
         )
-        cut = make_batches(connection, scan.run_id)
+        made = make_batches(connection, scan.run_id)
         connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)
@@ -171,11 +191,11 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
             .values(finished_at=Now(), skipped=json.dumps(dict(sorted(skipped.items()))))
         )
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
-    return cut
+    return made
 
 
 def abandon_scan(database: Database, scan: Scan) -> None:
-    """Undo a scan that found no image, and the run and archive that were made for it."""
+    """Delete a scan that found no images, and the run and archive that were made for it."""
     with database.write() as connection:
         renew_lease(connection, scan)
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
@@ -183,7 +203,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
             connection.execute(delete(study_results).where(study_results.c.run_id == scan.run_id))
             connection.execute(delete(runs).where(runs.c.id == scan.run_id))
-        # A scan broken off within its merge has left studies, which the next scan finds again.
+        # A scan that was interrupted during its merge has left studies, which the next scan finds again.
         used = or_(
             exists().where(runs.c.archive_id == scan.archive_id),
             exists().where(studies.c.archive_id == scan.archive_id),
@@ -194,11 +214,11 @@ def abandon_scan(database: Database, scan: Scan) -> None:
 
 
 def renew_lease(connection: Connection, scan: Scan) -> None:
-    """Prolong a scan's lease within a transaction; raises `TakenOver` when it is another's by now, or closed."""
-    held = connection.execute(
+    """Renew a scan's lease within a transaction; raises `TakenOver` as `renew_scan` does."""
+    renewed = connection.execute(
         update(scans)
         .where(scans.c.id == scan.scan_id, scans.c.token == scan.token, scans.c.finished_at.is_(None))
         .values(lease_expires_at=Now() + LEASE_SECONDS)
     ).rowcount
-    if held != 1:
+    if renewed != 1:
         raise TakenOver("another process has taken this scan over; see: bonescreen status")

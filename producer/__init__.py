@@ -1,1 +1,1 @@
-"""Archive to ledger (scan), ledger to Redis (feed)."""
+"""Scan archives into the database, and send batches from the database to the broker."""

@@ -1,4 +1,4 @@
-"""``python -m producer``: the feeder, until it is told to stop."""
+"""``python -m producer``: run the feeder until SIGTERM or SIGINT."""
 
 import logging
 import os
@@ -14,15 +14,17 @@ from xray.settings import Settings, read_settings
 
 
 def run_feeder(settings: Settings) -> None:
-    """Feed until SIGTERM or SIGINT.
+    """Run the feeder until SIGTERM or SIGINT.
 
     Raises
     ------
     UsageError
-        No broker is configured, or the database waits for ``bonescreen db upgrade``.
+        No broker is configured, or the database needs ``bonescreen db upgrade``.
     """
     if settings.broker_url is None:
-        raise UsageError("the feeder needs BONESCREEN_BROKER_URL; `bonescreen screen` brings its own broker and feeder")
+        raise UsageError(
+            "set BONESCREEN_BROKER_URL for the feeder; `bonescreen screen` starts a broker and a feeder of its own"
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s feeder %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     stop = threading.Event()

@@ -1,7 +1,7 @@
-"""The feeder: keeps queues filled from the ledger and takes back what was lost. It alone owns recovery.
+"""The feeder: keeps the queues filled from the database, and recovers batches and scans of processes that died.
 
-Any number of feeders may run at once: every step is one guarded UPDATE, so the worst that two of them do is to
-send a message twice, which the second delivery's claim makes a no-op.
+Nothing else recovers work. Any number of feeders may run at once: every step is one guarded UPDATE, so two feeders can
+at worst send a message twice, and the second claim of its batch does nothing.
 """
 
 import logging
@@ -18,8 +18,8 @@ from db.heartbeats import record_heartbeat, remove_heartbeat
 from db.migrate import check
 from db.scans import open_scans
 from db.session import Database
-from producer.find import Source
 from producer.scan import finish_abandoned_scan
+from producer.source import Source
 from producer.transport import Transport
 from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
 from xray.message import LEASE_SECONDS, RENEW_SECONDS
@@ -28,25 +28,25 @@ from xray.vocabulary import BatchState
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 1.0
+ROUND_SECONDS = 1.0
 
 LOW_WATER = 32
 HIGH_WATER = 64
-"""Messages a queue holds: enough that no worker waits a tick, few enough that a lost broker loses little."""
+"""Messages in a queue: enough that no worker waits for the next round, few enough to send again if the broker dies."""
 
 OVERDUE_SECONDS = 20.0
-"""A message sent that long ago and not claimed, while its queue is empty, is lost or in a dead worker's hands."""
+"""A message that was sent that long ago and not claimed is lost, or a dead worker has it, if its queue is empty."""
 
 STALE_SECONDS = 600.0
-"""The same while the queue is not empty."""
+"""The same if the queue is not empty."""
 
-ABSENT_SECONDS = 15.0
-"""After a round that took that long, leases are not judged at once."""
+PAUSED_SECONDS = 15.0
+"""If the last round is longer ago than that, workers get time to renew their leases."""
 
 
 @dataclass(frozen=True)
-class Tick:
-    """What one round of the feeder did."""
+class Round:
+    """How many messages a round of the feeder sent, and how many leases and messages it found lost."""
 
     sent: int = 0
     expired: int = 0
@@ -54,14 +54,14 @@ class Tick:
 
 
 class Feeder:
-    """Feeds every queue of one database.
+    """Feed every queue of one database.
 
     Parameters
     ----------
     database : Database
     transport : Transport
     settings : Settings
-        Its archive roots say which abandoned scans can be finished from this host.
+        With the archive roots, which decide which abandoned scans this host can finish.
     """
 
     def __init__(self, database: Database, transport: Transport, settings: Settings) -> None:
@@ -69,63 +69,68 @@ class Feeder:
         self._transport = transport
         self._settings = settings
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._patient_until = 0.0
-        self._seen_at = time.time()
-        self._scanning: threading.Thread | None = None
+        self._grace_until = 0.0
+        self._last_round_at = time.time()
+        self._scan_thread: threading.Thread | None = None
         self._scan_problem: str | None = None
-        self._adopted = 0
+        self._last_scan_id = 0
         self.problem: str | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until told to stop; outages are waited out.
+        """Do a round every `ROUND_SECONDS` until `stop` is set; wait while there is an outage.
 
         Raises
         ------
         UsageError
-            The database waits for ``bonescreen db upgrade``.
+            The database needs ``bonescreen db upgrade``.
         """
-        fits = False
-        # Workers may have been kept from renewing their leases by what ended the feeder before this one.
-        self._patient_until = time.monotonic() + 2 * RENEW_SECONDS
+        schema_checked = False
+        # What ended the previous feeder may also have kept workers from renewing their leases.
+        self._grace_until = time.monotonic() + 2 * RENEW_SECONDS
         while not stop.is_set():
             now = time.time()
-            self.noticed(away_for=now - self._seen_at)
-            self._seen_at = now
+            self.note_pause(now - self._last_round_at)
+            self._last_round_at = now
             try:
-                if not fits:
+                if not schema_checked:
                     check(self._database)
-                    fits = True
-                self.tick()
+                    schema_checked = True
+                self.do_round()
                 self._report(self._scan_problem, logged="an abandoned scan cannot be finished; see: bonescreen status")
             except (DatabaseOutage, StorageOutage) as outage:
-                # Workers could not renew their leases either: give them time to, before calling them dead.
-                self._patient_until = time.monotonic() + LEASE_SECONDS
+                # Workers could not renew their leases either: give them time before their leases expire.
+                self._grace_until = time.monotonic() + LEASE_SECONDS
                 self._note(str(outage))
             except BrokerOutage as outage:
                 self._report(str(outage))
-            stop.wait(TICK_SECONDS)
-        self._end()
+            stop.wait(ROUND_SECONDS)
+        self._retire()
 
-    def noticed(self, away_for: float) -> None:
-        """Take note of the seconds since the last round: leases are not judged at once after a long absence.
+    def note_pause(self, seconds: float) -> None:
+        """Give workers time to renew their leases if the last round is long ago.
 
-        A database that was locked, or a machine that slept, kept workers from renewing them too.
+        A locked database, or a machine that slept, kept the workers from renewing them too.
+
+        Parameters
+        ----------
+        seconds : float
+            Time since the last round.
         """
-        if away_for > ABSENT_SECONDS:
-            self._patient_until = max(self._patient_until, time.monotonic() + 2 * RENEW_SECONDS)
+        if seconds > PAUSED_SECONDS:
+            self._grace_until = max(self._grace_until, time.monotonic() + 2 * RENEW_SECONDS)
 
-    def tick(self) -> Tick:
-        """Do one round.
+    def do_round(self) -> Round:
+        """Take back lost batches, fill the queues, and finish an abandoned scan.
 
         Raises
         ------
         Outage
-            The database or the broker does not answer; nothing is lost by it.
+            The database or the broker does not answer; the next round does what was left.
         """
         expired = 0
-        if time.monotonic() >= self._patient_until:
+        if time.monotonic() >= self._grace_until:
             expired = dispatch.recover_expired(self._database)
-            self._adopt_scan()
+            self._finish_abandoned_scan()
         epoch = self._transport.epoch()
         lost = dispatch.requeue_after_broker_loss(self._database, epoch)
         for queue in dispatch.queues_with_batches(self._database, BatchState.SENT):
@@ -136,7 +141,7 @@ class Feeder:
         )
         if sent or expired or lost:
             log.info("sent %d, leases expired %d, messages lost %d", sent, expired, lost)
-        return Tick(sent, expired, lost)
+        return Round(sent, expired, lost)
 
     def _fill(self, queue: str, epoch: str) -> int:
         depth = self._transport.depth(queue)
@@ -151,8 +156,8 @@ class Feeder:
                 raise
         return len(taken)
 
-    def _adopt_scan(self) -> None:
-        if self._scanning is not None and self._scanning.is_alive():
+    def _finish_abandoned_scan(self) -> None:
+        if self._scan_thread is not None and self._scan_thread.is_alive():
             return
         abandoned = [
             (scan.scan_id, root)
@@ -162,11 +167,11 @@ class Feeder:
         if not abandoned:
             self._scan_problem = None
             return
-        # In turn: one whose archive is away must not keep the others waiting.
-        chosen = next((one for one in abandoned if one[0] > self._adopted), abandoned[0])
-        self._adopted = chosen[0]
-        self._scanning = threading.Thread(target=self._scan, args=chosen, daemon=True)
-        self._scanning.start()
+        # In turn, so that a scan whose archive is away does not delay the others.
+        chosen = next((one for one in abandoned if one[0] > self._last_scan_id), abandoned[0])
+        self._last_scan_id = chosen[0]
+        self._scan_thread = threading.Thread(target=self._scan, args=chosen, daemon=True)
+        self._scan_thread.start()
 
     def _scan(self, scan_id: int, root: Path) -> None:
         try:
@@ -175,7 +180,7 @@ class Feeder:
         except Outage as outage:
             self._scan_problem = str(outage)
         except BonescreenError as error:
-            # The scan is given up and in no list any more, so this line is all that tells of it.
+            # The scan is deleted, so no command shows it: this line is the only trace.
             log.warning("scan %d cannot be finished (%s); scan the archive again", scan_id, type(error).__name__)
             self._scan_problem = f"an abandoned scan cannot be finished: {error}"
         except Exception as error:
@@ -192,11 +197,11 @@ class Feeder:
 
     def _note(self, problem: str | None, logged: str | None = None) -> None:
         if problem is not None and problem != self.problem:
-            # Where a problem names a path, which the database may know and a log may not.
+            # A problem may name a path, which may be stored in the database but not in a log.
             log.warning("waiting: %s", logged or problem)
         self.problem = problem
 
-    def _end(self) -> None:
+    def _retire(self) -> None:
         try:
             remove_heartbeat(self._database, self._name)
         except Outage as outage:

@@ -1,100 +1,118 @@
-"""Place files in their studies: by their paths, by a manifest, or by their DICOM headers."""
+"""Group files in studies: by their paths, by a manifest, or by their DICOM headers."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import PurePosixPath
 
-from db.merge import Entry
-from db.scan_cache import FileKey, ScanCache
-from producer.find import Source
-from producer.walk import ArchiveFile, Skipped, path_as_text
+from db.scan_cache import ScanCache
+from producer.source import Source
+from xray.archives.archive_file import ArchiveFile, Placement, Skipped
 from xray.archives.files import open_image
-from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, Placement, Skip, is_utf8, place, refuse_name
+from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, check_name, is_utf8, placement_from_path
 from xray.errors import FileFault
-from xray.images.dicom.header import HEAD, is_dicom, read_header
+from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.vocabulary import Layout, Reason, SkipReason
 
 HEADER_THREADS = 8
-"""Reading a header is mostly waiting for the storage."""
+"""Threads that read DICOM headers: they mostly wait for the storage."""
 
-Place = Callable[[Sequence[ArchiveFile]], list[Entry | Skipped]]
-"""Places some files in their studies, or says why not."""
-
-_NO_RADIOGRAPH = {Reason.MULTI_FRAME: SkipReason.MULTI_FRAME, Reason.NO_PIXELS: SkipReason.NO_PIXELS}
+Found = ArchiveFile | Skipped
 
 
-def placer(source: Source, known: Callable[[Sequence[FileKey]], ScanCache]) -> Place:
-    """Choose how an archive's files are placed; `known` tells what earlier scans have learned of some files."""
-    if source.layout is Layout.DICOM:
-        return lambda files: _by_header(source, files, known([file.key for file in files if is_utf8(file.path)]))
-    return lambda files: [_by_path(source, file) for file in files]
+def group_in_studies(
+    source: Source, found: Sequence[Found], known_files: Callable[[Sequence[ArchiveFile]], ScanCache]
+) -> list[Found]:
+    """Set the placement of some files, or skip those that are not images of a study.
 
+    Parameters
+    ----------
+    source : Source
+        The archive; its layout is not ``AUTO``.
+    found : sequence of ArchiveFile or Skipped
+        What `find_files` yields.
+    known_files : callable
+        Returns what earlier scans found out about files; called in the layout ``dicom`` only.
 
-def _by_path(source: Source, file: ArchiveFile) -> Entry | Skipped:
-    # What a manifest lists is an image, whatever its name.
-    return _entry(file, file.placed or place(file.path, source.layout, source.root))
+    Returns
+    -------
+    list of ArchiveFile or Skipped
+        In the same order; every `ArchiveFile` has a placement.
 
-
-def _by_header(source: Source, files: Sequence[ArchiveFile], known: ScanCache) -> list[Entry | Skipped]:
+    Raises
+    ------
+    Outage
+        The archive or the database does not answer.
+    """
+    if source.layout is not Layout.DICOM:
+        return [_group_by_path(source, one) if isinstance(one, ArchiveFile) else one for one in found]
+    known = known_files([one for one in found if isinstance(one, ArchiveFile) and is_utf8(one.path)])
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
-        return list(pool.map(lambda file: _known(file, known) or _judge(source, file), files))
+        return list(pool.map(lambda one: _group_by_header(source, one, known), found))
 
 
-def _known(file: ArchiveFile, known: ScanCache) -> Entry | Skipped | None:
-    if file.path in known.passed_over:
-        return Skipped(path_as_text(file.path), known.passed_over[file.path])
-    return known.images.get(file.path)
+def _group_by_path(source: Source, file: ArchiveFile) -> Found:
+    # A file that a manifest lists is an image, whatever its name.
+    if file.placement is not None:
+        return file
+    return _placed(file, placement_from_path(file.path, source.layout, source.root))
 
 
-def _judge(source: Source, file: ArchiveFile) -> Entry | Skipped:
-    refused = refuse_name(file.path)
-    if refused is not None:
-        return _entry(file, refused)
-    suffix = PurePosixPath(file.path).suffix.lower()
-    # Whatever is wrong with it, it becomes an image that fails, by name.
-    itself = Placement(file.path)
+def _group_by_header(source: Source, one: Found, known: ScanCache) -> Found:
+    if isinstance(one, Skipped):
+        return one
+    if one.path in known.skipped:
+        return Skipped(one.path, known.skipped[one.path])
+    if one.path in known.placements:
+        return replace(one, placement=known.placements[one.path])
+    return _read_header(source, one)
+
+
+def _read_header(source: Source, file: ArchiveFile) -> Found:
+    unusable = check_name(file.path)
+    if unusable is not None:
+        return Skipped(file.path, unusable)
     try:
-        with open_image(source.root, file.path) as opened:
-            if is_dicom(opened.read(HEAD)):
-                opened.seek(0)
-                header = read_header(opened, source.pseudonym_key)
-                return _entry(
-                    file,
-                    Placement(
-                        header.study or file.path,
-                        header.body_part,
-                        view=header.view,
-                        laterality=header.laterality,
-                        series=header.series,
-                        patient=header.patient,
-                    ),
+        with open_image(source.root, file.path) as stream:
+            if is_dicom(stream.read(HEAD_BYTES)):
+                stream.seek(0)
+                header = read_header(stream, source.pseudonym_key)
+                placement = Placement(
+                    header.study or file.path,
+                    header.body_part,
+                    view=header.view,
+                    laterality=header.laterality,
+                    series=header.series,
+                    patient=header.patient,
                 )
+                return replace(file, placement=placement)
     except FileFault as fault:
-        if fault.reason is Reason.NOT_RADIOGRAPH:
-            return Skipped(file.path, fault.detail, file)
-        if fault.reason in _NO_RADIOGRAPH:
-            return Skipped(file.path, _NO_RADIOGRAPH[fault.reason], file)
-        if fault.reason is Reason.VANISHED:
-            return Skipped(file.path, SkipReason.VANISHED)
-        return _entry(file, itself)
+        return _skip_or_fail(file, fault)
+    suffix = PurePosixPath(file.path).suffix.lower()
     if suffix in DICOM_SUFFIXES:
-        return _entry(file, itself)
+        return _study_of_its_own(file)
     reason = SkipReason.OUTSIDE_LAYOUT if suffix in RASTER_SUFFIXES else SkipReason.NOT_AN_IMAGE
-    return Skipped(file.path, reason, file)
+    return Skipped(file.path, reason, opened=file)
 
 
-def _entry(file: ArchiveFile, placed: Placement | Skip) -> Entry | Skipped:
-    if isinstance(placed, Skip):
-        return Skipped(path_as_text(file.path), placed.reason)
-    return Entry(
-        placed.study,
-        file.path,
-        file.size,
-        file.mtime_ns,
-        placed.body_part,
-        placed.human_label,
-        placed.view,
-        placed.laterality,
-        placed.series,
-        placed.patient,
-    )
+def _skip_or_fail(file: ArchiveFile, fault: FileFault) -> Found:
+    match fault.reason:
+        case Reason.NOT_RADIOGRAPH:
+            return Skipped(file.path, fault.detail, opened=file)
+        case Reason.MULTI_FRAME | Reason.NO_PIXELS:
+            return Skipped(file.path, SkipReason[fault.reason.name], opened=file)
+        case Reason.VANISHED:
+            return Skipped(file.path, SkipReason.VANISHED)
+        case _:
+            return _study_of_its_own(file)
+
+
+def _study_of_its_own(file: ArchiveFile) -> ArchiveFile:
+    # Whatever is wrong with the file, it becomes an image that fails, so that a report names it.
+    return replace(file, placement=Placement(file.path))
+
+
+def _placed(file: ArchiveFile, placement: Placement | SkipReason) -> Found:
+    if isinstance(placement, SkipReason):
+        return Skipped(file.path, placement)
+    return replace(file, placement=placement)

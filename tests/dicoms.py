@@ -1,4 +1,4 @@
-"""DICOM files for tests, written with pydicom; codestreams come from imagecodecs."""
+"""DICOM files for tests, written with pydicom, with codestreams from imagecodecs."""
 
 import io
 from collections.abc import Callable
@@ -20,7 +20,7 @@ NATIVE = {
 
 
 def packed(pixels: np.ndarray) -> bytes:
-    """Compress one film as RLE, each row on its own, as PS3.5 annex G asks."""
+    """Compress an image as RLE, each row on its own, as PS3.5 annex G requires."""
     planes = [pixels.astype("<u2" if pixels.dtype.itemsize == 2 else np.uint8).view(np.uint8)]
     size = pixels.dtype.itemsize
     channels = planes[0].reshape(pixels.shape[0], pixels.shape[1], -1, size)
@@ -37,7 +37,7 @@ def packed(pixels: np.ndarray) -> bytes:
 
 
 def lossless_jpeg(pixels: np.ndarray, predictor: int) -> bytes:
-    """Compress one film as lossless JPEG, of as many bits a sample as its cells have."""
+    """Compress an image as lossless JPEG, with as many bits a sample as its dtype has."""
     bits = pixels.dtype.itemsize * 8
     return imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=predictor, bitspersample=bits)
 
@@ -68,7 +68,7 @@ LOSSY: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
 
 
 def data_set(pixels: np.ndarray, **elements: Any) -> Dataset:
-    """Describe a film of one sample a pixel as CR; a keyword of None leaves an element out."""
+    """Make a CR data set for pixels; an element whose value is None is omitted."""
     described = Dataset()
     bits = pixels.dtype.itemsize * 8
     defaults = {
@@ -98,7 +98,7 @@ def data_set(pixels: np.ndarray, **elements: Any) -> Dataset:
 def dicom(
     pixels: np.ndarray, syntax: uid.UID = uid.ExplicitVRLittleEndian, *, stream: bytes | None = None, **elements: Any
 ) -> bytes:
-    """Write a film as a DICOM file: native, or as the codestream that is given."""
+    """Write an image as a DICOM file: native pixels, or the given codestream."""
     described = data_set(pixels, **elements)
     if stream is not None:
         described.PixelData = encapsulate([stream])
@@ -122,6 +122,6 @@ def written(described: Dataset, syntax: uid.UID = uid.ExplicitVRLittleEndian) ->
 
 
 def bare(data: bytes) -> bytes:
-    """Take preamble and file meta information away from a file."""
+    """Return a file without its preamble and file meta information."""
     length = int.from_bytes(data[140:144], "little")
     return data[144 + length :]

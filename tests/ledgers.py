@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from db import dispatch, ledger
-from db.merge import Entry, merge, stage, sweep
+from db.merge import mark_gone, merge, stage
 from db.migrate import upgrade
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
 from db.session import Database
 from db.store import ImageOutcome, Prediction
 from tests.seeding import MODEL
-from xray.vocabulary import Reason
+from xray.archives.archive_file import ArchiveFile, Placement
+from xray.vocabulary import Label, Reason
 
 Outcome = float | Reason | None
 """A probability, a failure reason, or None for an image that is not processed yet."""
@@ -58,17 +59,15 @@ def fill(
     model: ModelVersion = MODEL,
 ) -> int:
     """Store a run of these studies, by key, each with its images' outcomes; return the run."""
-    found = [_entry(key, number) for key, outcomes in studies.items() for number in range(len(outcomes))]
-    processed = {
-        _entry(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)
-    }
+    found = [_file(key, number) for key, outcomes in studies.items() for number in range(len(outcomes))]
+    processed = {_file(key, i).path: outcome for key, outcomes in studies.items() for i, outcome in enumerate(outcomes)}
     archive_id = register_archive(database, archive, str(root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size=1)
     scan = begin_scan(database, run_id, "mura", "test")
     assert scan is not None
     stage(database, scan, found)
     merge(database, scan)
-    sweep(database, scan)
+    mark_gone(database, scan)
     close_scan(database, scan, {})
     any_outcome = any(outcome is not None for outcome in processed.values())
     for run, batch in dispatch.mark_sent(database, model.queue, 1000, "epoch") if any_outcome else []:
@@ -86,10 +85,10 @@ def fill(
     return run_id
 
 
-def _entry(key: str, number: int) -> Entry:
+def _file(key: str, number: int) -> ArchiveFile:
     part, label = key.split("/")[0].removeprefix("XR_"), key.rpartition("_")[2]
-    human_label = label if label in ("positive", "negative") else None
-    return Entry(key, f"{key}/image{number + 1}.png", 100, 1, part, human_label)
+    human_label = Label(label) if label in ("positive", "negative") else None
+    return ArchiveFile(f"{key}/image{number + 1}.png", 100, 1, Placement(key, part, human_label))
 
 
 def _outcome(image_id: int, outcome: float | Reason) -> ImageOutcome:

@@ -1,4 +1,4 @@
-"""Fill a ledger through the same functions that the producer uses."""
+"""Fill a database through the same functions that the producer uses."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,12 @@ from sqlalchemy import select
 
 from db import ledger, merge, scans
 from db.dispatch import mark_sent
-from db.merge import Entry
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.session import Database
 from db.store import ImageOutcome, Prediction
 from db.tables import images
+from xray.archives.archive_file import ArchiveFile, Placement
+from xray.vocabulary import Label
 
 MODEL = ModelVersion(
     name="tiny",
@@ -25,19 +26,19 @@ MODEL = ModelVersion(
 )
 
 
-def entry(study: str, name: str, *, size: int = 100, body_part: str | None = "HUMERUS") -> Entry:
-    """One found file."""
-    return Entry(study, f"{study}/{name}", size, 1_000, body_part, "positive")
+def found_file(study: str, name: str, *, size: int = 100, body_part: str | None = "HUMERUS") -> ArchiveFile:
+    """Return a file of a study, as a scan finds it."""
+    return ArchiveFile(f"{study}/{name}", size, 1_000, Placement(study, body_part, Label.POSITIVE))
 
 
-def entries(studies: int, images_each: int = 1) -> list[Entry]:
-    """Files of several studies."""
-    return [entry(f"study{s:04}", f"image{i}.png") for s in range(studies) for i in range(images_each)]
+def found_files(studies: int, images_each: int = 1) -> list[ArchiveFile]:
+    """Return the files of several studies."""
+    return [found_file(f"study{s:04}", f"image{i}.png") for s in range(studies) for i in range(images_each)]
 
 
 def scan(
     database: Database,
-    found: Sequence[Entry],
+    found: Sequence[ArchiveFile],
     *,
     batch_size: int = 4,
     archive: str = "archive",
@@ -50,7 +51,7 @@ def scan(
     assert held is not None
     merge.stage(database, held, found)
     merge.merge(database, held)
-    merge.sweep(database, held)
+    merge.mark_gone(database, held)
     scans.close_scan(database, held, {})
     return run_id
 
@@ -61,13 +62,13 @@ def send_all(database: Database, limit: int = 1000) -> list[tuple[int, int]]:
 
 
 def scored(image_id: int, probability: float = 0.7, content: int | None = None) -> ImageOutcome:
-    """An outcome with a prediction of its own content."""
+    """Return the outcome of an image that is scored, with a content of its own unless given."""
     digest = (image_id if content is None else content).to_bytes(32, "big")
     return ImageOutcome(image_id, digest, Prediction(0.1, probability, b"\x00\x00" * 4, (2, 2)))
 
 
 def finish_sent(database: Database, batches: int = 1000, probability: float = 0.7) -> int:
-    """Screen up to so many pending batches as workers would; return the number of images settled."""
+    """Process pending batches as workers would; return the number of images processed."""
     done = 0
     for sent in send_all(database, batches):
         held = ledger.claim(database, *sent, "w")
@@ -79,6 +80,6 @@ def finish_sent(database: Database, batches: int = 1000, probability: float = 0.
 
 
 def image_ids(database: Database) -> list[int]:
-    """All image ids, ascending."""
+    """Return all image ids, ascending."""
     with database.read() as connection:
         return list(connection.execute(select(images.c.id).order_by(images.c.id)).scalars())

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.awaiting import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 SCORE = re.compile(r"^[01]\.\d{3}(?= )", re.MULTILINE)
 
@@ -30,7 +32,7 @@ def test_screening_the_example_archive_prints_what_the_readme_shows(tmp_path: Pa
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=240 * PATIENCE,
     )
 
     # How often progress is said depends on the machine.

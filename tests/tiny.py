@@ -1,12 +1,13 @@
 """A real model package small enough for every test: the whole path, a fast backbone, random weights.
 
-``python -m tests.tiny PATH SEED`` writes one; Keras runs there on its OpenVINO backend, so the tests' own process needs
-neither TensorFlow nor a Keras backend.
+``python -m tests.tiny PATH SEED GRAPH`` writes one; Keras runs there on its OpenVINO backend, so the tests' own process
+needs neither TensorFlow nor a Keras backend.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +44,13 @@ CARD = Card(
 )
 
 
-def write_tiny_package(path: Path, seed: int = 0) -> ModelPackage:
-    """Write a tiny real model package at ``path``; another seed gives other weights."""
+def write_tiny_package(path: Path, seed: int = 0, *, graph: bool = False) -> ModelPackage:
+    """Write a tiny real model package at ``path``; another seed gives other weights.
+
+    With its OpenVINO graph, no process that loads it derives one, which takes more than the screening of most tests.
+    """
     subprocess.run(
-        [sys.executable, "-m", "tests.tiny", str(path), str(seed)],
+        [sys.executable, "-m", "tests.tiny", str(path), str(seed), str(int(graph))],
         env={**os.environ, "KERAS_BACKEND": "openvino", "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parent.parent,
         check=True,
@@ -54,10 +58,11 @@ def write_tiny_package(path: Path, seed: int = 0) -> ModelPackage:
     return load_package(path)
 
 
-def _write(path: Path, seed: int) -> None:
+def _write(path: Path, seed: int, holds_graph: bool) -> None:
     import openvino as ov
 
     from xray.network.builder import build_network, network_weights
+    from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE
     from xray.network.package import round_to_storage
 
     rng = np.random.default_rng(seed)
@@ -65,17 +70,25 @@ def _write(path: Path, seed: int) -> None:
     for variable in network.weights:
         variable.assign(round_to_storage(random_weight(variable.name, tuple(variable.shape), rng)))
     images = np.kron(rng.integers(0, 256, (8, 4, 4), np.uint8), np.ones((1, SIZE // 4, SIZE // 4), np.uint8))
-    graph = path.parent / f".{path.name}.xml"
-    network.export(str(graph), format="openvino", verbose=False)
-    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    logits, cams = (np.array(output) for output in compiled(images).values())
-    graph.unlink()
-    graph.with_suffix(".bin").unlink()
+    with tempfile.TemporaryDirectory() as name:
+        exported, compressed = Path(name) / "exported.xml", Path(name) / GRAPH_FILE
+        network.export(str(exported), format="openvino", verbose=False)
+        compiled = ov.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        logits, cams = (np.array(output) for output in compiled(images).values())
+        ov.save_model(ov.Core().read_model(exported), compressed, compress_to_fp16=True)
+        graph = {name: compressed.with_name(name).read_bytes() for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
     # probabilities of about 0.1 to 0.9, so that both labels occur
     slope = 1.5 / float(logits.std())
     card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))
     golden = Golden(images, logits, cams, 1e-3)
-    write_package(path, card, weights=network_weights(network), golden=golden, readme="# Tiny, for tests\n")
+    write_package(
+        path,
+        card,
+        weights=network_weights(network),
+        golden=golden,
+        readme="# Tiny, for tests\n",
+        extra=graph if holds_graph else {},
+    )
 
 
 def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -90,4 +103,4 @@ def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]), int(sys.argv[2]))
+    _write(Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3])))

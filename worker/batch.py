@@ -169,7 +169,7 @@ class BatchWorker:
         if image is None:
             return False
         try:
-            read_image_file(root, image.path, seen=(image.size, image.mtime_ns))
+            read_image_file(root, image.path, expected=(image.size, image.mtime_ns))
         except FileFault:
             return False
         return True

@@ -105,9 +105,9 @@ def _load(root: Path, image: BatchImage, preprocessing: Preprocessing) -> Loaded
 
 def _read(root: Path, image: BatchImage) -> bytes:
     try:
-        return read_image_file(root, image.path, seen=(image.size, image.mtime_ns))
+        return read_image_file(root, image.path, expected=(image.size, image.mtime_ns))
     except FileFault as fault:
         if fault.reason is not Reason.VANISHED:
             raise
     # Read again: the archive may have come back after the file was missing and before its root was checked.
-    return read_image_file(root, image.path, seen=(image.size, image.mtime_ns))
+    return read_image_file(root, image.path, expected=(image.size, image.mtime_ns))

@@ -1,56 +1,56 @@
-"""Every error bonescreen raises on purpose.
+"""The errors that bonescreen raises.
 
 ::
 
     BonescreenError
-    ├── UsageError           what was asked cannot be done as asked             (exit code 2)
-    ├── PackageError         a model package is missing, damaged or not ours    (exit code 2)
-    ├── TrainingFailure      a training run cannot go on: its loss is no number  (exit code 1)
-    ├── TakenOver            another process goes on with this work              (exit code 1)
-    ├── FileFault            one file is itself unreadable: becomes a failure with a reason code
-    ├── ContainerFault       one zip or tar is damaged or over a cap: passed over whole, with its reason
-    └── Outage               something around the work is away: hand back, wait, try again (exit code 1)
+    ├── UsageError           the user must change the command or a setting      (exit code 2)
+    ├── PackageError         a model package is missing, damaged or foreign     (exit code 2)
+    ├── TrainingFailure      the loss of a training run is not a number         (exit code 1)
+    ├── TakenOver            another process has taken over this work           (exit code 1)
+    ├── FileFault            one file is unreadable: it becomes a failure with a reason code
+    ├── ContainerFault       one zip or tar is damaged or over a cap: it is skipped with a reason
+    └── Outage               something that the work needs is away: wait and try again (exit code 1)
         ├── ArchiveOutage    an archive root is missing or unreadable
         ├── DatabaseOutage   the database does not answer
         ├── BrokerOutage     the broker does not answer
-        ├── EngineOutage     the model cannot be loaded here, or its device broke
-        └── StorageOutage    no space, or a file that must be writable is not
+        ├── EngineOutage     the model cannot be loaded on this host, or its device failed
+        └── StorageOutage    there is no space, or a file cannot be written
 
-Caught only where an image, a batch or a command ends.
+They are caught only where the work on an image, on a batch or for a command ends.
 """
 
 from xray.vocabulary import Reason, SkipReason
 
 
 class BonescreenError(Exception):
-    """Base of all errors raised on purpose; its text is one line that a person can act on."""
+    """Base of all errors of bonescreen; the text is one line that says what to do next."""
 
 
 class UsageError(BonescreenError):
-    """What was asked cannot be done as asked; the text names the thing and the way out."""
+    """The user must change the command or a setting; the text names it and says what to do next."""
 
 
 class PackageError(BonescreenError):
-    """A model package is missing, damaged, or fails its golden outputs."""
+    """A model package is missing or damaged, or its golden outputs do not match."""
 
 
 class TrainingFailure(BonescreenError):
-    """A training run cannot go on: its loss is no longer a number."""
+    """A training run cannot continue, as its loss is not a number."""
 
 
 class TakenOver(BonescreenError):
-    """Another process goes on with this work, as this one was silent for too long."""
+    """Another process has taken over this work, as this one did not renew its lease in time."""
 
 
 class FileFault(BonescreenError):
-    """One file cannot be read as a radiograph; its neighbours are not affected.
+    """One file cannot be read as a radiograph; other files are not affected.
 
     Parameters
     ----------
     reason : Reason
         The code stored with the failure.
     detail : str
-        One line for a person; never holds a path, as it may be logged.
+        One line for people; never contains a path, as it may be logged.
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -60,14 +60,14 @@ class FileFault(BonescreenError):
 
 
 class ContainerFault(BonescreenError):
-    """A zip or tar cannot be listed whole, so nothing of it is taken; its neighbours are not affected.
+    """A zip or tar cannot be listed completely, so it is skipped; other files are not affected.
 
     Parameters
     ----------
     reason : SkipReason
-        What to count it under.
+        The reason that the scan counts.
     detail : str
-        One line for a person; never holds a path or a member's name, as it may be logged.
+        One line for people; never contains a path or a member's name, as it may be logged.
     """
 
     def __init__(self, reason: SkipReason, detail: str) -> None:
@@ -77,7 +77,7 @@ class ContainerFault(BonescreenError):
 
 
 class Outage(BonescreenError):
-    """Something around the work is away. Nothing is marked failed because of it."""
+    """Something that the work needs is away; no image is marked as failed because of it."""
 
 
 class ArchiveOutage(Outage):
@@ -93,8 +93,8 @@ class BrokerOutage(Outage):
 
 
 class EngineOutage(Outage):
-    """The model cannot be loaded on this host, or the device it ran on broke."""
+    """The model cannot be loaded on this host, or the device that it ran on failed."""
 
 
 class StorageOutage(Outage):
-    """The disk or the memory is full, or a place that must be writable is not."""
+    """The disk or the memory is full, or a file cannot be written."""

@@ -1,4 +1,4 @@
-"""What producer and worker must agree on: the task's name, its queue, and the timing of leases.
+"""What producer and worker must agree on: the name of the task, its queue, and the timing of leases.
 
 A message is ``screen_batch(run_id, batch_id)``: two integers. No path, patient or pixel enters the broker.
 """
@@ -9,23 +9,23 @@ PRECISION = "fp32"
 """The precision that both engines run a package in."""
 
 LEASE_SECONDS = 30.0
-"""How long a claim lives on the database's clock without being renewed."""
+"""How long a lease is valid without being renewed, by the database's clock."""
 
 RENEW_SECONDS = 5.0
 """How often a worker renews its lease and reports its health."""
 
 VISIBILITY_TIMEOUT_SECONDS = 3600
-"""Redelivery by kombu is a bonus; the feeder owns recovery, so this only has to exceed a batch's time."""
+"""Longer than any batch takes: the feeder, not redelivery by kombu, recovers lost messages."""
 
 DEFAULT_BATCH_SIZE = 256
-"""Images a ledger batch holds; the engine's forward batch is another number."""
+"""Images in a batch; the engine's batch size is another number."""
 
 MAX_ATTEMPTS = 3
-"""Workers that may vanish on one image before it is quarantined."""
+"""How many workers may vanish while they process an image before it is quarantined."""
 
 
 def queue_name(digest: str, precision: str) -> str:
-    """Name the queue of one model version, so that a worker never gets what it cannot run.
+    """Return the queue of one model version, so that workers get only batches that they can run.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def queue_name(digest: str, precision: str) -> str:
 def transport_options() -> dict[str, object]:
     """Return kombu's Redis transport options; producer and worker must use the same.
 
-    kombu reads ``visibility_timeout`` from more than one place, so it is set alike in all of them.
+    kombu reads ``visibility_timeout`` from more than one place, and it must be the same in each.
     """
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,

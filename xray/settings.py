@@ -1,4 +1,4 @@
-"""The environment, read once into one frozen object and passed on as an argument."""
+"""Settings: read once from the environment into a frozen object, which is passed as an argument."""
 
 import re
 import socket
@@ -10,21 +10,21 @@ from urllib.parse import parse_qs, urlsplit
 
 from xray.errors import UsageError
 from xray.message import DEFAULT_BATCH_SIZE
-from xray.pseudonym import SHORTEST_KEY
+from xray.pseudonym import MIN_KEY_LENGTH
 
 DEFAULT_MODEL = "fracture-3"
 DEFAULT_QUIET_SECONDS = 10
-LONGEST_QUIET_SECONDS = 3600
+MAX_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 _ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "password", "virtual_host", "db"})
-"""What a broker's URL says before its query, and Celery takes only from there."""
+"""Parts of a broker's URL that Celery reads only from before the query."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says.
+    """Settings from the environment.
 
     Parameters
     ----------
@@ -41,15 +41,15 @@ class Settings:
     engine : str
         ``auto``, ``openvino`` or ``keras`` (``BONESCREEN_ENGINE``).
     batch_size : int
-        Images a ledger batch holds (``BONESCREEN_BATCH_SIZE``).
+        Images in a batch (``BONESCREEN_BATCH_SIZE``).
     quiet_seconds : float
-        A file that changed less than so many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
+        A file that changed less than this many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
     pseudonym_key : bytes or None
-        Turns patients into keyed hashes; without one nothing is kept of them (``BONESCREEN_PSEUDONYM_KEY``).
+        Turns patients into keyed hashes; without it, nothing about patients is stored (``BONESCREEN_PSEUDONYM_KEY``).
     worker_name : str
-        How this host's worker signs its claims and is listed (``BONESCREEN_WORKER_NAME``).
+        The name of this host's worker in claims and lists (``BONESCREEN_WORKER_NAME``).
     flower_user, flower_password : str or None
-        What Flower asks for (``BONESCREEN_FLOWER_USER``, ``BONESCREEN_FLOWER_PASSWORD``).
+        User name and password of Flower (``BONESCREEN_FLOWER_USER``, ``BONESCREEN_FLOWER_PASSWORD``).
     """
 
     home: Path
@@ -67,7 +67,7 @@ class Settings:
 
     @property
     def worker_signature(self) -> str:
-        """How this host's worker signs its claims, ahead of its process id: hosts may have workers of one name."""
+        """Host and name of this host's worker, which its claims begin with: two hosts may use the same name."""
         host = socket.gethostname()
         return host if self.worker_name == host else f"{host}/{self.worker_name}"
 
@@ -82,9 +82,9 @@ class Settings:
         return self.home / "graphs"
 
     def archive_root(self, name: str, scanned_at: str) -> Path | None:
-        """Return an archive's root on this host, or None when this host does not know it.
+        """Return an archive's root on this host, or None if it is not configured here.
 
-        As configured; the root that it was scanned at stands in on an embedded database, which only one host uses.
+        On an embedded database, which only one host uses, the default is the root at which it was scanned.
         """
         if self.database_url is None:
             return self.archives.get(name, Path(scanned_at))
@@ -97,7 +97,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     Raises
     ------
     UsageError
-        A setting has no valid value; the text names it.
+        The value of a setting is not valid; the text names the setting.
     """
     return Settings(
         home=_home(environ.get("BONESCREEN_HOME") or "~/.bonescreen"),
@@ -121,21 +121,21 @@ def parse_archives(text: str) -> dict[str, Path]:
     Raises
     ------
     UsageError
-        A part is not of that form, a name repeats, or a path is not absolute.
+        A part does not have that form, a name repeats, or a path is not absolute.
     """
     found: dict[str, Path] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, path = part.partition("=")
         if not equals or not is_archive_name(name) or not path.startswith("/"):
-            raise UsageError(f"BONESCREEN_ARCHIVES: {part!r} is not name=/absolute/path")
+            raise UsageError(f"BONESCREEN_ARCHIVES: {part!r} is not of the form name=/absolute/path; correct it")
         if name in found:
-            raise UsageError(f"BONESCREEN_ARCHIVES names {name!r} twice")
+            raise UsageError(f"BONESCREEN_ARCHIVES names {name!r} twice; give each archive a name of its own")
         found[name] = Path(path)
     return found
 
 
-def can_hand_on(name: str, root: Path) -> bool:
-    """Tell whether an archive can be written into ``BONESCREEN_ARCHIVES`` and read back the same."""
+def fits_in_setting(name: str, root: Path) -> bool:
+    """Tell whether an archive can be written in ``BONESCREEN_ARCHIVES`` and read back unchanged."""
     text = f"{name}={root}"
     try:
         text.encode()
@@ -145,7 +145,7 @@ def can_hand_on(name: str, root: Path) -> bool:
 
 
 def is_archive_name(name: str) -> bool:
-    """Tell whether a text can name an archive: letters, digits, dot, dash and underscore."""
+    """Tell whether a text is a valid archive name: letters, digits, dot, dash and underscore."""
     return re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name) is not None
 
 
@@ -153,8 +153,8 @@ def _home(text: str) -> Path:
     try:
         home = Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"BONESCREEN_HOME={text!r} is the home of nobody known here") from error
-    # It becomes part of two URLs, which are not written and read alike by all that take them.
+        raise UsageError(f"BONESCREEN_HOME={text!r}: this host has no such user; choose another folder") from error
+    # It becomes part of two URLs, which libraries do not all quote in the same way.
     if any(character in "?#%" or not character.isprintable() for character in str(home)):
         raise UsageError(f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose another")
     return home
@@ -164,15 +164,15 @@ def _broker_url(url: str | None) -> str | None:
     if url is None:
         return None
     if not url.startswith(("redis://", "rediss://", "redis+socket://")):
-        raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://")
-    # Nothing of the URL is shown, as what is wrong with it may be its password.
+        raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://; correct it")
+    # The URL is not shown, as the wrong part may be its password.
     wrong = UsageError(
-        "BONESCREEN_BROKER_URL is no URL of a broker; write redis://user:password@host:6379/0 with any special "
+        "BONESCREEN_BROKER_URL is not the URL of a broker; write redis://user:password@host:6379/0 with any special "
         "character of the password as %XX, or redis+socket:///path"
     )
     try:
         parts = urlsplit(url)
-        # A port that is no number is an error only to whom asks for it.
+        # Reading the port raises an error if it is not a number.
         parts.port  # noqa: B018
     except ValueError as error:
         raise wrong from error
@@ -184,7 +184,7 @@ def _broker_url(url: str | None) -> str | None:
     if _ADDRESS & options:
         raise wrong
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
-        # Celery would take any certificate, and so anybody's who stands between.
+        # Celery would accept any certificate, also that of an attacker in between.
         return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
     return url
 
@@ -193,12 +193,14 @@ def _engine(text: str) -> EngineName:
     for engine in ENGINES:
         if text == engine:
             return engine
-    raise UsageError(f"BONESCREEN_ENGINE={text!r} is none of {', '.join(ENGINES)}")
+    raise UsageError(f"BONESCREEN_ENGINE is {text!r}; it must be one of {', '.join(ENGINES)}")
 
 
 def _quiet_seconds(text: str) -> float:
-    if not text.isascii() or not text.isdigit() or int(text) > LONGEST_QUIET_SECONDS:
-        raise UsageError(f"BONESCREEN_QUIET_SECONDS={text!r} is not a number from 0 to {LONGEST_QUIET_SECONDS}")
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_QUIET_SECONDS:
+        raise UsageError(
+            f"BONESCREEN_QUIET_SECONDS is {text!r}; it must be a whole number from 0 to {MAX_QUIET_SECONDS}"
+        )
     return float(text)
 
 
@@ -206,9 +208,9 @@ def _pseudonym_key(text: str | None) -> bytes | None:
     if text is None:
         return None
     # The key itself is not shown.
-    if len(text) < SHORTEST_KEY:
+    if len(text) < MIN_KEY_LENGTH:
         raise UsageError(
-            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters, and {SHORTEST_KEY} is the least; "
+            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters and needs at least {MIN_KEY_LENGTH}; "
             "make one with: openssl rand -hex 32"
         )
     return text.encode(errors="surrogateescape")
@@ -216,14 +218,15 @@ def _pseudonym_key(text: str | None) -> bytes | None:
 
 def _batch_size(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise UsageError(f"BONESCREEN_BATCH_SIZE={text!r} is not a number from 1 to 4096")
+        raise UsageError(f"BONESCREEN_BATCH_SIZE is {text!r}; it must be a whole number from 1 to 4096")
     return int(text)
 
 
 def _worker_name(text: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) is None:
         raise UsageError(
-            f"BONESCREEN_WORKER_NAME={text!r} is not 1 to 64 letters, digits, dots, dashes and underscores, as in gpu1"
+            f"BONESCREEN_WORKER_NAME={text!r} is not a valid name; "
+            "use 1 to 64 letters, digits, dots, dashes and underscores, as in gpu1"
         )
     return text
 
@@ -231,13 +234,13 @@ def _worker_name(text: str) -> str:
 def _flower_user(text: str | None) -> str | None:
     # Browsers send name and password joined by a colon, and Flower compares ASCII only.
     if text is not None and (not _is_plain(text) or ":" in text):
-        raise UsageError(f"BONESCREEN_FLOWER_USER={text!r} has a ':' or a character that is not printable ASCII")
+        raise UsageError(f"BONESCREEN_FLOWER_USER is {text!r}; it must be printable ASCII without blanks and ':'")
     return text
 
 
 def _flower_password(text: str | None) -> str | None:
     if text is not None and not _is_plain(text):
-        raise UsageError("BONESCREEN_FLOWER_PASSWORD has a blank or a character that is not printable ASCII")
+        raise UsageError("BONESCREEN_FLOWER_PASSWORD must be printable ASCII without blanks")
     return text
 
 

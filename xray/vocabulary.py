@@ -1,4 +1,4 @@
-"""The words that all rooms share: labels, statuses, reason codes, body parts."""
+"""Terms that all packages share: labels, statuses, layouts, body parts, and why images fail or files are skipped."""
 
 from enum import StrEnum
 
@@ -6,14 +6,14 @@ RESEARCH_NOTICE = "For research only, not for diagnosis."
 
 
 class Label(StrEnum):
-    """A finding's label, human or predicted; the user of the word says which."""
+    """A finding's label; human or predicted, as the context says."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
 
 
 class StudyStatus(StrEnum):
-    """What a run can say of a study. Only ``SCORED`` may be shown as positive or negative."""
+    """The status of a study in a run. Only ``SCORED`` may be shown as positive or negative."""
 
     PENDING = "pending"
     SCORED = "scored"
@@ -23,7 +23,7 @@ class StudyStatus(StrEnum):
 
 
 class BatchState(StrEnum):
-    """The ledger's states: ``pending -> sent -> claimed -> done | split | quarantined | cancelled``."""
+    """The states of a batch: ``pending -> sent -> claimed -> done | split | quarantined | cancelled``."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -72,9 +72,9 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.UNREADABLE: "the file cannot be opened",
     Reason.VANISHED: "the file is no longer in the archive",
     Reason.CHANGED: "the file has changed since it was scanned: scan the archive again",
-    Reason.BROKEN_LINK: "the link leads nowhere",
+    Reason.BROKEN_LINK: "the file that the link points to does not exist",
     Reason.OUTSIDE_ARCHIVE: "the path leads out of the archive",
-    Reason.QUARANTINED: "workers were lost three times on this image alone",
+    Reason.QUARANTINED: "three workers were lost while processing this image alone",
 }
 
 # MURA's seven upper-limb parts (Rajpurkar et al. 2018) and the other DICOM Body Part Examined terms
@@ -86,7 +86,7 @@ BODY_PARTS = (
 
 
 class Layout(StrEnum):
-    """How an archive's files make studies."""
+    """How an archive's files are grouped in studies."""
 
     AUTO = "auto"
     MURA = "mura"
@@ -97,7 +97,7 @@ class Layout(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a file or folder is passed over; said with a count, as in "12 hidden"."""
+    """Why a scan skips a file or folder; the values are stored, `describe_skipped` is for people."""
 
     HIDDEN = "hidden"
     NOT_AN_IMAGE = "not an image"
@@ -120,3 +120,47 @@ class SkipReason(StrEnum):
     STILL_WRITTEN = "still being written"
     MULTI_FRAME = "multi-frame DICOM"
     NO_PIXELS = "DICOM without pixels"
+
+
+SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
+    SkipReason.HIDDEN: ("hidden file or folder", "hidden files and folders"),
+    SkipReason.NOT_AN_IMAGE: ("file that is not an image", "files that are not images"),
+    SkipReason.OUTSIDE_LAYOUT: ("image that does not fit the layout", "images that do not fit the layout"),
+    SkipReason.NAME_NOT_UTF8: ("name that is not UTF-8", "names that are not UTF-8"),
+    SkipReason.LINKED_FOLDER: ("link to a folder", "links to folders"),
+    SkipReason.SPECIAL_FILE: ("special file", "special files"),
+    SkipReason.UNREADABLE: ("file or folder that cannot be read", "files and folders that cannot be read"),
+    SkipReason.NESTED_TOO_DEEP: ("folder that is nested too deeply", "folders that are nested too deeply"),
+    SkipReason.PATH_TOO_LONG: ("path that is too long", "paths that are too long"),
+    SkipReason.VANISHED: ("file that vanished during the scan", "files that vanished during the scan"),
+    SkipReason.OUTSIDE_ARCHIVE: ("path that leads out of the archive", "paths that lead out of the archive"),
+    SkipReason.IMPOSSIBLE_NAME: ("name that no file can have", "names that no file can have"),
+    SkipReason.DUPLICATE_NAME: ("repeated name in a zip or tar", "repeated names in zips or tars"),
+    SkipReason.DAMAGED_CONTAINER: ("damaged zip or tar", "damaged zips or tars"),
+    SkipReason.CONTAINER_TOO_LARGE: ("zip or tar that is too large", "zips or tars that are too large"),
+    SkipReason.COMPRESSED_TAR: ("compressed tar", "compressed tars"),
+    SkipReason.NESTED_CONTAINER: ("zip or tar inside another", "zips or tars inside others"),
+    SkipReason.BROKEN_LINK: ("broken link", "broken links"),
+    SkipReason.STILL_WRITTEN: ("file that is still being written", "files that are still being written"),
+    SkipReason.MULTI_FRAME: ("DICOM file with several frames", "DICOM files with several frames"),
+    SkipReason.NO_PIXELS: ("DICOM file without pixels", "DICOM files without pixels"),
+}
+"""Each reason as a noun, for one file and for several."""
+
+
+def describe_skipped(reason: str, number: int) -> str:
+    """Describe skipped files for people, as in "2 files that are not images".
+
+    Parameters
+    ----------
+    reason : str
+        A `SkipReason`, or the name of the SOP class of DICOM files that are not radiographs.
+    number : int
+        How many were skipped.
+    """
+    try:
+        one, several = SKIP_TEXT[SkipReason(reason)]
+    except ValueError:
+        one = f"DICOM file that is not a radiograph ({reason})"
+        several = f"DICOM files that are not radiographs ({reason})"
+    return f"{number:,} {one if number == 1 else several}"

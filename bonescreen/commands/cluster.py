@@ -24,9 +24,9 @@ from bonescreen.terminal import count, notice, say
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
-from producer.find import Source
 from producer.scan import model_version, scan_archive
-from producer.scan_report import ScanReport
+from producer.scan_summary import ScanReport
+from producer.source import Source
 from xray.errors import BrokerOutage, Outage, UsageError
 from xray.network.open_engine import require_engine
 from xray.network.package import load_package

@@ -28,9 +28,9 @@ from db.queries import ResultFilter
 from db.run_queries import FINISHED_STATES, RunState, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
-from producer.find import Source
 from producer.scan import model_version, scan_archive
-from producer.scan_report import ScanReport
+from producer.scan_summary import ScanReport
+from producer.source import Source
 from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package

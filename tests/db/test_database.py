@@ -17,7 +17,7 @@ from db.migrate import check, upgrade
 from db.session import Database
 from db.tables import images, metadata, studies
 from tests.archives import as_plain_user, folder_for_others
-from tests.seeding import entries, scan
+from tests.seeding import found_files, scan
 from xray.errors import DatabaseOutage, UsageError
 
 
@@ -101,22 +101,22 @@ def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path, monkeypatch: pytest.M
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseOutage, match="locked"):
-        scan(database, entries(1))
+        scan(database, found_files(1))
     other.execute("ROLLBACK")
     other.close()
-    assert scan(database, entries(1)) == 1
+    assert scan(database, found_files(1)) == 1
 
 
 def test_a_damaged_sqlite_file_is_an_outage(tmp_path: Path) -> None:
     file = tmp_path / "test.db"
     with closing(Database(f"sqlite:///{file}")) as database:
         upgrade(database)
-        scan(database, entries(200))
+        scan(database, found_files(200))
     with file.open("r+b") as pages:
         pages.seek(4096)
         pages.write(b"\xff" * (file.stat().st_size - 4096))
     with closing(Database(f"sqlite:///{file}")) as database, pytest.raises(DatabaseOutage, match="malformed"):
-        scan(database, entries(1))
+        scan(database, found_files(1))
 
 
 def test_a_new_sqlite_file_waits_for_another_process_that_writes_it_first(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_read_only_file_is_an_outage_that_says_what_to_check() -> None:
         (folder / "test.db").chmod(0o444)
         refused = pytest.raises(DatabaseOutage, match=r"cannot be written: .* check that this user may write")
         with as_plain_user(), closing(Database(url)) as database, refused:
-            scan(database, entries(1))
+            scan(database, found_files(1))
 
 
 def test_heartbeats_tell_which_processes_are_alive_and_what_they_wait_for(database: Database) -> None:

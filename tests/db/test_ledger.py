@@ -13,7 +13,7 @@ from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
 from db.tables import batches, outcomes, predictions, runs
-from tests.seeding import MODEL, entries, entry, image_ids, scan, scored, send_all
+from tests.seeding import MODEL, found_file, found_files, image_ids, scan, scored, send_all
 from xray.message import MAX_ATTEMPTS
 from xray.vocabulary import BatchState, Reason
 
@@ -49,7 +49,7 @@ def outcome_count(database: Database) -> int:
 
 
 def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
-    run = scan(database, entries(10))
+    run = scan(database, found_files(10))
     assert [row[1] for row in states(database)] == [4, 4, 2]
     while ledger.count_open_batches(database, run):
         assert run_progress(database, run).state is RunState.RUNNING
@@ -59,14 +59,14 @@ def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
 
 
 def test_a_claimed_batch_cannot_be_claimed_again(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     (sent,) = send_all(database)
     assert ledger.claim(database, *sent, "first") is not None
     assert ledger.claim(database, *sent, "second") is None
 
 
 def test_if_several_workers_claim_a_batch_at_the_same_time_exactly_one_gets_it(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     (sent,) = send_all(database)
     start = threading.Barrier(8)
     won: list[Claim | None] = []
@@ -84,7 +84,7 @@ def test_if_several_workers_claim_a_batch_at_the_same_time_exactly_one_gets_it(d
 
 
 def test_a_worker_whose_lease_has_expired_cannot_store(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     zombie = claim_next(database, "zombie")
     work = ledger.unprocessed_images(database, zombie)
     expire(database, zombie.batch_id)
@@ -100,7 +100,7 @@ def test_a_worker_whose_lease_has_expired_cannot_store(database: Database) -> No
 
 
 def test_a_batch_whose_lease_is_renewed_in_time_is_not_recovered(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     claim = claim_next(database)
     expire(database, claim.batch_id)
     assert ledger.renew_lease(database, claim)
@@ -108,7 +108,7 @@ def test_a_batch_whose_lease_is_renewed_in_time_is_not_recovered(database: Datab
 
 
 def test_a_lease_runs_on_the_databases_clock(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     claim = claim_next(database)
     with database.read() as connection:
         left = connection.execute(
@@ -118,14 +118,14 @@ def test_a_lease_runs_on_the_databases_clock(database: Database) -> None:
 
 
 def test_releasing_a_batch_in_an_outage_does_not_count_as_an_attempt(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     for _ in range(MAX_ATTEMPTS + 1):
         assert ledger.release_claim(database, claim_next(database))
     assert states(database) == [(BatchState.PENDING, 4, 0)]
 
 
 def test_workers_stopped_on_purpose_release_their_batches_and_store_nothing_more(database: Database) -> None:
-    scan(database, entries(8))
+    scan(database, found_files(8))
     claim = claim_next(database)
     assert ledger.release_claims(database) == 1
     assert states(database) == [(BatchState.PENDING, 4, 0), (BatchState.PENDING, 4, 0)]
@@ -133,7 +133,7 @@ def test_workers_stopped_on_purpose_release_their_batches_and_store_nothing_more
 
 
 def test_a_worker_that_shuts_down_releases_its_own_batches_and_no_others(database: Database) -> None:
-    scan(database, entries(12))
+    scan(database, found_files(12))
     first, second, third = send_all(database)
     for sent, worker in ((first, "gpu1:7"), (second, "gpu1:8"), (third, "gpu10:7")):
         assert ledger.claim(database, *sent, worker) is not None
@@ -142,7 +142,7 @@ def test_a_worker_that_shuts_down_releases_its_own_batches_and_no_others(databas
 
 
 def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) -> None:
-    scan(database, entries(40), batch_size=40)
+    scan(database, found_files(40), batch_size=40)
     for _ in range(dispatch.SPLIT_AFTER):
         claim = claim_next(database)
         expire(database, claim.batch_id)
@@ -154,7 +154,7 @@ def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) 
 
 
 def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_scored(database: Database) -> None:
-    run = scan(database, entries(20), batch_size=20)
+    run = scan(database, found_files(20), batch_size=20)
     deadly = image_ids(database)[7]
     while ledger.count_open_batches(database, run):
         claim = claim_next(database)
@@ -170,7 +170,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
 
 
 def test_no_image_can_have_two_outcomes(database: Database) -> None:
-    scan(database, entries(4))
+    scan(database, found_files(4))
     first = claim_next(database)
     work = ledger.unprocessed_images(database, first)
     assert ledger.finish(database, first, [scored(image.image_id) for image in work])
@@ -180,7 +180,7 @@ def test_no_image_can_have_two_outcomes(database: Database) -> None:
 
 
 def test_messages_lost_with_the_brokers_data_are_sent_again(database: Database) -> None:
-    scan(database, entries(8))
+    scan(database, found_files(8))
     sent = send_all(database)
     assert dispatch.requeue_after_broker_loss(database, "epoch") == 0
     assert dispatch.requeue_after_broker_loss(database, "another epoch") == len(sent)
@@ -188,7 +188,7 @@ def test_messages_lost_with_the_brokers_data_are_sent_again(database: Database) 
 
 
 def test_messages_sent_long_ago_whose_batches_are_not_claimed_are_sent_again(database: Database) -> None:
-    scan(database, entries(8))
+    scan(database, found_files(8))
     sent = send_all(database)
     assert dispatch.requeue_unclaimed(database, MODEL.queue, 20.0) == 0
     with database.write() as connection:
@@ -198,7 +198,7 @@ def test_messages_sent_long_ago_whose_batches_are_not_claimed_are_sent_again(dat
 
 
 def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_stopped(database: Database) -> None:
-    run = scan(database, entries(8))
+    run = scan(database, found_files(8))
     assert finish(database, claim_next(database))
     claim = claim_next(database)
     assert ledger.cancel(database, run) == 1
@@ -211,7 +211,7 @@ def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_stopped(databa
 
 
 def test_retry_processes_failed_images_again_and_no_others(database: Database) -> None:
-    run = scan(database, entries(3, images_each=2), batch_size=6)
+    run = scan(database, found_files(3, images_each=2), batch_size=6)
     claim = claim_next(database)
     work = ledger.unprocessed_images(database, claim)
     done: Sequence[ImageOutcome] = [
@@ -230,7 +230,7 @@ def test_retry_processes_failed_images_again_and_no_others(database: Database) -
 
 
 def test_two_images_of_one_study_stored_at_the_same_time_by_two_workers_both_count(database: Database) -> None:
-    run = scan(database, entries(30, images_each=2), batch_size=1)
+    run = scan(database, found_files(30, images_each=2), batch_size=1)
     claims = [claim_next(database) for _ in range(60)]
     start = threading.Barrier(2)
 
@@ -249,7 +249,7 @@ def test_two_images_of_one_study_stored_at_the_same_time_by_two_workers_both_cou
 
 
 def test_copies_of_a_file_share_one_prediction(database: Database) -> None:
-    run = scan(database, entries(4))
+    run = scan(database, found_files(4))
     claim = claim_next(database)
     first, *others = ledger.unprocessed_images(database, claim)
     done = [scored(first.image_id, content=1)]
@@ -260,14 +260,14 @@ def test_copies_of_a_file_share_one_prediction(database: Database) -> None:
 
 
 def test_a_study_of_a_body_part_the_model_does_not_know_is_out_of_scope_and_never_flagged(database: Database) -> None:
-    run = scan(database, [entry("chest", "image1.png", body_part="PELVIS")])
+    run = scan(database, [found_file("chest", "image1.png", body_part="PELVIS")])
     assert finish(database, claim_next(database), 0.99)
     (row,) = results(database, ResultFilter(run=run))
     assert (row.status, row.flagged, row.label) == ("out of scope", False, None)
 
 
 def test_an_image_of_a_body_part_the_model_does_not_know_does_not_count_in_its_study(database: Database) -> None:
-    found = [entry("study", "a.png"), entry("study", "b.png", body_part="CHEST")]
+    found = [found_file("study", "a.png"), found_file("study", "b.png", body_part="CHEST")]
     run = scan(database, found)
     claim = claim_next(database)
     first, second = ledger.unprocessed_images(database, claim)
@@ -282,7 +282,7 @@ def test_an_image_of_a_body_part_the_model_does_not_know_does_not_count_in_its_s
 def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its_body_part(
     database: Database, failing: str, status: str
 ) -> None:
-    run = scan(database, [entry("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "CHEST")])
+    run = scan(database, [found_file("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "CHEST")])
     claim = claim_next(database)
     outcomes = [
         ImageOutcome(image.image_id, reason=Reason.CORRUPT) if failing in image.path else scored(image.image_id)
@@ -294,8 +294,8 @@ def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its
 
 
 def test_sending_takes_an_equal_share_of_each_run_and_released_batches_come_last(database: Database) -> None:
-    first = scan(database, entries(40), archive="first")
-    second = scan(database, entries(40), archive="second")
+    first = scan(database, found_files(40), archive="first")
+    second = scan(database, found_files(40), archive="second")
     sent = dispatch.mark_sent(database, MODEL.queue, 4, "epoch")
     assert [run for run, _ in sent] == [first, first, second, second]
     claim = ledger.claim(database, *sent[0], "w")
@@ -307,7 +307,7 @@ def test_sending_takes_an_equal_share_of_each_run_and_released_batches_come_last
 
 
 def test_a_batch_lost_in_a_run_that_was_cancelled_meanwhile_is_not_split(database: Database) -> None:
-    run = scan(database, entries(40), batch_size=40)
+    run = scan(database, found_files(40), batch_size=40)
     claim = claim_next(database)
     expire(database, claim.batch_id)
     with database.write() as connection:

@@ -7,7 +7,7 @@ from db import session
 from db.migrate import upgrade
 from db.session import Database
 from db.tables import contents, images
-from tests.seeding import entries, scan
+from tests.seeding import found_files, scan
 from xray.errors import DatabaseOutage
 
 
@@ -17,7 +17,7 @@ def test_a_writer_stopped_within_a_transaction_loses_its_row_locks(
 ) -> None:
     stopped, other = Database(postgres_database_url), Database(postgres_database_url)
     upgrade(other)
-    scan(other, entries(4))
+    scan(other, found_files(4))
     monkeypatch.setattr(session, "_SET_IDLE_TIMEOUT", "SET LOCAL idle_in_transaction_session_timeout = '1s'")
     change = update(images).values(current=False)
 

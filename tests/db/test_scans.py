@@ -17,9 +17,15 @@ from db.session import Database, Now
 from db.store import ImageOutcome
 from db.tables import scan_entries
 from db.tables import scans as scans_table
-from tests.seeding import MODEL, entries, entry, finish_sent, scan, scored, send_all
+from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
+from xray.archives.archive_file import ArchiveFile, Placement
 from xray.errors import TakenOver, UsageError
 from xray.vocabulary import Reason
+
+
+def moved(file: ArchiveFile, study: str) -> ArchiveFile:
+    assert file.placement is not None
+    return replace(file, placement=replace(file.placement, study=study))
 
 
 def begin(database: Database, *, archive: str = "archive") -> Scan | None:
@@ -42,24 +48,24 @@ def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int
 
 
 def test_a_second_scan_of_unchanged_files_leaves_nothing_to_do(database: Database) -> None:
-    run = scan(database, entries(6))
+    run = scan(database, found_files(6))
     assert finish_all(database, run) == 6
-    assert scan(database, entries(6)) == run
+    assert scan(database, found_files(6)) == run
     assert run_progress(database, run).state is RunState.DONE
 
 
 def test_a_grown_archive_gives_work_for_what_is_new_only(database: Database) -> None:
-    run = scan(database, entries(6))
+    run = scan(database, found_files(6))
     finish_all(database, run)
-    scan(database, entries(9))
+    scan(database, found_files(9))
     assert finish_all(database, run) == 3
 
 
 def test_a_changed_file_is_screened_again_and_its_study_waits_for_it(database: Database) -> None:
-    run = scan(database, entries(2, images_each=2))
+    run = scan(database, found_files(2, images_each=2))
     finish_all(database, run, probability=0.9)
-    before = entries(2, images_each=2)
-    changed = [entry("study0000", "image0.png", size=999), *before[1:]]
+    before = found_files(2, images_each=2)
+    changed = [found_file("study0000", "image0.png", size=999), *before[1:]]
     scan(database, changed)
     statuses = {row.study: row.status for row in results(database, ResultFilter(run=run))}
     assert statuses == {"study0000": "pending", "study0001": "scored"}
@@ -69,10 +75,10 @@ def test_a_changed_file_is_screened_again_and_its_study_waits_for_it(database: D
 
 
 def test_a_file_put_back_to_its_earlier_version_keeps_its_earlier_prediction(database: Database) -> None:
-    original = [entry("s", "image.png", size=1)]
+    original = [found_file("s", "image.png", size=1)]
     run = scan(database, original)
     finish_all(database, run, probability=0.9)
-    scan(database, [entry("s", "image.png", size=2)])
+    scan(database, [found_file("s", "image.png", size=2)])
     finish_all(database, run, probability=0.1)
     scan(database, original)
     assert finish_all(database, run) == 0
@@ -84,42 +90,42 @@ def test_files_that_went_away_are_listed_no_more_and_have_their_results_when_the
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge, "MERGE_ROWS", 2)
-    run = scan(database, entries(9, images_each=2))
+    run = scan(database, found_files(9, images_each=2))
     finish_all(database, run)
     # All of the last five studies, and one image of the fourth.
-    scan(database, entries(4, images_each=2)[:-1])
+    scan(database, found_files(4, images_each=2)[:-1])
     rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
     assert rows == {f"study000{n}": (1 if n == 3 else 2, "scored") for n in range(4)}
     summary = run_summary(database, run)
     assert (summary.state, summary.studies, summary.images, summary.processed, summary.gone) == ("done", 4, 7, 7, 11)
-    scan(database, entries(9, images_each=2))
+    scan(database, found_files(9, images_each=2))
     assert ledger.count_open_batches(database, run) == 0
     rows = {row.study: (row.images, row.status) for row in results(database, ResultFilter(run=run))}
     assert rows == {f"study000{n}": (2, "scored") for n in range(9)}
 
 
 def test_a_study_that_went_away_is_not_found(database: Database) -> None:
-    finish_all(database, scan(database, entries(2)))
-    scan(database, entries(1))
+    finish_all(database, scan(database, found_files(2)))
+    scan(database, found_files(1))
     with pytest.raises(UsageError, match="no study 'study0001' in the database"):
         find_study(database, "study0001")
 
 
 def test_open_work_on_files_that_went_away_ends_without_an_outcome(database: Database) -> None:
-    run = scan(database, entries(3), batch_size=1)
-    scan(database, entries(1))
+    run = scan(database, found_files(3), batch_size=1)
+    scan(database, found_files(1))
     assert finish_all(database, run) == 1
     assert run_summary(database, run).state is RunState.DONE
 
 
 def test_what_a_scan_for_one_model_changes_is_not_kept_from_the_run_of_another(database: Database) -> None:
-    first = scan(database, entries(2))
+    first = scan(database, found_files(2))
     finish_all(database, first, probability=0.1)
     other = replace(MODEL, digest="cd" * 32)
-    second = scan(database, entries(2), model=other)
+    second = scan(database, found_files(2), model=other)
     finish_all(database, second, probability=0.1)
     assert newest_runs(database) == [second]
-    scan(database, [entry("study0000", "image0.png", size=999), entry("study0002", "image0.png")])
+    scan(database, [found_file("study0000", "image0.png", size=999), found_file("study0002", "image0.png")])
     assert newest_runs(database) == [first]
     stale = {row.study: (row.status, row.label) for row in results(database, ResultFilter(run=second))}
     assert stale == {"study0000": ("pending", None), "study0002": ("pending", None)}
@@ -138,17 +144,17 @@ def test_one_archive_is_scanned_by_one_process_at_a_time(database: Database) -> 
 def test_a_scan_whose_holder_vanished_is_taken_over_and_the_holder_is_shut_out(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    merge.stage(database, first, entries(3))
+    merge.stage(database, first, found_files(3))
     assert scans.take_over(database, first.scan_id, "too early") is None
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
     assert scans.take_over(database, first.scan_id, "too late") is None
     with pytest.raises(TakenOver):
-        merge.stage(database, first, entries(3))
+        merge.stage(database, first, found_files(3))
     with database.read() as connection:
         assert connection.execute(select(scan_entries)).all() == []
-    merge.stage(database, heir, entries(5))
+    merge.stage(database, heir, found_files(5))
     merge.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert run_progress(database, heir.run_id).images == 5
@@ -163,12 +169,12 @@ def test_a_run_is_not_done_while_its_scan_is_open(database: Database) -> None:
 def test_a_scan_broken_off_within_its_merge_and_walked_again_counts_every_file_once(database: Database) -> None:
     first = begin(database)
     assert first is not None
-    merge.stage(database, first, entries(10))
+    merge.stage(database, first, found_files(10))
     merge.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
-    merge.stage(database, heir, entries(10))
+    merge.stage(database, heir, found_files(10))
     merge.merge(database, heir)
     scans.close_scan(database, heir, {})
     assert finish_all(database, heir.run_id) == 10
@@ -186,18 +192,18 @@ def test_a_scan_taken_over_may_be_given_another_layout(database: Database) -> No
 def test_scanning_lifts_a_cancellation_that_came_before_it_and_heeds_one_that_came_meanwhile(
     database: Database,
 ) -> None:
-    run = scan(database, entries(3))
+    run = scan(database, found_files(3))
     ledger.cancel(database, run)
     held = begin(database)
     assert held is not None
     scans.abandon_scan(database, held)
     assert run_progress(database, run).state is RunState.CANCELLED
-    scan(database, entries(3))
+    scan(database, found_files(3))
     assert run_progress(database, run).state is RunState.RUNNING
     held = begin(database)
     assert held is not None
     ledger.cancel(database, run)
-    merge.stage(database, held, entries(4))
+    merge.stage(database, held, found_files(4))
     merge.merge(database, held)
     assert scans.close_scan(database, held, {}) == 0
     assert run_progress(database, run).state is RunState.CANCELLED
@@ -211,9 +217,9 @@ def test_abandoning_a_scan_that_found_nothing_leaves_no_trace(database: Database
 
 
 def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(database: Database) -> None:
-    first = scan(database, entries(3))
+    first = scan(database, found_files(3))
     finish_all(database, first)
-    second = scan(database, entries(3), model=replace(MODEL, digest="cd" * 32))
+    second = scan(database, found_files(3), model=replace(MODEL, digest="cd" * 32))
     assert finish_all(database, second, probability=0.2) == 3
     for run, score in ((first, 0.7), (second, 0.2)):
         assert [row.score for row in results(database, ResultFilter(run=run))] == [pytest.approx(score)] * 3
@@ -221,7 +227,7 @@ def test_another_model_version_screens_the_same_images_in_a_run_of_its_own(datab
 
 def test_more_files_than_a_merge_takes_at_once_all_arrive(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "MERGE_ROWS", 7)
-    run = scan(database, entries(10, images_each=5), batch_size=16)
+    run = scan(database, found_files(10, images_each=5), batch_size=16)
     assert finish_all(database, run) == 50
 
 
@@ -251,14 +257,14 @@ def test_a_scan_broken_off_within_its_merge_and_then_given_up_leaves_an_archive_
 ) -> None:
     first = begin(database)
     assert first is not None
-    merge.stage(database, first, entries(3))
+    merge.stage(database, first, found_files(3))
     merge.merge(database, first)
     let_expire(database)
     heir = scans.take_over(database, first.scan_id, "heir")
     assert heir is not None
     scans.abandon_scan(database, heir)
     assert scans.open_scans(database) == []
-    assert finish_all(database, scan(database, entries(3))) == 3
+    assert finish_all(database, scan(database, found_files(3))) == 3
 
 
 def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_earlier_one(database: Database) -> None:
@@ -268,52 +274,52 @@ def test_a_scan_asked_for_after_a_cancellation_lifts_it_though_it_takes_over_an_
     let_expire(database)
     heir = scans.take_over(database, held.scan_id, "heir", "folder")
     assert heir is not None
-    merge.stage(database, heir, entries(3))
+    merge.stage(database, heir, found_files(3))
     merge.merge(database, heir)
     assert scans.close_scan(database, heir, {}) == 1
 
 
 def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) -> None:
-    run = scan(database, entries(2))
+    run = scan(database, found_files(2))
     (sent,) = send_all(database)
     held = ledger.claim(database, *sent, "w")
     assert held is not None
     lost, well = ledger.unprocessed_images(database, held)
     assert ledger.finish(database, held, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
-    scan(database, entries(2)[1:])
+    scan(database, found_files(2)[1:])
     assert len(list(results(database, ResultFilter(run=run)))) == 1
-    scan(database, entries(2))
+    scan(database, found_files(2))
     assert finish_all(database, run) == 1
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
 
 
 def test_an_image_that_is_placed_in_another_study_takes_its_prediction_along(database: Database) -> None:
-    images = [replace(entry("first", f"{i}.png"), path=f"{i}.png") for i in range(2)]
+    images = [replace(found_file("first", f"{i}.png"), path=f"{i}.png") for i in range(2)]
     run = scan(database, images)
     finish_all(database, run)
-    scan(database, [images[0], replace(images[1], study_key="second")])
+    scan(database, [images[0], moved(images[1], "second")])
     rows = list(results(database, ResultFilter(run=run)))
     assert {(row.study, row.images, row.status, row.score) for row in rows} == {
         ("first", 1, "scored", 0.7),
         ("second", 1, "scored", 0.7),
     }
-    scan(database, [replace(image, study_key="second") for image in images])
+    scan(database, [moved(image, "second") for image in images])
     (row,) = results(database, ResultFilter(run=run))
     assert (row.study, row.images) == ("second", 2)
 
 
 def test_a_body_part_told_anew_decides_the_scope_of_a_study_that_is_scored_already(database: Database) -> None:
-    run = scan(database, [entry("study", "image.png", body_part=None)])
+    run = scan(database, [found_file("study", "image.png", body_part=None)])
     finish_all(database, run)
     (row,) = results(database, ResultFilter(run=run))
     assert (row.body_part, row.status) == (None, "scored")
-    scan(database, [entry("study", "image.png", body_part="PELVIS")])
+    scan(database, [found_file("study", "image.png", body_part="PELVIS")])
     (row,) = results(database, ResultFilter(run=run))
     assert (row.body_part, row.status) == ("PELVIS", "out of scope")
 
 
 def test_a_study_of_several_body_parts_is_found_by_each_and_forgets_one_that_is_gone(database: Database) -> None:
-    shown = [entry("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "HAND")]
+    shown = [found_file("study", f"{part}.png", body_part=part) for part in ("HUMERUS", "HAND")]
     run = scan(database, shown)
     for part in ("HUMERUS", "hand"):
         (row,) = results(database, ResultFilter(run=run, body_part=part))
@@ -325,8 +331,9 @@ def test_a_study_of_several_body_parts_is_found_by_each_and_forgets_one_that_is_
 
 
 def test_what_a_header_tells_is_kept_with_image_and_study(database: Database) -> None:
-    told = replace(entry("1.2.3", "image.dcm"), view="AP", laterality="L", series="1.2.3.4", patient="ab" * 16)
-    run = scan(database, [told])
+    placement = Placement("1.2.3", view="AP", laterality="L", series="1.2.3.4", patient="ab" * 16)
+    described = replace(found_file("1.2.3", "image.dcm"), placement=placement)
+    run = scan(database, [described])
     (study,) = find_study(database, "1.2.3", run)
     (image,) = study.images
     assert (image.view, image.laterality, image.series, study.patient) == ("AP", "L", "1.2.3.4", "ab" * 16)

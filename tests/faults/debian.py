@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from tests.archives import NOBODY
-from tests.awaiting import await_that
+from tests.awaiting import PATIENCE, await_that
 from tests.broker import free_port
 
 REDIS = Path("/usr/bin/redis-server")
@@ -59,7 +59,7 @@ def debian_postgres() -> Iterator[str]:
         finally:
             # On SIGTERM it would wait for its clients to disconnect.
             server.send_signal(signal.SIGINT)
-            server.wait(30)
+            server.wait(30 * PATIENCE)
 
 
 def _answers(url: str) -> bool:

@@ -21,7 +21,7 @@ from db.run_queries import RunState, list_runs
 from db.session import Database, Now
 from db.tables import batches, images, outcomes, predictions, scans
 from tests.archives import png_of
-from tests.awaiting import await_that
+from tests.awaiting import PATIENCE, await_that
 from xray.errors import DatabaseOutage
 from xray.vocabulary import OPEN_STATES, BatchState
 
@@ -270,7 +270,7 @@ class Command:
 
     def ended(self, seconds: float) -> int:
         """Wait until it exits; return the exit code."""
-        return self._process.wait(seconds)
+        return self._process.wait(seconds * PATIENCE)
 
     def runs(self) -> bool:
         return self._process.poll() is None
@@ -285,7 +285,7 @@ class Command:
         if self.runs():
             self._process.terminate()
             try:
-                self._process.wait(40)
+                self._process.wait(40 * PATIENCE)
             finally:
                 for process in self.survivors():
                     process.kill()
@@ -334,7 +334,7 @@ class Stack:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=120 * PATIENCE,
         )
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 

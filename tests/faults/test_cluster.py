@@ -125,7 +125,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, mounts: dict[str, Archive], tiny_package: ModelPackage) -> Iterator[Cluster]:
-    other = write_tiny_package(tmp_path / "other", seed=1)
+    other = write_tiny_package(tmp_path / "other", seed=1, graph=True)
     broker = TcpBroker(tmp_path / "broker", free_port(), REDIS)
     with debian_postgres() as url, ExitStack() as end:
         end.callback(broker.stop)

@@ -46,7 +46,7 @@ def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchi
     parent = worker.service("worker")
     (child,) = parent.children()
     parent.kill()
-    await_that(lambda: not child.is_running(), 5, "the child has ended")
+    await_that(lambda: not child.is_running(), 5, "the child has ended", patience=1)
     stack.assert_work_continues(60, after="SIGKILL of the feeder and of the Celery parent")
     stack.assert_run_finishes(END)
     assert stack.ledger.batch(batch.batch_id)[1] >= 1
@@ -135,7 +135,7 @@ def test_another_worker_processes_the_batches_of_a_suspended_worker_and_of_a_los
     child.resume()
     lost = second if child in first.descendants() else first
     lost.kill()
-    await_that(lambda: not lost.survivors(), 5, "no process of a killed supervisor is alive")
+    await_that(lambda: not lost.survivors(), 5, "no process of a killed supervisor is alive", patience=1)
     stack.assert_run_finishes(END)
 
 

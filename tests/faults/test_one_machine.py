@@ -43,7 +43,7 @@ def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
     child, _ = stack.suspended_at_work()
     child.resume()
     command.service("worker").kill()
-    await_that(lambda: not child.is_running(), 5, "the child has ended")
+    await_that(lambda: not child.is_running(), 5, "the child has ended", patience=1)
     stack.assert_work_continues(60, after="SIGKILL of the Celery parent")
     assert command.ended(END) == 0
     stack.assert_run_finishes(1)
@@ -64,7 +64,7 @@ def test_screen_killed_while_scanning_and_while_working_leaves_no_process_and_co
     second = stack.start("screen", str(stack.archive.root))
     await_that(lambda: stack.ledger.processed() > 100, 90, "the scan was taken over and work began")
     second.kill()
-    await_that(lambda: not second.survivors(), 5, "nothing of it is left")
+    await_that(lambda: not second.survivors(), 5, "nothing of it is left", patience=1)
     done = stack.ledger.done_batches()
     assert stack.ledger.processed() < 4000
     third = stack.start("screen", str(stack.archive.root))

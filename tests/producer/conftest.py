@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from db.session import Database
-from producer.find import Source
 from producer.scan import scan_archive
-from producer.scan_report import ScanReport
+from producer.scan_summary import ScanReport
+from producer.source import Source
 from tests.clinics import Scan
 from tests.seeding import MODEL
 from xray.vocabulary import Layout

@@ -18,13 +18,13 @@ from db.session import Database, Now
 from db.tables import batches
 from db.tables import scans as scans_table
 from producer.feeder import HIGH_WATER, LOW_WATER, Feeder
-from producer.find import Source
 from producer.scan import finish_abandoned_scan, scan_archive
+from producer.source import Source
 from producer.transport import Transport
 from tests.archives import png
 from tests.awaiting import await_that
 from tests.broker import TcpBroker
-from tests.seeding import MODEL, entries, scan
+from tests.seeding import MODEL, found_files, scan
 from xray.errors import ArchiveOutage, BrokerOutage, UsageError
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState
@@ -75,8 +75,8 @@ def states(database: Database) -> set[str]:
 
 
 def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    run = scan(database, entries(1), archive="secret-clinic")
-    assert feeder.tick().sent == 1
+    run = scan(database, found_files(1), archive="secret-clinic")
+    assert feeder.do_round().sent == 1
     (message,) = messages(broker)
     assert arguments(message) == [run, 1]
     assert len(message) < 1500
@@ -88,13 +88,13 @@ def test_a_message_is_two_integers_and_small(feeder: Feeder, database: Database,
 def test_a_queue_is_filled_to_the_high_water_mark_and_again_only_below_the_low_one(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(150), batch_size=1)
-    assert feeder.tick().sent == HIGH_WATER
-    assert feeder.tick().sent == 0
+    scan(database, found_files(150), batch_size=1)
+    assert feeder.do_round().sent == HIGH_WATER
+    assert feeder.do_round().sent == 0
     take(broker, HIGH_WATER - LOW_WATER)
-    assert feeder.tick().sent == 0
+    assert feeder.do_round().sent == 0
     take(broker, 1)
-    assert feeder.tick().sent == HIGH_WATER - LOW_WATER + 1
+    assert feeder.do_round().sent == HIGH_WATER - LOW_WATER + 1
     assert len(messages(broker)) == HIGH_WATER
 
 
@@ -106,48 +106,48 @@ def test_a_database_that_nobody_upgraded_is_said_to_be_instead_of_waited_for(
 
 
 def test_what_a_broker_forgot_is_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    scan(database, entries(8), batch_size=1)
-    assert feeder.tick().sent == 8
+    scan(database, found_files(8), batch_size=1)
+    assert feeder.do_round().sent == 8
     broker.kill()
     broker.delete_data()
     broker.start()
-    tick = feeder.tick()
-    assert (tick.lost, tick.sent) == (8, 8)
+    done = feeder.do_round()
+    assert (done.lost, done.sent) == (8, 8)
     assert sorted(arguments(message)[1] for message in messages(broker)) == list(range(1, 9))
 
 
 def test_what_a_broker_kept_is_not_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    scan(database, entries(8), batch_size=1)
-    assert feeder.tick().sent == 8
+    scan(database, found_files(8), batch_size=1)
+    assert feeder.do_round().sent == 8
     broker.kill()
     broker.start()
     assert len(messages(broker)) == 8
-    tick = feeder.tick()
-    assert (tick.lost, tick.sent) == (0, 0)
+    done = feeder.do_round()
+    assert (done.lost, done.sent) == (0, 0)
 
 
 def test_messages_that_died_in_a_workers_hands_are_sent_again_once_the_queue_is_empty(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(8), batch_size=1)
-    assert feeder.tick().sent == 8
+    scan(database, found_files(8), batch_size=1)
+    assert feeder.do_round().sent == 8
     with database.write() as connection:
         connection.execute(update(batches).values(sent_at=Now() - 21))
-    assert feeder.tick().lost == 0
+    assert feeder.do_round().lost == 0
     take(broker, 8)
-    tick = feeder.tick()
-    assert (tick.lost, tick.sent) == (8, 8)
+    done = feeder.do_round()
+    assert (done.lost, done.sent) == (8, 8)
 
 
 def test_feeders_side_by_side_send_each_batch_once(
     database: Database, transport: Transport, settings: Settings, broker: TcpBroker
 ) -> None:
-    scan(database, entries(30), batch_size=1)
+    scan(database, found_files(30), batch_size=1)
     start = threading.Barrier(3)
 
     def feed() -> None:
         start.wait()
-        Feeder(database, transport, settings).tick()
+        Feeder(database, transport, settings).do_round()
 
     threads = [threading.Thread(target=feed) for _ in range(3)]
     for thread in threads:
@@ -160,27 +160,27 @@ def test_feeders_side_by_side_send_each_batch_once(
 def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_told(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, entries(8))
+    scan(database, found_files(8))
     broker.stop()
     with pytest.raises(BrokerOutage) as outage:
-        feeder.tick()
+        feeder.do_round()
     assert broker.PASSWORD not in str(outage.value)
     assert states(database) == {BatchState.PENDING}
     broker.start()
-    assert feeder.tick().sent == 2
+    assert feeder.do_round().sent == 2
 
 
 def test_a_feeder_that_was_away_itself_gives_workers_time_before_it_calls_them_dead(
     feeder: Feeder, database: Database
 ) -> None:
-    scan(database, entries(4))
-    feeder.tick()
+    scan(database, found_files(4))
+    feeder.do_round()
     held = ledger.claim(database, 1, 1, "worker")
     assert held is not None
     with database.write() as connection:
         connection.execute(update(batches).values(lease_expires_at=Now() - 1))
-    feeder.noticed(away_for=40.0)
-    assert feeder.tick().expired == 0
+    feeder.note_pause(seconds=40.0)
+    assert feeder.do_round().expired == 0
     assert ledger.renew_lease(database, held)
 
 
@@ -195,7 +195,7 @@ def abandoned(tmp_path: Path, database: Database) -> scans.Scan:
     run_id = open_run(database, archive_id, register_model(database, MODEL), 4)
     held = scans.begin_scan(database, run_id, "mura", "elsewhere:1")
     assert held is not None
-    merge.stage(database, held, entries(1))
+    merge.stage(database, held, found_files(1))
     return held
 
 
@@ -207,13 +207,13 @@ def expire(database: Database) -> None:
 def test_a_feeder_finishes_an_abandoned_scan(
     abandoned: scans.Scan, feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    feeder.tick()
+    feeder.do_round()
     assert len(scans.open_scans(database)) == 1
     expire(database)
-    feeder.tick()
+    feeder.do_round()
     await_that(lambda: not scans.open_scans(database), 10, "the scan is finished")
     assert run_progress(database, abandoned.run_id).images == 3
-    feeder.tick()
+    feeder.do_round()
     assert len(messages(broker)) == 1
 
 

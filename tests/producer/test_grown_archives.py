@@ -15,9 +15,9 @@ from db.run_queries import list_runs
 from db.scan_cache import pseudonym_key_mark
 from db.session import Database
 from db.tables import archives, passed_over
-from producer.find import Source
-from producer.plan import plan_archive
+from producer.dry_run import dry_run
 from producer.scan import scan_archive
+from producer.source import Source
 from tests.archives import png
 from tests.clinics import KEY, OTHER_KEY, Scan, ct, film, put, studies, swap
 from tests.containers import write_zip
@@ -52,7 +52,7 @@ def test_what_is_no_radiograph_is_passed_over_by_what_it_is(clinic: Path, scan: 
         "not an image": 1,
         "outside the layout": 1,
     }
-    assert sorted(report.look_at) == ["cine.dcm (multi-frame DICOM)", "preview.png (outside the layout)"]
+    assert sorted(report.warnings) == ["cine.dcm (multi-frame DICOM)", "preview.png (outside the layout)"]
 
 
 def test_a_dicom_file_that_is_damaged_or_has_no_study_is_an_image_of_its_own(
@@ -140,7 +140,7 @@ def test_an_archive_without_any_radiograph_is_refused_and_may_be_scanned_when_it
 ) -> None:
     put(clinic, "ct.dcm", ct())
     put(clinic, "preview.png", png(1))
-    with pytest.raises(UsageError, match=r"passed over: 1 .*another --layout may fit"):
+    with pytest.raises(UsageError, match=r"skipped 1 .*another --layout may fit"):
         scan(Layout.DICOM)
     assert list_runs(database) == []
     put(clinic, "film.dcm", film())
@@ -203,12 +203,12 @@ def test_what_a_scan_cannot_look_at_is_not_taken_for_gone(clinic: Path, database
     writer.start()
     os.utime(clinic / "films.zip", (1, 1))
     source = Source(clinic, quiet_seconds=1.0)
-    plan = plan_archive(database, "clinic", source, MODEL.digest)
+    plan = dry_run(database, "clinic", source, MODEL.digest)
     report = scan_archive(database, "clinic", source, MODEL, batch_size=4)
     ended.set()
     writer.join()
     assert report.skipped == {"damaged container": 1, "still being written": 1}
-    assert report.not_looked_at == {"films.zip", "growing.png"}
+    assert report.unread == {"films.zip", "growing.png"}
     assert (plan.gone, report.gone) == (0, 0)
     assert studies(database) == before
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}

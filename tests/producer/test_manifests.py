@@ -9,9 +9,9 @@ from db import scans
 from db.queries import find_study
 from db.run_queries import list_runs, run_summary
 from db.session import Database
-from producer.find import Source
-from producer.plan import plan_archive
+from producer.dry_run import dry_run
 from producer.scan import finish_abandoned_scan
+from producer.source import Source
 from tests.archives import png
 from tests.clinics import KEY, Scan, film, put, studies
 from tests.seeding import MODEL
@@ -54,12 +54,12 @@ def test_an_image_that_is_listed_and_not_there_is_an_image_and_is_named(
     put(clinic, "1.png", png(1))
     (clinic / "manifest.csv").write_text("study,image\ns,1.png\ns,lost.png\n")
     report = scan()
-    assert (report.found, report.absent) == (2, 1)
-    assert report.look_at == ["lost.png (listed in manifest.csv, and not there)"]
+    assert (report.found, report.missing) == (2, 1)
+    assert report.warnings == ["lost.png (listed in manifest.csv, but missing)"]
     assert studies(database) == {"s": 2}
     put(clinic, "lost.png", png(2))
     report = scan()
-    assert (report.found, report.absent) == (2, 0)
+    assert (report.found, report.missing) == (2, 0)
     assert studies(database) == {"s": 2}
 
 
@@ -87,7 +87,7 @@ def test_a_manifest_that_is_wrong_is_refused_by_its_lines_and_nothing_is_made(
     assert list_runs(database) == []
     if "none of" not in told:
         with pytest.raises(UsageError) as planned:
-            plan_archive(database, "clinic", Source(clinic), MODEL.digest)
+            dry_run(database, "clinic", Source(clinic), MODEL.digest)
         assert str(planned.value) == str(caught.value)
 
 

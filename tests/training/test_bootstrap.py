@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from tests.group_interval import group_interval
+from tests.training.evaluate.group_interval import group_interval
 from tests.training.predicted import predicted
 from training.evaluate.bootstrap import Ranked, draw_groups, interval
 from training.evaluate.metrics import auroc, average_precision, rates

@@ -10,8 +10,8 @@ import pytest
 from keras import ops
 from keras.src.applications.densenet import DenseNet
 
-from tests.cam_oracle import HeadWeights, head_forward
 from tests.tiny import random_weight
+from tests.xray.network.cam_oracle import HeadWeights, head_forward
 from training.explain.grad_cam import Probe
 from training.explain.layers import LayerKind, find_layers, most_active, telling_layers, visible_layers
 from training.explain.map_check import deletion_insertion

@@ -54,7 +54,7 @@ def test_a_child_dies_with_its_parent_at_once() -> None:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()
-    await_that(lambda: not _lives(child), 5, "the child is gone")
+    await_that(lambda: not _lives(child), 5, "the child is gone", patience=1)
 
 
 def _lives(pid: int) -> bool:

@@ -15,8 +15,8 @@ from db.queries import ResultFilter, list_failures, results
 from db.run_queries import run_summary
 from db.session import Database
 from db.tables import batches
-from producer.find import Source
 from producer.scan import model_version, scan_archive
+from producer.source import Source
 from tests.archives import png
 from worker.batch import NOT_PROCESSED, BatchWorker
 from worker.lease_renewal import LeaseRenewer

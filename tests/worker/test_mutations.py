@@ -15,8 +15,8 @@ from db.migrate import upgrade
 from db.run_queries import RunState, run_summary
 from db.session import Database
 from db.tables import batches, outcomes
-from producer.find import Source
 from producer.scan import model_version, scan_archive
+from producer.source import Source
 from tests.archives import film, png
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
 from worker.batch import BatchWorker

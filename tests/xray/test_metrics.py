@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.group_interval import group_interval
+from tests.training.evaluate.group_interval import group_interval
 from training.evaluate.metrics import (
     auroc,
     average_precision,

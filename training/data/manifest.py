@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training.data.dataset import Dataset, Example
 from xray.archives.layouts import MANIFEST_NAME
-from xray.archives.manifest import Listed, read_manifest, require_sound
+from xray.archives.manifest import ManifestRow, count_images, read_manifest
 from xray.errors import UsageError
 from xray.network.card import TrainingData
 from xray.pseudonym import pseudonym
@@ -43,12 +43,12 @@ def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
     examples, unlabelled = [], 0
     patients: dict[str, str] = {}
     with (folder / MANIFEST_NAME).open("rb") as file:
-        require_sound(file)
+        count_images(file)
         file.seek(0)
         for listed in read_manifest(file, pseudonym_key or NO_KEY):
-            if not isinstance(listed, Listed):
+            if not isinstance(listed, ManifestRow):
                 raise UsageError(f"{folder / MANIFEST_NAME} {listed}")
-            placed = listed.placed
+            placed = listed.placement
             if placed.patient and patients.setdefault(placed.study, placed.patient) != placed.patient:
                 raise UsageError(
                     f"{folder / MANIFEST_NAME} line {listed.line}: the study {placed.study!r} has two patients, "

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from training.data.dataset import Dataset, Example, Role
 from training.data.manifest import OWN
-from xray.archives.layouts import Placement, is_hidden, place
+from xray.archives.archive_file import Placement
+from xray.archives.layouts import is_hidden, placement_from_path
 from xray.errors import UsageError
 from xray.network.card import TrainingData
 from xray.vocabulary import Label, Layout, SkipReason
@@ -64,14 +65,14 @@ def read_mura(folder: Path) -> Dataset:
     labels = _listed_labels(root) if tables else {}
     examples, unlabelled, contradicted = [], 0, dict[str, None]()
     for path in listed:
-        placed = place(path, Layout.MURA, root)
+        placed = placement_from_path(path, Layout.MURA, root)
         if not isinstance(placed, Placement):
             if tables:
                 raise UsageError(
                     f"{root}: {path!r} is listed, and is not XR_<PART>/patient<N>/study<N>_<label>/<image>"
                 )
-            if placed.reason not in (SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE):
-                passed_over[placed.reason] += 1
+            if placed not in (SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE):
+                passed_over[placed] += 1
             continue
         by_folder = None if placed.human_label is None else placed.human_label is Label.POSITIVE
         label = labels.get(placed.study, by_folder)

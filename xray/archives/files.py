@@ -1,6 +1,5 @@
-"""Read a file of an archive: only below its root, never blocking, and telling a bad file from an absent archive."""
+"""Read a file of an archive: only below its root, never blocking, and bounded by size."""
 
-import errno
 import hashlib
 import os
 import stat
@@ -9,49 +8,38 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from xray.archives.containers import member_status, open_member, read_member
+from xray.archives.containers import member_version, open_member, read_member
 from xray.archives.members import is_container
 from xray.archives.regular_files import clamp_to_int64, open_regular_file, read_at
-from xray.errors import ArchiveOutage, FileFault
+from xray.archives.storage_errors import file_fault, require_root
+from xray.errors import FileFault
 from xray.vocabulary import Reason
 
 MAX_BYTES = 256 * 1024 * 1024
 
-MTIME_SLACK_NS = 2_000_000_000
-"""Mounts of one archive keep times to a nanosecond, a second or (FAT) two, so hosts see them a little apart."""
-
-OUTAGE_ERRNOS = frozenset(
-    {
-        errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
-        errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED,
-        errno.ECONNRESET, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-    }
-)  # fmt: skip
-"""What a disk, a mount or this process has trouble with, and not one file."""
-
-_MISSING = (errno.ENOENT, errno.ENOTDIR)
-_FORBIDDEN = (errno.EACCES, errno.EPERM)
+MTIME_TOLERANCE_NS = 2_000_000_000
+"""File systems keep times to a nanosecond, a second or (FAT) two, so two hosts may see times that differ a little."""
 
 
 def read_image_file(
-    root: Path, relative: str, *, seen: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
+    root: Path, relative: str, *, expected: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
 ) -> bytes:
     """Read a whole file below an archive's root, or a member of a zip or tar below it.
 
-    The first of a path's names that is a regular file and ends in .zip or .tar is read as a folder, and so is a root
-    that is such a file.
+    A zip or tar is read like a folder: the first regular file on the path whose name ends in .zip or .tar, or the root
+    itself. The rest of the path is the member's name.
 
     Parameters
     ----------
     root : Path
         The archive's root on this host.
     relative : str
-        The image's path below it, POSIX; of a member, the container's path and the member's name in it.
-    seen : tuple of (int, int), optional
-        The size (bytes) and the time of the last change (ns) that the file had when it was scanned; it must still have
-        them when it has been read. A member's are those of `xray.archives.containers.Member` and must be equal.
+        The image's path below it, POSIX; for a member, the container's path and the member's path in it.
+    expected : tuple of (int, int), optional
+        The version (`ArchiveFile.version`) that the file had when it was scanned, and must still have after it was
+        read. A file's time may differ by `MTIME_TOLERANCE_NS`, a member's may not.
     max_bytes : int
-        Cap on the file's size, held before anything is read.
+        Maximum size of the file, checked before anything is read.
 
     Returns
     -------
@@ -60,21 +48,23 @@ def read_image_file(
     Raises
     ------
     FileFault
-        This one file is missing, no regular file, not to be opened, over the cap, not as it was seen, or not below the
-        root.
+        This one file is missing, not a regular file, not readable, too large, changed since the scan, or not below
+        the root.
     ArchiveOutage
-        The root is missing, empty or neither a folder nor a container, or the storage does not answer.
+        The root is missing, empty, or neither a folder nor a container; or the storage does not answer.
     """
     try:
         path, member = _resolve(root, relative)
-        return _read_regular(path, seen, max_bytes) if member is None else read_member(path, member, seen, max_bytes)
+        if member is not None:
+            return read_member(path, member, expected, max_bytes)
+        return _read_file(path, expected, max_bytes)
     except OSError as error:
-        raise _sort_out(root, relative, error) from error
+        raise file_fault(root, relative, error) from error
 
 
 @contextmanager
 def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
-    """Open a file below an archive's root as a seekable binary stream, to look at its first bytes.
+    """Open a file below an archive's root, or a member, as a seekable binary stream.
 
     Parameters
     ----------
@@ -84,7 +74,7 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
     Raises
     ------
     FileFault, ArchiveOutage
-        As in `read_image_file`, also while the stream is read: an `OSError` in the body counts as the storage's.
+        As in `read_image_file`, also while the stream is read: an `OSError` in the body comes from the storage.
     """
     try:
         path, member = _resolve(root, relative)
@@ -95,11 +85,17 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
             with open_regular_file(path) as descriptor, open(descriptor, "rb", closefd=False) as stream:
                 yield stream
     except OSError as error:
-        raise _sort_out(root, relative, error) from error
+        raise file_fault(root, relative, error) from error
 
 
-def lies_below(root: Path, relative: str) -> bool:
-    """Tell whether a path below an archive's root, whose links are followed, still lies below it; `OSError` as ever."""
+def is_below_root(root: Path, relative: str) -> bool:
+    """Tell whether a path, with its links followed, is still below an archive's root.
+
+    Raises
+    ------
+    OSError
+        The path cannot be followed.
+    """
     try:
         _real_path_below(os.path.realpath(root, strict=True), root / relative)
     except FileFault:
@@ -107,44 +103,50 @@ def lies_below(root: Path, relative: str) -> bool:
     return True
 
 
-def image_status(root: Path, relative: str) -> tuple[int, int]:
-    """Return the size (bytes) and the time of the last change (ns) of a file below an archive's root, or of a member.
+def file_version(root: Path, relative: str) -> tuple[int, int]:
+    """Return the version (`ArchiveFile.version`) of a file or member below an archive's root.
 
-    A member's are those of `xray.archives.containers.Member`; errors are those of `read_image_file`.
+    Parameters
+    ----------
+    root, relative
+        As in `read_image_file`; an empty path means the root itself, where that is a container.
+
+    Raises
+    ------
+    FileFault, ArchiveOutage
+        As in `read_image_file`.
     """
     try:
-        path, member = _resolve(root, relative)
+        path, member = _resolve(root, relative) if relative else (str(root), None)
         if member is not None:
-            return member_status(path, member)
+            return member_version(path, member)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise FileFault(Reason.UNREADABLE, "not a regular file")
         return status.st_size, mtime_ns(status)
     except OSError as error:
-        raise _sort_out(root, relative, error) from error
+        raise file_fault(root, relative, error) from error
 
 
 def content_digest(data: bytes) -> bytes:
-    """Return a file's SHA-256, 32 bytes: what makes two files the same content."""
+    """Return the SHA-256 of a file's content, 32 bytes."""
     return hashlib.sha256(data).digest()
 
 
 def mtime_ns(status: os.stat_result) -> int:
-    """Return a file's time of the last change, nanoseconds since 1970, within 64 bits."""
+    """Return the time of a file's last change, nanoseconds since 1970, within 64 bits."""
     return clamp_to_int64(status.st_mtime_ns)
 
 
 def _resolve(root: Path, relative: str) -> tuple[str, str | None]:
-    """Return the real path of a file, and of a container's member the container's with the member's name."""
+    """Return the real path of a file and None, or of a container and the path of the member in it."""
     parts = PurePosixPath(relative).parts
     if not parts or parts[0] == "/" or ".." in parts or "\0" in relative:
         raise FileFault(Reason.OUTSIDE_ARCHIVE, "a path in the archive is relative and has no '..'")
     try:
         real_root = os.path.realpath(root, strict=True)
         if is_container(real_root) and os.path.isfile(real_root):
-            absence = root_absence(root)
-            if absence is not None:
-                raise ArchiveOutage(f"the archive at {root} {absence}")
+            require_root(root)
             return real_root, "/".join(parts)
         for depth, part in enumerate(parts[:-1], 1):
             if is_container(part):
@@ -163,51 +165,18 @@ def _real_path_below(real_root: str, path: Path) -> str:
     return real_path
 
 
-def _read_regular(path: str, seen: tuple[int, int] | None, max_bytes: int) -> bytes:
+def _read_file(path: str, expected: tuple[int, int] | None, max_bytes: int) -> bytes:
     with open_regular_file(path) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > max_bytes:
             raise FileFault(Reason.TOO_LARGE, f"{size:,} bytes, the cap is {max_bytes:,}")
         data = read_at(descriptor, 0, size)
-        # Only now, so that a file that is written while it is read is found out too.
-        if seen is not None and _differs(os.fstat(descriptor), seen):
+        # After reading, so that a file that was written meanwhile is recognised too.
+        if expected is not None and _differs(os.fstat(descriptor), expected):
             raise FileFault(Reason.CHANGED)
         return data
 
 
-def _differs(status: os.stat_result, seen: tuple[int, int]) -> bool:
-    size, changed_at = seen
-    return status.st_size != size or abs(mtime_ns(status) - changed_at) > MTIME_SLACK_NS
-
-
-def _sort_out(root: Path, relative: str, error: OSError) -> FileFault | ArchiveOutage:
-    if error.errno in OUTAGE_ERRNOS:
-        return ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}")
-    if error.errno in _MISSING + _FORBIDDEN:
-        absence = root_absence(root)
-        if absence is not None:
-            return ArchiveOutage(f"the archive at {root} {absence}")
-    if error.errno in (*_MISSING, errno.ELOOP) and root.joinpath(relative).is_symlink():
-        return FileFault(Reason.BROKEN_LINK)
-    if error.errno in _MISSING:
-        return FileFault(Reason.VANISHED)
-    return FileFault(Reason.UNREADABLE, error.strerror or type(error).__name__)
-
-
-def root_absence(root: Path) -> str | None:
-    """Say what is wrong with an archive's root, for a sentence about it; None when it is a folder or container.
-
-    An empty root counts as absent: that is what a mount point without its mount looks like, and a container that is yet
-    to be written.
-    """
-    try:
-        if is_container(os.path.realpath(root)) and stat.S_ISREG((status := root.stat()).st_mode):
-            return None if status.st_size else "is an empty file: is it still being copied?"
-        with os.scandir(root) as entries:
-            return None if any(True for _ in entries) else "is empty: is it mounted?"
-    except FileNotFoundError:
-        return "is missing: is it mounted?"
-    except NotADirectoryError:
-        return "is not a folder, a zip or a tar"
-    except OSError as error:
-        return f"cannot be listed: {error.strerror}"
+def _differs(status: os.stat_result, expected: tuple[int, int]) -> bool:
+    size, changed_at = expected
+    return status.st_size != size or abs(mtime_ns(status) - changed_at) > MTIME_TOLERANCE_NS

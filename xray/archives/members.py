@@ -1,4 +1,4 @@
-"""What a zip's or a tar's directory says of its members, and which of their names may be used."""
+"""Members of a zip or tar: which names are accepted, where their content is, and how it is read."""
 
 import io
 import os
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from xray.archives.layouts import MAX_PATH_BYTES, is_hidden
+from xray.archives.archive_file import MAX_PATH_BYTES, Skipped
+from xray.archives.layouts import is_hidden
 from xray.archives.regular_files import read_at
 from xray.errors import ContainerFault, FileFault
 from xray.vocabulary import Reason, SkipReason
@@ -17,20 +18,25 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_MEMBERS = 200_000
-"""Members a container may have. One takes 336 bytes of an index that is kept, and 870 while a zip's is made (measured
-with MURA's names): 67 and 173 MB at the cap."""
+"""Maximum number of members of a container. One takes 336 bytes in an index, and 870 bytes while the index of a zip is
+read (measured with MURA's names): 67 and 173 MB at the cap."""
 
 MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
-"""Bytes that a container's names may take, and a zip's whole directory."""
+"""Maximum size of all names of a container, and of the whole directory of a zip."""
+
+MAX_INFLATED = 256 * 1024 * 1024
+"""Maximum number of bytes that one stream inflates, however often its reader seeks back."""
 
 ZIP_SUFFIX = ".zip"
 TAR_SUFFIX = ".tar"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]{1,5}|tgz|taz|tbz|tbz2|tb2|tz2|txz|tlz|tzst)\Z", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
+_RAW_DEFLATE = -zlib.MAX_WBITS
+_CHUNK = 64 * 1024
 
 
 class Packing(Enum):
-    """How a member's bytes lie in its container."""
+    """How a member's content is stored in its container."""
 
     STORED = "stored"
     DEFLATED = "deflated"
@@ -39,8 +45,8 @@ class Packing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a member lies, and what it should be.
+class Member:
+    """A file in a container: where its content is, and what it must be.
 
     Parameters
     ----------
@@ -48,10 +54,10 @@ class Entry:
         Bytes into the container: of the local header in a zip, of the content in a tar.
     packed, size : int
         Bytes in the container, and unpacked.
-    stamp_ns : int
-        The member's version, nanoseconds since 1970, within 64 bits.
+    mtime_ns : int
+        Time of the last change as in `ArchiveFile`: nanoseconds since 1970, in a zip plus the CRC-32.
     packing : Packing
-        How to read it.
+        How the content is stored.
     crc : int or None
         CRC-32 of the content; None in a tar, which has none.
     """
@@ -59,31 +65,31 @@ class Entry:
     offset: int
     packed: int
     size: int
-    stamp_ns: int
+    mtime_ns: int
     packing: Packing
     crc: int | None
 
 
 @dataclass(slots=True)
 class Index:
-    """A container's directory; changed by nobody once it is read.
+    """The directory of a container; not changed after it has been read.
 
     Parameters
     ----------
-    members : dict of str to Entry
+    members : dict of str to Member
         By normalised path.
-    passed : list of (str, SkipReason)
-        What is passed over: names for a person to read, and why.
+    skipped : list of Skipped
+        The other members, folders excepted.
     """
 
-    members: dict[str, Entry] = field(default_factory=dict)
-    passed: list[tuple[str, SkipReason]] = field(default_factory=list)
+    members: dict[str, Member] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
     _name_bytes: int = 0
 
-    def add(self, name: str, entry: Entry | SkipReason) -> None:
-        """Take in a member that is no folder, or the reason why its kind is passed over.
+    def add(self, name: str, member: Member | SkipReason) -> None:
+        """Add a member that is not a folder, or the reason why members of its kind are skipped.
 
-        Of a name that comes twice the last one counts, as it would once unpacked.
+        If a name repeats, the last member counts, as it would after unpacking.
 
         Raises
         ------
@@ -92,18 +98,20 @@ class Index:
         """
         self._name_bytes += len(name)
         if self._name_bytes > MAX_DIRECTORY_BYTES:
-            raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, f"its names take over {MAX_DIRECTORY_BYTES:,} bytes")
-        if len(self.members) + len(self.passed) == MAX_MEMBERS:
-            raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, f"it has over {MAX_MEMBERS:,} members")
-        path = normalised(name)
+            raise ContainerFault(
+                SkipReason.CONTAINER_TOO_LARGE, f"its names take more than {MAX_DIRECTORY_BYTES:,} bytes"
+            )
+        if len(self.members) + len(self.skipped) == MAX_MEMBERS:
+            raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, f"it has more than {MAX_MEMBERS:,} members")
+        path = normalised_path(name)
         if isinstance(path, SkipReason):
-            self.passed.append((name_as_text(name), path))
-        elif isinstance(entry, SkipReason):
-            self.passed.append((name_as_text(path), entry))
+            self.skipped.append(Skipped(name, path))
+        elif isinstance(member, SkipReason):
+            self.skipped.append(Skipped(path, member))
         else:
             if path in self.members:
-                self.passed.append((name_as_text(path), SkipReason.DUPLICATE_NAME))
-            self.members[path] = entry
+                self.skipped.append(Skipped(path, SkipReason.DUPLICATE_NAME))
+            self.members[path] = member
 
 
 def is_container(name: str) -> bool:
@@ -112,14 +120,14 @@ def is_container(name: str) -> bool:
 
 
 def is_compressed_tar(name: str) -> bool:
-    """Tell by its name whether a file is a compressed tar, which could only be read from its start."""
+    """Tell by its name whether a file is a compressed tar, which could only be read from start to end."""
     return _COMPRESSED_TAR.search(name) is not None
 
 
-def normalised(name: str) -> str | SkipReason:
-    r"""Return a member's path below its container, or why there is none.
+def normalised_path(name: str) -> str | SkipReason:
+    r"""Return a member's path below its container, or why its name is not accepted.
 
-    ``\`` separates folders as ``/`` does, empty and ``.`` components fall away.
+    ``\`` separates folders like ``/``; empty and ``.`` components are left out.
     """
     unified = name.replace("\\", "/")
     parts = [part for part in unified.split("/") if part not in ("", ".")]
@@ -135,21 +143,8 @@ def normalised(name: str) -> str | SkipReason:
     return path
 
 
-def name_as_text(name: str) -> str:
-    r"""Return a name for a person, cut where no path is as long: what is no text is written out as ``\xNN``."""
-    text = name[:MAX_PATH_BYTES].encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-MAX_INFLATED = 256 * 1024 * 1024
-"""Bytes that a stream inflates in its life, however often its reader goes back."""
-
-_RAW_DEFLATE = -zlib.MAX_WBITS
-_CHUNK = 64 * 1024
-
-
-def read_whole(descriptor: int, offset: int, entry: Entry) -> bytes:
-    """Return a member's content, `entry.size` bytes.
+def read_content(descriptor: int, offset: int, member: Member) -> bytes:
+    """Read the whole content of a member, `member.size` bytes.
 
     Parameters
     ----------
@@ -157,56 +152,56 @@ def read_whole(descriptor: int, offset: int, entry: Entry) -> bytes:
         The container.
     offset : int
         Where the content begins.
-    entry : Entry
-        Stored or deflated, and within the caps: its packed bytes are read in one go, and no more than one byte is
-        inflated beyond its size.
+    member : Member
+        Stored or deflated, and within the caps: its packed bytes are read at once, and at most one byte beyond its
+        size is inflated.
 
     Raises
     ------
     FileFault
-        The content ends early, is longer than its directory says, or not as its CRC says.
+        The content ends early, is longer than the directory says, or does not match its CRC.
     OSError
         The storage failed.
     """
-    data = read_at(descriptor, offset, entry.packed)
-    cut_off = len(data) < entry.packed
-    if entry.packing is Packing.DEFLATED:
+    data = read_at(descriptor, offset, member.packed)
+    cut_off = len(data) < member.packed
+    if member.packing is Packing.DEFLATED:
         inflater = zlib.decompressobj(_RAW_DEFLATE)
         try:
-            data = inflater.decompress(data, entry.size + 1)
+            data = inflater.decompress(data, member.size + 1)
         except zlib.error as error:
             raise FileFault(Reason.CORRUPT, "it does not inflate") from error
         cut_off = cut_off and not inflater.eof
     if cut_off:
         raise FileFault(Reason.TRUNCATED, "its container ends before it")
-    if len(data) != entry.size:
+    if len(data) != member.size:
         raise FileFault(Reason.CORRUPT, "its size is not what its container says")
-    if entry.crc is not None and zlib.crc32(data) != entry.crc:
+    if member.crc is not None and zlib.crc32(data) != member.crc:
         raise FileFault(Reason.CORRUPT, "its checksum is wrong")
     return data
 
 
 class MemberStream(io.RawIOBase):
-    """A member's content as a seekable binary stream; its checksum is not looked at.
+    """The content of a member as a seekable binary stream; its checksum is not verified.
 
-    Seeking costs nothing before the next read. A deflated member is inflated from its start again when that lies back.
+    Seeking costs nothing before the next read. After seeking back, a deflated member is inflated from its start again.
 
     Parameters
     ----------
     descriptor : int
-        The container; stays open for the life of the stream, and is not closed by it.
+        The container; the caller keeps it open as long as the stream is used, and closes it.
     offset : int
         Where the content begins.
-    entry : Entry
+    member : Member
         Stored or deflated.
     """
 
-    def __init__(self, descriptor: int, offset: int, entry: Entry) -> None:
-        # What a file opened by its descriptor has for a name; pydicom asks every `io.BufferedReader` for one.
+    def __init__(self, descriptor: int, offset: int, member: Member) -> None:
+        # As for a file opened by descriptor; pydicom reads the name of every `io.BufferedReader`.
         self.name = descriptor
         self._descriptor = descriptor
         self._offset = offset
-        self._entry = entry
+        self._member = member
         self._position = 0
         self._inflated = 0
         self._rewind()
@@ -224,8 +219,8 @@ class MemberStream(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move as a file does, also beyond the end."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._entry.size}[whence]
+        """Move to a position, which may be beyond the end, like that of a file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._member.size}[whence]
         self._position = max(base + offset, 0)
         return self._position
 
@@ -240,10 +235,10 @@ class MemberStream(io.RawIOBase):
             The storage failed.
         """
         view = memoryview(buffer).cast("B")
-        length = min(len(view), self._entry.size - self._position)
+        length = min(len(view), self._member.size - self._position)
         if length <= 0:
             return 0
-        if self._entry.packing is Packing.STORED:
+        if self._member.packing is Packing.STORED:
             data = read_at(self._descriptor, self._offset + self._position, length)
         else:
             data = self._inflate_to_position(length)
@@ -279,11 +274,11 @@ class MemberStream(io.RawIOBase):
         self._reached += len(data)
         self._inflated += len(data)
         if self._inflated > MAX_INFLATED:
-            raise FileFault(Reason.TOO_LARGE, f"its header lies behind {MAX_INFLATED:,} bytes that would be inflated")
+            raise FileFault(Reason.TOO_LARGE, f"more than {MAX_INFLATED:,} bytes would be inflated to read its header")
         return data
 
     def _next_packed(self) -> bytes:
-        length = min(_CHUNK, self._entry.packed - self._consumed)
+        length = min(_CHUNK, self._member.packed - self._consumed)
         data = read_at(self._descriptor, self._offset + self._consumed, length) if length > 0 else b""
         self._consumed += len(data)
         return data

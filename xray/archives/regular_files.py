@@ -1,4 +1,4 @@
-"""Open a regular file without ever waiting for it, and read it by offset, so that threads share no position."""
+"""Open a regular file without ever blocking, and read it by offset, so that threads share no position."""
 
 import os
 import stat
@@ -13,21 +13,21 @@ _INT64_MAX = 2**63 - 1
 
 @contextmanager
 def open_regular_file(path: str) -> Iterator[int]:
-    """Open a regular file for reading; gives its descriptor, and closes it.
+    """Open a regular file for reading, as a descriptor that is closed at the end.
 
     Parameters
     ----------
     path : str
-        Free of links, as `os.path.realpath` returns it.
+        Without links, as `os.path.realpath` returns it.
 
     Raises
     ------
     FileFault
-        It is no regular file.
+        It is not a regular file.
     OSError
         It cannot be opened.
     """
-    # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOFOLLOW: the path is resolved, and must have stayed so.
+    # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOFOLLOW: nobody may have replaced the resolved path.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -38,11 +38,11 @@ def open_regular_file(path: str) -> Iterator[int]:
 
 
 def read_at(descriptor: int, offset: int, length: int) -> bytes:
-    """Read `length` bytes from `offset` on; fewer where the file ends before."""
+    """Read `length` bytes from `offset` on; fewer if the file ends before."""
     data = os.pread(descriptor, length, offset)
     if len(data) == length or not data:
         return data
-    # One call gives no more than 2 GiB, and some mounts less than was asked.
+    # One call returns at most 2 GiB, and some mounts return less than was asked for.
     parts = [data]
     missing = length - len(data)
     while missing and (data := os.pread(descriptor, missing, offset + length - missing)):
@@ -52,5 +52,5 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def clamp_to_int64(nanoseconds: int) -> int:
-    """Return a time within 64 bits: some file systems and headers reach beyond the year 2262, databases do not."""
+    """Limit a time to 64 bits: file systems and headers can hold dates after the year 2262, databases cannot."""
     return min(max(nanoseconds, -_INT64_MAX), _INT64_MAX)

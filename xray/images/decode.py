@@ -1,56 +1,64 @@
-"""From a file's bytes to the square of gray that the network takes: one code for training and screening."""
+"""Decode an image file of any supported format to gray; training and screening both use this."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import FileFault
-from xray.images.dicom.header import HEAD, is_dicom
-from xray.images.dicom.pixels import decode_dicom, dicom_room
-from xray.images.raster import decode_picture, picture_room
+from xray.images.dicom.header import HEAD_BYTES, is_dicom
+from xray.images.raster import decode_raster
+from xray.images.raster import decoded_pixel_count as raster_pixel_count
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
-"""Over twice the largest radiograph detectors. While such a film is decoded, it takes 292 MB as 8-bit gray, 585 MB as
-16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the gray that comes out takes
-100 MB. As DICOM of 16 bits it takes, besides the file, 400 MB uncompressed, 640 MB as JPEG 2000, 660 MB as JPEG-LS,
-710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
+"""Over twice as many as the largest radiograph detectors have. Decoding an image of this size takes 292 MB as 8-bit
+gray, 585 MB as 16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the resulting gray
+takes 100 MB. As DICOM of 16 bits it takes, besides the file, 400 MB uncompressed, 640 MB as JPEG 2000, 660 MB as
+JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG, TIFF or DICOM file to gray at its full size; safe in threads.
+    """Decode a PNG, JPEG, TIFF or DICOM file to gray at its full size. Thread-safe.
 
-    Values deeper than 8 bits, or signed, are mapped linearly from the image's own least and greatest gray to 0..255, as
-    10, 12 and 16 bits come in the same 16-bit files. Colour becomes luma (ITU-R BT.601), alpha lies on black, the EXIF
-    orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG the first picture is read. How
-    DICOM becomes gray: ``xray.images.dicom.pixels``.
+    Values of more than 8 bits, or signed, are mapped linearly from the image's own minimum and maximum to 0..255, as a
+    16-bit file may hold values of 10, 12 or 16 bits. Colour becomes luma (ITU-R BT.601), transparent pixels are blended
+    with black, the EXIF orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG, the first
+    picture is read. DICOM's own rules are in `xray.images.dicom.grayscale`.
 
     Parameters
     ----------
     data : bytes
         A whole file.
     max_pixels : int
-        Cap on width x height, held against the header before anything is decoded.
+        Cap on width x height; checked against the header before anything is decoded.
 
     Returns
     -------
     ndarray of uint8, shape (H, W)
-        May be read-only.
+        May be read-only. Of DICOM: bone bright, square pixels.
 
     Raises
     ------
     FileFault
-        The bytes are no image we read, are damaged, hold several frames, or are over the cap.
+        The format is not supported, or the file is damaged, has several frames, or exceeds the cap.
     """
     if not data:
         raise FileFault(Reason.EMPTY)
-    # A DICOM file may have a whole TIFF header before it, to be read as either (PS3.10 section 7.1).
-    read = decode_dicom if is_dicom(data[:HEAD]) else decode_picture
-    return read(data, max_pixels)
+    # DICOM first, as its preamble may be a TIFF header, for readers of either format (PS3.10 section 7.1).
+    if is_dicom(data[:HEAD_BYTES]):
+        # pydicom and its codecs are imported with the first DICOM file, as most archives hold none.
+        from xray.images.dicom.pixels import decode_dicom
+
+        return decode_dicom(data, max_pixels)
+    return decode_raster(data, max_pixels)
 
 
 def pixel_count(data: bytes) -> int:
-    """Say from a file's header, cheaply, for how many pixels its decoding makes room; 0 for no image we read.
+    """Return the number of pixels that decoding a file allocates, from its header; 0 if it cannot be decoded.
 
     Colour of 16 bits a channel is decoded twice, and counts double.
     """
-    return dicom_room(data) if is_dicom(data[:HEAD]) else picture_room(data)
+    if is_dicom(data[:HEAD_BYTES]):
+        from xray.images.dicom.pixels import dicom_pixel_count
+
+        return dicom_pixel_count(data)
+    return raster_pixel_count(data)

@@ -1,4 +1,9 @@
-"""Colour and alpha of 16 bits a channel, of which Pillow gives one byte at a time."""
+"""Colour and alpha with 16 bits a channel: Pillow decodes one byte of each at a time, so the file is decoded twice.
+
+`imagecodecs.png_decode` would give both bytes at once, but it is not safe for damaged files. Each one leaks the memory
+of all its pixels (versions 2026.3.6 and 2026.10.10); before Python 3.12 it also drops a reference to None, until the
+process dies. `imagecodecs.tiff_decode` raises no error for some damaged strips and returns uninitialised pixels.
+"""
 
 import sys
 
@@ -11,48 +16,48 @@ from xray.images.tiff import TiffImage, with_rawmodes
 from xray.vocabulary import Reason
 
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _PLANAR_CONFIGURATION = 258, 277, 284
-_APART = 2
+_SEPARATE_PLANES = 2
 
-# Of each channel Pillow keeps the high byte. Told that the bytes come in the other order, it keeps the low one.
+# Pillow keeps each channel's high byte. Told that the bytes are in the other order, it keeps the low one.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _LOW_BYTES = {
     f"{channels};16{order}": f"{channels};16{other}"
     for channels in ("RGB", "RGBA", "RGBX")
     for order, other in _OTHER_ORDER.items()
 }
-# Gray and alpha have no other order, but are as long as four channels of 8 bits: high, low, high, low.
+# For gray with alpha Pillow has no other order, but four channels of 8 bits are as long: high, low, high, low.
 _GRAY_ALPHA = "LA;16B"
 _LOW_BYTES[_GRAY_ALPHA] = "RGBA"
 
-# ITU-R BT.601, as Pillow has it for 8 bits.
+# ITU-R BT.601, as Pillow computes it for 8 bits.
 _WEIGHTS = (19595, 38470, 7471)
 _BAND = 2**20
 
 
 def is_deep(image: ImageFile) -> bool:
-    """Say of an image before it is decoded if it has several channels, deeper than 8 bits."""
+    """Tell, before an image is decoded, whether it has several channels of more than 8 bits."""
     if isinstance(image, TiffImage):
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
         samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
         return bool(max(bits) > 8 and max(len(bits), samples) > 1)
-    # Such as "RGB;16B": what the file holds, where the mode says what Pillow makes of it.
+    # The raw mode says what the file holds, such as "RGB;16B"; the mode says what Pillow decodes it to.
     return image.mode != "I;16" and any(";16" in rawmode for rawmode in _rawmodes(image))
 
 
 def check_deep(image: ImageFile) -> None:
-    """Refuse, as ``unsupported``, a deep image of which the low bytes cannot be had."""
-    apart = isinstance(image, TiffImage) and image.tag_v2.get(_PLANAR_CONFIGURATION) == _APART
-    if apart or "transparency" in image.info or not _rawmodes(image) <= _LOW_BYTES.keys():
-        raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel, in a form that is not read")
+    """Raise `FileFault` (``unsupported``) for a deep image whose low bytes Pillow cannot decode."""
+    separate = isinstance(image, TiffImage) and image.tag_v2.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    if separate or "transparency" in image.info or not _rawmodes(image) <= _LOW_BYTES.keys():
+        raise FileFault(Reason.UNSUPPORTED, "colour or alpha of more than 8 bits a channel, in an unsupported form")
 
 
 class LowBytes:
-    """The low bytes of a deep image.
+    """A second decoding of a deep image, for the low byte of each channel.
 
     Parameters
     ----------
     image : ImageFile
-        The file, opened once more, not decoded yet; afterwards its decoding gives the low bytes.
+        The file, opened again and not decoded yet; from now on it decodes to the low bytes.
     """
 
     def __init__(self, image: ImageFile) -> None:
@@ -61,7 +66,7 @@ class LowBytes:
         image.tile = with_rawmodes(image.tile, _LOW_BYTES)
 
     def luma(self, high: ImageFile) -> NDArray[np.uint16]:
-        """Return the gray of a deep image, on black where it is transparent, when both halves are decoded."""
+        """Return the image's luma, ``uint16 (H, W)``, on black where it is transparent; both halves are decoded."""
         luma = np.empty((high.height, high.width), np.uint16)
         step = max(1, _BAND // high.width)
         for top in range(0, high.height, step):

@@ -1,4 +1,4 @@
-"""What a JPEG or PNG may hold around its pixels, counted before Pillow opens it: a few bytes could cost it hours."""
+"""Limits on what a JPEG or PNG holds besides pixels: without them a few bytes could keep Pillow busy for hours."""
 
 import re
 
@@ -6,29 +6,29 @@ from xray.errors import FileFault
 from xray.vocabulary import Reason
 
 MAX_SCANS = 100
-"""As libtiff's for a JPEG in a TIFF. Ten are usual; each goes over the whole film again, however few its bytes."""
+"""As libtiff's limit for a JPEG in a TIFF. Ten are usual; each decodes the whole image again, however few its bytes."""
 
 MAX_SEGMENTS = 10_000
 """The longest colour profile takes 255. Pillow keeps an object for each."""
 
 MAX_EXIF_SEGMENTS = 16
-"""A megabyte; one is usual. Pillow makes objects of the numbers in it."""
+"""A megabyte in all; one segment is usual. Pillow makes objects of the numbers in it."""
 
 MAX_CHUNKS = 1000
-"""Besides those of pixels. Pillow keeps an object for each, and inflates each that holds a text or a profile."""
+"""Chunks without pixels. Pillow keeps an object for each, and inflates those with text or a colour profile."""
 
 MAX_PIXEL_CHUNKS = 100_000
-"""Usual ones have 8 kilobytes."""
+"""Chunks usually have 8 kilobytes."""
 
 _PIXEL_CHUNKS = frozenset({b"IDAT", b"fcTL", b"fdAT"})
 _END_OF_IMAGE, _START_OF_SCAN, _EXIF = 0xD9, 0xDA, 0xE1
 # The markers at which Pillow and libjpeg go on after a segment's length; all others end their work or have no segment.
-# Whatever lies between two segments is passed over as libjpeg does: pixels, fill bytes, restart markers.
+# As in libjpeg, all else between two segments is skipped: pixels, fill bytes, restart markers.
 _MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 
 
 def check_jpeg_segments(data: bytes) -> None:
-    """Refuse a JPEG of absurdly many segments or scans, as ``corrupt``; later pictures in the file do not count."""
+    """Raise `FileFault` (``corrupt``) for a JPEG with too many segments or scans, up to the end of its first image."""
     place, segments, scans, exif = 2, 0, 0, 0
     while found := _MARKER.search(data, place):
         marker, place = found[1][0], found.end()
@@ -46,7 +46,7 @@ def check_jpeg_segments(data: bytes) -> None:
 
 
 def check_png_chunks(data: bytes) -> None:
-    """Refuse a PNG of absurdly many chunks, as ``corrupt``."""
+    """Raise `FileFault` (``corrupt``) for a PNG with too many chunks."""
     place, pixel_chunks, others = 8, 0, 0
     while place < len(data):
         length, name = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
@@ -59,7 +59,7 @@ def check_png_chunks(data: bytes) -> None:
         place += 12 + length
 
 
-def check_limit(count: int, most: int, what: str) -> None:
-    """Raise `FileFault` if `count` is over `most`."""
-    if count > most:
-        raise FileFault(Reason.CORRUPT, f"more than {most:,} {what}")
+def check_limit(count: int, limit: int, what: str) -> None:
+    """Raise `FileFault` (``corrupt``) if `count` is over `limit`."""
+    if count > limit:
+        raise FileFault(Reason.CORRUPT, f"more than {limit:,} {what}")

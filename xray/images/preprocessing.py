@@ -1,4 +1,4 @@
-"""From a file's bytes to the square of gray that the network takes: one code for training and screening."""
+"""Preprocessing: a decoded image becomes the network's square input; training and screening both use this."""
 
 import re
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ Geometry = Literal["squash", "pad"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a film becomes the network's input; its id is part of a model package.
+    """How an image becomes the network's input; the id is part of a model package's card.
 
-    Parameters
+    Attributes
     ----------
     size : int
-        Side of the square, pixels.
+        Side of the square input, pixels.
     geometry : {"squash", "pad"}
-        ``squash`` stretches the film to the square; ``pad`` keeps its proportions, centred on black.
+        ``squash`` stretches the image to the square; ``pad`` keeps its proportions and centres it on black.
     """
 
     size: int
@@ -31,17 +31,17 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """The id, such as ``gray8-pad-224-bilinear-1``; the last number counts changes of this module's meaning."""
+        """The id, such as ``gray8-pad-224-bilinear-1``; the last number is the version of this module's algorithm."""
         return f"gray8-{self.geometry}-{self.size}-bilinear-1"
 
     @classmethod
     def from_id(cls, text: str) -> "Preprocessing":
-        """Read an id.
+        """Make the preprocessing that an id names.
 
         Raises
         ------
         PackageError
-            This bonescreen does not know the id.
+            If the id is unknown to this version of bonescreen.
         """
         match = re.fullmatch(r"gray8-(squash|pad)-([1-9][0-9]{1,3})-bilinear-1", text)
         if match is None:
@@ -49,7 +49,18 @@ class Preprocessing:
         return cls(int(match[2]), cast("Geometry", match[1]))
 
     def placement(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Say where a film of `height` x `width` pixels lies in the square: top, left, height, width."""
+        """Return where an image is placed in the square.
+
+        Parameters
+        ----------
+        height, width : int
+            The image's size, pixels.
+
+        Returns
+        -------
+        tuple of int
+            Top, left, height and width of the resized image in the square, pixels.
+        """
         if self.geometry == "squash":
             return 0, 0, self.size, self.size
         scale = self.size / max(height, width)
@@ -57,12 +68,12 @@ class Preprocessing:
         return (self.size - h) // 2, (self.size - w) // 2, h, w
 
     def apply(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Fit a film into the square, antialiased (Pillow's bilinear filter with support scaled to the reduction).
+        """Resize an image into the square, antialiased (Pillow's bilinear filter, its support scaled to the reduction).
 
         Parameters
         ----------
         gray : ndarray of uint8, shape (H, W)
-            The film, bone bright.
+            The decoded image, bone bright.
 
         Returns
         -------
@@ -76,5 +87,22 @@ class Preprocessing:
 
 
 def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a file's bytes and fit the film into the square: uint8, shape (size, size). Raises `FileFault`."""
+    """Decode a file and preprocess its image.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file, see `xray.images.decode.decode`.
+    preprocessing : Preprocessing
+        Makes the network's input.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size)
+
+    Raises
+    ------
+    FileFault
+        As `xray.images.decode.decode`.
+    """
     return preprocessing.apply(decode(data))

@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF to gray, with Pillow, on whose behalf what it does not look after is looked after here."""
+"""Decode PNG, JPEG and TIFF to gray with Pillow, with the limits and checks that Pillow lacks."""
 
 import io
 import re
@@ -20,16 +20,16 @@ from xray.images.tiff import TiffImage
 from xray.vocabulary import Reason
 
 MAX_EXIF = 2**20
-"""Bytes in which an orientation is looked for: Pillow makes objects of all numbers there."""
+"""Bytes of EXIF in which the orientation is read: Pillow makes objects of all numbers there."""
 
 # Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_TEXT = 2**24
-"""Bytes to which a compressed text or colour profile in a PNG may inflate. Pillow gives up the film at 2**20, and some
-writers put the whole history of an image there; a longer one still makes a film ``corrupt``."""
+"""Bytes to which a compressed text or colour profile in a PNG may inflate. Pillow refuses images above 2**20, but some
+programs store the whole history of an image there. Above this limit the image is ``corrupt``."""
 
-# Pillow has this setting for the process alone, so it is made once, at import.
+# Pillow has this setting per process only, so it is set once, at import.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
 
 
@@ -43,7 +43,7 @@ def _open_png(data: bytes) -> ImageFile:
     return PngImageFile(io.BytesIO(data))
 
 
-# Pillow's own classes instead of `Image.open`: nothing else is ever tried, and no process-wide pixel limit is in play.
+# Pillow's classes instead of `Image.open`: no other format is tried, and no process-wide pixel limit applies.
 _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
     (b"\xff\xd8\xff", _open_jpeg),
     (b"\x89PNG\r\n\x1a\n", _open_png),
@@ -54,8 +54,8 @@ _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
 )
 
 
-def decode_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or TIFF: what and how says `xray.images.decode.decode`, which judges other files too."""
+def decode_raster(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG or TIFF to gray; parameters, result and errors as in `xray.images.decode.decode`."""
     opener = _opener(data)
     if opener is None:
         raise FileFault(Reason.NOT_AN_IMAGE)
@@ -69,26 +69,26 @@ def decode_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             _load(image)
             return _gray(image)
     except (FileFault, MemoryError):
-        # Whose memory ran out is not the file's fault: its need is capped.
+        # Running out of memory is not the file's fault: what it needs is limited.
         raise
-    # Hostile bytes bring out nearly every exception there is, and none may take the neighbours along.
+    # Hostile bytes raise nearly any exception, and none may affect the other images.
     except Exception as error:
         raise _fault(data, error) from error
 
 
-def picture_room(data: bytes) -> int:
-    """Say from a picture's header for how many pixels its decoding makes room; 0 for what is no picture.
+def decoded_pixel_count(data: bytes) -> int:
+    """Return how many pixels decoding a file holds in memory, from its header; 0 for a file of another format.
 
-    Colour of 16 bits a channel is decoded twice, and counts double.
+    Colour with 16 bits a channel is decoded twice and counts double.
     """
     opener = _opener(data)
     if opener is None:
         return 0
     try:
         with opener(data) as image:
-            width, height = image.room if isinstance(image, TiffImage) else image.size
+            width, height = image.decoded_size if isinstance(image, TiffImage) else image.size
             return width * height * (2 if is_deep(image) else 1)
-    # As in `decode_picture`, which says what is wrong.
+    # `decode_raster` raises what is wrong.
     except Exception:
         return 0
 
@@ -98,7 +98,7 @@ def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
 
 
 def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
-    width, height = image.room if isinstance(image, TiffImage) else image.size
+    width, height = image.decoded_size if isinstance(image, TiffImage) else image.size
     if width * height > max_pixels:
         raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
     if getattr(image, "is_animated", False):
@@ -120,7 +120,7 @@ def _orient(image: Image.Image) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
-        # The pixels are decoded by now: a damaged EXIF block is no reason to lose the film.
+        # The pixels are decoded by now: a damaged EXIF block is no reason to lose the image.
         return
 
 
@@ -146,11 +146,11 @@ def _gray(image: ImageFile) -> NDArray[np.uint8]:
 
 def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise FileFault(Reason.CORRUPT, "values that are not numbers")
+        raise FileFault(Reason.CORRUPT, "values are not finite numbers")
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return np.zeros(values.shape, np.uint8)
-    # In bands, as NumPy's intermediate values take eight bytes a pixel.
+    # In bands: NumPy's intermediate values take eight bytes a pixel.
     bands = np.array_split(values, 64)
     if values.dtype.itemsize == 2:
         table = _to_bytes(np.arange(65536.0), low, high)
@@ -163,7 +163,7 @@ def _to_bytes(values: NDArray[np.float64], low: float, high: float) -> NDArray[n
 
 
 def _fault(data: bytes, error: Exception) -> FileFault:
-    # Nothing but printable ASCII: the text is stored, and may quote the file's bytes.
+    # Only printable ASCII: the text is stored, and may quote the file's bytes.
     detail = " ".join(re.sub(r"[^ -~]+", " ", str(error)).split())[:200] or type(error).__name__
     if re.search(r"unknown pixel mode|unknown data organization|cannot handle|not supported|not available", detail):
         return FileFault(Reason.UNSUPPORTED, detail)

@@ -1,4 +1,4 @@
-"""The directories of a TIFF, read without the objects that Pillow makes of them."""
+"""TIFF (Adobe TIFF 6.0, BigTIFF): its directories, checked before Pillow opens the file, and its values."""
 
 import io
 import struct
@@ -16,21 +16,21 @@ from xray.images.limits import check_limit
 from xray.vocabulary import Reason
 
 MAX_NUMBERS = 1_000_000
-"""In all directories of a file. Pillow makes an object of each; the offsets and sizes of the smallest tiles (16 x 16)
-that the pixel cap allows are 780,000."""
+"""In all directories of a file. Pillow makes an object of each. An image at the pixel limit in the smallest tiles
+(16 x 16) has 780,000 offsets and sizes."""
 
 MAX_FIELDS = 65_536
-"""In a directory: there are no more tags."""
+"""In a directory: there are no more different tags."""
 
 _EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-# Bytes, text, and bytes of no meaning: Pillow keeps them as they are.
+# Bytes, text and undefined bytes: Pillow makes no objects of them.
 _BLOBS = frozenset({1, 2, 7})
 
 
 @dataclass(frozen=True)
 class Field:
-    """A directory's entry: its type, how many values it has, and where it holds them or their place."""
+    """A directory's entry: its type, its number of values, and the offset of the values or of their offset."""
 
     kind: int
     count: int
@@ -38,12 +38,12 @@ class Field:
 
 
 class Directories:
-    """A file's directories: as Pillow does, whatever is cut or of no known type is passed over.
+    """A file's directories. As in Pillow, entries that are cut off or of an unknown type are skipped.
 
     Parameters
     ----------
     data : bytes
-        A whole file, of which the first bytes say that it is a TIFF.
+        A whole file whose first bytes are a TIFF's.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -53,21 +53,21 @@ class Directories:
         self.first = self._fields(self._integer(self._width, self._width))
 
     def check(self) -> None:
-        """Refuse absurdly many fields or numbers, as ``corrupt``."""
+        """Raise `FileFault` (``corrupt``) for too many fields or numbers."""
         exif = self._below(self.first, _EXIF)
         directories = self.first, exif, self._below(self.first, _GPS), self._below(exif, _INTEROPERABILITY)
         numbers = sum(self._numbers(field) for fields in directories for field in fields.values())
         check_limit(numbers, MAX_NUMBERS, "numbers in the TIFF's directories")
 
     def number(self, tag: int) -> int | None:
-        """Return the number of a field of the first directory, if it has one and holds that itself."""
+        """Return a field's number in the first directory; None unless it has one, stored in the entry itself."""
         field = self.first.get(tag)
         if field is None or field.count != 1 or _SIZES[field.kind] > self._width:
             return None
         return self._first_value(field)
 
     def with_number(self, tag: int, number: int) -> io.BytesIO:
-        """Return the file with another number in such a field."""
+        """Return the file with another number in a field that `number` can read."""
         field, stream = self.first[tag], io.BytesIO(self._data)
         stream.seek(field.place)
         stream.write(number.to_bytes(_SIZES[field.kind], self._byteorder))
@@ -107,10 +107,10 @@ class Directories:
 
 
 MAX_COVERS = 8
-"""How often a file's strips or tiles may cover the image, each time for as long as decoding takes: bands that lie apart
-do it once for each."""
+"""How many times a file's strips or tiles may cover the image: each time takes as long as decoding it. Separate planes
+cover it once for each channel."""
 
-# Pillow looks at the wrong byte, takes such a file for a classic TIFF and finds nothing in it.
+# Pillow checks the wrong byte, reads such a file as a classic TIFF and finds nothing in it.
 _BIG_ENDIAN_BIGTIFF = b"MM\x00\x2b"
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
@@ -123,7 +123,7 @@ _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 
 def with_rawmodes(tiles: list[_Tile], rawmodes: Mapping[str, str]) -> list[_Tile]:
-    """Return an image's tiles, with Pillow's names for the form of their bytes replaced as given."""
+    """Return an image's tiles with Pillow's raw modes, the names of byte layouts, replaced as given."""
     return [tile._replace(args=_with_rawmode(tile.args, rawmodes)) for tile in tiles]
 
 
@@ -134,7 +134,7 @@ def _with_rawmode(args: tuple[Any, ...] | str | None, rawmodes: Mapping[str, str
 
 
 class TiffImage(TiffImageFile):
-    """A TIFF, opened, not decoded.
+    """A TIFF, opened and not yet decoded.
 
     Parameters
     ----------
@@ -144,12 +144,12 @@ class TiffImage(TiffImageFile):
     Raises
     ------
     FileFault
-        Opening the file would take gigabytes, or its form is not read.
+        The file is over a limit, or its form is not supported.
 
     Attributes
     ----------
     inverted : bool
-        White is zero in the decoded values; up to 8 bits Pillow inverts them itself.
+        White is zero in the decoded values. Up to 8 bits Pillow inverts them itself.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -159,25 +159,25 @@ class TiffImage(TiffImageFile):
         directories.check()
         deep = (directories.number(_BITS_PER_SAMPLE) or 1) > 8
         self.inverted = deep and directories.number(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        # Pillow inverts none of these itself, and refuses most: so it never learns that white is zero.
+        # Above 8 bits Pillow inverts none and refuses most, so it is told that black is zero.
         super().__init__(directories.with_number(_PHOTOMETRIC, _BLACK_IS_ZERO) if self.inverted else io.BytesIO(data))
         if self.use_load_libtiff:
             self.tile = with_rawmodes(self.tile, _NATIVE)
 
     @property
-    def room(self) -> tuple[int, int]:
-        """Width and height that decoding makes room for: a whole tile's, however small the image."""
+    def decoded_size(self) -> tuple[int, int]:
+        """Width and height, in pixels, of the memory that decoding takes: at least a whole tile's."""
         tile = self.tag_v2.get(_TILE_WIDTH, 0), self.tag_v2.get(_TILE_LENGTH, 0)
         return max(self.size, tile, key=lambda size: size[0] * size[1])
 
     @property
     def has_own_range(self) -> bool:
-        """Whether only its values tell what is black and white: one channel, signed or deeper than 8 bits."""
+        """Whether gray is scaled from the image's own values: one channel, signed or deeper than 8 bits."""
         return self.mode[0] in "IF" or (self.mode == "L" and self._sample_format == _SIGNED)
 
     @property
     def values(self) -> NDArray[np.generic]:
-        """The decoded values of such a film; Pillow takes 8 bits for unsigned and 32 bits for signed, always."""
+        """The decoded values of such an image; Pillow always takes 8 bits for unsigned and 32 bits for signed."""
         values = np.asarray(self)
         if self.mode == "I" and self._sample_format == _UNSIGNED:
             return values.view(np.uint32)
@@ -188,12 +188,18 @@ class TiffImage(TiffImageFile):
         return int(self.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0])
 
     def check_strips(self, length: int) -> None:
-        """Refuse strips and tiles behind the end of a file of `length` bytes, or over the image again and again."""
-        # libtiff only says "decoder error" of those behind the end.
+        """Check strips and tiles: within the file's `length` bytes, and not covering the image over and over.
+
+        Raises
+        ------
+        FileFault
+            ``truncated`` or ``corrupt``.
+        """
+        # For those beyond the end, libtiff only says "decoder error".
         for offset_tag, count_tag in _OFFSETS_AND_BYTE_COUNTS:
             places = zip(self.tag_v2.get(offset_tag, ()), self.tag_v2.get(count_tag, ()), strict=False)
             if any(offset + count > length for offset, count in places):
-                raise FileFault(Reason.TRUNCATED, "strips or tiles lie behind the end of the file")
+                raise FileFault(Reason.TRUNCATED, "strips or tiles are beyond the end of the file")
         boxes = [tile.extents for tile in self.tile if tile.extents]
         covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
         check_limit(covered, MAX_COVERS * self.width * self.height, "pixels in the strips or tiles")

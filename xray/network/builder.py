@@ -1,6 +1,6 @@
-"""The one network: a Keras application, then a head whose class activation map costs nothing.
+"""The network: a Keras application, and a head that also computes the class activation map (CAM).
 
-Training, the Keras engine and the OpenVINO graph are all made from :func:`build_network`.
+Training, the Keras engine and the OpenVINO graph all use :func:`build_network`.
 """
 
 import inspect
@@ -17,27 +17,27 @@ from keras import ops
 from xray.errors import PackageError, UsageError
 from xray.network.package import ModelPackage, read_weights
 
-_REFUSED = "EfficientNetB"
+_REFUSED_PREFIX = "EfficientNetB"
 
 DataFormat = Literal["channels_last", "channels_first"]
 
 
 @keras.saving.register_keras_serializable(package="bonescreen")
 class CamHead(keras.layers.Layer):  # type: ignore[misc]
-    """Global average pooling and three dense layers, with the map that explains the logit.
+    """Global average pooling and three dense layers, with the class activation map of the logit.
 
-    The layers are ReLU, ReLU and one linear unit, so the gradient of the logit with respect to a pooled channel is a
-    product of weight matrices and ReLU masks, known without a backward pass. ``cam = sum_k (d logit / d pooled_k) A_k``
-    is ``h * w`` times Grad-CAM [1]_ before its ReLU, and its spatial mean plus the head's effective bias is the logit.
+    The dense layers are ReLU, ReLU and one linear unit, so the gradient of the logit by a pooled channel is a product
+    of weight matrices and ReLU masks, and needs no backward pass. ``cam = sum_k (d logit / d pooled_k) A_k`` is
+    ``h * w`` times Grad-CAM [1]_ before its ReLU, and its spatial mean plus the head's effective bias is the logit.
 
-    The layer computes in float32 whatever the network's dtype policy.
+    The layer computes in float32 under every dtype policy.
 
     Parameters
     ----------
     units : tuple of int
         Widths of the two hidden layers.
     data_format : {"channels_last", "channels_first"}
-        Layout of the feature map that comes in.
+        Layout of the input feature map.
 
     References
     ----------
@@ -61,7 +61,19 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         ]
 
     def call(self, feature_map: Any) -> tuple[Any, Any]:
-        """Return ``logits (N,)`` and signed ``cams (N, h, w)``, float32."""
+        """Compute logits and CAMs.
+
+        Parameters
+        ----------
+        feature_map : tensor, (N, h, w, C) or (N, C, h, w)
+            The backbone's last feature map.
+
+        Returns
+        -------
+        logits : tensor of float32, (N,)
+        cams : tensor of float32, (N, h, w)
+            Signed, in units of the logit.
+        """
         if self.data_format == "channels_first":
             feature_map = ops.transpose(feature_map, (0, 2, 3, 1))
         pooled = ops.mean(feature_map, axis=(1, 2))
@@ -75,7 +87,7 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         return ops.squeeze(logits, -1), cams
 
     def get_config(self) -> dict[str, Any]:
-        """Return what :meth:`__init__` needs to make this layer again."""
+        """Return the arguments of :meth:`__init__`, for Keras to make the layer again."""
         return {**super().get_config(), "units": self.units, "data_format": self.data_format}
 
 
@@ -89,7 +101,8 @@ def build_network(
 ) -> keras.Model:
     """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits and CAMs out.
 
-    Gray-to-RGB and the application's own preprocessing are inside, so every engine is given the same bytes.
+    The conversion from gray to RGB and the Keras application's own preprocessing are part of the network, so every
+    engine takes the same bytes.
 
     Parameters
     ----------
@@ -102,7 +115,7 @@ def build_network(
     data_format : {"channels_last", "channels_first"}
         Layout inside the backbone; the weights are the same for both.
     backbone_weights : Path, "imagenet" or None
-        What the backbone starts from: a Keras weights file, what Keras downloads, or random numbers.
+        The backbone's first weights: from a Keras weights file, downloaded by Keras, or random.
 
     Returns
     -------
@@ -112,10 +125,10 @@ def build_network(
     Raises
     ------
     UsageError
-        If there is no such backbone or weights file, the weights cannot be downloaded, or the backbone cannot be built
-        in this size or layout.
+        If the backbone or the weights file does not exist, the weights cannot be downloaded, or the backbone cannot be
+        built in this size or layout.
     """
-    application = _application(backbone)
+    application = backbone_function(backbone)
     images, scaled = network_input(backbone, input_size, data_format=data_format)
     feature_map = _build_backbone(application, input_size, data_format, backbone_weights)(scaled)
     outputs = CamHead(head, data_format, name="head")(feature_map)
@@ -123,7 +136,7 @@ def build_network(
 
 
 def network_input(backbone: str, input_size: int, *, data_format: DataFormat = "channels_last") -> tuple[Any, Any]:
-    """Return the symbolic ``uint8 (N, input_size, input_size)`` input, and what the backbone is given for it.
+    """Return the network's symbolic input, and the backbone's input computed from it.
 
     Parameters
     ----------
@@ -132,14 +145,16 @@ def network_input(backbone: str, input_size: int, *, data_format: DataFormat = "
     input_size : int
         Side of the square input, pixels.
     data_format : {"channels_last", "channels_first"}
-        Where the three channels go.
+        Layout of the backbone's input.
 
     Returns
     -------
-    tuple of KerasTensor
-        The images, and ``float32 (N, input_size, input_size, 3)``, or channels first.
+    images : KerasTensor of uint8, (N, input_size, input_size)
+        Gray.
+    scaled : KerasTensor of float32, (N, input_size, input_size, 3) or (N, 3, input_size, input_size)
+        RGB, scaled as the backbone expects.
     """
-    preprocess_input = sys.modules[_application(backbone).__module__].preprocess_input
+    preprocess_input = sys.modules[backbone_function(backbone).__module__].preprocess_input
     images = keras.Input((input_size, input_size), dtype="uint8", name="images")
     gray = ops.cast(images, "float32")
     rgb = ops.stack([gray, gray, gray], axis=1 if data_format == "channels_first" else -1)
@@ -157,7 +172,7 @@ def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_l
     Raises
     ------
     PackageError
-        If the card asks for a network that cannot be built, or the weights are not this network's.
+        If the card's network cannot be built, or the weights are not this network's.
     """
     card = package.card
     try:
@@ -176,20 +191,20 @@ def network_weights(network: keras.Model) -> list[np.ndarray[Any, np.dtype[np.fl
 
 
 def backbone_names() -> list[str]:
-    """Return the names that :func:`build_network` knows."""
+    """Return the names of the backbones that :func:`build_network` accepts, sorted."""
     return sorted(
         name
         for name, value in vars(keras.applications).items()
-        if inspect.isfunction(value) and not name.startswith(_REFUSED)
+        if inspect.isfunction(value) and not name.startswith(_REFUSED_PREFIX)
     )
 
 
-def _application(backbone: str) -> Callable[..., keras.Model]:
-    """Return the ``keras.applications`` function that builds a model."""
-    if backbone.startswith(_REFUSED):
+def backbone_function(backbone: str) -> Callable[..., keras.Model]:
+    """Return the ``keras.applications`` function that builds a backbone."""
+    if backbone.startswith(_REFUSED_PREFIX):
         raise UsageError(
             f"{backbone} cannot be a backbone: Keras scales its input in one way for weights that it downloads and in "
-            "another for weights from a file; EfficientNetV2 has no such trap"
+            "another for weights from a file; use EfficientNetV2 instead"
         )
     if backbone not in backbone_names():
         raise UsageError(f"no backbone named {backbone!r}; one of: {', '.join(backbone_names())}")
@@ -205,11 +220,11 @@ def _build_backbone(
 ) -> keras.Model:
     if isinstance(weights, Path) and not weights.is_file():
         raise UsageError(f"no weights file at {weights}")
-    # Absolute: Keras would take a file named "imagenet" for leave to download.
+    # An absolute path, as Keras would download weights if the file were named "imagenet".
     source = str(weights.absolute()) if isinstance(weights, Path) else weights
     try:
         with warnings.catch_warnings():
-            # Keras only warns when it leaves layers random because the file does not have them.
+            # Keras only warns if the file lacks weights of some layers, and leaves those random.
             warnings.filterwarnings("error", message=".*retain their freshly-initialized weights")
             backbone = application(include_top=False, weights=source, input_shape=(input_size, input_size, 3))
     except (ValueError, OSError, UserWarning) as error:
@@ -217,12 +232,12 @@ def _build_backbone(
             f"cannot build {application.__name__} at {input_size} px: {str(error).splitlines()[0]}"
         ) from error
     except Exception as error:
-        # Keras' download raises a bare Exception.
+        # Keras raises a bare Exception if a download fails.
         if weights != "imagenet":
             raise
         raise UsageError(
             f"Keras could not download the ImageNet weights of {application.__name__} ({str(error).splitlines()[0]}): "
-            "give a weights file instead"
+            "use a weights file instead"
         ) from error
     return backbone if data_format == "channels_last" else _channels_first(backbone)
 
@@ -230,7 +245,7 @@ def _build_backbone(
 def _channels_first(backbone: keras.Model) -> keras.Model:
     """Rebuild a backbone with the channel axis first.
 
-    Keras' own DenseNet refuses that layout, though its layers and weights are indifferent to it.
+    Keras' DenseNet function refuses that layout, although its layers support it and its weights are the same.
     """
 
     def relayout(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -250,7 +265,7 @@ def _channels_first(backbone: keras.Model) -> keras.Model:
             backbone, input_tensors=keras.Input((channels, side, side)), clone_function=relayout
         )
         clone.set_weights(backbone.get_weights())
-    # Each Keras backend has its own exceptions for shapes that do not fit.
+    # Each Keras backend raises its own exceptions for shapes that do not fit.
     except Exception as error:
         raise UsageError(f"{backbone.name} cannot be laid out channels first") from error
     return clone

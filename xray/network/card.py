@@ -1,4 +1,4 @@
-"""What a model package says of itself: a frozen tree of plain values, read strictly from JSON."""
+"""A model package's card: its description as frozen dataclasses, stored as JSON and read strictly."""
 
 import dataclasses
 import json
@@ -19,7 +19,15 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """A calibrated probability at or over which an image, or a study's score, is positive; and how it was chosen."""
+    """A cut-off: an image's probability or a study's score at or over ``value`` is positive.
+
+    Attributes
+    ----------
+    value : float
+        Calibrated probability, 0 to 1.
+    chosen : str
+        How the value was chosen, in words.
+    """
 
     value: float
     chosen: str
@@ -27,11 +35,11 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Platt's scaling: probability = sigmoid(slope * logit + intercept).
+    """Platt scaling: probability = sigmoid(slope * logit + intercept).
 
     References
     ----------
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+    Platt, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods", 1999.
     """
 
     slope: float
@@ -40,14 +48,14 @@ class Calibration:
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return probabilities in [0, 1] for logits of any shape, float64."""
         z = self.slope * np.asarray(logits, np.float64) + self.intercept
-        # exp of a non-positive number only, so that no logit overflows
+        # exp of a non-positive number never overflows.
         small = np.exp(-np.abs(z))
         return np.where(z >= 0, 1 / (1 + small), small / (1 + small))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """A data set that the weights have seen, and on what terms."""
+    """A data set that the weights were trained on, with its licence and terms of use."""
 
     name: str
     role: str
@@ -58,7 +66,19 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One measured number with its 95 % interval where it has one; ``population`` says on what it was measured."""
+    """A measured number, with its 95 % interval if it has one.
+
+    Attributes
+    ----------
+    name : str
+        Name of the metric, such as ``"AUROC"``.
+    population : str
+        The images or studies that it was measured on, in words.
+    value : float
+        The number.
+    low, high : float or None
+        The interval's ends; both or neither.
+    """
 
     name: str
     population: str
@@ -67,9 +87,9 @@ class Metric:
     high: float | None
 
     def __post_init__(self) -> None:
-        """Refuse half an interval."""
+        """Refuse an interval with one end."""
         if (self.low is None) != (self.high is None):
-            raise PackageError(f"the metric {self.name!r} has one end of an interval and not the other")
+            raise PackageError(f"the metric {self.name!r} has one end of an interval but not the other")
 
     @property
     def interval(self) -> str:
@@ -84,37 +104,37 @@ class Card:
     Attributes
     ----------
     schema : int
-        Version of this layout.
+        Version of the card's format.
     name, version : str
-        The package's name, and its version.
+        Name and version of the package.
     backbone : str
         Name of the ``keras.applications`` model.
     head : tuple of int
         Widths of the head's two hidden layers.
     finding, wording : str
-        What is looked for (``"fracture"``), and how a positive is worded (``"positive: fracture"``).
+        The finding (``"fracture"``), and the words for a positive result (``"positive: fracture"``).
     body_parts : tuple of str
-        Body parts in scope, DICOM Body Part Examined terms; images of others are out of scope.
+        Body parts in scope, as DICOM Body Part Examined terms; images of others are out of scope.
     input_size : int
         Side of the square input, pixels.
     preprocessing : str
-        Id of the preprocessing that turns a radiograph into the input.
+        Id of the preprocessing, see :class:`xray.images.preprocessing.Preprocessing`.
     image_threshold, study_threshold : Threshold
         Cut-offs on calibrated probabilities.
     calibration : Calibration
         From logits to probabilities.
     heat_map_scale : float
-        The CAM value, logit units, that is drawn at the colour map's top.
+        The CAM value, in units of the logit, at the top of the heat map's colour scale.
     training_data : tuple of TrainingData
-        What the weights have seen.
+        The data sets that the weights were trained on.
     metrics : tuple of Metric
-        What was measured.
+        The measured performance.
     limits : tuple of str
-        What a user must know before believing a number.
+        Limitations that a user must know.
     command : str
         The command that made the package.
     files : mapping of str to str
-        SHA-256, hexadecimal, of the package's other files.
+        SHA-256 of each other file in the package, hexadecimal, by file name.
     """
 
     schema: int
@@ -138,10 +158,10 @@ class Card:
     files: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Refuse values that no package can mean."""
+        """Refuse values out of range."""
         unknown = [part for part in self.body_parts if part not in BODY_PARTS]
         if self.schema != SCHEMA:
-            raise PackageError(f"schema version {self.schema} is not known here (known: {SCHEMA})")
+            raise PackageError(f"schema version {self.schema} is not known (known: {SCHEMA})")
         if unknown:
             raise PackageError(f"unknown body parts: {', '.join(unknown)}")
         for field in ("image_threshold", "study_threshold"):
@@ -166,12 +186,12 @@ class Card:
         return self.calibration.apply(logits)
 
     def to_json(self) -> str:
-        """Return the card as JSON text, the same bytes for the same card."""
+        """Return the card as JSON text; equal cards give equal text."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Card":
-        """Read a card.
+        """Read a card from JSON text.
 
         Raises
         ------
@@ -183,13 +203,13 @@ class Card:
         except ValueError as error:
             raise PackageError(f"not JSON: {error}") from error
         if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
-            raise PackageError(f"schema version {raw.get('schema')!r} is not known here (known: {SCHEMA})")
+            raise PackageError(f"schema version {raw.get('schema')!r} is not known (known: {SCHEMA})")
         card: Card = _decode(cls, raw, "card")
         return card
 
 
 def _decode(kind: Any, raw: Any, where: str) -> Any:
-    """Turn a JSON value into ``kind``: a dataclass, tuple, mapping of strings, or plain type, or that or None."""
+    """Convert a JSON value to ``kind``: a dataclass, tuple, mapping of strings, plain type, or one of these or None."""
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, raw, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

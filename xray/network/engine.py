@@ -1,4 +1,4 @@
-"""Engines: the same network, the same bytes in, on different runtimes."""
+"""The engine interface: what every runtime offers, its batches, and which device it would run on."""
 
 import importlib.util
 import os
@@ -10,15 +10,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xray.errors import PackageError
+
+KERAS_ENGINE_BACKENDS = ("tensorflow", "jax")
+"""Keras backends that compile a function of fixed shape, as the Keras engine needs."""
+
 
 @dataclass(frozen=True)
 class Inference:
-    """What the network says of some images.
+    """The network's outputs for some images.
 
     Attributes
     ----------
     logits : ndarray of float32, (N,)
-        Before calibration; :meth:`xray.network.card.Card.probability` makes probabilities of them.
+        Before calibration; :meth:`xray.network.card.Card.probability` turns them into probabilities.
     cams : ndarray of float32, (N, h, w)
         Signed class activation maps, in units of the logit.
     """
@@ -26,9 +31,38 @@ class Inference:
     logits: NDArray[np.float32]
     cams: NDArray[np.float32]
 
+    def check_agrees(self, expected: "Inference", tolerance: float) -> None:
+        """Compare these outputs with others for the same images.
+
+        Parameters
+        ----------
+        expected : Inference
+            The outputs to compare with.
+        tolerance : float
+            The largest difference of a logit; for a CAM, relative to the largest absolute value in ``expected.cams``
+            if that is over 1.
+
+        Raises
+        ------
+        PackageError
+            If shapes differ, or values by more than the tolerance; says which and by how much.
+        """
+        if self.cams.shape != expected.cams.shape:
+            raise PackageError(f"the cams have shape {self.cams.shape}, not {expected.cams.shape}")
+        scale = max(1.0, float(np.abs(expected.cams).max()))
+        for name, difference in (
+            ("logits", np.abs(self.logits - expected.logits).max()),
+            ("cams", np.abs(self.cams - expected.cams).max() / scale),
+        ):
+            # Written so that NaN fails too.
+            if not difference <= tolerance:
+                raise PackageError(f"the {name} differ by {difference:.2g} (tolerance {tolerance:.2g})")
+
 
 class Engine(Protocol):
-    """A runtime that holds one model package's network.
+    """A runtime that has loaded the network of one model package.
+
+    All engines take the same bytes and give the same outputs, within the package's tolerance.
 
     Attributes
     ----------
@@ -47,47 +81,63 @@ class Engine(Protocol):
         Parameters
         ----------
         images : ndarray of uint8, (N, size, size)
-            Preprocessed radiographs, any N, zero included.
+            Preprocessed radiographs; N may be 0.
+
+        Returns
+        -------
+        Inference
+            The outputs, in the order of the images.
         """
         ...
 
 
-def jax_sees_gpu() -> bool:
-    """Start JAX, told not to take most of a GPU's memory for itself, and say whether it has a GPU."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax
-
-    return bool(jax.default_backend() == "gpu")
-
-
 def padded_batches(images: NDArray[Any], size: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Cut inputs into batches of exactly ``size``, the last one padded with zeros.
+    """Split inputs into batches of exactly ``size``; the last one is padded with zeros.
+
+    Parameters
+    ----------
+    images : ndarray, (N, ...)
+        The inputs.
+    size : int
+        The batch size.
 
     Yields
     ------
     tuple of slice and ndarray, (size, ...)
-        Where the batch's inputs lie among ``images``, and the batch.
+        Which of ``images`` the batch holds, and the batch.
     """
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        place = slice(start, start + len(batch))
-        yield place, np.pad(batch, ((0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)))
+        rows = slice(start, start + len(batch))
+        yield rows, np.pad(batch, ((0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)))
 
 
-def _keras_sees_gpu() -> bool:
-    """Ask without importing a framework where there can be no GPU: that costs seconds."""
+def keras_backend() -> str:
+    """Return the name of the backend that Keras would use in this process, without importing Keras."""
+    return os.environ.get("KERAS_BACKEND") or "tensorflow"
+
+
+def keras_has_gpu() -> bool:
+    """Say whether the Keras engine would run on a GPU here.
+
+    Importing a framework costs seconds, so none is imported on a machine that cannot have a GPU.
+    """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if hidden or not any(Path("/dev").glob("nvidia[0-9]*")):
         return False
-    backend = _keras_backend()
-    if backend not in ("tensorflow", "jax") or not importlib.util.find_spec(backend):
+    backend = keras_backend()
+    if backend not in KERAS_ENGINE_BACKENDS or not importlib.util.find_spec(backend):
         return False
     if backend == "jax":
-        return jax_sees_gpu()
+        return jax_has_gpu()
     import tensorflow
 
     return bool(tensorflow.config.list_physical_devices("GPU"))
 
 
-def _keras_backend() -> str:
-    return os.environ.get("KERAS_BACKEND") or "tensorflow"
+def jax_has_gpu() -> bool:
+    """Start JAX and say whether it has a GPU; JAX then allocates GPU memory as needed, not most of it at once."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    return bool(jax.default_backend() == "gpu")

@@ -1,4 +1,4 @@
-"""Heat maps: a CAM drawn over its radiograph, on one fixed scale, for a person to look at."""
+"""Heat maps: pictures of a radiograph with its CAM drawn over it, all on one fixed colour scale."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 from xray.images.preprocessing import Preprocessing
 
 PANEL_SIDE = 640
-"""Long side of the film as drawn, pixels."""
+"""Long side of the drawn image, pixels."""
 MARGIN = 16
 FONT_SIZE = 18
 BAR_WIDTH = 18
 MAX_OPACITY = 0.6
 
-# Lightness and redness rise steadily from dark violet to yellow, so more is seen as more, in gray print and by
+# Lightness rises steadily from dark violet to yellow, so that larger values look larger in gray print and to
 # colour-blind readers too.
 COLOUR_STOPS = np.array(
     [(40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
@@ -26,16 +26,16 @@ COLOUR_STOPS = np.array(
 def cam_at_image_size(
     cam: NDArray[np.floating], height: int, width: int, preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
-    """Sample a CAM at every pixel of its film, bilinearly.
+    """Interpolate a CAM to the size of its image, bilinearly.
 
     Parameters
     ----------
     cam : ndarray of float, (h, w)
-        Over the network's square input.
+        Class activation map of the network's square input.
     height, width : int
-        The film's size, pixels.
+        The image's size, pixels.
     preprocessing : Preprocessing
-        How the film was put into the square; its padding is cut off again.
+        The preprocessing that made the input from the image; its padding is cropped.
 
     Returns
     -------
@@ -55,7 +55,18 @@ def cam_at_image_size(
 
 
 def colour(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Map values in [0, 1], any shape, to RGB, one axis more."""
+    """Map values to the heat map's colours.
+
+    Parameters
+    ----------
+    values : ndarray of float, (...)
+        In [0, 1].
+
+    Returns
+    -------
+    ndarray of uint8, (..., 3)
+        RGB.
+    """
     position = np.linspace(0, 1, len(COLOUR_STOPS))
     channels = [np.interp(values, position, COLOUR_STOPS[:, channel]) for channel in range(3)]
     return _to_uint8(np.stack(channels, axis=-1))
@@ -69,23 +80,23 @@ def render_heat_map(
     scale: float,
     caption: Sequence[str],
 ) -> Image.Image:
-    """Draw a film, and beside it the same film under its heat map, with a legend and a caption.
+    """Draw an image beside the same image with its heat map, with a legend and a caption.
 
-    What speaks against the finding (negative CAM) is not drawn, and the scale does not adapt to the film: a film
-    without evidence shows none.
+    Only areas that raised the logit (positive CAM) are coloured. The colour scale is the same for all images, so an
+    image without such areas stays gray.
 
     Parameters
     ----------
     gray : ndarray of uint8, (H, W)
-        The film as decoded.
+        The decoded image.
     cam : ndarray of float, (h, w)
-        Its class activation map.
+        Its class activation map, in units of the logit.
     preprocessing : Preprocessing
-        How the film became the network's input.
+        The preprocessing that made the network's input from the image.
     scale : float
-        The CAM value, logit units, of the colour map's top, from the model's card.
+        The CAM value, in units of the logit, at the top of the colour scale; from the model's card.
     caption : sequence of str
-        Lines below the pictures.
+        Lines of text below the images.
 
     Returns
     -------
@@ -94,9 +105,9 @@ def render_heat_map(
     """
     long_side = max(gray.shape)
     height, width = (max(1, round(side * PANEL_SIDE / long_side)) for side in gray.shape)
-    film = np.asarray(Image.fromarray(gray).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    image = np.asarray(Image.fromarray(gray).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
     evidence = np.clip(cam_at_image_size(cam, height, width, preprocessing) / scale, 0, 1)
-    overlay = blend(film, evidence)
+    overlay = blend(image, evidence)
     font = ImageFont.load_default(FONT_SIZE)
     legend_width = BAR_WIDTH + 4 * FONT_SIZE
     line = round(FONT_SIZE * 1.4)
@@ -104,7 +115,7 @@ def render_heat_map(
     canvas = Image.new(
         "RGB", (2 * width + legend_width + 4 * MARGIN, height + line * len(lines) + 3 * MARGIN), (16, 16, 16)
     )
-    canvas.paste(Image.fromarray(film), (MARGIN, MARGIN))
+    canvas.paste(Image.fromarray(image), (MARGIN, MARGIN))
     canvas.paste(Image.fromarray(overlay), (2 * MARGIN + width, MARGIN))
     draw = ImageDraw.Draw(canvas)
     _draw_legend(canvas, draw, (3 * MARGIN + 2 * width, MARGIN), height, scale, font)
@@ -113,22 +124,23 @@ def render_heat_map(
     return canvas
 
 
-def blend(film: NDArray[np.uint8], evidence: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colour a film by evidence; where there is none the film stays as it is.
+def blend(image: NDArray[np.uint8], evidence: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Draw the heat map's colours over an image; where the evidence is 0, the image is unchanged.
 
     Parameters
     ----------
-    film : ndarray of uint8, (H, W, 3)
+    image : ndarray of uint8, (H, W, 3)
         RGB.
     evidence : ndarray of float, (H, W)
-        In [0, 1].
+        In [0, 1]; the opacity grows with its square root.
 
     Returns
     -------
     ndarray of uint8, (H, W, 3)
+        RGB.
     """
     opacity = MAX_OPACITY * np.sqrt(evidence)[..., None]
-    return _to_uint8(film * (1 - opacity) + colour(evidence) * opacity)
+    return _to_uint8(image * (1 - opacity) + colour(evidence) * opacity)
 
 
 def _to_uint8(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -144,7 +156,7 @@ def _draw_legend(
     scale: float,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
-    """Draw the bar as the colours look over mid-gray, from no evidence (bottom) to ``scale`` and more (top)."""
+    """Draw the colour scale over mid-gray, from a CAM of 0 (bottom) to ``scale`` and more (top)."""
     left, top = corner
     evidence = np.repeat(np.linspace(1, 0, height)[:, None], BAR_WIDTH, axis=1)
     bar = blend(np.full((height, BAR_WIDTH, 3), 96, np.uint8), evidence)

@@ -1,4 +1,4 @@
-"""The Keras engine: TensorFlow, or JAX when ``KERAS_BACKEND=jax``; the one for GPUs."""
+"""The Keras engine: runs a network on a GPU or CPU, with TensorFlow, or with JAX when ``KERAS_BACKEND=jax``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xray.errors import UsageError
 from xray.network.builder import load_network
-from xray.network.engine import Inference, jax_sees_gpu, padded_batches
+from xray.network.engine import Inference, jax_has_gpu, padded_batches
 from xray.network.package import ModelPackage
 
 CPU_BATCH = 16
@@ -26,14 +26,14 @@ class KerasEngine:
     package : ModelPackage
         The model.
     threads : int, optional
-        CPU threads; TensorFlow takes it only before its first operation.
+        CPU threads to use; TensorFlow takes the number only before its first operation.
 
     Raises
     ------
     PackageError
-        If the weights do not fit the network, or an output is not finite.
+        If the weights do not fit the network.
     UsageError
-        If Keras has a backend that cannot compile.
+        If Keras' backend is neither TensorFlow nor JAX.
     """
 
     name = "keras"
@@ -50,18 +50,28 @@ class KerasEngine:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
         logits = np.empty(len(images), np.float32)
         cams = np.empty((len(images), *self._map_shape), np.float32)
-        for place, batch in padded_batches(images, self._batch):
-            found_logits, found_cams = self._forward(batch)
-            count = place.stop - place.start
-            logits[place], cams[place] = found_logits[:count], found_cams[:count]
+        for rows, batch in padded_batches(images, self._batch):
+            batch_logits, batch_cams = self._forward(batch)
+            count = rows.stop - rows.start
+            logits[rows], cams[rows] = batch_logits[:count], batch_cams[:count]
         return Inference(logits, cams)
 
 
 def prepare_backend(threads: int | None = None) -> bool:
-    """Set Keras' backend up for inference in true float32, and say whether it has a GPU.
+    """Set Keras' backend up for float32, and say whether it has a GPU.
 
-    Both are told to take GPU memory as needed and to leave TF32 off: ``fp32`` names a model version, and TF32 keeps
-    10 bits of the mantissa.
+    GPU memory is allocated as needed. TF32 is turned off: it keeps 10 bits of the mantissa, and the model version says
+    fp32.
+
+    Parameters
+    ----------
+    threads : int, optional
+        CPU threads to use; TensorFlow takes the number only before its first operation.
+
+    Returns
+    -------
+    bool
+        Whether the backend has a GPU.
 
     Raises
     ------
@@ -80,21 +90,21 @@ def prepare_backend(threads: int | None = None) -> bool:
             if threads:
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
         except RuntimeError:
-            # TensorFlow has started already in this process and keeps what it was given first.
+            # TensorFlow has already started in this process, and keeps its first settings.
             return bool(gpus)
         return bool(gpus)
     if backend == "jax":
         import jax
 
         jax.config.update("jax_default_matmul_precision", "highest")
-        return jax_sees_gpu()
+        return jax_has_gpu()
     raise UsageError(f"the keras engine needs TensorFlow or JAX; KERAS_BACKEND is {backend}")
 
 
 def compile_forward(network: keras.Model, batch: int) -> Forward:
     """Compile a network for batches of one fixed size.
 
-    ``model.predict`` is not used: called in a loop, it keeps memory.
+    ``model.predict`` would leak memory when called in a loop.
 
     Parameters
     ----------
@@ -106,7 +116,7 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
     Returns
     -------
     callable
-        From an array of the input's shape and dtype, ``batch`` long, to the outputs as float32 arrays.
+        Takes an array of ``batch`` inputs, and returns a tuple of the outputs as float32 arrays.
     """
     shape = (batch, *network.inputs[0].shape[1:])
     if keras.backend.backend() == "tensorflow":

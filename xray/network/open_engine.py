@@ -1,12 +1,10 @@
-"""Engines: the same network, the same bytes in, on different runtimes."""
+"""Choose an engine, load a model package into it, and check its outputs against the package's golden ones."""
 
 import importlib.util
 from pathlib import Path
 
-import numpy as np
-
 from xray.errors import PackageError, UsageError
-from xray.network.engine import Engine, _keras_backend, _keras_sees_gpu
+from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, Inference, keras_backend, keras_has_gpu
 from xray.network.package import ModelPackage
 from xray.settings import EngineName
 
@@ -19,11 +17,16 @@ def open_engine(package: ModelPackage, name: EngineName, cache: Path, threads: i
     package : ModelPackage
         The model.
     name : {"auto", "openvino", "keras"}
-        ``auto`` takes Keras where TensorFlow or JAX has a GPU, else OpenVINO.
+        ``auto`` chooses Keras where TensorFlow or JAX has a GPU, and OpenVINO elsewhere.
     cache : Path
         Folder for derived OpenVINO graphs; made if missing.
     threads : int, optional
         CPU threads to use; all by default.
+
+    Returns
+    -------
+    Engine
+        An engine whose outputs for the golden images are the golden ones, within the package's tolerance.
 
     Raises
     ------
@@ -35,36 +38,15 @@ def open_engine(package: ModelPackage, name: EngineName, cache: Path, threads: i
         If the graph cache cannot be used.
     """
     require_engine(name)
-    if name == "keras" or (name == "auto" and _keras_sees_gpu()):
-        try:
-            from xray.network.keras_engine import KerasEngine
-        except ImportError as error:
-            raise UsageError(f"the keras engine's libraries are installed but do not load: {error}") from error
-
-        keras_engine = KerasEngine(package, threads)
-        check_golden(package, keras_engine)
-        return keras_engine
-    from xray.network.openvino_engine import OpenVINOEngine
-    from xray.network.openvino_graph import derive_graph
-
-    graph, fresh = derive_graph(package, cache)
-    try:
-        engine = OpenVINOEngine(package, graph, threads)
-        check_golden(package, engine)
-    except PackageError:
-        if fresh:
-            raise
-        # Its digests matched and it is wrong all the same; the weights are the truth, so derive it once more.
-        graph, _ = derive_graph(package, cache, again=True)
-        engine = OpenVINOEngine(package, graph, threads)
-        check_golden(package, engine)
-    return engine
+    if name == "keras" or (name == "auto" and keras_has_gpu()):
+        return _open_keras(package, threads)
+    return _open_openvino(package, cache, threads)
 
 
 def require_engine(name: EngineName) -> None:
-    """Check that the libraries an engine needs are installed; imports none of them.
+    """Check that the libraries of an engine are installed, without importing them.
 
-    The base install has what ``openvino`` and ``auto`` need, so only ``keras`` is looked at: it needs the library that
+    The base install has the libraries of ``openvino`` and ``auto``. ``keras`` needs the library that
     ``KERAS_BACKEND`` names.
 
     Raises
@@ -74,8 +56,8 @@ def require_engine(name: EngineName) -> None:
     """
     if name != "keras":
         return
-    backend = _keras_backend()
-    if backend not in ("tensorflow", "jax"):
+    backend = keras_backend()
+    if backend not in KERAS_ENGINE_BACKENDS:
         raise UsageError(f"the keras engine needs TensorFlow or JAX; KERAS_BACKEND is {backend}")
     if not importlib.util.find_spec(backend):
         remedy = "pip install 'bonescreen[tensorflow]'" if backend == "tensorflow" else "pip install jax"
@@ -91,19 +73,36 @@ def check_golden(package: ModelPackage, engine: Engine) -> None:
         If logits or CAMs differ by more than the package's tolerance.
     """
     golden = package.golden()
-    found = engine.infer(golden.images)
-    if found.cams.shape != golden.cams.shape:
-        raise PackageError(
-            f"{package.path}: engine {engine.name} gives CAMs {found.cams.shape}, golden ones are {golden.cams.shape}"
-        )
-    scale = max(1.0, float(np.abs(golden.cams).max()))
-    for what, difference in (
-        ("logits", np.abs(found.logits - golden.logits).max()),
-        ("cams", np.abs(found.cams - golden.cams).max() / scale),
-    ):
-        # written so that NaN fails too
-        if not difference <= golden.tolerance:
-            raise PackageError(
-                f"{package.path}: engine {engine.name} differs from the golden {what} by {difference:.2g} "
-                f"(tolerance {golden.tolerance:.2g})"
-            )
+    try:
+        engine.infer(golden.images).check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+    except PackageError as error:
+        raise PackageError(f"{package.path}: engine {engine.name} does not give the golden outputs: {error}") from error
+
+
+def _open_keras(package: ModelPackage, threads: int | None) -> Engine:
+    try:
+        from xray.network.keras_engine import KerasEngine
+    except ImportError as error:
+        raise UsageError(f"the keras engine's libraries are installed but do not load: {error}") from error
+
+    engine = KerasEngine(package, threads)
+    check_golden(package, engine)
+    return engine
+
+
+def _open_openvino(package: ModelPackage, cache: Path, threads: int | None) -> Engine:
+    from xray.network.openvino_engine import OpenVINOEngine
+    from xray.network.openvino_graph import derive_graph
+
+    graph, fresh = derive_graph(package, cache)
+    try:
+        engine = OpenVINOEngine(package, graph, threads)
+        check_golden(package, engine)
+    except PackageError:
+        if fresh:
+            raise
+        # Its digests match and its outputs are wrong all the same: only the weights can be trusted.
+        graph, _ = derive_graph(package, cache, again=True)
+        engine = OpenVINOEngine(package, graph, threads)
+        check_golden(package, engine)
+    return engine

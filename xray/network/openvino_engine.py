@@ -1,4 +1,4 @@
-"""The OpenVINO engine: CPUs, without TensorFlow."""
+"""The OpenVINO engine: runs a network on CPUs, without TensorFlow."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from xray.network.engine import Inference, padded_batches
 from xray.network.package import ModelPackage
 
 FORWARD_BATCH = 1
-"""Measured (docs/model.md): single images on parallel streams are the fastest on a CPU."""
+"""Images in a batch. Single images on parallel streams are the fastest on a CPU (measured, docs/model.md)."""
 
 
 class OpenVINOEngine:
@@ -23,14 +23,14 @@ class OpenVINOEngine:
     package : ModelPackage
         The model.
     graph : Path
-        Its graph, from :func:`derive_graph`.
+        The package's graph, from :func:`xray.network.openvino_graph.derive_graph`.
     threads : int, optional
-        CPU threads; all by default.
+        CPU threads to use; all by default.
 
     Raises
     ------
     PackageError
-        If OpenVINO cannot load the graph, or it is not a network of ours.
+        If OpenVINO cannot load the graph, or its outputs are not logits and CAMs.
     """
 
     name = "openvino"
@@ -46,7 +46,7 @@ class OpenVINOEngine:
             compiled = core.compile_model(
                 model,
                 "CPU",
-                # CPUs with bfloat16 would otherwise use it; fp32 names a model version.
+                # CPUs that have bfloat16 would use it by default, and the model version says fp32.
                 {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads},
             )
         except RuntimeError as error:
@@ -62,13 +62,13 @@ class OpenVINOEngine:
         logits = np.empty(len(images), np.float32)
         cams = np.empty((len(images), *self._map_shape), np.float32)
 
-        def keep(request: ov.InferRequest, place: slice) -> None:
-            count = place.stop - place.start
-            logits[place] = request.get_output_tensor(0).data[:count]
-            cams[place] = request.get_output_tensor(1).data[:count]
+        def copy_outputs(request: ov.InferRequest, rows: slice) -> None:
+            count = rows.stop - rows.start
+            logits[rows] = request.get_output_tensor(0).data[:count]
+            cams[rows] = request.get_output_tensor(1).data[:count]
 
-        self._queue.set_callback(keep)
-        for place, batch in padded_batches(images, FORWARD_BATCH):
-            self._queue.start_async({0: batch}, place)
+        self._queue.set_callback(copy_outputs)
+        for rows, batch in padded_batches(images, FORWARD_BATCH):
+            self._queue.start_async({0: batch}, rows)
         self._queue.wait_all()
         return Inference(logits, cams)

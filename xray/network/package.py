@@ -1,6 +1,7 @@
-"""A network's weights in a file that can hold nothing but numbers.
+"""Model packages: a folder that holds a card, a network's weights and golden outputs, pinned by SHA-256.
 
-HDF5, one dataset for each weight in the network's order, named ``"<index>"``, stored as float16.
+The weights are an HDF5 file that can hold nothing but numbers: one float16 dataset for each weight, in the network's
+order, named ``"<index>"``.
 """
 
 import hashlib
@@ -23,70 +24,15 @@ from numpy.typing import NDArray
 from xray.errors import PackageError, UsageError
 from xray.network.card import Card
 
-
-def write_weights(path: Path, weights: Iterable[NDArray[np.float32]]) -> None:
-    """Write weights as float16.
-
-    Raises
-    ------
-    PackageError
-        If a value does not fit into float16.
-    """
-    with h5py.File(path, "w", libver="latest") as file:
-        for index, weight in enumerate(weights):
-            rounded = round_to_storage(weight).astype(np.float16)
-            if not np.isfinite(rounded).all():
-                raise PackageError(f"weight {index} does not fit into float16")
-            file.create_dataset(str(index), data=rounded, track_times=False)
-
-
-def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
-    """Read the weights of a network that wants exactly these shapes, cast to float32.
-
-    Raises
-    ------
-    PackageError
-        If the file is missing, damaged, or holds other weights; shapes are checked before anything is read.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            if len(file) != len(shapes):
-                raise PackageError(f"{path} holds {len(file)} weights, the network has {len(shapes)}")
-            return [_read_dataset(path, file, str(index), shape) for index, shape in enumerate(shapes)]
-    except (OSError, KeyError, RuntimeError) as error:
-        raise PackageError(f"{path} is not a readable weights file: {error}") from error
-
-
-def round_to_storage(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round to what :func:`write_weights` stores, so that metrics are of the weights that ship."""
-    with np.errstate(over="ignore"):
-        return weight.astype(np.float16).astype(np.float32)
-
-
-def _read_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # HDF5 can point into other files; a package must not.
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise PackageError(f"{path}: weight {name} is missing or a link")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual or dataset.dtype != np.float16:
-        raise PackageError(f"{path}: weight {name} is not a plain float16 array")
-    if dataset.shape != shape:
-        raise PackageError(f"{path}: weight {name} has shape {dataset.shape}, the network wants {shape}")
-    values: NDArray[np.float32] = dataset[...].astype(np.float32)
-    if not np.isfinite(values).all():
-        raise PackageError(f"{path}: weight {name} is not finite")
-    return values
-
-
 CARD_FILE, WEIGHTS_FILE, GOLDEN_FILE, README_FILE = "card.json", "weights.h5", "golden.npz", "README.md"
 
 MAX_TOLERANCE = 0.01
-"""The widest golden tolerance: in logits, it moves no probability by more than 0.0025 times the calibration's slope."""
+"""The largest golden tolerance, in logits: it changes a probability by at most 0.0025 times the calibration's slope."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and the outputs that every engine must give for them.
+    """Golden images, and the outputs that every engine must give for them.
 
     Attributes
     ----------
@@ -94,7 +40,7 @@ class Golden:
     logits : ndarray of float32, (N,)
     cams : ndarray of float32, (N, h, w)
     tolerance : float
-        How far a logit may lie off; for a CAM, relative to the largest absolute value in ``cams`` if that is over 1.
+        The largest difference of a logit, see :meth:`xray.network.engine.Inference.check_agrees`.
     """
 
     images: NDArray[np.uint8]
@@ -105,16 +51,16 @@ class Golden:
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A model package on disk, its card read and its files verified.
+    """A model package on disk, after its card was read and its files were verified.
 
     Attributes
     ----------
     path : Path
         The directory.
     card : Card
-        What it says of itself.
+        The package's description.
     digest : str
-        SHA-256 of ``card.json``, hexadecimal: the model version's identity.
+        SHA-256 of ``card.json``, hexadecimal. It identifies the model version.
     """
 
     path: Path
@@ -123,7 +69,7 @@ class ModelPackage:
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights lie."""
+        """Path of the weights file."""
         return self.path / WEIGHTS_FILE
 
     def check_files(self) -> None:
@@ -132,18 +78,18 @@ class ModelPackage:
         Raises
         ------
         PackageError
-            If a file is missing or differs; it is named.
+            If a file is missing or differs; names the file.
         """
         for name in (WEIGHTS_FILE, GOLDEN_FILE, README_FILE):
             if name not in self.card.files:
                 raise PackageError(f"{self.path / CARD_FILE} does not pin {name}")
-        for name, wanted in self.card.files.items():
+        for name, digest in self.card.files.items():
             file = self.path / name
             if Path(name).name != name:
                 raise PackageError(f"{self.path / CARD_FILE} names a file outside the package: {name}")
             if not file.is_file():
                 raise PackageError(f"{file} is missing")
-            if file_sha256(file) != wanted:
+            if file_sha256(file) != digest:
                 raise PackageError(f"{file} differs from its digest on the card: damaged or altered")
 
     def golden(self) -> Golden:
@@ -152,7 +98,7 @@ class ModelPackage:
         Raises
         ------
         PackageError
-            If the file is unreadable or holds something else.
+            If the file cannot be read, or its arrays do not have the expected shapes, dtypes and ranges.
         """
         path = self.path / GOLDEN_FILE
         try:
@@ -168,7 +114,7 @@ class ModelPackage:
         for name, outputs in (("logits", golden.logits), ("cams", golden.cams)):
             if outputs.dtype != np.float32 or not np.isfinite(outputs).all():
                 raise PackageError(f"{path}: {name} are not finite float32 numbers")
-        # written so that NaN fails too
+        # Written so that NaN fails too.
         if not 0 < golden.tolerance <= MAX_TOLERANCE:
             raise PackageError(f"{path}: a tolerance of {golden.tolerance:g} is not in (0, {MAX_TOLERANCE:g}]")
         return golden
@@ -182,10 +128,15 @@ def load_package(name_or_path: str | Path) -> ModelPackage:
     name_or_path : str or Path
         Name of an installed package, or a directory: a ``Path``, text with a separator, or an existing directory.
 
+    Returns
+    -------
+    ModelPackage
+        The package; its weights and golden outputs are not read yet.
+
     Raises
     ------
     PackageError
-        If there is no such package, or anything in it is missing, damaged or not understood; the file is named.
+        If the package does not exist, or a file in it is missing, damaged or of an unknown format; names the file.
     """
     path = _resolve(name_or_path)
     card_path = path / CARD_FILE
@@ -203,7 +154,7 @@ def load_package(name_or_path: str | Path) -> ModelPackage:
 
 
 def installed_packages() -> list[str]:
-    """Return the names of the packages that ship in ``xray/models``, sorted."""
+    """Return the names of the packages in ``xray/models``, sorted."""
     root = _models_root()
     return sorted(entry.name for entry in root.iterdir() if (entry / CARD_FILE).is_file()) if root.is_dir() else []
 
@@ -217,27 +168,29 @@ def write_package(
     readme: str,
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> ModelPackage:
-    """Write a model package; it appears whole or not at all.
+    """Write a model package, whole or not at all.
 
     Parameters
     ----------
     path : Path
-        The directory to make; its parent must exist, it must not.
+        The directory to make. Its parent must exist; the directory must not.
     card : Card
-        The card; its ``files`` are filled in here.
+        The card; its ``files`` are set here.
     weights : iterable of ndarray
-        The network's weights in its order; stored as float16.
+        The network's weights, in its order; stored as float16.
     golden : Golden
-        Inputs and outputs of the network with the weights as stored.
+        Inputs and outputs of the network with its weights as stored.
     readme : str
-        The card for people, Markdown.
+        The card as Markdown, for people.
     extra : mapping of str to bytes
-        More files, by name; pinned like the others.
+        Contents of more files, by name; the card pins them like the others.
 
     Raises
     ------
     UsageError
         If the directory exists: a package is immutable.
+    PackageError
+        If a weight does not fit into float16.
     """
     if path.exists():
         raise UsageError(f"{path} exists: a model package is never changed, choose another version")
@@ -266,13 +219,69 @@ def write_package(
     return load_package(path)
 
 
+def write_weights(path: Path, weights: Iterable[NDArray[np.float32]]) -> None:
+    """Write a network's weights, in its order, as float16.
+
+    Raises
+    ------
+    PackageError
+        If a value does not fit into float16.
+    """
+    with h5py.File(path, "w", libver="latest") as file:
+        for index, weight in enumerate(weights):
+            rounded = round_to_storage(weight).astype(np.float16)
+            if not np.isfinite(rounded).all():
+                raise PackageError(f"weight {index} does not fit into float16")
+            file.create_dataset(str(index), data=rounded, track_times=False)
+
+
+def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Read a network's weights.
+
+    Parameters
+    ----------
+    path : Path
+        The weights file.
+    shapes : sequence of tuple of int
+        The shape of each weight, in the network's order; checked before the weight is read.
+
+    Returns
+    -------
+    list of ndarray of float32
+
+    Raises
+    ------
+    PackageError
+        If the file is missing or damaged, or its weights have other shapes.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if len(file) != len(shapes):
+                raise PackageError(f"{path} holds {len(file)} weights, the network has {len(shapes)}")
+            return [_read_dataset(path, file, str(index), shape) for index, shape in enumerate(shapes)]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise PackageError(f"{path} is not a readable weights file: {error}") from error
+
+
+def round_to_storage(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to float16, as :func:`write_weights` does, so that metrics are measured on the weights in the package."""
+    with np.errstate(over="ignore"):
+        return weight.astype(np.float16).astype(np.float32)
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _models_root() -> Path:
     return Path(str(resources.files("xray"))) / "models"
 
 
 def _resolve(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
-    # Installed names first: what a name means must not depend on the folder somebody stands in.
+    # Installed names come first: the meaning of a name must not depend on the working directory.
     if not isinstance(name_or_path, Path) and text in installed_packages():
         return _models_root() / text
     path = Path(name_or_path)
@@ -283,7 +292,16 @@ def _resolve(name_or_path: str | Path) -> Path:
     raise PackageError(f"no model package named {text!r}; installed: {', '.join(installed_packages()) or 'none'}")
 
 
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    # An HDF5 dataset may link to another file, which a package must not read.
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise PackageError(f"{path}: weight {name} is missing or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual or dataset.dtype != np.float16:
+        raise PackageError(f"{path}: weight {name} is not a plain float16 array")
+    if dataset.shape != shape:
+        raise PackageError(f"{path}: weight {name} has shape {dataset.shape}, the network needs {shape}")
+    values: NDArray[np.float32] = dataset[...].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise PackageError(f"{path}: weight {name} is not finite")
+    return values

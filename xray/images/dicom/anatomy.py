@@ -1,11 +1,11 @@
-"""What a DICOM header says was radiographed: body part, view and side, in the house's terms."""
+"""Body part, view and laterality of a DICOM image, in the terms of ``xray.vocabulary``."""
 
 import re
 
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
 
-_SAME = {
+_SYNONYMS = {
     "HANDS": "HAND", "FINGERS": "FINGER", "THUMB": "FINGER", "WRISTS": "WRIST", "ELBOWS": "ELBOW",
     "RADIUS ULNA": "FOREARM", "RADIUSULNA": "FOREARM", "FOREARMS": "FOREARM", "LOWER ARM": "FOREARM",
     "UPPER ARM": "HUMERUS", "UPPERARM": "HUMERUS", "SHOULDERS": "SHOULDER", "CLAVICLES": "CLAVICLE",
@@ -13,22 +13,22 @@ _SAME = {
     "LOWER LEG": "LEG", "LOWERLEG": "LEG", "TIBIA FIBULA": "LEG", "TIBIAFIBULA": "LEG", "TIB FIB": "LEG",
     "TIBFIB": "LEG",
 }  # fmt: skip
-"""Other terms for the very same part. A thumb is a finger; the bone of the upper arm is the humerus, of the thigh the
-femur."""
+"""Other terms for a body part of the vocabulary. A thumb counts as a finger, the upper arm as the humerus and the thigh
+as the femur."""
 
-_NO_PART = frozenset(
+_UNSPECIFIC = frozenset(
     {
         "EXTREMITY", "EXTREMITIES", "EXTR", "EXT", "UPPER", "LOWER", "LIMB", "BONE", "BONES", "SKELETON", "JOINT",
         "OTHER", "UNKNOWN", "NONE", "UNDEFINED",
     }
 )  # fmt: skip
-"""Words that name no part: a term that holds only these is none."""
+"""A term of these words alone names no body part."""
 
 _SIDES = {
     "L": "L", "LT": "L", "LEFT": "L", "R": "R", "RT": "R", "RIGHT": "R", "BOTH": "B", "BILAT": "B", "BILATERAL": "B",
 }  # fmt: skip
 
-# PS3.16 CID 4031 and Annex L: SNOMED CT codes, and the SNOMED RT codes that older files have.
+# PS3.16 CID 4031 and Annex L: SNOMED CT codes, and the SNOMED RT codes of older files.
 _REGIONS = {
     "16953009": "ELBOW", "T-15430": "ELBOW", "7569003": "FINGER", "T-D8800": "FINGER", "76505004": "FINGER",
     "T-D8810": "FINGER", "14975008": "FOREARM", "T-D8500": "FOREARM", "110535000": "FOREARM", "T-12403": "FOREARM",
@@ -40,7 +40,7 @@ _REGIONS = {
     "49076000": "KNEE", "T-15720": "KNEE", "30021000": "LEG", "T-D9400": "LEG", "110536004": "LEG", "T-12701": "LEG",
     "816092008": "PELVIS", "12921003": "PELVIS", "T-D6000": "PELVIS", "29707007": "TOE", "T-D9800": "TOE",
 }  # fmt: skip
-# PS3.16 CID 4010, as View Position (PS3.3 C.8.1.1) would say it.
+# PS3.16 CID 4010, as terms of View Position (PS3.3 C.8.1.1).
 _VIEWS = {
     "399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-40888": "PA", "R-10214": "PA", "399173006": "LL",
     "R-10236": "LL", "399198007": "RL", "R-10232": "RL", "399356000": "RAO", "R-40985": "RAO", "399135007": "LAO",
@@ -50,31 +50,44 @@ _VIEWS = {
 }  # fmt: skip
 
 
-def body_part(found: DataSet) -> tuple[str | None, str | None]:
-    """Return the body part, and the side if the term names one, as in ``HAND LT``.
+def body_part(data_set: DataSet) -> tuple[str | None, str | None]:
+    """Return the body part, and the laterality if the term names one, as ``HAND LT`` does.
 
-    Body Part Examined (0018,0015) first, then Anatomic Region Sequence (0008,2218). A term that is none of the house's
-    is kept, as ``CHEST`` is: it is out of every model's scope, visibly. One that names no part, as ``EXTREMITY``, is
-    passed over.
+    Body Part Examined (0018,0015) comes before Anatomic Region Sequence (0008,2218). A term outside the vocabulary,
+    such as ``CHEST``, is kept, so that the image is shown as out of scope. A term that names no part, such as
+    ``EXTREMITY``, is ignored.
+
+    Parameters
+    ----------
+    data_set : DataSet
+        With the elements `xray.images.dicom.tags.HEADER_ELEMENTS`.
+
+    Returns
+    -------
+    part : str or None
+        Upper case, at most 16 characters.
+    side : {"L", "R", "B"} or None
+        Left, right or both.
     """
-    words = _words(found.text(tags.BODY_PART_EXAMINED))
+    words = _words(data_set.text(tags.BODY_PART_EXAMINED))
     sides = {_SIDES[word] for word in words if word in _SIDES}
     side = sides.pop() if len(sides) == 1 else "B" if sides else None
     named = [word for word in words if word not in _SIDES]
     term = _term(" ".join(named))
-    if term is None or set(named) <= _NO_PART:
-        return _coded(found, tags.ANATOMIC_REGION_SEQUENCE, _REGIONS), side
-    return _SAME.get(term, term), side
+    if term is None or set(named) <= _UNSPECIFIC:
+        return _coded_term(data_set, tags.ANATOMIC_REGION_SEQUENCE, _REGIONS), side
+    return _SYNONYMS.get(term, term), side
 
 
-def view(found: DataSet) -> str | None:
-    """Return View Position (0018,5101), or what the code in View Code Sequence (0054,0220) means."""
-    return _term(" ".join(_words(found.text(tags.VIEW_POSITION)))) or _coded(found, tags.VIEW_CODE_SEQUENCE, _VIEWS)
+def view(data_set: DataSet) -> str | None:
+    """Return View Position (0018,5101), or the meaning of the code in View Code Sequence (0054,0220)."""
+    term = _term(" ".join(_words(data_set.text(tags.VIEW_POSITION))))
+    return term or _coded_term(data_set, tags.VIEW_CODE_SEQUENCE, _VIEWS)
 
 
-def laterality(found: DataSet) -> str | None:
-    """Return Image Laterality (0020,0062), or Laterality (0020,0060) of the series."""
-    sides = (found.text(tag).upper() for tag in (tags.IMAGE_LATERALITY, tags.LATERALITY))
+def laterality(data_set: DataSet) -> str | None:
+    """Return Image Laterality (0020,0062), or else Laterality (0020,0060), which is the series'."""
+    sides = (data_set.text(tag).upper() for tag in (tags.IMAGE_LATERALITY, tags.LATERALITY))
     return next((side for side in sides if side in ("L", "R", "B", "U")), None)
 
 
@@ -83,10 +96,10 @@ def _words(text: str) -> list[str]:
 
 
 def _term(text: str) -> str | None:
-    # PS3.5 6.2: a code string has 16 characters at most.
+    # PS3.5 6.2: a code string has at most 16 characters.
     return text if re.fullmatch(r"[A-Z0-9 ]{1,16}", text) else None
 
 
-def _coded(found: DataSet, tag: int, meanings: dict[str, str]) -> str | None:
-    codes = (item.text(tags.CODE_VALUE) for item in found.items.get(tag, ()))
+def _coded_term(data_set: DataSet, tag: int, meanings: dict[str, str]) -> str | None:
+    codes = (item.text(tags.CODE_VALUE) for item in data_set.items.get(tag, ()))
     return next((meanings[code] for code in codes if code in meanings), None)

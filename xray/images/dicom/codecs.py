@@ -1,22 +1,22 @@
-"""DICOM's compressed pixels, one decoder for each form; none is called before the codestream has told its size.
+"""Decoders of DICOM's compressed pixel data; a codestream's size is checked before its decoder is called.
 
 ================================  =============================  ===================================================
-form                              decoder                        why this one
+codestream                        decoder                        reason
 ================================  =============================  ===================================================
-JPEG, DCT, 8 bits                 Pillow (libjpeg-turbo)         the house's JPEG decoder: a film in DICOM comes out as
-                                                                 the same JPEG in a file of its own
-JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive, and the only one at hand
-JPEG-LS                           imagecodecs (CharLS)           lets Python's lock go, and refuses numbers that keep
-                                                                 GDCM's older CharLS busy for ever; made-up pixels keep
-                                                                 both so: ``worker.watchdog``
-JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  gives signed and 16-bit samples; strict: refuses a cut
+JPEG, DCT, 8 bits                 Pillow (libjpeg-turbo)         as for JPEG files: the same JPEG gives the same gray in
+                                                                 DICOM and as a file
+JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive licence (pylibjpeg-libjpeg's is the GPL)
+JPEG-LS                           imagecodecs (CharLS)           releases the GIL, and refuses parameters for which
+                                                                 GDCM's older CharLS never returns. Some damaged pixels
+                                                                 keep both busy forever, hence ``worker.watchdog``
+JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  supports signed and 16-bit samples; refuses a truncated
                                                                  codestream
-RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G); in
-                                                                 C, and never makes more bytes than the film has, where
-                                                                 pydicom's makes whatever a segment says
+RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G).
+                                                                 Written in C; never writes more bytes than the image
+                                                                 has, unlike pydicom's decoder
 ================================  =============================  ===================================================
 
-GDCM's and OpenJPEG's wrappers hold Python's lock while they decode, so one film is decoded at a time in each process.
+The wrappers of GDCM and OpenJPEG hold the GIL while they decode, so a process decodes one such image at a time.
 """
 
 import ctypes
@@ -41,11 +41,11 @@ from xray.images.dicom.codestream import (
     JPEG_LS,
     LOSSLESS,
     Frame,
-    bare_jpeg,
     j2k_codestream,
     j2k_damage,
     j2k_frame,
     jpeg_frame,
+    strip_application_segments,
 )
 from xray.vocabulary import Reason
 
@@ -55,22 +55,22 @@ _JPEG_LS = {f"1.2.840.10008.1.2.4.{end}" for end in (80, 81)}
 _J2K = {f"1.2.840.10008.1.2.4.{end}" for end in (90, 91)}
 RLE = "1.2.840.10008.1.2.5"
 COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | _J2K | {RLE})
-"""Transfer syntaxes (PS3.5 annex A.4) that are decoded."""
+"""Supported compressed transfer syntaxes (PS3.5 annex A.4)."""
 
 LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
-"""Transfer syntaxes whose decoded samples may be over what the bits stored can hold."""
+"""Transfer syntaxes whose decoded samples may exceed the greatest value of the bits stored."""
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _DCT = {_BASELINE, _EXTENDED, _PROGRESSIVE}
 _SLICE = 2**22
 _ONE_AT_A_TIME = threading.Lock()
 
-# With Python's lock held, as by GDCM.
+# PyDLL keeps the GIL, as GDCM does, so that no other Python thread runs between the two.
 _C = ctypes.PyDLL(None)
 _C.fdopen.restype = ctypes.c_void_p
 _UNBUFFERED = 2
 
-# Once, for the process: GDCM would print what it thinks of damaged files.
+# Otherwise GDCM prints warnings about damaged files.
 gdcm.Trace.WarningOff()
 gdcm.Trace.ErrorOff()
 gdcm.Trace.DebugOff()
@@ -79,21 +79,21 @@ gdcm.Trace.DebugOff()
 def decompress(
     data: bytes, syntax: str, rows: int, columns: int, samples: int
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a compressed film, not RLE.
+    """Decode a compressed image of any supported transfer syntax but RLE.
 
     Parameters
     ----------
     data : bytes
         The codestream.
     syntax : str
-        UID of its transfer syntax, of `COMPRESSED`.
+        UID of the transfer syntax, one of `COMPRESSED`.
     rows, columns, samples : int
-        Its size by the header.
+        The image's size, from the header.
 
     Returns
     -------
     ndarray of uint8 or uint16, shape (rows, columns) or (rows, columns, samples)
-        The samples' bits; signed ones as two's complement. YBR is made RGB only within JPEG 2000.
+        Signed samples are two's complement. Colour JPEG is converted to luma; JPEG 2000's YBR_RCT and YBR_ICT to RGB.
 
     Raises
     ------
@@ -106,24 +106,38 @@ def decompress(
     frame.check(rows, columns, samples)
     kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else _DCT
     if frame.kind not in kinds:
-        raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of the kind that its transfer syntax says")
+        raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of its transfer syntax's kind")
     if frame.kind == JPEG_LS:
         return _jpeg_ls(data)
     if frame.kind in _DCT and frame.bits == 8:
         return _jpeg(data)
-    # Told any other depth, GDCM ends the process.
+    # GDCM ends the process for any other depth.
     if frame.kind in _DCT and (frame.kind, frame.bits) != (_EXTENDED, 12):
         raise FileFault(Reason.UNSUPPORTED, f"{frame.bits} bits a sample in a JPEG of this kind")
     return _gdcm(data, syntax, frame)
 
 
 def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) -> NDArray[np.uint8]:
-    """Unpack RLE (PS3.5 annex G) of `samples` a pixel, each of `size` bytes.
+    """Decode RLE (PS3.5 annex G).
+
+    Parameters
+    ----------
+    data : bytes
+        The RLE header and segments.
+    rows, columns, samples : int
+        The image's size, from the header.
+    size : int
+        Bytes of a sample.
 
     Returns
     -------
     ndarray of uint8, shape (samples, rows, columns, size)
         Each sample's bytes, least significant first.
+
+    Raises
+    ------
+    FileFault
+        ``truncated`` or ``corrupt``.
     """
     offsets = list(struct.unpack("<16I", data[:64].ljust(64, b"\0")))
     count, starts = offsets[0], offsets[1 : 1 + samples * size]
@@ -134,7 +148,7 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) ->
         try:
             plane = Image.frombytes("L", (rows * columns, 1), data[start:end], "packbits", "L")
         except ValueError:
-            raise FileFault(Reason.TRUNCATED, "an RLE segment holds too few bytes") from None
+            raise FileFault(Reason.TRUNCATED, "an RLE segment has too few bytes") from None
         planes[number // size, :, :, size - 1 - number % size] = np.asarray(plane).reshape(rows, columns)
     return planes
 
@@ -159,7 +173,7 @@ def _jpeg_ls(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
 def _damage(data: bytes) -> FileFault:
     cut = b"\xff\xd9" not in data[-16:]
-    return FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG does not decode, or not to its end")
+    return FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG cannot be decoded to its end")
 
 
 def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -174,20 +188,20 @@ def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8
 
 def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     size = 1 if frame.bits <= 8 else 2
-    image = _gdcm_image(bare_jpeg(data), syntax, frame)
+    image = _gdcm_image(strip_application_segments(data), syntax, frame)
     with _ONE_AT_A_TIME, _errors_caught() as messages:
         text = image.GetBuffer()
     pixels = np.empty(frame.rows * frame.columns * frame.samples * size, np.uint8)
-    # GDCM's wrapper gives bytes as a text, and as many as it likes.
+    # GDCM's wrapper returns the bytes as a string, of any length.
     if not isinstance(text, str) or len(text) > pixels.size or b"Corrupt" in messages or b"Premature" in messages:
         raise _damage(data)
-    place = 0
+    position = 0
     for start in range(0, len(text), _SLICE):
         part = np.frombuffer(text[start : start + _SLICE].encode("utf-8", "surrogateescape"), np.uint8)
-        pixels[place : place + part.size] = part[: pixels.size - place]
-        place += part.size
-    if place != pixels.size:
-        raise FileFault(Reason.CORRUPT, "the JPEG holds another number of pixels than it says")
+        pixels[position : position + part.size] = part[: pixels.size - position]
+        position += part.size
+    if position != pixels.size:
+        raise FileFault(Reason.CORRUPT, "the JPEG does not have as many pixels as it says")
     shape = (frame.rows, frame.columns, frame.samples)[: 2 if frame.samples == 1 else 3]
     return pixels.view("<u2" if size == 2 else np.uint8).reshape(shape)
 
@@ -207,7 +221,7 @@ def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
     kind = gdcm.PhotometricInterpretation.GetPIType(name)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    # The codestream's own depth: told another, GDCM decodes with the wrong library first, or clips.
+    # The codestream's own depth: with another, GDCM tries the wrong library first, or clips values.
     allocated = 8 if frame.bits <= 8 else 12 if frame.kind == _EXTENDED else 16
     image.SetPixelFormat(gdcm.PixelFormat(frame.samples, allocated, frame.bits, frame.bits - 1, 0))
     return image
@@ -215,7 +229,7 @@ def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
 
 @cache
 def _messages(process: int) -> tuple[int, int]:
-    # A file of its own for each process that was forked, never closed: others may be about to print.
+    # One file for each forked process, never closed, as another thread may be about to write to it.
     descriptor = os.memfd_create(f"libjpeg of {process}")
     file = _C.fdopen(descriptor, b"w")
     _C.setvbuf(ctypes.c_void_p(file), None, _UNBUFFERED, 0)
@@ -224,8 +238,8 @@ def _messages(process: int) -> tuple[int, int]:
 
 @contextmanager
 def _errors_caught() -> Iterator[bytearray]:
-    # libjpeg within GDCM prints to C's standard error, and says only there that it has made up pixels. So that is what
-    # it gets another one of, and not the process, whose other threads may print.
+    # GDCM's libjpeg reports only on C's standard error that it has invented pixels. So C's `stderr` is replaced and not
+    # the process's file descriptor 2, which other threads may write to.
     caught = bytearray()
     descriptor, file = _messages(os.getpid())
     stderr = ctypes.c_void_p.in_dll(_C, "stderr")

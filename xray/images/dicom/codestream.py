@@ -1,4 +1,4 @@
-"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, looked at before a C library sees it."""
+"""Headers of JPEG, JPEG-LS and JPEG 2000 codestreams, checked before a C library reads them."""
 
 import struct
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ from xray.images.limits import check_jpeg_segments, check_limit
 from xray.vocabulary import Reason
 
 MAX_BLOCKS = 1_000_000
-"""Code-blocks and precincts of a JPEG 2000 film, of which OpenJPEG makes objects. A film of 100 million pixels has
-25,000 blocks of the usual 64 x 64."""
+"""Code-blocks, or precincts, of a JPEG 2000 image; OpenJPEG makes an object of each. An image of 100 million pixels has
+25,000 code-blocks of the usual 64 x 64."""
 
 MAX_PACKETS = 10_000_000
-"""Layers times precincts: as often OpenJPEG looks for a packet, however few bytes there are."""
+"""Layers times precincts of a JPEG 2000 image: OpenJPEG looks for that many packets, however few bytes there are."""
 
 MAX_TILES = 10_000
-"""Of a JPEG 2000 film."""
+"""Tiles of a JPEG 2000 image."""
 
 MAX_TILE_PARTS = 100_000
-"""Of a JPEG 2000 film."""
+"""Tile-parts of a JPEG 2000 image."""
 
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0x51, 0x52, 0x53, 0x90, 0x93, 0xD9
 _LEAST_TILE_PART = 14
-# Frames whose coding is no DICOM transfer syntax': differential, arithmetic.
+# All start-of-frame markers (ITU-T T.81 table B.1), also those of codings that DICOM does not use.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_SCAN = 0xDA
@@ -35,7 +35,17 @@ JPEG_LS, LOSSLESS = 0xF7, 0xC3
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a codestream holds: the kind of its frame (JPEG's marker), bits a sample, and its size."""
+    """A codestream's frame header.
+
+    Attributes
+    ----------
+    kind : int
+        JPEG's start-of-frame marker; 0 for JPEG 2000.
+    bits : int
+        Bits of a sample.
+    rows, columns, samples : int
+        Size of the image.
+    """
 
     kind: int
     bits: int
@@ -44,9 +54,15 @@ class Frame:
     samples: int
 
     def check(self, rows: int, columns: int, samples: int) -> None:
-        """Refuse, as ``corrupt``, a codestream of another size than the header's."""
+        """Compare the size with the DICOM header's.
+
+        Raises
+        ------
+        FileFault
+            ``corrupt``: the sizes differ. ``unsupported``: fewer than 2 or more than 16 bits a sample.
+        """
         if (self.rows, self.columns, self.samples) != (rows, columns, samples):
-            raise FileFault(Reason.CORRUPT, "the compressed image has not the size that the header gives")
+            raise FileFault(Reason.CORRUPT, "the compressed image and the header differ in size")
         if not 2 <= self.bits <= 16:
             raise FileFault(Reason.UNSUPPORTED, f"{self.bits} bits a sample")
 
@@ -57,21 +73,22 @@ def jpeg_frame(data: bytes) -> Frame:
     Raises
     ------
     FileFault
-        There is not exactly one before the first scan, or absurdly much around it.
+        ``truncated``; ``corrupt``: there is not exactly one frame header before the first scan, or there are too many
+        segments.
     """
     if not data.startswith(b"\xff\xd8"):
-        raise FileFault(Reason.CORRUPT, "the compressed image is no JPEG")
-    place, frame = 2, None
+        raise FileFault(Reason.CORRUPT, "the compressed image is not a JPEG")
+    position, frame = 2, None
     while True:
-        marker, place = _next_marker(data, place)
+        marker, position = _next_marker(data, position)
         if marker == _START_OF_SCAN:
             break
-        size = int.from_bytes(data[place : place + 2])
+        size = int.from_bytes(data[position : position + 2])
         if marker in _FRAMES:
             if frame is not None or size < 8:
                 raise FileFault(Reason.CORRUPT, "the JPEG has a second frame, or one without a header")
-            frame = Frame(marker, *struct.unpack(">BHHB", data[place + 2 : place + 8].ljust(6, b"\0")))
-        place += max(2, size)
+            frame = Frame(marker, *struct.unpack(">BHHB", data[position + 2 : position + 8].ljust(6, b"\0")))
+        position += max(2, size)
     if frame is None:
         raise FileFault(Reason.CORRUPT, "the JPEG has no frame header")
     if frame.kind != JPEG_LS:
@@ -79,52 +96,53 @@ def jpeg_frame(data: bytes) -> Frame:
     return frame
 
 
-def bare_jpeg(data: bytes) -> bytes:
-    """Return a JPEG that `jpeg_frame` has read with nothing but tables and frame before its first scan.
+def strip_application_segments(data: bytes) -> bytes:
+    """Return a JPEG, already checked by `jpeg_frame`, with only tables and frame header before its first scan.
 
-    A strange number in an application's segment makes GDCM end the process.
+    GDCM ends the process for some values in application segments.
     """
-    parts, place = [data[:2]], 2
+    parts, position = [data[:2]], 2
     while True:
-        marker, start = _next_marker(data, place)
+        marker, start = _next_marker(data, position)
         if marker == _START_OF_SCAN:
             return b"".join([*parts, data[start - 2 :]])
-        place = start + max(2, int.from_bytes(data[start : start + 2]))
+        position = start + max(2, int.from_bytes(data[start : start + 2]))
         if marker in _TABLES | _FRAMES:
-            parts.append(data[start - 2 : place])
+            parts.append(data[start - 2 : position])
 
 
-def _next_marker(data: bytes, place: int) -> tuple[int, int]:
+def _next_marker(data: bytes, position: int) -> tuple[int, int]:
     for _ in range(2**10):
-        if place + 4 > len(data):
+        if position + 4 > len(data):
             raise FileFault(Reason.TRUNCATED, "the JPEG ends before its pixels")
-        if data[place] != 0xFF:
+        if data[position] != 0xFF:
             break
-        if data[place + 1] == 0xFF:
-            place += 1
-        elif data[place + 1] in _STANDALONE:
-            place += 2
+        if data[position + 1] == 0xFF:
+            position += 1
+        elif data[position + 1] in _STANDALONE:
+            position += 2
         else:
-            return data[place + 1], place + 2
-    raise FileFault(Reason.CORRUPT, "the JPEG has something else where a marker must be")
+            return data[position + 1], position + 2
+    raise FileFault(Reason.CORRUPT, "the JPEG has no marker where one must be")
 
 
 def j2k_codestream(data: bytes) -> bytes:
-    """Return a JPEG 2000 codestream without the JP2 boxes that some writers leave around it."""
+    """Return a JPEG 2000 codestream without the JP2 boxes that some writers put around it."""
     if data.startswith(_JP2) and (start := data.find(_J2K, 0, 2**16)) > 0:
         return data[start:]
     if not data.startswith(_J2K):
-        raise FileFault(Reason.CORRUPT, "the compressed image is no JPEG 2000 codestream")
+        raise FileFault(Reason.CORRUPT, "the compressed image is not a JPEG 2000 codestream")
     return data
 
 
 def j2k_frame(data: bytes) -> Frame:
-    """Read the headers of a JPEG 2000 codestream (ITU-T T.800 A.4, A.5) and hold what OpenJPEG will make of it.
+    """Read the headers of a JPEG 2000 codestream (ITU-T T.800 A.4, A.5) and check OpenJPEG's work against the caps.
 
     Raises
     ------
     FileFault
-        It is cut, components differ in size or depth, or there are absurdly many tiles, precincts or layers.
+        ``truncated``; ``unsupported``: components differ in size or depth; ``corrupt``: too many tiles, precincts or
+        layers.
     """
     frame, tiles, coded = None, 1, False
     for marker, body in _j2k_segments(data):
@@ -134,31 +152,31 @@ def j2k_frame(data: bytes) -> Frame:
             coded |= marker == _COD
             _check_coding(body if marker == _COD else _as_cod(body, frame), frame, tiles)
     if frame is None or not coded:
-        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no whole header")
+        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no complete header")
     return frame
 
 
 def _j2k_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    # Of the main header, and of each tile-part's, which may say otherwise for its tile (A.4.2).
-    place, next_part, parts = 2, 0, 0
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+    # The main header's segments, and each tile-part header's, which may override them for its tile (A.4.2).
+    position, next_part, parts = 2, 0, 0
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
         if marker == _SOD:
-            place = next_part
+            position = next_part
             continue
         if marker == _SOT:
             check_limit(parts := parts + 1, MAX_TILE_PARTS, "tile-parts")
-            length = int.from_bytes(data[place + 6 : place + 10])
-            next_part = place + length if length >= _LEAST_TILE_PART else len(data)
-        yield marker, data[place + 4 : place + 2 + size]
-        place += 2 + max(2, size)
+            length = int.from_bytes(data[position + 6 : position + 10])
+            next_part = position + length if length >= _LEAST_TILE_PART else len(data)
+        yield marker, data[position + 4 : position + 2 + size]
+        position += 2 + max(2, size)
 
 
 def _size(body: bytes) -> tuple[Frame, int]:
     if len(body) < 39:
-        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no whole header")
+        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no complete header")
     _, right, bottom, left, top, tile_w, tile_h, tile_x, tile_y, samples = struct.unpack(">H8IH", body[:36])
-    components = {body[place : place + 3] for place in range(36, 36 + 3 * samples, 3)}
+    components = {body[position : position + 3] for position in range(36, 36 + 3 * samples, 3)}
     if len(components) != 1 or body[37:39] != b"\x01\x01":
         raise FileFault(Reason.UNSUPPORTED, "JPEG 2000 components of different size or depth")
     if not (tile_w and tile_h and left < right and top < bottom):
@@ -175,10 +193,10 @@ def _as_cod(body: bytes, frame: Frame) -> bytes:
 
 def _check_coding(cod: bytes, frame: Frame, tiles: int) -> None:
     if len(cod) < 10:
-        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no whole header")
+        raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no complete header")
     layers, levels, block = int.from_bytes(cod[2:4]), cod[5], (cod[6] & 15) + (cod[7] & 15) + 4
     if levels > 32:
-        raise FileFault(Reason.CORRUPT, "a JPEG 2000 image of more than 32 resolutions")
+        raise FileFault(Reason.CORRUPT, "a JPEG 2000 image with more than 32 decomposition levels")
     pixels = frame.rows * frame.columns * frame.samples
     check_limit(pixels >> block, MAX_BLOCKS, "code-blocks")
     precincts = 0
@@ -194,18 +212,18 @@ def _check_coding(cod: bytes, frame: Frame, tiles: int) -> None:
 
 
 def j2k_damage(data: bytes) -> FileFault:
-    """Say what is wrong with a codestream that does not decode, as far as its tile-parts tell (ITU-T T.800 A.4.2)."""
-    place = data.find(b"\xff\x90")
-    while place > 0 and data[place : place + 2] == b"\xff\x90" and place + 12 <= len(data):
-        size = int.from_bytes(data[place + 6 : place + 10])
-        if place + size > len(data):
+    """Return the fault of a codestream that could not be decoded, from its tile-parts (ITU-T T.800 A.4.2)."""
+    position = data.find(b"\xff\x90")
+    while position > 0 and data[position : position + 2] == b"\xff\x90" and position + 12 <= len(data):
+        size = int.from_bytes(data[position + 6 : position + 10])
+        if position + size > len(data):
             return FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream ends within a tile")
         if size < _LEAST_TILE_PART:
             break
-        place += size
-    end = data[place : place + 2]
+        position += size
+    end = data[position : position + 2]
     if not end:
         return FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream ends after a tile")
     if end == b"\xff\x90" or end[1] == _EOC:
         return FileFault(Reason.CORRUPT, "the JPEG 2000 codestream is damaged within a tile")
-    return FileFault(Reason.CORRUPT, "the JPEG 2000 codestream goes on behind a tile with neither a tile nor its end")
+    return FileFault(Reason.CORRUPT, "the JPEG 2000 codestream has neither a tile nor its end after a tile")

@@ -1,6 +1,8 @@
-"""From a film's stored values to gray, bone bright: DICOM's grayscale pipeline as one table (PS3.4 N.2, PS3.3 C.11).
+"""DICOM's grayscale transformations: stored values to gray, bone bright (PS3.3 C.11, PS3.4 N.2).
 
-Every stored value is worked out once, not every pixel: a table of 65,536 entries serves a film of 100 million pixels.
+Stored values -> modality LUT or rescale -> VOI LUT or window -> inversion -> presentation values, here gray of 8 bits.
+Each possible stored value is transformed once, and the result is a lookup table for the pixels: 65,536 entries serve an
+image of 100 million pixels.
 """
 
 import math
@@ -13,137 +15,145 @@ from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
 
 TAILS = 0.005
-"""Share of the pixels below black, and of those above white, where a film has no window: the lead markers and burnt-in
-text, which would otherwise take half of the range, cover less than that, and bone covers more."""
+"""Share of the pixels that become black, and of those that become white, in an image without a window. Lead markers and
+burnt-in text, which would otherwise take half of the range, cover less than that; bone covers more."""
 
 LEAST_SPAN = 26
-"""Gray levels, a tenth of all, that the pixels between the tails must span: a window that leaves less is wrong."""
+"""Gray levels, a tenth of all, that the pixels between the tails must span. A window that leaves fewer is wrong."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
-    """How cells of 8 or 16 bits hold the stored values (PS3.5 section 8.1.1).
+class PixelFormat:
+    """How the integers of a pixel array hold the stored values (PS3.5 section 8.1.1).
 
-    Parameters
+    Attributes
     ----------
-    size : int
-        Bits of a cell.
-    stored : int
-        Bits of a value.
+    bits_allocated : int
+        Bits of an integer, 8 or 16.
+    bits_stored : int
+        Bits of a stored value.
     shift : int
-        Bits below it.
+        Bits below the stored value.
     signed : bool
-        Two's complement.
-    clipped : bool
-        The cells are a lossy decoder's, and may be over what the bits can hold.
+        Stored values are two's complement.
+    lossy : bool
+        The integers come from a lossy decoder, and may exceed the greatest stored value.
     """
 
-    size: int
-    stored: int
+    bits_allocated: int
+    bits_stored: int
     shift: int
     signed: bool
-    clipped: bool
+    lossy: bool
 
-    def values(self) -> Values:
-        """Return the stored value of each possible cell."""
-        cells = np.arange(2**self.size, dtype=np.int64)
-        most = 2**self.stored - 1
-        if self.clipped and not self.signed:
-            return np.asarray(np.minimum(cells, most), np.float64)
-        values = (cells >> self.shift) & most
+    def stored_values(self) -> Values:
+        """Return the stored value of each integer.
+
+        Returns
+        -------
+        ndarray of float64, (2 ** bits_allocated,)
+        """
+        integers = np.arange(2**self.bits_allocated, dtype=np.int64)
+        greatest = 2**self.bits_stored - 1
+        if self.lossy and not self.signed:
+            return np.asarray(np.minimum(integers, greatest), np.float64)
+        values = (integers >> self.shift) & greatest
         if self.signed:
-            values -= (values > most >> 1) * (most + 1)
+            values -= (values > greatest >> 1) * (greatest + 1)
         return np.asarray(values, np.float64)
 
 
-def gray_table(found: DataSet, cells: Cells, counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Make the table from a film's cells to gray.
+def grayscale_table(data_set: DataSet, pixel_format: PixelFormat, counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Make the lookup table from a monochrome image's integers to gray.
 
-    In order: padding is set aside (PS3.3 C.7.5.1.1.2), modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2),
+    The steps: find the padding (PS3.3 C.7.5.1.1.2), modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2),
     inversion (C.11.6.1.2, or C.7.6.3.1.2), and padding becomes black.
 
     Parameters
     ----------
-    found : DataSet
-        The header.
-    cells : Cells
-        How cells hold values.
-    counts : ndarray of int64, shape (2 ** cells.size,)
-        How many pixels have each cell.
+    data_set : DataSet
+        With the elements `xray.images.dicom.tags.PIXEL_ELEMENTS`.
+    pixel_format : PixelFormat
+        How the integers hold stored values.
+    counts : ndarray of int64, (2 ** bits_allocated,)
+        How many pixels have each integer.
 
     Returns
     -------
-    ndarray of uint8, shape (2 ** cells.size,)
+    ndarray of uint8, (2 ** bits_allocated,)
     """
-    stored = cells.values()
-    padding = _padding(found, cells, stored)
+    stored = pixel_format.stored_values()
+    padding = _padding(data_set, pixel_format, stored)
     if not counts[~padding].any():
         padding[:] = False
     weights = np.where(padding, 0, counts)
-    values = _modality(found, stored)
-    gray = _voi(found, values)
-    if gray is None and cells.stored <= 8:
-        # Eight bits are made to be looked at: as in a PNG, they are the gray.
+    values = _modality_transformation(data_set, stored)
+    gray = _voi_transformation(data_set, values)
+    if gray is None and pixel_format.bits_stored <= 8:
+        # Values of 8 bits are meant for display: they are the gray, as in a PNG.
         gray = _linear(values, values.min(), values.max())
     if gray is None or _span(gray, weights) * 255 < LEAST_SPAN:
         gray = _linear(values, *_range(values, weights))
-    if _is_inverted(found):
+    if _is_inverted(data_set):
         gray = 1 - gray
     table = np.rint(gray * 255).astype(np.uint8)
     table[padding] = 0
     return table
 
 
-def _padding(found: DataSet, cells: Cells, stored: Values) -> NDArray[np.bool_]:
-    value = found.integers(tags.PADDING_VALUE, signed=cells.signed)[:1]
-    limit = found.integers(tags.PADDING_LIMIT, signed=cells.signed)[:1] or value
+def _padding(data_set: DataSet, pixel_format: PixelFormat, stored: Values) -> NDArray[np.bool_]:
+    value = data_set.integers(tags.PIXEL_PADDING_VALUE, signed=pixel_format.signed)[:1]
+    limit = data_set.integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=pixel_format.signed)[:1] or value
     if not value:
         return np.zeros(stored.shape, np.bool_)
     low, high = sorted((value[0], limit[0]))
-    # Writers pad with 65,535 too, where 12 bits are stored: then it is the whole cell that holds the padding.
-    beyond = low < stored.min() or high > stored.max()
-    values = replace(cells, stored=cells.size, shift=0).values() if beyond else stored
-    return (values >= low) & (values <= high)
+    # Some writers pad with 65,535 where 12 bits are stored: then the padding is in all bits allocated.
+    exceeds = low < stored.min() or high > stored.max()
+    if exceeds:
+        stored = replace(pixel_format, bits_stored=pixel_format.bits_allocated, shift=0).stored_values()
+    return (stored >= low) & (stored <= high)
 
 
-def _modality(found: DataSet, stored: Values) -> Values:
-    if sequence := found.items.get(tags.MODALITY_LUT_SEQUENCE):
-        table = _lookup(sequence[0], stored)
-        if table is not None:
-            return table[0]
-    slope = _first(found.decimals(tags.RESCALE_SLOPE), 1.0)
-    intercept = _first(found.decimals(tags.RESCALE_INTERCEPT), 0.0)
-    # A slope of zero, or no number, would leave nothing of the film.
+def _modality_transformation(data_set: DataSet, stored: Values) -> Values:
+    if sequence := data_set.items.get(tags.MODALITY_LUT_SEQUENCE):
+        looked_up = _look_up(sequence[0], stored)
+        if looked_up is not None:
+            return looked_up[0]
+    slope = _first(data_set.decimals(tags.RESCALE_SLOPE), 1.0)
+    intercept = _first(data_set.decimals(tags.RESCALE_INTERCEPT), 0.0)
+    # A slope of zero would make all pixels the same.
     usable = math.isfinite(slope) and math.isfinite(intercept) and 1e-9 < abs(slope) < 1e9 and abs(intercept) < 1e12
     return stored * slope + intercept if usable else stored
 
 
-def _voi(found: DataSet, values: Values) -> Values | None:
-    tables = found.items.get(tags.VOI_LUT_SEQUENCE, [])
-    chosen = _chosen([item.text(tags.LUT_EXPLANATION) for item in tables])
-    table = _lookup(tables[chosen], values) if tables else None
-    if table is not None:
-        return np.minimum(table[0] / table[1], 1.0)
-    centers, widths = found.decimals(tags.WINDOW_CENTER), found.decimals(tags.WINDOW_WIDTH)
-    pairs = list(zip(centers, widths, strict=False))
-    if not pairs:
+def _voi_transformation(data_set: DataSet, values: Values) -> Values | None:
+    """Apply the first usable of VOI LUT and window: gray in [0, 1], or None if there is neither."""
+    luts = data_set.items.get(tags.VOI_LUT_SEQUENCE, [])
+    chosen = _choose([item.text(tags.LUT_EXPLANATION) for item in luts])
+    looked_up = _look_up(luts[chosen], values) if luts else None
+    if looked_up is not None:
+        return np.minimum(looked_up[0] / looked_up[1], 1.0)
+    centers, widths = data_set.decimals(tags.WINDOW_CENTER), data_set.decimals(tags.WINDOW_WIDTH)
+    windows = list(zip(centers, widths, strict=False))
+    if not windows:
         return None
-    center, width = pairs[_chosen(found.texts(tags.WINDOW_EXPLANATION)[: len(pairs)])]
-    function = found.text(tags.VOI_LUT_FUNCTION).upper()
+    center, width = windows[_choose(data_set.texts(tags.WINDOW_EXPLANATION)[: len(windows)])]
+    function = data_set.text(tags.VOI_LUT_FUNCTION).upper()
     least = 1e-9 if function in ("SIGMOID", "LINEAR_EXACT") else 1.0
     if not (math.isfinite(center) and math.isfinite(width) and least <= width < 1e12 and abs(center) < 1e12):
         return None
     return _window(values, center, width, function)
 
 
-def _chosen(explanations: list[str]) -> int:
-    # Of several views a film may be shown in (C.11.2.1), the plain one; else the writer's first.
-    return next((place for place, text in enumerate(explanations) if text.upper() == "NORMAL"), 0)
+def _choose(explanations: list[str]) -> int:
+    # Of several alternative views (C.11.2.1), the normal one, else the first.
+    return next((index for index, text in enumerate(explanations) if text.upper() == "NORMAL"), 0)
 
 
 def _window(values: Values, center: float, width: float, function: str) -> Values:
+    """Apply a window (PS3.3 C.11.2.1.2 and C.11.2.1.3): gray in [0, 1]."""
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR_EXACT":
@@ -153,33 +163,34 @@ def _window(values: Values, center: float, width: float, function: str) -> Value
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _lookup(item: DataSet, values: Values) -> tuple[Values, float] | None:
+def _look_up(item: DataSet, values: Values) -> tuple[Values, float] | None:
+    """Look values up in a modality or VOI LUT; return the entries and the greatest possible one, None if unusable."""
     # C.11.1.1: number of entries (0 for 65,536), first value mapped, bits of an entry.
     descriptor = item.integers(tags.LUT_DESCRIPTOR)
     if len(descriptor) < 3:
         return None
     count, first, bits = descriptor[0] or 65536, descriptor[1], descriptor[2]
-    # The first value is signed where the values that it is compared with are.
+    # The first value mapped is signed if the values are.
     if values.min() < 0 and first >= 2**15:
         first -= 2**16
     data = item.values.get(tags.LUT_DATA, b"")
     words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if item.encoding.byteorder == "little" else ">u2")
-    # Entries of 8 bits may be packed two in a word.
+    # Two entries of 8 bits may share a word.
     entries = words if words.size >= count else np.frombuffer(data, np.uint8)
     if entries.size < count or not 1 <= bits <= 16:
         return None
     table = entries[:count].astype(np.float64)
-    # Some writers give fewer bits than their entries have.
-    most = max(2.0**bits - 1, 2.0 ** math.ceil(math.log2(table.max() + 1)) - 1)
-    return table[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)], most
+    # Some writers give fewer bits than the entries need.
+    greatest = max(2.0**bits - 1, 2.0 ** math.ceil(math.log2(table.max() + 1)) - 1)
+    return table[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)], greatest
 
 
-def _is_inverted(found: DataSet) -> bool:
-    # For DX the shape is INVERSE where the photometric interpretation is MONOCHROME1: one inversion, said twice.
-    shape = found.text(tags.PRESENTATION_LUT_SHAPE).upper()
+def _is_inverted(data_set: DataSet) -> bool:
+    # In DX, Presentation LUT Shape is INVERSE for MONOCHROME1: both say the same, so it is inverted once.
+    shape = data_set.text(tags.PRESENTATION_LUT_SHAPE).upper()
     if shape in ("IDENTITY", "INVERSE"):
         return shape == "INVERSE"
-    return found.text(tags.PHOTOMETRIC).upper() == "MONOCHROME1"
+    return data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper() == "MONOCHROME1"
 
 
 def _linear(values: Values, low: float, high: float) -> Values:
@@ -200,10 +211,8 @@ def _span(gray: Values, weights: NDArray[np.int64]) -> float:
 
 
 def _quantiles(values: Values, weights: NDArray[np.int64]) -> tuple[float, float]:
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order])
-    low, high = np.searchsorted(below, (TAILS * below[-1], (1 - TAILS) * below[-1]))
-    return float(values[order[low]]), float(values[order[high]])
+    low, high = np.quantile(values, (TAILS, 1 - TAILS), weights=weights, method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _first(numbers: list[float], default: float) -> float:

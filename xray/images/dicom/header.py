@@ -1,48 +1,45 @@
-"""DICOM files: which bytes are one, which of them are radiographs, and what their headers say of the film.
+"""DICOM headers: whether a file is DICOM, whether it is a radiograph, and its study, body part and view.
 
-Nothing that a file says leaves this module but what `Header` holds.
+Of a header, only the fields of `Header` are ever stored or logged. pydicom is imported with the first DICOM file, as
+that takes a fifth of a command's start.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO
-
-from pydicom import config
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_has_tag
-from pydicom.uid import UID
-from pydicom.valuerep import VR
 
 from xray.errors import FileFault
 from xray.images.dicom import tags
 from xray.images.dicom.anatomy import body_part, laterality, view
-from xray.images.dicom.data_set import DataSet, Encoding, Inflated, PixelElement, Source, Walk
+from xray.images.dicom.data_set import ByteReader, DataSet, DataSetReader, Encoding, InflatedStream, PixelElement
 from xray.pseudonym import pseudonym
 from xray.vocabulary import Reason
 
-HEAD = 1024
-"""Bytes of a file that `is_dicom` wants to see."""
+HEAD_BYTES = 1024
+"""How many bytes from a file's start `is_dicom` needs."""
 
-_PREFIX, _PREFIX_AT = b"DICM", 128
-_META = {tags.MEDIA_STORAGE_SOP_CLASS: frozenset[int](), tags.TRANSFER_SYNTAX: frozenset[int]()}
+_PREFIX, _PREAMBLE_BYTES = b"DICM", 128
+_META_ELEMENTS = {tags.MEDIA_STORAGE_SOP_CLASS_UID: frozenset[int](), tags.TRANSFER_SYNTAX_UID: frozenset[int]()}
 _ENCODINGS = (Encoding(True, "little"), Encoding(False, "little"), Encoding(True, "big"), Encoding(False, "big"))
-_VRS = frozenset(vr.value.encode() for vr in VR)
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+"""Transfer syntaxes (PS3.5 annex A): Implicit VR Little Endian, Explicit VR Big Endian, Deflated Explicit VR."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-RADIOGRAPHS = frozenset(
+RADIOGRAPH_CLASSES = frozenset(
     _STORAGE + end for end in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "12.1", "12.2", "12.3")
 )
-"""SOP classes of projection radiographs (PS3.4 B.5): CR; DX, mammography and intra-oral for presentation and for
-processing; angiography and fluoroscopy, of which a file may hold one frame."""
+"""SOP classes of projection radiographs (PS3.4 B.5): CR; DX, mammography and intra-oral, each for presentation and for
+processing; angiography and fluoroscopy, whose files may hold a single frame."""
 
-MULTI_FRAMES = frozenset(_STORAGE + end for end in ("12.1.1", "12.2.1"))
-"""SOP classes that are made for many projections: enhanced angiography and fluoroscopy."""
+MULTI_FRAME_CLASSES = frozenset(_STORAGE + end for end in ("12.1.1", "12.2.1"))
+"""SOP classes of several projections: enhanced angiography and fluoroscopy."""
 
 SECONDARY_CAPTURE = _STORAGE + "7"
-"""What was a radiograph once, or a report, or anything: its modality tells (PS3.3 A.8)."""
+"""Secondary Capture (PS3.3 A.8): any image; its modality tells whether it is a radiograph."""
 
-SECONDARY_MULTI_FRAMES = frozenset(f"{SECONDARY_CAPTURE}.{end}" for end in "1234")
+MULTI_FRAME_SECONDARY_CAPTURES = frozenset(f"{SECONDARY_CAPTURE}.{end}" for end in "1234")
 
 MODALITIES = frozenset({"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"})
 """Modality terms of projection radiographs (PS3.3 C.7.3.1.1.1)."""
@@ -50,16 +47,16 @@ MODALITIES = frozenset({"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is kept of a DICOM file's header.
+    """The fields of a DICOM header that a scan stores.
 
-    Parameters
+    Attributes
     ----------
     study, series : str or None
         Study and Series Instance UID (0020,000D and 0020,000E), if valid (PS3.5 section 9).
     body_part : str or None
         A term of PS3.16 Annex L, of 16 characters at most, upper case.
     view : str or None
-        View Position (0018,5101), or what View Code Sequence (0054,0220) says, upper case.
+        View Position (0018,5101), or the term of View Code Sequence (0054,0220), upper case.
     laterality : {"L", "R", "B", "U"} or None
         Left, right, both, unpaired.
     patient : str or None
@@ -75,153 +72,203 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A radiograph's header, with the source standing at its pixels."""
+class RadiographFile:
+    """A DICOM file of a radiograph, read up to its pixel data.
 
-    source: Source
+    Attributes
+    ----------
+    reader : ByteReader
+        At the value of the pixel data element.
+    data_set : DataSet
+        The selected elements.
+    transfer_syntax : str
+        UID; ``""`` if the file has none.
+    pixel_element : PixelElement
+        The head of the pixel data element.
+    """
+
+    reader: ByteReader
     data_set: DataSet
-    syntax: str
-    pixels: PixelElement
+    transfer_syntax: str
+    pixel_element: PixelElement
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell from a file's first `HEAD` bytes, or from all of a shorter one, whether it is DICOM (PS3.10 section 7).
+    """Say whether a file is DICOM (PS3.10 section 7).
 
-    Without the preamble and ``DICM`` behind it, the bytes must begin with elements of the file meta information or of
-    group 0008 that DICOM's dictionary knows, in rising order.
+    A file without preamble and ``DICM`` must begin with elements of the file meta information or of group 0008, known
+    to DICOM's dictionary and in ascending order.
+
+    Parameters
+    ----------
+    head : bytes
+        The file's first `HEAD_BYTES` bytes, or the whole file if it is shorter.
     """
-    return head[_PREFIX_AT : _PREFIX_AT + 4] == _PREFIX or _bare_encoding(head[:HEAD]) is not None
+    return _has_prefix(head) or _encoding_of_elements(head[:HEAD_BYTES]) is not None
 
 
 def read_header(file: BinaryIO, pseudonym_key: bytes | None) -> Header:
-    """Read the header of a radiograph, without its pixels.
+    """Read the header of a radiograph.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        Seekable, at its start; the pixel data are not read.
+    pseudonym_key : bytes or None
+        Key of the patient's pseudonym; without a key there is no pseudonym.
+
+    Raises
+    ------
+    FileFault
+        ``not_an_image``: not DICOM. ``not_radiograph``: the detail is the SOP class's name. ``multi_frame``.
+        ``no_pixels``. ``truncated`` or ``corrupt``: the header cannot be read.
+    """
+    data_set = open_radiograph(file, tags.HEADER_ELEMENTS).data_set
+    part, side = body_part(data_set)
+    return Header(
+        study=_uid(data_set.text(tags.STUDY_INSTANCE_UID)),
+        series=_uid(data_set.text(tags.SERIES_INSTANCE_UID)),
+        body_part=part,
+        view=view(data_set),
+        laterality=laterality(data_set) or side,
+        patient=_patient(data_set, pseudonym_key) if pseudonym_key else None,
+    )
+
+
+def open_radiograph(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> RadiographFile:
+    """Read a file up to its pixel data, and check that it is a single-frame radiograph.
 
     Parameters
     ----------
     file : BinaryIO
         Seekable, at its start.
-    pseudonym_key : bytes or None
-        Without one, no pseudonym is made.
-
-    Raises
-    ------
-    FileFault
-        ``not_an_image``: no DICOM. ``not_radiograph``: its detail is the SOP class's name. ``multi_frame``,
-        ``no_pixels``. ``truncated`` or ``corrupt``: the header cannot be read.
-    """
-    found = open_radiograph(file, tags.HEADER).data_set
-    part, side = body_part(found)
-    return Header(
-        study=_uid(found.text(tags.STUDY)),
-        series=_uid(found.text(tags.SERIES)),
-        body_part=part,
-        view=view(found),
-        laterality=laterality(found) or side,
-        patient=_patient(found, pseudonym_key) if pseudonym_key else None,
-    )
-
-
-def open_radiograph(file: BinaryIO, wanted: dict[int, frozenset[int]]) -> Opened:
-    """Read the elements that are wanted, up to the pixels, and judge whether this is a radiograph.
+    selected : mapping of int to frozenset of int
+        Tags of the elements to keep, see `DataSetReader`.
 
     Raises
     ------
     FileFault
         As `read_header`.
     """
-    source = Source(file)
-    head = source.peek(HEAD)
+    reader = ByteReader(file)
+    head = reader.peek(HEAD_BYTES)
     if not is_dicom(head):
         raise FileFault(Reason.NOT_AN_IMAGE)
     meta = DataSet(Encoding())
-    if head[_PREFIX_AT : _PREFIX_AT + 4] == _PREFIX:
-        source.skip(_PREFIX_AT + 4)
-    if source.peek(2) == b"\x02\x00":
-        walk = Walk(source, Encoding(), _META)
-        walk.run(group=2)
-        meta = walk.found
-    syntax = meta.text(tags.TRANSFER_SYNTAX)
+    if _has_prefix(head):
+        reader.skip(_PREAMBLE_BYTES + len(_PREFIX))
+    if reader.peek(2) == b"\x02\x00":
+        meta_reader = DataSetReader(reader, Encoding(), _META_ELEMENTS)
+        meta_reader.read(group=2)
+        meta = meta_reader.data_set
+    syntax = meta.text(tags.TRANSFER_SYNTAX_UID)
     if syntax == DEFLATED:
-        source = Source(Inflated(file, source.rest()))
-    walk = Walk(source, _encoding(source.peek(HEAD), syntax), wanted | tags.JUDGED)
+        reader = ByteReader(InflatedStream(file, reader.peeked))
+    encoding = _encoding(reader.peek(HEAD_BYTES), syntax)
+    data_set_reader = DataSetReader(reader, encoding, {**selected, **tags.RADIOGRAPH_CHECK_ELEMENTS})
+    data_set = data_set_reader.data_set
     try:
-        pixels = walk.run()
+        pixel_element = data_set_reader.read()
     except FileFault:
-        # What is no radiograph is not a damaged one either.
-        _judge_class(walk.found, meta)
+        # A damaged file of another SOP class is reported as not a radiograph.
+        _check_sop_class(data_set, meta)
         raise
-    _judge_class(walk.found, meta)
-    if (frames := walk.found.decimals(tags.NUMBER_OF_FRAMES)) and frames[0] > 1:
+    _check_sop_class(data_set, meta)
+    if (frames := data_set.decimals(tags.NUMBER_OF_FRAMES)) and frames[0] > 1:
         raise FileFault(Reason.MULTI_FRAME)
-    if pixels is None:
+    if pixel_element is None:
         raise FileFault(Reason.NO_PIXELS)
-    return Opened(source, walk.found, syntax, pixels)
+    return RadiographFile(reader, data_set, syntax, pixel_element)
 
 
-def _judge_class(found: DataSet, meta: DataSet) -> None:
-    sop_class = found.text(tags.SOP_CLASS) or meta.text(tags.MEDIA_STORAGE_SOP_CLASS)
-    radiographic = found.text(tags.MODALITY).upper() in MODALITIES
-    if sop_class in MULTI_FRAMES or (sop_class in SECONDARY_MULTI_FRAMES and radiographic):
+def _has_prefix(head: bytes) -> bool:
+    return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_PREFIX)] == _PREFIX
+
+
+def _check_sop_class(data_set: DataSet, meta: DataSet) -> None:
+    """Raise ``multi_frame`` or ``not_radiograph`` if the SOP class and modality are not a radiograph's."""
+    sop_class = data_set.text(tags.SOP_CLASS_UID) or meta.text(tags.MEDIA_STORAGE_SOP_CLASS_UID)
+    is_radiographic = data_set.text(tags.MODALITY).upper() in MODALITIES
+    if sop_class in MULTI_FRAME_CLASSES or (sop_class in MULTI_FRAME_SECONDARY_CAPTURES and is_radiographic):
         raise FileFault(Reason.MULTI_FRAME)
+    from pydicom import config
+    from pydicom.uid import UID
+
     uid = UID(sop_class, config.IGNORE)
     is_standard = uid.type == "SOP Class"
-    # A class of a vendor's own, or none, is judged as a secondary capture is.
-    judged_by_modality = sop_class == SECONDARY_CAPTURE or not is_standard
-    if not (sop_class in RADIOGRAPHS or (judged_by_modality and radiographic)):
+    # A private SOP class, or none, says as little about the image as Secondary Capture does.
+    modality_decides = sop_class == SECONDARY_CAPTURE or not is_standard
+    if not (sop_class in RADIOGRAPH_CLASSES or (modality_decides and is_radiographic)):
         raise FileFault(Reason.NOT_RADIOGRAPH, uid.name if is_standard else "other DICOM object")
 
 
 def _encoding(head: bytes, syntax: str) -> Encoding:
     if not syntax:
-        return _bare_encoding(head) or Encoding()
+        return _encoding_of_elements(head) or Encoding()
     byteorder = "big" if syntax == BIG_ENDIAN else "little"
-    # Some files are not written as their transfer syntax says: the first element tells.
-    explicit = head[4:6] in _VRS if len(head) >= 6 else syntax != IMPLICIT
+    # Some files are not encoded as their transfer syntax says, so the first element decides.
+    explicit = head[4:6] in _vrs() if len(head) >= 6 else syntax != IMPLICIT
     return Encoding(explicit, "big" if byteorder == "big" else "little")
 
 
-def _bare_encoding(head: bytes) -> Encoding | None:
-    return next((encoding for encoding in _ENCODINGS if _reads_as(head, encoding)), None)
+def _encoding_of_elements(head: bytes) -> Encoding | None:
+    """Return the encoding in which bytes are the first elements of a DICOM file without a prefix; None if in none."""
+    return next((encoding for encoding in _ENCODINGS if _begins_with_elements(head, encoding)), None)
 
 
-def _reads_as(head: bytes, encoding: Encoding) -> bool:
-    place, last, count = 0, -1, 0
-    while count < 3 and place + 8 <= len(head):
-        tag = int.from_bytes(head[place : place + 2], encoding.byteorder) << 16
-        tag |= int.from_bytes(head[place + 2 : place + 4], encoding.byteorder)
-        # Element 0 of a group is its length, retired.
-        known = tag & 0xFFFF == 0 or dictionary_has_tag(tag)
-        if tag <= last or not known or tag >> 16 not in ((2, 8) if count == 0 else (2, 8, 0x10, 0x18)):
+def _begins_with_elements(head: bytes, encoding: Encoding) -> bool:
+    position, last, count = 0, -1, 0
+    while count < 3 and position + 8 <= len(head):
+        tag = int.from_bytes(head[position : position + 2], encoding.byteorder) << 16
+        tag |= int.from_bytes(head[position + 2 : position + 4], encoding.byteorder)
+        if tag <= last or tag >> 16 not in ((2, 8) if count == 0 else (2, 8, 0x10, 0x18)) or not _is_known(tag):
             return False
-        vr, length = head[place + 4 : place + 6], int.from_bytes(head[place + 4 : place + 8], encoding.byteorder)
+        vr = head[position + 4 : position + 6]
+        length = int.from_bytes(head[position + 4 : position + 8], encoding.byteorder)
         if encoding.explicit:
-            length = int.from_bytes(head[place + 6 : place + 8], encoding.byteorder)
-            if vr not in _VRS:
+            length = int.from_bytes(head[position + 6 : position + 8], encoding.byteorder)
+            if vr not in _vrs():
                 return False
-        # Sequences and long values come late: what is known so far has to do.
-        if length > HEAD or length % 2 or (encoding.explicit and vr in (b"SQ", b"OB", b"UN", b"UT")):
-            return count > 1 or (count > 0 and encoding.explicit) or _is_meta(tag, vr)
-        place, last, count = place + 8 + length, tag, count + 1
+        # Sequences and long values end the check: the elements before them decide.
+        if length > HEAD_BYTES or length % 2 or (encoding.explicit and vr in (b"SQ", b"OB", b"UN", b"UT")):
+            return count > 1 or (count > 0 and encoding.explicit) or _is_meta_version(tag, vr)
+        position, last, count = position + 8 + length, tag, count + 1
     return count > 0
 
 
-def _is_meta(tag: int, vr: bytes) -> bool:
-    return tag == tags.META_VERSION and vr == b"OB"
+def _is_known(tag: int) -> bool:
+    from pydicom.datadict import dictionary_has_tag
+
+    # Element 0 of a group is the (retired) group length.
+    return tag & 0xFFFF == 0 or dictionary_has_tag(tag)
+
+
+@cache
+def _vrs() -> frozenset[bytes]:
+    from pydicom.valuerep import VR
+
+    return frozenset(vr.value.encode() for vr in VR)
+
+
+def _is_meta_version(tag: int, vr: bytes) -> bool:
+    return tag == tags.FILE_META_INFORMATION_VERSION and vr == b"OB"
 
 
 def _uid(text: str) -> str | None:
     return text if re.fullmatch(r"[0-9.]{1,64}", text) else None
 
 
-def _patient(found: DataSet, key: bytes) -> str | None:
-    patient, issuer = _decoded(found, tags.PATIENT_ID), _decoded(found, tags.ISSUER_OF_PATIENT_ID)
+def _patient(data_set: DataSet, key: bytes) -> str | None:
+    patient, issuer = _decoded(data_set, tags.PATIENT_ID), _decoded(data_set, tags.ISSUER_OF_PATIENT_ID)
     return pseudonym(key, patient, issuer) if patient else None
 
 
-def _decoded(found: DataSet, tag: int) -> str:
-    # PS3.5 6.1.2.3: of several character sets the first is that in which a value begins.
-    charset = python_encoding.get(found.text(tags.CHARACTER_SET), "latin-1")
-    value = found.values.get(tag, b"")
+def _decoded(data_set: DataSet, tag: int) -> str:
+    from pydicom.charset import python_encoding
+
+    # PS3.5 6.1.2.3: a value begins in the first of several character sets.
+    charset = python_encoding.get(data_set.text(tags.SPECIFIC_CHARACTER_SET), "latin-1")
+    value = data_set.values.get(tag, b"")
     try:
         return value.decode(charset).strip(" \0")
     except (UnicodeDecodeError, LookupError):

@@ -1,4 +1,4 @@
-"""A DICOM film's compressed bytes, put together from their fragments (PS3.5 annex A.4)."""
+"""DICOM pixel data to gray: native or compressed, monochrome or colour, with square pixels."""
 
 import io
 import math
@@ -13,67 +13,47 @@ from pydicom.uid import UID
 from xray.errors import FileFault
 from xray.images.dicom import tags
 from xray.images.dicom.codecs import COMPRESSED, LOSSY, RLE, decompress, unpack_rle
-from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED, DataSet, Inflated, Source
-from xray.images.dicom.grayscale import Cells, gray_table
-from xray.images.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, Opened, open_radiograph
+from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, DataSet, InflatedStream
+from xray.images.dicom.grayscale import PixelFormat, grayscale_table
+from xray.images.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, RadiographFile, open_radiograph
 from xray.images.limits import check_limit
 from xray.vocabulary import Reason
 
 MAX_FRAGMENTS = 100_000
-"""Of one film. Usual ones have 64 kilobytes, or hold the whole film."""
-
-
-def read_fragments(source: Source) -> bytes:
-    """Return the bytes of all fragments of a single frame; the source stands at the pixels' value.
-
-    Raises
-    ------
-    FileFault
-        ``truncated``: a fragment is cut, or there is none.
-    """
-    parts: list[bytes] = []
-    while (head := source.peek(8)) and len(head) == 8:
-        tag = int.from_bytes(head[:2], "little") << 16 | int.from_bytes(head[2:4], "little")
-        length = int.from_bytes(head[4:], "little")
-        if tag == SEQUENCE_END:
-            break
-        if tag != ITEM or length == UNDEFINED:
-            raise FileFault(Reason.CORRUPT, "the compressed pixels hold something else than fragments")
-        check_limit(len(parts), MAX_FRAGMENTS, "fragments")
-        source.read(8)
-        parts.append(source.read(length))
-    # The first item is the offset table, which a single frame does not need (PS3.5 A.4).
-    if not any(parts[1:]):
-        raise FileFault(Reason.TRUNCATED, "the file ends before its compressed pixels")
-    return b"".join(parts[1:])
-
+"""Fragments of an image. Usually a fragment has 64 kilobytes, or holds the whole image."""
 
 MAX_ASPECT = 4.0
-"""How much longer than wide a pixel may be; what is beyond is taken for a mistake and passed over."""
+"""The largest ratio of a pixel's sides; a larger one is taken for a mistake and ignored."""
 
 LEAST_ASPECT = 1.01
-"""Pixels that are square but for this are left as they are: calibration makes 0.1 % of it."""
+"""Pixels nearer to square are left unchanged: calibration alone makes the sides differ by 0.1 %."""
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _NATIVE = frozenset({"", IMPLICIT, BIG_ENDIAN, DEFLATED, "1.2.840.10008.1.2.1"})
-_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _LUMA_FIRST = ("YBR_FULL", "YBR_FULL_422")
-_COLOURS = ("RGB", "YBR_ICT", "YBR_RCT", *_LUMA_FIRST)
-_BAND = 2**20
+_COLOUR = ("RGB", "YBR_ICT", "YBR_RCT", *_LUMA_FIRST)
+# Pixels that are converted at a time, so that wide intermediate arrays stay small.
+_BAND_PIXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _PixelDescription:
+    """What the Image Pixel module (PS3.3 C.7.6.3) and the transfer syntax say about the pixel data."""
+
     rows: int
     columns: int
     samples: int
-    allocated: int
+    bits_allocated: int
     photometric: str
-    syntax: str
+    transfer_syntax: str
 
     @property
-    def bytes(self) -> int:
-        samples = 2 if self.photometric == "YBR_FULL_422" and self.syntax in _NATIVE else self.samples
-        return self.rows * self.columns * samples * self.allocated // 8
+    def native_bytes(self) -> int:
+        """Length of the pixels without compression."""
+        subsampled = self.photometric == "YBR_FULL_422" and self.transfer_syntax in _NATIVE
+        return self.rows * self.columns * (2 if subsampled else self.samples) * self.bits_allocated // 8
 
 
 def decode_dicom(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
@@ -84,174 +64,218 @@ def decode_dicom(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     data : bytes
         A whole file.
     max_pixels : int
-        Cap on rows x columns, held against the header before anything is decoded.
+        Cap on rows x columns; checked against the header before anything is decoded.
 
     Returns
     -------
     ndarray of uint8, shape (H, W)
-        Square pixels; may be read-only.
+        Bone bright, square pixels; may be read-only.
 
     Raises
     ------
     FileFault
-        As of `xray.images.dicom.header.read_header`; and ``too_many_pixels``; ``unsupported``, with what is.
+        As `xray.images.dicom.header.read_header`; also ``too_many_pixels``, and ``unsupported`` with what is not
+        supported.
     """
     try:
         return _decode(data, max_pixels)
     except (FileFault, MemoryError):
         raise
-    # As with pictures. What a library says may quote the header, so only the kind of its error is kept.
+    # Damaged files cause exceptions of every type. A library's text may quote the header, so only its type is kept.
     except Exception as error:
         raise FileFault(Reason.CORRUPT, f"decoding ended with {type(error).__name__}") from error
 
 
-def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    opened = open_radiograph(io.BytesIO(data), tags.PIXELS)
-    form = _form(opened, max_pixels)
-    if form.photometric in _GRAY:
-        gray = _monochrome(opened, form)
-    elif form.photometric == "PALETTE COLOR":
-        gray = _apply(_palette(opened.data_set, form.allocated), _cells(opened, form)[..., 0])
-    else:
-        gray = _luma(_cells(opened, form), form)
-    return _square(gray, opened.data_set)
-
-
-def dicom_room(data: bytes) -> int:
-    """Say from a film's header for how many pixels its decoding makes room; 0 for what is not decoded."""
+def dicom_pixel_count(data: bytes) -> int:
+    """Return the number of pixels that decoding a file allocates, from its header; 0 if it cannot be decoded."""
     try:
-        form = _form(open_radiograph(io.BytesIO(data), tags.PIXELS), max_pixels=2**32)
+        pixels = _describe(open_radiograph(io.BytesIO(data), tags.PIXEL_ELEMENTS), max_pixels=2**32)
     except FileFault:
         return 0
-    return form.rows * form.columns
+    return pixels.rows * pixels.columns
 
 
-def _form(opened: Opened, max_pixels: int) -> _Form:
-    found = opened.data_set
-    if opened.pixels.tag != tags.PIXEL_DATA:
+def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    file = open_radiograph(io.BytesIO(data), tags.PIXEL_ELEMENTS)
+    description = _describe(file, max_pixels)
+    if description.photometric in _MONOCHROME:
+        gray = _monochrome_to_gray(file, description)
+    elif description.photometric == "PALETTE COLOR":
+        table = _palette_table(file.data_set, description.bits_allocated)
+        gray = _apply(table, _read_pixels(file, description)[..., 0])
+    else:
+        gray = _colour_to_gray(_read_pixels(file, description), description)
+    return _make_square(gray, file.data_set)
+
+
+def _describe(file: RadiographFile, max_pixels: int) -> _PixelDescription:
+    """Check and return the description of the pixel data.
+
+    Raises
+    ------
+    FileFault
+        ``unsupported``, ``corrupt`` or ``too_many_pixels``.
+    """
+    data_set = file.data_set
+    if file.pixel_element.tag != tags.PIXEL_DATA:
         raise FileFault(Reason.UNSUPPORTED, "floating-point pixels")
-    if opened.syntax not in COMPRESSED | _NATIVE:
-        uid = UID(opened.syntax, config.IGNORE)
-        raise FileFault(Reason.UNSUPPORTED, f"the transfer syntax {uid.name if uid.type else 'of a vendor'}")
-    rows, columns = found.integer(tags.ROWS) or 0, found.integer(tags.COLUMNS) or 0
+    if file.transfer_syntax not in COMPRESSED | _NATIVE:
+        uid = UID(file.transfer_syntax, config.IGNORE)
+        raise FileFault(
+            Reason.UNSUPPORTED, f"the transfer syntax {uid.name}" if uid.type else "a private transfer syntax"
+        )
+    rows, columns = data_set.integer(tags.ROWS) or 0, data_set.integer(tags.COLUMNS) or 0
     if not rows or not columns:
-        raise FileFault(Reason.CORRUPT, "the header gives no rows or columns")
+        raise FileFault(Reason.CORRUPT, "the header has no rows or columns")
     if rows * columns > max_pixels:
         raise FileFault(Reason.TOO_MANY_PIXELS, f"{columns} x {rows}, the cap is {max_pixels:,}")
-    photometric = found.text(tags.PHOTOMETRIC).upper()
-    samples = found.integer(tags.SAMPLES_PER_PIXEL) or 1
-    allocated = found.integer(tags.BITS_ALLOCATED) or 0
-    colour = photometric in _COLOURS
-    if not colour and photometric not in (*_GRAY, "PALETTE COLOR"):
-        raise FileFault(Reason.UNSUPPORTED, "a photometric interpretation that is not read")
-    if samples != (3 if colour else 1):
+    photometric = data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper()
+    samples = data_set.integer(tags.SAMPLES_PER_PIXEL) or 1
+    allocated = data_set.integer(tags.BITS_ALLOCATED) or 0
+    is_colour = photometric in _COLOUR
+    if not is_colour and photometric not in (*_MONOCHROME, "PALETTE COLOR"):
+        raise FileFault(Reason.UNSUPPORTED, "the photometric interpretation is not supported")
+    if samples != (3 if is_colour else 1):
         raise FileFault(Reason.CORRUPT, "the samples per pixel do not fit the photometric interpretation")
-    if allocated not in ((8,) if colour else (8, 16)):
-        raise FileFault(Reason.UNSUPPORTED, f"{allocated} bits allocated{' in colour' if colour else ''}")
-    return _Form(rows, columns, samples, allocated, photometric, opened.syntax)
+    if allocated not in ((8,) if is_colour else (8, 16)):
+        raise FileFault(Reason.UNSUPPORTED, f"{allocated} bits allocated{' in colour' if is_colour else ''}")
+    return _PixelDescription(rows, columns, samples, allocated, photometric, file.transfer_syntax)
 
 
-def _cells(opened: Opened, form: _Form) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the film's cells, shape (rows, columns, samples); only the first sample of YBR_FULL_422."""
-    encapsulated = opened.pixels.length == UNDEFINED
-    if encapsulated != (form.syntax in COMPRESSED):
+def _read_pixels(file: RadiographFile, description: _PixelDescription) -> Pixels:
+    """Return the pixels, shape (rows, columns, samples); of native YBR_FULL_422 only the luma."""
+    encapsulated = file.pixel_element.length == UNDEFINED_LENGTH
+    if encapsulated != (description.transfer_syntax in COMPRESSED):
         raise FileFault(Reason.CORRUPT, "the pixels are not stored as their transfer syntax says")
     if not encapsulated:
-        return _native(opened, form)
-    data = read_fragments(opened.source)
-    if form.syntax != RLE:
-        pixels = decompress(data, form.syntax, form.rows, form.columns, form.samples)
-        return pixels.reshape(form.rows, form.columns, -1)
-    planes = unpack_rle(data, form.rows, form.columns, form.samples, form.allocated // 8)
-    return np.moveaxis(planes.view(f"<u{form.allocated // 8}")[..., 0], 0, -1)
+        return _read_native(file, description)
+    data = _read_fragments(file.reader)
+    rows, columns, samples = description.rows, description.columns, description.samples
+    if description.transfer_syntax != RLE:
+        pixels = decompress(data, description.transfer_syntax, rows, columns, samples)
+        return pixels.reshape(rows, columns, -1)
+    planes = unpack_rle(data, rows, columns, samples, description.bits_allocated // 8)
+    return np.moveaxis(planes.view(f"<u{description.bits_allocated // 8}")[..., 0], 0, -1)
 
 
-def _native(opened: Opened, form: _Form) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    if opened.pixels.length < form.bytes:
-        raise FileFault(Reason.TRUNCATED, "the pixels are fewer than rows and columns say")
-    if isinstance(opened.source.stream, Inflated):
-        opened.source.stream.room += form.bytes
-    # In words of 16 bits the bytes of two pixels change places with the byte order (PS3.5 8.1.1, annex A.3).
-    big = opened.data_set.encoding.byteorder == "big"
-    swapped = big and form.allocated == 8 and opened.pixels.vr == b"OW"
-    raw = np.frombuffer(opened.source.read(form.bytes + (form.bytes % 2 if swapped else 0)), np.uint8)
-    if swapped:
-        raw = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[: form.bytes]
-    if form.photometric == "YBR_FULL_422":
-        if form.columns % 2:
-            raise FileFault(Reason.CORRUPT, "an odd number of columns, where two share their colour")
-        # PS3.3 C.7.6.3.1.2: two luma samples, then the colour that they share.
-        return raw.reshape(-1, 4)[:, :2].reshape(form.rows, form.columns, 1)
-    cells = raw.view(f"{'>' if big else '<'}u2") if form.allocated == 16 else raw
-    if form.samples > 1 and opened.data_set.integer(tags.PLANAR_CONFIGURATION) == 1:
-        return np.moveaxis(cells.reshape(form.samples, form.rows, form.columns), 0, -1)
-    return cells.reshape(form.rows, form.columns, form.samples)
+def _read_fragments(reader: ByteReader) -> bytes:
+    """Return the compressed bytes of a single frame: its fragments, joined (PS3.5 annex A.4).
+
+    Raises
+    ------
+    FileFault
+        ``truncated``: a fragment is cut, or there is none.
+    """
+    parts: list[bytes] = []
+    while (head := reader.peek(8)) and len(head) == 8:
+        tag = int.from_bytes(head[:2], "little") << 16 | int.from_bytes(head[2:4], "little")
+        length = int.from_bytes(head[4:], "little")
+        if tag == SEQUENCE_END:
+            break
+        if tag != ITEM or length == UNDEFINED_LENGTH:
+            raise FileFault(Reason.CORRUPT, "the compressed pixels contain an element that is not a fragment")
+        check_limit(len(parts), MAX_FRAGMENTS, "fragments")
+        reader.read(8)
+        parts.append(reader.read(length))
+    # The first item is the offset table, which a single frame does not need (PS3.5 A.4).
+    if not any(parts[1:]):
+        raise FileFault(Reason.TRUNCATED, "the file ends before its compressed pixels")
+    return b"".join(parts[1:])
 
 
-def _monochrome(opened: Opened, form: _Form) -> NDArray[np.uint8]:
-    found = opened.data_set
-    stored = found.integer(tags.BITS_STORED) or form.allocated
-    high = found.integer(tags.HIGH_BIT)
-    if not 2 <= stored <= form.allocated:
+def _read_native(file: RadiographFile, description: _PixelDescription) -> Pixels:
+    size = description.native_bytes
+    if file.pixel_element.length < size:
+        raise FileFault(Reason.TRUNCATED, "fewer pixels than rows x columns")
+    if isinstance(file.reader.stream, InflatedStream):
+        file.reader.stream.allow(size)
+    # In big-endian words of 16 bits, the bytes of two pixels are swapped (PS3.5 8.1.1, annex A.3).
+    is_big_endian = file.data_set.encoding.byteorder == "big"
+    is_swapped = is_big_endian and description.bits_allocated == 8 and file.pixel_element.vr == b"OW"
+    raw = np.frombuffer(file.reader.read(size + (size % 2 if is_swapped else 0)), np.uint8)
+    if is_swapped:
+        raw = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[:size]
+    rows, columns, samples = description.rows, description.columns, description.samples
+    if description.photometric == "YBR_FULL_422":
+        if columns % 2:
+            raise FileFault(Reason.CORRUPT, "YBR_FULL_422 with an odd number of columns")
+        # PS3.3 C.7.6.3.1.2: two luma samples, then the two chroma samples that they share.
+        return raw.reshape(-1, 4)[:, :2].reshape(rows, columns, 1)
+    pixels = raw.view(f"{'>' if is_big_endian else '<'}u2") if description.bits_allocated == 16 else raw
+    if samples > 1 and file.data_set.integer(tags.PLANAR_CONFIGURATION) == 1:
+        return np.moveaxis(pixels.reshape(samples, rows, columns), 0, -1)
+    return pixels.reshape(rows, columns, samples)
+
+
+def _monochrome_to_gray(file: RadiographFile, description: _PixelDescription) -> NDArray[np.uint8]:
+    data_set, syntax = file.data_set, description.transfer_syntax
+    allocated = description.bits_allocated
+    stored = data_set.integer(tags.BITS_STORED) or allocated
+    high_bit = data_set.integer(tags.HIGH_BIT)
+    if not 2 <= stored <= allocated:
         raise FileFault(Reason.UNSUPPORTED if stored == 1 else Reason.CORRUPT, f"{stored} bits stored")
-    shift = stored - 1 if high is None else high
-    shift -= stored - 1
-    if not 0 <= shift <= form.allocated - stored:
+    shift = 0 if high_bit is None else high_bit - (stored - 1)
+    if not 0 <= shift <= allocated - stored:
         raise FileFault(Reason.CORRUPT, "the high bit does not fit the bits stored and allocated")
-    pixels = _cells(opened, form)[..., 0]
-    # Codestreams hold the values themselves, so there is nothing below them.
-    moved = shift if form.syntax not in COMPRESSED or form.syntax == RLE else 0
-    signed = found.integer(tags.PIXEL_REPRESENTATION) == 1
-    cells = Cells(pixels.dtype.itemsize * 8, stored, moved, signed, form.syntax in LOSSY)
-    counts = np.zeros(2**cells.size, np.int64)
+    pixels = _read_pixels(file, description)[..., 0]
+    # Other codecs than RLE hold the stored values themselves, without bits below them.
+    pixel_format = PixelFormat(
+        bits_allocated=pixels.dtype.itemsize * 8,
+        bits_stored=stored,
+        shift=shift if syntax not in COMPRESSED or syntax == RLE else 0,
+        signed=data_set.integer(tags.PIXEL_REPRESENTATION) == 1,
+        lossy=syntax in LOSSY,
+    )
+    counts = np.zeros(2**pixel_format.bits_allocated, np.int64)
     for band in _bands(pixels):
         counts += np.bincount(band.ravel(), minlength=counts.size)
-    return _apply(gray_table(found, cells, counts), pixels)
+    return _apply(grayscale_table(data_set, pixel_format, counts), pixels)
 
 
-def _bands(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> list[NDArray[np.uint8] | NDArray[np.uint16]]:
-    # NumPy makes indices of eight bytes of each pixel.
-    step = max(1, _BAND // pixels.shape[1])
+def _bands(pixels: Pixels) -> list[Pixels]:
+    # NumPy converts pixels to indices of 8 bytes each, so it gets a band at a time.
+    step = max(1, _BAND_PIXELS // pixels.shape[1])
     return [pixels[top : top + step] for top in range(0, pixels.shape[0], step)]
 
 
-def _apply(table: NDArray[np.uint8], pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+def _apply(table: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.uint8]:
     gray = np.empty(pixels.shape, np.uint8)
-    for band, part in zip(_bands(pixels), _bands(gray), strict=True):
-        np.take(table, band, out=part, mode="clip")
+    for band, gray_band in zip(_bands(pixels), _bands(gray), strict=True):
+        np.take(table, band, out=gray_band, mode="clip")
     return gray
 
 
-def _palette(found: DataSet, allocated: int) -> NDArray[np.uint8]:
+def _palette_table(data_set: DataSet, bits_allocated: int) -> NDArray[np.uint8]:
+    """Return the luma of each pixel value's palette colour."""
     # PS3.3 C.7.9: red, green and blue tables of the same length, of 8 or 16 bits an entry.
-    cells = np.arange(2**allocated)
+    values = np.arange(2**bits_allocated)
     channels = []
-    for descriptor_tag, data_tag in zip(tags.PALETTES, tags.PALETTE_DATA, strict=True):
-        descriptor, data = found.integers(descriptor_tag), found.values.get(data_tag, b"")
+    for descriptor_tag, data_tag in zip(tags.PALETTE_DESCRIPTORS, tags.PALETTE_DATA, strict=True):
+        descriptor, data = data_set.integers(descriptor_tag), data_set.values.get(data_tag, b"")
         if len(descriptor) < 3 or not data:
-            raise FileFault(Reason.UNSUPPORTED, "a palette that is not given in full")
+            raise FileFault(Reason.UNSUPPORTED, "the palette is incomplete")
         count, first = descriptor[0] or 65536, descriptor[1]
-        entries = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if found.encoding.byteorder == "little" else ">u2")
-        entries = entries[:count] >> 8 if len(data) >= 2 * count else np.frombuffer(data, np.uint8)[:count]
+        words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if data_set.encoding.byteorder == "little" else ">u2")
+        entries = words[:count] >> 8 if len(data) >= 2 * count else np.frombuffer(data, np.uint8)[:count]
         if entries.size < count:
-            raise FileFault(Reason.CORRUPT, "a palette is shorter than it says")
-        channels.append(entries[np.clip(cells - first, 0, count - 1)].astype(np.uint8))
+            raise FileFault(Reason.CORRUPT, "the palette has fewer entries than it says")
+        channels.append(entries[np.clip(values - first, 0, count - 1)].astype(np.uint8))
     return np.asarray(Image.fromarray(np.stack(channels, -1)[None]).convert("L")).reshape(-1)
 
 
-def _luma(cells: NDArray[np.uint8] | NDArray[np.uint16], form: _Form) -> NDArray[np.uint8]:
-    if cells.shape[-1] == 1 or (form.photometric in _LUMA_FIRST):
-        return np.ascontiguousarray(cells[..., 0]).astype(np.uint8, copy=False)
+def _colour_to_gray(pixels: Pixels, description: _PixelDescription) -> NDArray[np.uint8]:
+    if pixels.shape[-1] == 1 or description.photometric in _LUMA_FIRST:
+        return np.ascontiguousarray(pixels[..., 0]).astype(np.uint8, copy=False)
     return np.concatenate(
-        [np.asarray(Image.fromarray(np.ascontiguousarray(band)).convert("L")) for band in _bands(cells)]
+        [np.asarray(Image.fromarray(np.ascontiguousarray(band)).convert("L")) for band in _bands(pixels)]
     )
 
 
-def _square(gray: NDArray[np.uint8], found: DataSet) -> NDArray[np.uint8]:
-    aspect = _aspect(found)
+def _make_square(gray: NDArray[np.uint8], data_set: DataSet) -> NDArray[np.uint8]:
+    """Resize an image to square pixels, by reducing the direction of the finer sampling."""
+    aspect = _aspect_ratio(data_set)
     if not LEAST_ASPECT <= max(aspect, 1 / aspect) <= MAX_ASPECT:
         return gray
-    # The finer direction is reduced to the coarser one: nothing is made up, and nothing grows.
     height, width = gray.shape
     if aspect > 1:
         width = max(1, round(width / aspect))
@@ -260,11 +284,11 @@ def _square(gray: NDArray[np.uint8], found: DataSet) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _aspect(found: DataSet) -> float:
-    """Return how much higher than wide a pixel is."""
-    # PS3.3 C.7.6.3.1.7 and 10.7.1: row spacing, the vertical one, comes first in all three.
+def _aspect_ratio(data_set: DataSet) -> float:
+    """Return a pixel's height divided by its width."""
+    # PS3.3 C.7.6.3.1.7 and 10.7.1: the vertical value comes first in all three.
     for tag in (tags.PIXEL_ASPECT_RATIO, tags.IMAGER_PIXEL_SPACING, tags.PIXEL_SPACING):
-        numbers = found.decimals(tag)
+        numbers = data_set.decimals(tag)
         if len(numbers) == 2 and all(math.isfinite(number) and 1e-6 < number < 1e6 for number in numbers):
             return numbers[0] / numbers[1]
     return 1.0

@@ -1,0 +1,86 @@
+"""A dry run: read an archive as a scan would, and compare it with what the database knows."""
+
+from collections.abc import Sequence
+
+from db.runs import archive_layout
+from db.scan_cache import ScanCache, ScanDifference, archive_id_of, compare_with_run, current_images, known_files
+from db.session import Database
+from producer.layout_detection import choose_layout
+from producer.read_archive import read_archive
+from producer.scan_summary import DryRunReport
+from producer.source import Source
+from xray.archives.archive_file import ArchiveFile, Skipped
+
+
+def dry_run(database: Database | None, name: str, source: Source, digest: str) -> DryRunReport:
+    """Count what a scan would find and what would have to be screened; change nothing.
+
+    Parameters
+    ----------
+    database : Database or None
+        None if nothing was screened yet.
+    name : str
+        The archive's name.
+    source : Source
+        The archive on this host.
+    digest : str
+        The model package's digest.
+
+    Raises
+    ------
+    UsageError
+        A scan would refuse the archive.
+    Outage
+        The archive or the database does not answer.
+    """
+    archive_id = None if database is None else archive_id_of(database, name)
+    known = None if database is None or archive_id is None else (database, archive_id)
+    source = choose_layout(name, source, archive_layout(*known) if known else None)
+    report = DryRunReport(source.layout)
+    sink = CountingSink(known, digest, report)
+    read_archive(source, sink, report)
+    if known:
+        unread = sum(current_images(*known, path) for path in report.unread)
+        report.gone = current_images(*known) - sink.current - unread
+    return report
+
+
+class CountingSink:
+    """Compare images with what the database knows, and write nothing.
+
+    Parameters
+    ----------
+    known : tuple of (Database, int) or None
+        Database and id of an archive that was scanned before.
+    digest : str
+        The model package's digest.
+    report : DryRunReport
+        Gets the counts.
+
+    Attributes
+    ----------
+    current : int
+        How many of the images that were current before are found.
+    """
+
+    def __init__(self, known: tuple[Database, int] | None, digest: str, report: DryRunReport) -> None:
+        self.current = 0
+        self._known = known
+        self._digest = digest
+        self._report = report
+
+    def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
+        """Return what earlier scans found out about files."""
+        return known_files(*self._known, files) if self._known else ScanCache()
+
+    def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
+        """Count new, changed, unprocessed and processed images."""
+        difference = compare_with_run(*self._known, self._digest, images) if self._known else ScanDifference()
+        self._report.processed += difference.processed
+        self._report.unprocessed += difference.unprocessed
+        self._report.changed += difference.changed
+        self._report.new += len(images) - difference.processed - difference.unprocessed - difference.changed
+        self.current += difference.current
+
+    def keep_alive(self) -> None:
+        """Do nothing: a dry run holds no lease."""

@@ -1,0 +1,92 @@
+"""Read an archive group by group and send each group to a sink: a scan writes it, a dry run only counts."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from db.scan_cache import ScanCache
+from producer.find_files import find_files
+from producer.manifest_checks import require_manifest
+from producer.scan_summary import ScanSummary
+from producer.source import Source
+from producer.study_grouping import group_in_studies
+from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.message import RENEW_SECONDS
+from xray.vocabulary import Layout
+
+T = TypeVar("T")
+
+GROUP_FILES = 1_000
+GROUP_HEADERS = 200
+"""Files of a group whose headers are read: few enough that the lease is renewed in time on slow storage."""
+
+
+class ScanSink(Protocol):
+    """What happens to the files that are found."""
+
+    def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
+        """Return what earlier scans found out about files, so that they need not be opened."""
+
+    def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
+        """Take the images and the skipped files of a group."""
+
+    def keep_alive(self) -> None:
+        """Do what must be done every few seconds while no group is complete."""
+
+
+def read_archive(
+    source: Source, sink: ScanSink, summary: ScanSummary, progress: Callable[[int], None] = lambda found: None
+) -> None:
+    """Find an archive's files, group them in studies, and send them to a sink; memory is constant.
+
+    Parameters
+    ----------
+    source : Source
+        The archive; its layout is not ``AUTO``.
+    sink : ScanSink
+        Takes the files.
+    summary : ScanSummary
+        Counts them.
+    progress : callable
+        Called after each group with the number of images found so far.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to read, or the manifest is wrong.
+    Outage
+        The archive or the database does not answer.
+    """
+
+    def wait(seconds: float) -> None:
+        time.sleep(seconds)
+        sink.keep_alive()
+
+    if source.layout is Layout.MANIFEST:
+        require_manifest(source, wait)
+    size = GROUP_HEADERS if source.layout is Layout.DICOM else GROUP_FILES
+    for found in _groups(find_files(source, wait), size, sink.keep_alive):
+        grouped = group_in_studies(source, found, sink.known_files)
+        summary.add(grouped)
+        sink.add(
+            [one for one in grouped if isinstance(one, ArchiveFile)],
+            [one for one in grouped if isinstance(one, Skipped)],
+        )
+        progress(summary.found)
+
+
+def _groups(found: Iterable[T], size: int, keep_alive: Callable[[], None]) -> Iterator[list[T]]:
+    """Yield lists of `size`; call `keep_alive` when one takes long to fill."""
+    group: list[T] = []
+    renewed = time.monotonic()
+    for one in found:
+        group.append(one)
+        if len(group) >= size:
+            yield group
+            group = []
+            renewed = time.monotonic()
+        elif time.monotonic() - renewed > RENEW_SECONDS:
+            keep_alive()
+            renewed = time.monotonic()
+    if group:
+        yield group

@@ -1,0 +1,108 @@
+"""Summary of a scan or a dry run: counts, and the first paths that somebody should check."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xray.archives.archive_file import MISSING, ArchiveFile, Skipped, path_as_text
+from xray.archives.layouts import MANIFEST_NAME
+from xray.vocabulary import Layout, SkipReason
+
+MAX_WARNINGS = 10
+
+UNREAD = frozenset(
+    {
+        SkipReason.STILL_WRITTEN,
+        SkipReason.UNREADABLE,
+        SkipReason.BROKEN_LINK,
+        SkipReason.DAMAGED_CONTAINER,
+        SkipReason.CONTAINER_TOO_LARGE,
+    }
+)
+"""Reasons that leave open what a file, folder or container holds: images known there are not gone."""
+
+EXPECTED = frozenset({SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE})
+"""Reasons without a warning; behind all others there may be images that somebody wants to screen."""
+
+
+@dataclass
+class ScanSummary:
+    """Summary of what an archive holds.
+
+    Parameters
+    ----------
+    layout : Layout
+        The layout used.
+    found : int
+        Images found, or listed in a manifest.
+    missing : int
+        Images that a manifest lists and that do not exist.
+    gone : int
+        Images of earlier scans that no longer exist.
+    skipped : Counter of str
+        How many files and folders were skipped, by reason.
+    warnings : list of str
+        The first `MAX_WARNINGS` paths that somebody should check, with the reason.
+    unread : set of str
+        Paths that could not be read; images known at or below these are not gone.
+    """
+
+    layout: Layout
+    found: int = 0
+    missing: int = 0
+    gone: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+
+    def add(self, found: Iterable[ArchiveFile | Skipped]) -> None:
+        """Count images and skipped files, and note those to warn of."""
+        for one in found:
+            if isinstance(one, Skipped):
+                self._add_skipped(one)
+                continue
+            self.found += 1
+            if self.layout is Layout.MANIFEST and one.version == MISSING:
+                self.missing += 1
+                self._warn(f"{path_as_text(one.path)} (listed in {MANIFEST_NAME}, but missing)")
+
+    def _add_skipped(self, skipped: Skipped) -> None:
+        self.skipped[skipped.reason] += 1
+        if skipped.reason in UNREAD:
+            self.unread.add(skipped.path)
+        if skipped.reason in frozenset(SkipReason) - EXPECTED:
+            self._warn(str(skipped))
+
+    def _warn(self, text: str) -> None:
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(text)
+
+
+@dataclass
+class ScanReport(ScanSummary):
+    """Summary of a scan, the run that it extends, and how many batches it made for that run."""
+
+    run_id: int = 0
+    batches: int = 0
+
+
+@dataclass
+class DryRunReport(ScanSummary):
+    """Summary of what a scan would find, and of the images that would have to be screened.
+
+    Parameters
+    ----------
+    new : int
+        Images that no earlier scan has found.
+    changed : int
+        Images of which earlier scans have found another version.
+    unprocessed : int
+        Images of earlier scans that the model version's run has not processed.
+    processed : int
+        Images that the run has processed.
+    """
+
+    new: int = 0
+    changed: int = 0
+    unprocessed: int = 0
+    processed: int = 0

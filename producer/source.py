@@ -1,0 +1,56 @@
+"""An archive as this host reads it, and how long to wait for files that may still be written."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xray.settings import Settings
+from xray.vocabulary import Layout
+
+WAIT_SECONDS = 0.5
+"""The longest single wait, after which a scan renews its lease."""
+
+Wait = Callable[[float], None]
+"""Waits so many seconds."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive as this host reads it.
+
+    Parameters
+    ----------
+    root : Path
+        A folder, or a container (zip or tar).
+    layout : Layout
+        How its files are grouped in studies.
+    quiet_seconds : float
+        A file that changed less than so many seconds ago may still be written.
+    pseudonym_key : bytes or None
+        Turns patients into keyed hashes.
+    """
+
+    root: Path
+    layout: Layout = Layout.AUTO
+    quiet_seconds: float = 0.0
+    pseudonym_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def configured(cls, root: Path, settings: Settings, layout: Layout = Layout.AUTO) -> "Source":
+        """Return the archive at a root, to be read as the settings say."""
+        return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key)
+
+    def seconds_until_quiet(self, mtime_ns: int) -> float:
+        """Return how long to wait for a file that changed at this time (ns since 1970), 0 if it is not recent.
+
+        A time far in the future is ignored; for one that is slightly ahead the wait is at most `quiet_seconds`.
+        """
+        age = time.time() - mtime_ns / 1e9
+        return min(self.quiet_seconds - age, self.quiet_seconds) if abs(age) < self.quiet_seconds else 0.0
+
+    def wait_until_quiet(self, mtime_ns: int, wait: Wait) -> None:
+        """Wait, in steps of `WAIT_SECONDS`, until a change at this time is no longer recent."""
+        deadline = time.monotonic() + self.seconds_until_quiet(mtime_ns)
+        while (left := deadline - time.monotonic()) > 0:
+            wait(min(left, WAIT_SECONDS))

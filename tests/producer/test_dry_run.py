@@ -1,0 +1,51 @@
+"""A dry run counts what a scan would do, and changes nothing."""
+
+import os
+from pathlib import Path
+
+from db.run_queries import list_runs
+from db.session import Database
+from producer.dry_run import dry_run
+from producer.scan import scan_archive
+from producer.scan_summary import DryRunReport
+from producer.source import Source
+from tests.archives import png
+from tests.seeding import MODEL, finish_sent
+
+
+def counts(report: DryRunReport) -> tuple[int, int, int, int, int, int]:
+    return report.found, report.new, report.changed, report.unprocessed, report.processed, report.gone
+
+
+def test_a_plan_tells_new_changed_left_settled_and_gone_apart_and_changes_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    root = tmp_path / "clinic"
+    root.mkdir()
+    for number in range(6):
+        (root / f"{number}.png").write_bytes(png(number))
+
+    def counted() -> DryRunReport:
+        return dry_run(database, "clinic", Source(root), MODEL.digest)
+
+    assert counts(counted()) == (6, 6, 0, 0, 0, 0)
+    assert list_runs(database) == []
+    scan_archive(database, "clinic", Source(root), MODEL, batch_size=2)
+    assert counts(counted()) == (6, 0, 0, 6, 0, 0)
+    finish_sent(database, 1)
+    assert counts(counted()) == (6, 0, 0, 4, 2, 0)
+    finish_sent(database, 2)
+    (root / "0.png").unlink()
+    os.utime(root / "1.png", ns=(1, 1))
+    (root / "new.png").write_bytes(png(9))
+    (root / "notes.txt").write_text("text")
+    report = counted()
+    assert counts(report) == (6, 1, 1, 0, 4, 1)
+    assert report.skipped == {"not an image": 1}
+    assert list_runs(database)[0].images == 6
+    assert dry_run(database, "clinic", Source(root), "00" * 32).unprocessed == 4
+
+
+def test_a_plan_needs_no_database(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    assert counts(dry_run(None, "clinic", Source(tmp_path), MODEL.digest)) == (1, 1, 0, 0, 0, 0)

@@ -1,0 +1,90 @@
+"""Classify an error of the storage: a fault of one file, or an outage of the whole archive."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from xray.archives.members import is_container
+from xray.errors import ArchiveOutage, FileFault
+from xray.vocabulary import Reason, SkipReason
+
+OUTAGE_ERRNOS = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
+        errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED,
+        errno.ECONNRESET, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    }
+)  # fmt: skip
+"""Errors of a disk, a mount or this process, and not of one file."""
+
+_NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+def file_fault(root: Path, relative: str, error: OSError) -> FileFault:
+    """Return the fault of the file that an error came from.
+
+    Parameters
+    ----------
+    root : Path
+        The archive's root.
+    relative : str
+        The file's path below it.
+    error : OSError
+        What opening, reading or listing it raised.
+
+    Returns
+    -------
+    FileFault
+        With the reason ``VANISHED``, ``BROKEN_LINK`` or ``UNREADABLE``.
+
+    Raises
+    ------
+    ArchiveOutage
+        The archive, not the file, is the cause: the storage does not answer, or the root is away.
+    """
+    raise_if_outage(root, error)
+    if error.errno in _NOT_FOUND + _FORBIDDEN:
+        require_root(root)
+    if error.errno in (*_NOT_FOUND, errno.ELOOP) and root.joinpath(relative).is_symlink():
+        return FileFault(Reason.BROKEN_LINK)
+    if error.errno in _NOT_FOUND:
+        return FileFault(Reason.VANISHED)
+    return FileFault(Reason.UNREADABLE, error.strerror or type(error).__name__)
+
+
+def skip_reason(root: Path, relative: str, error: OSError) -> SkipReason:
+    """Return why a scan skips the file or folder that an error came from; parameters and errors as for `file_fault`."""
+    return SkipReason[file_fault(root, relative, error).reason.name]
+
+
+def raise_if_outage(root: Path, error: OSError) -> None:
+    """Raise `ArchiveOutage` if an error says that the storage below a root does not answer."""
+    if error.errno in OUTAGE_ERRNOS:
+        raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
+
+
+def require_root(root: Path) -> None:
+    """Raise `ArchiveOutage` unless an archive's root is a folder or a container that holds something.
+
+    An empty root counts as away: a mount point without its mount is empty, and so is a container whose copy has not
+    begun.
+    """
+    problem = _root_problem(root)
+    if problem is not None:
+        raise ArchiveOutage(f"the archive at {root} {problem}")
+
+
+def _root_problem(root: Path) -> str | None:
+    try:
+        if is_container(os.path.realpath(root)) and stat.S_ISREG((status := root.stat()).st_mode):
+            return None if status.st_size else "is an empty file: is it still being copied?"
+        with os.scandir(root) as entries:
+            return None if any(True for _ in entries) else "is empty: is it mounted?"
+    except FileNotFoundError:
+        return "is missing: is it mounted?"
+    except NotADirectoryError:
+        return "is not a folder, a zip or a tar"
+    except OSError as error:
+        return f"cannot be listed: {error.strerror}"
