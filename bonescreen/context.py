@@ -49,7 +49,7 @@ def _upgrade_if_needed(database: Database, *, embedded: bool) -> None:
     try:
         migrate.check(database)
     except UsageError:
-        # Checked first, as an upgrade needs the write lock, and a reader would have to wait for a scan that holds it.
+        # Checked first, as an upgrade needs the write lock, and a reader would have to wait for a scan that has it.
         if not embedded:
             raise
         migrate.upgrade(database)

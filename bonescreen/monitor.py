@@ -34,7 +34,7 @@ COLUMNS = "args,state,result,received,runtime,worker,uuid"
 """Columns of the table of tasks. All tasks have the same name, so it is left out."""
 
 BROKER_TIMEOUT_SECONDS = 5
-"""Shorter than a worker's: a page must not wait for half a minute for a broker that hangs."""
+"""Shorter than a worker's: a page must not wait for half a minute for a broker that does not respond."""
 
 
 def require_credentials(host: str, user: str | None, password: str | None, settings: str) -> tuple[str, str] | None:
@@ -134,7 +134,7 @@ def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | 
 
 
 def format_task(task: Any) -> Any:
-    """Shorten a task's arguments and result for the pages, which cut them off at about 45 characters.
+    """Shorten a task's arguments and result for the pages, which truncate them at about 45 characters.
 
     The API is not affected.
 
@@ -186,5 +186,5 @@ def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | 
     say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({access})")
     flower.start()
     sys.stdout.flush()
-    # Ends the process although a thread may still wait for a broker that hangs.
+    # Ends the process although a thread may still wait for a broker that does not respond.
     os._exit(0)

@@ -97,11 +97,12 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
 def find_problems(state: SystemState) -> list[Problem]:
     """List the problems, causes before their consequences."""
     found = [
-        Problem(f"The archive {name} {fault}.", "Mount or connect it again.") for name, fault in state.archives.items()
+        Problem(f"The archive {name} {fault}.", "Mount or connect it again; the run then continues by itself.")
+        for name, fault in state.archives.items()
     ]
     if state.database is not None:
-        text = f"Nothing can be written: {state.database}."
-        remedy = "Find the process that has locked it, or free disk space. Finished results are saved."
+        text = f"The database cannot be written: {state.database}."
+        remedy = "Find the process that locks it, or free space on its disk. Finished results are saved."
         found.append(Problem(text, remedy, hinders=bool(state.open_runs)))
     if state.broker is not None and not state.embedded:
         remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."
@@ -109,8 +110,8 @@ def find_problems(state: SystemState) -> list[Problem]:
     found += _process_problems(state)
     for run in state.runs:
         if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
-            text = f"Quarantined in run {run.run}: {count(quarantined, 'image')}, as three workers were lost on each."
-            remedy = f"All other images are processed. List the quarantined ones: bonescreen failures {run.run}"
+            text = f"Run {run.run} has quarantined {count(quarantined, 'image')}, on which workers died three times."
+            remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
             found.append(Problem(text, remedy, hinders=False))
     return found
 
@@ -122,14 +123,14 @@ def _process_problems(state: SystemState) -> list[Problem]:
         idle = [run for run in state.open_runs if not state.scans.get(run.run, False)]
         return [
             Problem(
-                f"No screen is running here, so run {run.run} does not continue.",
+                f"Run {run.run} is not finished, and no `bonescreen screen` is running here.",
                 f"Run: bonescreen screen {quote(run.root)}",
             )
             for run in idle
         ]
     found = [
         Problem(
-            f"The {process.role} {process.name} waits: {process.problem}", "It continues by itself once this is fixed."
+            f"The {process.role} {process.name} waits: {process.problem}", "Once that is fixed, it continues by itself."
         )
         for process in state.processes
         if process.alive and process.problem
@@ -138,7 +139,7 @@ def _process_problems(state: SystemState) -> list[Problem]:
     if not state.alive("feeder"):
         found.append(
             Problem(
-                "No feeder is alive, so workers get no batches.",
+                "No feeder is running, so workers get no work.",
                 wait_for_start if state.embedded else "Run: bonescreen feed",
             )
         )
@@ -146,7 +147,7 @@ def _process_problems(state: SystemState) -> list[Problem]:
     for run in state.open_runs:
         if run.open_batches and run.queue not in queues:
             text = (
-                f"No worker for {run.model} is alive while run {run.run} has {count(run.open_batches, 'open batch')}."
+                f"No worker for {run.model} is running, and run {run.run} has {count(run.open_batches, 'batch')} to do."
             )
             found.append(
                 Problem(text, wait_for_start if state.embedded else "Run on a worker machine: bonescreen worker")

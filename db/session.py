@@ -20,6 +20,11 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from xray.errors import DatabaseOutage, StorageOutage, UsageError
 
+T = TypeVar("T")
+
+CHUNK = 500
+"""Rows per statement: well below SQLite's and PostgreSQL's limits on bound values."""
+
 BUSY_SECONDS = 30
 """How long a connection waits for SQLite's write lock."""
 
@@ -29,7 +34,7 @@ WRITE_CHECK_MILLISECONDS = 2000
 """How long `Database.write_fault` waits for SQLite's write lock."""
 
 IDLE_SECONDS = 15
-"""PostgreSQL rolls back a writing transaction that is idle this long, such as that of a process that was stopped or
+"""PostgreSQL ends a writing transaction that is idle this long, such as that of a process that was stopped or
 whose machine failed, so that its row locks do not block the others."""
 
 DISK_FULL = "53100"
@@ -253,12 +258,6 @@ def _sqlite_begin(connection: Connection) -> None:
     # A deferred transaction that writes later can fail at once with "database is locked", whatever the busy timeout.
     writes = connection.get_execution_options().get("bonescreen_writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-T = TypeVar("T")
-
-CHUNK = 500
-"""Rows per statement: well below SQLite's and PostgreSQL's limits on bound values."""
 
 
 def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -35,7 +35,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """The result of processing one image: the content it holds, or the reason why it has no prediction.
+    """The result of processing one image: its file's content, or the reason why it has no prediction.
 
     `prediction` is None if the content has one already: from another image of the batch, or in the database.
     """

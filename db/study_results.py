@@ -13,7 +13,7 @@ from db.tables import images, models, outcomes, predictions, runs, study_results
 from xray.vocabulary import StudyStatus
 
 STATUSES_WITH_SCORE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
-"""Only studies of these statuses are shown with a score and can be flagged."""
+"""Only studies of these statuses have a score in results and can be flagged."""
 
 
 def study_status(images_held: int, processed: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:

@@ -1,6 +1,6 @@
 """Have a process killed when its parent dies, so that no worker, feeder or broker is left running unsupervised.
 
-``python -m worker.parent_death PARENT_PID COMMAND...`` runs a command this way.
+``python -m worker.parent_death PARENT_PID COMMAND...`` runs a command like this.
 """
 
 import ctypes

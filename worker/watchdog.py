@@ -1,4 +1,4 @@
-"""A watchdog that ends a child process whose decoder hangs; otherwise its batch would never finish."""
+"""A watchdog that ends a hung child process, as its batch would never finish."""
 
 import faulthandler
 import os
@@ -31,10 +31,10 @@ def decoding() -> Iterator[None]:
 
 
 def start_watchdog(timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-    """Start a thread that ends this process (exit code 1) if it hangs.
+    """Start a thread that ends this process (exit code 1) when it is hung.
 
-    A process hangs if an image takes longer than `timeout_seconds` to decode, or if Python code does not run for that
-    long: some damaged images make CharLS loop forever, and some decoders hold the GIL meanwhile. The Celery parent
+    A process is hung if an image takes longer than `timeout_seconds` to decode, or if no Python code runs for that
+    long: some damaged images make CharLS loop forever, and some decoders keep the GIL meanwhile. The Celery parent
     then starts another child, and the feeder recovers the batch and finally quarantines the image. A traceback of each
     thread goes to standard error: function names and line numbers, no values.
     """

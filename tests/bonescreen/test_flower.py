@@ -193,7 +193,7 @@ def test_flower_keeps_running_without_its_broker_logs_it_and_ends_on_sigterm(tmp
     assert TcpBroker.PASSWORD not in text
 
 
-def test_flower_ends_on_sigterm_while_its_broker_hangs(tmp_path: Path, broker: TcpBroker) -> None:
+def test_flower_ends_on_sigterm_while_its_broker_does_not_respond(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url) as flower:
         with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as messages:
             messages.subscribe("/0.celery.pidbox")

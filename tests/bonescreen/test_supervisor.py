@@ -42,7 +42,7 @@ def test_a_broker_whose_socket_was_removed_is_replaced(supervisor: Supervisor, s
     assert not Path(f"/proc/{before['broker']}").exists()
 
 
-def test_a_broker_that_hangs_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
+def test_a_hung_broker_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
     before = supervisor.pids()
     os.kill(before["broker"], signal.SIGSTOP)
     await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")

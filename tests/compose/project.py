@@ -15,7 +15,7 @@ VARIABLE = re.compile(r"\$\{([A-Z_]+)(?:(:-|:\?)([^{}]*))?\}")
 
 
 def example_variables() -> dict[str, str]:
-    """Return what .env.example sets, as it stands there."""
+    """Return the variables that .env.example sets, and their values."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 

@@ -28,7 +28,7 @@ from xray.vocabulary import OPEN_STATES, BatchState
 ARCHIVE = "clinic"
 BATCH = 16
 MORE_THAN_PREFETCHED = 5 * BATCH
-"""More images than claimed and prefetched batches hold, so processing them takes new messages from the broker."""
+"""More images than are in claimed and prefetched batches, so processing them takes new messages from the broker."""
 
 
 # -- archive -----------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_workers_with_different_mounts_share_a_run_and_another_model_has_a_run_a
             assert code == 0, answer
             assert not [mark for mark in (PATIENT, UID) if mark in answer]
         commands += [stack.start("worker") for stack in cluster.stacks.values()]
-        await_that(lambda: all(run.processed for run in cluster.runs()), 90, "both runs are under way")
+        await_that(lambda: all(run.processed for run in cluster.runs()), 90, "both runs have results")
         seen = [stored_keys(cluster.broker)]
         assert [run.state for run in cluster.runs()] == [RunState.RUNNING] * 2
         seen += cluster.pages()

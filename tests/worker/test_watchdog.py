@@ -1,4 +1,4 @@
-"""The watchdog ends a child process that hangs."""
+"""The watchdog ends a hung child process."""
 
 import subprocess
 import sys

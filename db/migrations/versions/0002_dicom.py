@@ -1,4 +1,4 @@
-"""Add what DICOM headers hold: view, laterality and series of an image, and the patient's keyed hash.
+"""Add columns for DICOM headers: view, laterality and series of an image, and the patient's keyed hash.
 
 The body part moves from the study to its images, as a study may show several.
 """
