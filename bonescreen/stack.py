@@ -118,17 +118,36 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
 
 
 def _require_archive(path: Path) -> None:
-    way_out = "give the folder that holds the studies, or a zip or tar of them"
+    next_step = "give the folder that holds the studies, or a zip or tar of them"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"there is no {path}; {way_out}") from error
+        raise UsageError(f"there is no {path}; {next_step}") from error
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
-        raise UsageError(f"{path} cannot be looked at ({error.strerror}); {way_out}") from error
-    if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and is_container(path.name)):
-        raise UsageError(f"{path} is a file; {way_out}")
+        raise UsageError(f"{path} cannot be looked at ({error.strerror}); {next_step}") from error
+    if stat.S_ISREG(mode) and not is_container(path.name):
+        _require_image(path)
+    elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is neither a folder nor a file; {next_step}")
+
+
+def _require_image(path: Path) -> None:
+    # Pillow and pydicom take time to import, which those who screen folders need not wait for.
+    from xray.images.decode import is_image
+    from xray.images.dicom.header import HEAD
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give this user the right to read it") from error
+    if not is_image(head):
+        raise UsageError(
+            f"{path} is not a DICOM, PNG, JPEG or TIFF image; give the folder that holds the studies, a zip or tar of "
+            "them, or one image"
+        )
 
 
 def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from producer.walk import ArchiveFile, Skipped, path_as_text, trouble, walk
 from xray.archives.containers import Member, list_members
-from xray.archives.files import image_status, lies_below, mtime_ns, open_image
+from xray.archives.files import image_status, is_single_file, lies_below, mtime_ns, open_image
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.manifest import Problem, read_manifest
 from xray.archives.members import is_compressed_tar, is_container
@@ -28,7 +28,7 @@ class Source:
     Parameters
     ----------
     root : Path
-        Its root: a folder, or a container.
+        Its root: a folder, a container, or a single image.
     layout : Layout
         How its files make studies.
     quiet_seconds : float
@@ -79,6 +79,9 @@ def find(source: Source, pause: Callable[[float], None]) -> Iterator[ArchiveFile
 
 
 def _tree(root: Path) -> Iterator[ArchiveFile | Skipped]:
+    if is_single_file(root):
+        yield ArchiveFile(root.name, *root_status(root))
+        return
     if not is_container(root.name) or not root.is_file():
         yield from walk(root)
         return
@@ -153,7 +156,7 @@ def _look(root: Path, path: str) -> tuple[int, int] | None:
 
 
 def root_status(root: Path) -> tuple[int, int]:
-    """Return the size (bytes) and the time of the last change (ns) of a root that is a container.
+    """Return the size (bytes) and the time of the last change (ns) of a root that is a file.
 
     Raises
     ------

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from producer.walk import list_root, trouble
 from xray.archives.containers import Member, list_members
-from xray.archives.files import lies_below, open_image
+from xray.archives.files import is_single_file, lies_below, open_image
 from xray.archives.layouts import FOLDER_MAX_IMAGES, MANIFEST_NAME, RASTER_SUFFIXES, detect_layout, is_hidden
 from xray.archives.members import is_container
-from xray.errors import ContainerFault, FileFault
+from xray.errors import ContainerFault, FileFault, UsageError
 from xray.images.dicom.header import HEAD, is_dicom
 from xray.vocabulary import Layout
 
@@ -26,6 +26,8 @@ SURVEY_OPENED = 3
 def survey(root: Path) -> Layout:
     """Look into an archive and tell its layout.
 
+    A root that is an image is ``dicom`` or ``flat``, by its content.
+
     ``manifest`` where there is a ``manifest.csv`` in the root; else `detect_layout` decides by a sample. At each of the
     first `SURVEY_DEPTH` levels, at most `SURVEY_FOLDERS` folders are looked into, taken in turn from
     different parents, and of each the first `SURVEY_ENTRIES` entries; of the containers met, `SURVEY_CONTAINERS`.
@@ -37,6 +39,8 @@ def survey(root: Path) -> Layout:
     ArchiveOutage
         The storage does not answer.
     """
+    if is_single_file(root):
+        return _of_single_file(root)
     if is_container(root.name) and root.is_file():
         sample = list(_of_container(root, ""))
         listed = MANIFEST_NAME in sample
@@ -48,6 +52,17 @@ def survey(root: Path) -> Layout:
         for container in list(islice(filter(is_container, sample), SURVEY_CONTAINERS)):
             sample += (f"{container}/{member}" for member in _of_container(root, container))
     return Layout.MANIFEST if listed else detect_layout(sample, root, dicom=_dicom_files(root, sample))
+
+
+def _of_single_file(root: Path) -> Layout:
+    # Pillow takes time to import, which those who scan folders need not wait for.
+    from xray.images.decode import is_image
+
+    with open_image(root, root.name) as file:
+        head = file.read(HEAD)
+    if not is_image(head):
+        raise UsageError(f"{root} is not a folder; name the folder that holds the X-ray studies, or an image")
+    return Layout.DICOM if is_dicom(head) else Layout.FLAT
 
 
 def _of_tree(root: Path) -> list[str]:

@@ -26,7 +26,7 @@ from producer.manifest_checks import require_manifest, require_one_label, requir
 from producer.scan_report import ScanReport
 from producer.study_grouping import placer
 from producer.walk import ArchiveFile, Skipped
-from xray.archives.files import root_absence
+from xray.archives.files import is_single_file, root_absence
 from xray.archives.layouts import MANIFEST_NAME
 from xray.errors import ArchiveOutage, UsageError
 from xray.message import PRECISION, RENEW_SECONDS, queue_name
@@ -68,6 +68,8 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
     UsageError
         What is asked contradicts an earlier scan, or there is nothing to scan.
     """
+    if source.layout is not Layout.AUTO and is_single_file(source.root):
+        raise UsageError(f"{source.root} is one image; --layout is for folders, zips and tars")
     if earlier is None:
         chosen = survey(source.root) if source.layout is Layout.AUTO else source.layout
     elif source.layout in (Layout.AUTO, Layout(earlier)):

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from db.merge import Entry
 from db.scan_cache import FileKey, ScanCache
 from producer.find import Source
 from producer.walk import ArchiveFile, Skipped, path_as_text
-from xray.archives.files import open_image
+from xray.archives.files import is_single_file, open_image
 from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, Placement, Skip, is_utf8, place, refuse_name
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD, is_dicom, read_header
@@ -25,9 +26,19 @@ _NO_RADIOGRAPH = {Reason.MULTI_FRAME: SkipReason.MULTI_FRAME, Reason.NO_PIXELS: 
 
 def placer(source: Source, known: Callable[[Sequence[FileKey]], ScanCache]) -> Place:
     """Choose how an archive's files are placed; `known` tells what earlier scans have learned of some files."""
+    if is_single_file(source.root):
+        return lambda files: [_by_itself(source, file) for file in files]
     if source.layout is Layout.DICOM:
         return lambda files: _by_header(source, files, known([file.key for file in files if is_utf8(file.path)]))
     return lambda files: [_by_path(source, file) for file in files]
+
+
+def _by_itself(source: Source, file: ArchiveFile) -> Entry | Skipped:
+    """Place an archive's only file, whatever its name: its study is called as the file."""
+    if source.layout is not Layout.DICOM:
+        return _entry(file, Placement(file.path))
+    placed = _judge(source, file)
+    return replace(placed, study_key=file.path) if isinstance(placed, Entry) else placed
 
 
 def _by_path(source: Source, file: ArchiveFile) -> Entry | Skipped:

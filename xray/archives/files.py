@@ -146,6 +146,10 @@ def _resolve(root: Path, relative: str) -> tuple[str, str | None]:
             if absence is not None:
                 raise ArchiveOutage(f"the archive at {root} {absence}")
             return real_root, "/".join(parts)
+        if is_single_file(root):
+            if relative != root.name:
+                raise ArchiveOutage(f"the archive at {root} is not a folder, a zip or a tar")
+            return real_root, None
         for depth, part in enumerate(parts[:-1], 1):
             if is_container(part):
                 path = _real_path_below(real_root, root.joinpath(*parts[:depth]))
@@ -194,14 +198,22 @@ def _sort_out(root: Path, relative: str, error: OSError) -> FileFault | ArchiveO
     return FileFault(Reason.UNREADABLE, error.strerror or type(error).__name__)
 
 
-def root_absence(root: Path) -> str | None:
-    """Say what is wrong with an archive's root, for a sentence about it; None when it is a folder or container.
+def is_single_file(root: Path) -> bool:
+    """Tell whether an archive's root is itself the only file of the archive: a regular file that is not a container.
 
-    An empty root counts as absent: that is what a mount point without its mount looks like, and a container that is yet
-    to be written.
+    The file's path in the archive is its name.
+    """
+    return os.path.isfile(root) and not is_container(os.path.realpath(root))
+
+
+def root_absence(root: Path) -> str | None:
+    """Say what is wrong with an archive's root, for a sentence about it; None when it is a folder or a file.
+
+    An empty root counts as absent: that is what a mount point without its mount looks like, and a file that is yet to
+    be written.
     """
     try:
-        if is_container(os.path.realpath(root)) and stat.S_ISREG((status := root.stat()).st_mode):
+        if stat.S_ISREG((status := root.stat()).st_mode):
             return None if status.st_size else "is an empty file: is it still being copied?"
         with os.scandir(root) as entries:
             return None if any(True for _ in entries) else "is empty: is it mounted?"

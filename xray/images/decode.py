@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD, is_dicom
 from xray.images.dicom.pixels import decode_dicom, dicom_room
-from xray.images.raster import decode_picture, picture_room
+from xray.images.raster import decode_picture, is_picture, picture_room
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
@@ -46,6 +46,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     # A DICOM file may have a whole TIFF header before it, to be read as either (PS3.10 section 7.1).
     read = decode_dicom if is_dicom(data[:HEAD]) else decode_picture
     return read(data, max_pixels)
+
+
+def is_image(head: bytes) -> bool:
+    """Tell from a file's first `HEAD` bytes whether it claims to be a DICOM, PNG, JPEG or TIFF file."""
+    return is_dicom(head) or is_picture(head)
 
 
 def pixel_count(data: bytes) -> int:

@@ -93,6 +93,11 @@ def picture_room(data: bytes) -> int:
         return 0
 
 
+def is_picture(head: bytes) -> bool:
+    """Tell from a file's first bytes whether it claims to be a PNG, JPEG or TIFF."""
+    return _opener(head) is not None
+
+
 def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
     return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
 
