@@ -1,4 +1,4 @@
-"""What hinders the open runs, and what to do about it: gather facts, then decide."""
+"""Problems that stop unfinished runs, and what to do about them: gather the facts, then decide."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ PING_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, the way out, and whether an open run waits for it."""
+    """One thing that is wrong, what to do about it, and whether it stops an unfinished run."""
 
     problem: str
     remedy: str
@@ -31,18 +31,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Facts:
-    """What `problems` decides from.
+    """The facts that `problems` decides from.
 
     Parameters
     ----------
     runs : sequence of RunSummary
-        The runs asked about.
+        The runs to report on.
     failures : mapping of int to mapping of str to int
         Each run's failed images by reason.
     processes : sequence of Heartbeat
-        Who reported within the last hour.
+        The processes that reported within the last hour.
     scans : mapping of int to bool
-        Runs with an open scan, and whether somebody still walks it.
+        Runs with an unfinished scan, and whether a process still works on it.
     embedded : bool
         Whether the broker is the embedded one.
     broker : str or None
@@ -64,7 +64,7 @@ class Facts:
 
     @property
     def open_runs(self) -> list[RunSummary]:
-        """Those runs that are not at an end."""
+        """The runs that are not finished."""
         return [run for run in self.runs if is_open(run)]
 
     def alive(self, role: str) -> list[Heartbeat]:
@@ -78,7 +78,7 @@ def is_open(run: RunSummary) -> bool:
 
 
 def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> Facts:
-    """Look at the database, the broker and the archives."""
+    """Gather the facts from the database, the broker and the archives."""
     roots = roots_here(settings, database)
     names = {run.archive for run in runs if is_open(run)} & roots.keys()
     faults = {name: fault for name in sorted(names) if (fault := _root_fault(roots[name])) is not None}
@@ -95,24 +95,23 @@ def gather(settings: Settings, database: Database, runs: Sequence[RunSummary]) -
 
 
 def problems(facts: Facts) -> list[Problem]:
-    """Name what is wrong, the causes before what follows from them."""
+    """List the problems, causes before their consequences."""
     found = [
-        Problem(f"The archive {name} {fault}.", "Mount or connect it again.") for name, fault in facts.archives.items()
+        Problem(f"The archive {name} {fault}.", "Mount or connect it again; the run then continues by itself.")
+        for name, fault in facts.archives.items()
     ]
     if facts.database is not None:
-        text = f"Nothing can be written: {facts.database}."
-        remedy = "Find who holds it, or make room on its disk. Nothing is lost meanwhile."
+        text = f"The database cannot be written: {facts.database}."
+        remedy = "Find the process that locks it, or free space on its disk. Finished results are saved."
         found.append(Problem(text, remedy, hinders=bool(facts.open_runs)))
     if facts.broker is not None and not facts.embedded:
-        remedy = "Start the broker, or mend BONESCREEN_BROKER_URL. Nothing is lost meanwhile."
+        remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."
         found.append(Problem(facts.broker, remedy, hinders=bool(facts.open_runs)))
     found += _process_problems(facts)
     for run in facts.runs:
         if quarantined := facts.failures[run.run].get(Reason.QUARANTINED, 0):
-            text = (
-                f"Quarantined in run {run.run}: {count(quarantined, 'image')} on which workers were lost three times."
-            )
-            remedy = f"The rest goes on. Which they are: bonescreen failures {run.run}"
+            text = f"Run {run.run} has quarantined {count(quarantined, 'image')}, on which workers died three times."
+            remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
             found.append(Problem(text, remedy, hinders=False))
     return found
 
@@ -124,14 +123,14 @@ def _process_problems(facts: Facts) -> list[Problem]:
         idle = [run for run in facts.open_runs if not facts.scans.get(run.run, False)]
         return [
             Problem(
-                f"No screen is running here, so run {run.run} stands still.",
+                f"Run {run.run} is not finished, and no `bonescreen screen` is running here.",
                 f"Run: bonescreen screen {quote(run.root)}",
             )
             for run in idle
         ]
     found = [
         Problem(
-            f"The {process.role} {process.name} waits: {process.problem}", "It goes on by itself once that is mended."
+            f"The {process.role} {process.name} waits: {process.problem}", "Once that is fixed, it continues by itself."
         )
         for process in facts.processes
         if process.alive and process.problem
@@ -139,13 +138,15 @@ def _process_problems(facts: Facts) -> list[Problem]:
     start = "It should start within a minute; if not, see the logs folder in BONESCREEN_HOME."
     if not facts.alive("feeder"):
         found.append(
-            Problem("No feeder is alive to give out work.", start if facts.embedded else "Run: bonescreen feed")
+            Problem(
+                "No feeder is running, so workers get no work.", start if facts.embedded else "Run: bonescreen feed"
+            )
         )
     queues = {process.queue for process in facts.alive("worker")}
     for run in facts.open_runs:
         if run.open_batches and run.queue not in queues:
             text = (
-                f"No worker for {run.model} is alive while run {run.run} has {count(run.open_batches, 'open batch')}."
+                f"No worker for {run.model} is running, and run {run.run} has {count(run.open_batches, 'batch')} to do."
             )
             found.append(Problem(text, start if facts.embedded else "Run on a worker machine: bonescreen worker"))
     return found
@@ -167,7 +168,7 @@ def _root_fault(root: Path) -> str | None:
 def _embedded_broker_fault(settings: Settings) -> str | None:
     from bonescreen.broker import answers, broker_socket
 
-    return None if answers(broker_socket(settings)) else "The embedded broker does not run."
+    return None if answers(broker_socket(settings)) else "The embedded broker is not running."
 
 
 def broker_fault(url: str) -> str | None:
@@ -176,7 +177,7 @@ def broker_fault(url: str) -> str | None:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # Celery's word for a Unix socket is not redis-py's.
+    # Celery and redis-py have different URL schemes for a Unix socket.
     address = url.replace("redis+socket://", "unix://", 1)
     try:
         client = redis.Redis.from_url(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from bonescreen.commands.runs import Json
+from bonescreen.commands.arguments import Json
 from bonescreen.context import settings_here
 from bonescreen.progress import LINE_SECONDS
 from bonescreen.terminal import print_line, print_notice, print_table, print_to, write_json

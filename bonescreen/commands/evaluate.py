@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bonescreen.commands.runs import Json
+from bonescreen.commands.arguments import Json
 from bonescreen.context import settings_here
 from bonescreen.terminal import count, print_line, print_notice, print_table
 from xray.errors import UsageError

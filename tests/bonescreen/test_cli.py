@@ -1,7 +1,8 @@
-"""The front door: help, exit codes, and what never reaches a terminal."""
+"""Help, usage errors, exit codes, and characters that never reach a terminal."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bonescreen.cli import GROUPS
 from db.run_queries import newest_runs
-from tests.bonescreen.conftest import Bonescreen
+from tests.bonescreen.conftest import Bonescreen, Done
 from tests.ledgers import embedded, screened
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -28,8 +30,52 @@ def test_the_version_is_printed(bonescreen: Bonescreen) -> None:
     assert bonescreen("--version").out.startswith("bonescreen 0.")
 
 
-def test_a_wrong_option_is_a_usage_error(bonescreen: Bonescreen) -> None:
-    assert bonescreen("runs", "--nonsense").code == 2
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_the_help_lists_every_command_under_a_heading_in_80_columns(
+    bonescreen: Bonescreen, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = bonescreen(*arguments)
+    assert (done.code, done.err) == (0, "")
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    headings = re.findall(r"^(\S.*):$", done.out, re.MULTILINE)
+    assert headings == ["Options", "Screen", "Results", "Models and training", "Cluster", "Maintenance"]
+    for name in (name for commands in GROUPS.values() for name in commands):
+        assert re.search(rf"^  {name} +\S", done.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [["results"], ["models"], ["models", "show"], ["db", "upgrade"]])
+def test_each_command_has_the_short_option_for_help(bonescreen: Bonescreen, command: list[str]) -> None:
+    short, long = bonescreen(*command, "-h"), bonescreen(*command, "--help")
+    assert (short.code, short.err) == (0, "")
+    assert short.out == long.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nonsense"], "there is no command 'nonsense'; see: bonescreen --help"),
+        (["scren", "archive"], "there is no command 'scren'; did you mean screen?"),
+        (["models", "shw"], "there is no command 'shw'; did you mean show?"),
+        (["runs", "--nonsense"], "there is no option --nonsense; see: bonescreen runs --help"),
+        (["runs", "--jsn"], "there is no option --jsn; did you mean --json?; see: bonescreen runs --help"),
+        (["runs", "--json=yes"], "--json takes no value"),
+        (["results", "--limit"], "--limit needs a value"),
+        (["runs", "1", "2"], "too many arguments: 1 2; see: bonescreen runs --help"),
+        (["study"], "STUDY is missing; see: bonescreen study --help"),
+        (["heatmap", "key"], "--output is missing; see: bonescreen heatmap --help"),
+        (["results", "--min-score", "2"], "--min-score must be a number from 0 to 1; see: bonescreen results --help"),
+        (["results", "--limit", "few"], "--limit must be a whole number; see: bonescreen results --help"),
+        (["results", "--limit", "0"], "--limit must be a whole number from 1 up; see: bonescreen results --help"),
+        (["results", "--format", "xml"], "--format must be table, csv or json; see: bonescreen results --help"),
+        (["flower", "--port", "0"], "--port must be a whole number from 1 to 65535; see: bonescreen flower --help"),
+        (["health", "broker"], "ROLE must be worker or feeder; see: bonescreen health --help"),
+        (["train", "any", "--epochs", "0"], "--epochs must be a whole number from 1 up; see: bonescreen train --help"),
+        (["cancel", "first"], "RUN must be a whole number; see: bonescreen cancel --help"),
+    ],
+)
+def test_a_usage_error_is_one_plain_line(bonescreen: Bonescreen, arguments: list[str], text: str) -> None:
+    assert bonescreen(*arguments) == Done(2, "", f"error: {text}\n")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +99,7 @@ def test_what_no_database_could_hold_is_a_usage_error(
     screened(home)
     done = bonescreen(*arguments)
     assert (done.code, done.out) == (2, "")
-    assert "Error: Invalid value for " in done.err
+    assert re.match(r"error: (RUN|STUDY|--run|--limit|--body-part)\b.*; see: bonescreen [a-z]+ --help\n\Z", done.err)
 
 
 def test_the_largest_numbers_that_a_database_holds_are_taken(bonescreen: Bonescreen, home: Path) -> None:

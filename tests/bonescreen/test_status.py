@@ -1,4 +1,4 @@
-"""`bonescreen status`: what somebody on call at night must know, and do next."""
+"""`bonescreen status`: what is wrong, and what to do next."""
 
 import json
 import sqlite3
@@ -58,11 +58,11 @@ def _beat(home: Path, role: str, queue: str | None, problem: str | None = None) 
     database.close()
 
 
-def test_a_finished_run_is_well_and_leads_to_its_results(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_finished_run_names_the_command_for_its_results(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("status")
     assert done.code == 0
-    assert "Run 1: done, 100 % settled" in done.out
+    assert "Run 1: done, 100 % processed" in done.out
     assert "2 failed (1 empty, 1 truncated)" in done.out
     assert done.out.endswith("bonescreen results --run 1 --flagged\n")
 
@@ -71,7 +71,7 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     screened(home, WAITING, root=clinic)
     done = bonescreen("status")
     assert done.code == 1
-    assert "PROBLEM: No screen is running here, so run 1 stands still." in done.out
+    assert "PROBLEM: Run 1 is not finished, and no `bonescreen screen` is running here." in done.out
     assert f"  Run: bonescreen screen {clinic}\n" in done.out
     assert done.out.count("PROBLEM") == 1
 
@@ -107,7 +107,7 @@ def test_workers_and_a_feeder_that_are_alive_leave_nothing_to_do(
     _beat(home, "feeder", None)
     done = bonescreen("status")
     assert done.code == 0
-    assert done.out.endswith("All is well: the work goes on by itself.\n")
+    assert done.out.endswith("No problems: the work continues by itself.\n")
 
 
 def test_without_worker_and_feeder_it_says_which_to_start(
@@ -117,8 +117,8 @@ def test_without_worker_and_feeder_it_says_which_to_start(
     _beat(home, "worker", "screen.another.fp32")
     done = bonescreen("status")
     assert done.code == 1
-    assert "No feeder is alive" in done.out
-    assert "No worker for tiny 1 is alive while run 1 has 1 open batch." in done.out
+    assert "No feeder is running" in done.out
+    assert "No worker for tiny 1 is running, and run 1 has 1 batch to do." in done.out
     assert "bonescreen worker" in done.out
 
 
@@ -135,7 +135,7 @@ def test_quarantined_images_are_noted_and_hinder_nothing(bonescreen: Bonescreen,
     screened(home, {"study": [0.9, Reason.QUARANTINED]})
     done = bonescreen("status")
     assert done.code == 0
-    assert "Note: Quarantined in run 1: 1 image" in done.out
+    assert "Note: Run 1 has quarantined 1 image, " in done.out
 
 
 def test_a_database_that_does_not_answer_is_said_for_people_and_for_scripts(
@@ -175,8 +175,8 @@ def test_a_locked_database_is_named_within_seconds(bonescreen: Bonescreen, home:
     holder.execute("BEGIN IMMEDIATE")
     done = bonescreen("status")
     assert done.code == 1
-    assert "PROBLEM: Nothing can be written:" in done.out
+    assert "PROBLEM: The database cannot be written:" in done.out
     assert "database is locked" in done.out
     holder.execute("ROLLBACK")
     holder.close()
-    assert "Nothing can be written" not in bonescreen("status").out
+    assert "cannot be written" not in bonescreen("status").out

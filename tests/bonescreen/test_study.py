@@ -1,4 +1,4 @@
-"""`bonescreen study` and `bonescreen heatmap`: one study, looked at closely."""
+"""`bonescreen study` and `bonescreen heatmap`: one study, in detail."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def test_an_incomplete_study_shows_its_failed_image_and_never_negative(bonescree
     screened(home)
     out = bonescreen("study", INCOMPLETE).out
     assert "result       incomplete" in out
-    assert f"image2.png: no prediction, as {REASON_TEXT[Reason.TRUNCATED]}" in out
+    assert f"image2.png: no prediction: {REASON_TEXT[Reason.TRUNCATED]}" in out
     (result,) = (line for line in out.splitlines() if line.startswith("  result"))
     assert "negative" not in result.replace(INCOMPLETE, "")
 
@@ -111,7 +111,7 @@ def test_heat_maps_are_drawn_where_their_images_lie_in_the_archive(
     with Image.open(drawn[0]) as picture:
         assert picture.format == "PNG"
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
-    assert f"image3.png: no prediction, as {REASON_TEXT[Reason.EMPTY]}" in done.err
+    assert f"image3.png: no prediction: {REASON_TEXT[Reason.EMPTY]}" in done.err
     assert RESEARCH_NOTICE in done.err
 
 
