@@ -3,6 +3,7 @@
 #   make screen [ARCHIVE=path]   screen a folder of X-ray studies (default: the example archive)
 #   make test                    run the tests
 #   make check                   the ritual before a commit: style, types, tests
+#   make docs                    write docs/commands.md from the help texts
 #   make lock                    choose dependencies' versions anew
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ARCHIVE ?= examples/archive
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen test check style types lock clean
+.PHONY: screen test check style types docs lock clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
@@ -26,6 +27,9 @@ style: .venv/develop.done
 
 types: .venv/develop.done
 	@$(BIN)/mypy
+
+docs: .venv/screen.done
+	@$(BIN)/python -m bonescreen.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
 
 lock: .venv/develop.done
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --python-version 3.11 --strip-extras \

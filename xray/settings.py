@@ -24,32 +24,48 @@ _ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "pa
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says.
+    """The settings of a process, read from the environment.
+
+    ``docs/commands.md`` is made from this list (`bonescreen.reference`).
 
     Parameters
     ----------
     home : Path
-        Folder of the embedded database, the embedded broker and the graph cache (``BONESCREEN_HOME``).
+        ``BONESCREEN_HOME``, default ``~/.bonescreen``: Folder of the embedded database and broker, the logs and the
+        network graphs made on this machine. It must be on a local disk, and its path without ``?``, ``#`` and ``%``.
     broker_url : str or None
-        Redis-protocol URL; None means the embedded broker (``BONESCREEN_BROKER_URL``).
+        ``BONESCREEN_BROKER_URL``, default the embedded broker: A broker that speaks the Redis protocol:
+        ``redis://host/0``, ``rediss://...`` or ``redis+socket:///path``.
     database_url : str or None
-        SQLAlchemy URL; None means the embedded SQLite file (``BONESCREEN_DATABASE_URL``).
+        ``BONESCREEN_DATABASE_URL``, default the embedded database: ``postgresql://user@host/name`` or
+        ``sqlite:////folder/file.db``.
     archives : mapping of str to Path
-        Archive roots on this host by name (``BONESCREEN_ARCHIVES``, ``name=/path,...``).
+        ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``. Workers read below
+        these paths and nowhere else. A path cannot have a comma in it, or a space at its end.
     model : str
-        Model package, by name or folder (``BONESCREEN_MODEL``).
+        ``BONESCREEN_MODEL``, default ``fracture-3``: The model package, by name or folder.
     engine : str
-        ``auto``, ``openvino`` or ``keras`` (``BONESCREEN_ENGINE``).
+        ``BONESCREEN_ENGINE``, default ``auto``: ``openvino``, ``keras``, or ``auto``: Keras where it has a GPU, else
+        OpenVINO.
     batch_size : int
-        Images a ledger batch holds (``BONESCREEN_BATCH_SIZE``).
+        ``BONESCREEN_BATCH_SIZE``, default ``256``: Images in a batch, the unit of work that a worker is given.
     quiet_seconds : float
-        A file that changed less than so many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
+        ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file that changed less than so many seconds ago may still be
+        being written, and is checked again at the end of the scan; ``0`` takes every file at once.
     pseudonym_key : bytes or None
-        Turns patients into keyed hashes; without one nothing is kept of them (``BONESCREEN_PSEUDONYM_KEY``).
+        ``BONESCREEN_PSEUDONYM_KEY``, default none: At least 16 characters, as from ``openssl rand -hex 32``. With it, a
+        keyed hash of each patient is stored, which tells which images are of one patient; without it, nothing of the
+        patient is stored. Keep it as secret as patients' names, and the same on every machine that scans: with another
+        key, all headers are read again.
     worker_name : str
-        How this host's worker signs its claims and is listed (``BONESCREEN_WORKER_NAME``).
-    flower_user, flower_password : str or None
-        What Flower asks for (``BONESCREEN_FLOWER_USER``, ``BONESCREEN_FLOWER_PASSWORD``).
+        ``BONESCREEN_WORKER_NAME``, default the host's name: The worker's name in `bonescreen status` and Flower:
+        letters, digits, ``.``, ``-`` and ``_``. It must be unique in a cluster; two workers on one host could be
+        ``$(hostname)-gpu1`` and ``$(hostname)-gpu2``.
+    flower_user : str or None
+        ``BONESCREEN_FLOWER_USER``, default none: User name that `bonescreen flower` asks for, without a colon.
+    flower_password : str or None
+        ``BONESCREEN_FLOWER_PASSWORD``, default none: Password that `bonescreen flower` asks for: printable ASCII
+        characters, no spaces.
     """
 
     home: Path
