@@ -1,4 +1,4 @@
-"""What a reading command starts from: the settings, and the database they name."""
+"""The settings and the database of a command."""
 
 import os
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from xray.settings import Settings, read_settings
 
 
 def settings_here() -> Settings:
-    """Read the environment; a command does so once."""
+    """Read the settings from the environment; each command does so once."""
     return read_settings(os.environ)
 
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Database]:
-    """Open the database of a command that reads or steers; an embedded one is migrated on the way.
+    """Open an existing database; an embedded one is upgraded if necessary.
 
     Raises
     ------
     UsageError
-        Nothing has been screened yet, or a configured database waits for ``bonescreen db upgrade``.
+        Nothing has been screened yet, or a configured database needs ``bonescreen db upgrade``.
     DatabaseOutage
         It does not answer, or its file is damaged.
     """
@@ -40,7 +40,7 @@ def open_ledger(settings: Settings) -> Iterator[Database]:
 
 
 def roots_here(settings: Settings, database: Database) -> dict[str, Path]:
-    """Map archives to their roots on this host: as configured, and on an embedded database as last scanned."""
+    """Map archives to their roots on this host: as configured, and in an embedded database as last scanned."""
     scanned = archive_roots(database) if settings.database_url is None else {}
     return {name: Path(root) for name, root in scanned.items()} | dict(settings.archives)
 
@@ -49,7 +49,7 @@ def _bring_up_to_date(database: Database, *, embedded: bool) -> None:
     try:
         migrate.check(database)
     except UsageError:
-        # Only now, as an upgrade asks for the write lock, for which a busy scan would keep a reader waiting.
+        # Only if necessary: an upgrade takes the write lock, for which it would wait while a scan is writing.
         if not embedded:
             raise
         migrate.upgrade(database)

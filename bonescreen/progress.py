@@ -26,7 +26,7 @@ class Speed:
     def add(self, now: float, processed: int) -> None:
         """Note how many images are processed at a time (seconds)."""
         if len(self._samples) > 1:
-            # Batches may take longer than the window each: only a longer gap than the last one is a standstill.
+            # A batch may take longer than the window: nothing moves only if the gap is much longer than the one before.
             gap = self._samples[-1][0] - self._samples[-2][0]
             if now - self._samples[-1][0] > max(WINDOW_SECONDS, 2 * gap):
                 self._samples.clear()

@@ -1,4 +1,4 @@
-"""The one-machine stack: which services a home needs, and who may run it."""
+"""The services that `screen` runs on one machine, its lock on the home folder, and the names of its archives."""
 
 import fcntl
 import os
@@ -22,12 +22,12 @@ from xray.settings import Settings, can_hand_on, is_archive_name
 
 @contextmanager
 def home_lock(settings: Settings) -> Iterator[None]:
-    """Hold a home for one `screen` at a time; the kernel lets go of it even when the process is killed.
+    """Lock a home folder for one `screen` at a time; the kernel releases the lock even when the process is killed.
 
     Raises
     ------
     UsageError
-        Another `screen` holds it.
+        Another `screen` has locked it.
     StorageOutage
         The home cannot be written.
     """
@@ -42,14 +42,14 @@ def home_lock(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(
-                f"another `bonescreen screen` is at work in {settings.home}; "
-                "watch it with: bonescreen status (or give this one its own BONESCREEN_HOME)"
+                f"another `bonescreen screen` is running in {settings.home}; "
+                "watch it with: bonescreen status (or set another BONESCREEN_HOME for this one)"
             ) from error
         yield
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the database to work with; an embedded one is made and migrated on the way."""
+    """Open the database; an embedded one is created and upgraded if necessary."""
     database = Database(settings.effective_database_url)
     if settings.database_url is None:
         upgrade(database)
@@ -73,7 +73,7 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     Parameters
     ----------
     settings : Settings
-        Configured archives go first; a bare name of one of them may stand for its path.
+        Configured archives come first; the name of one of them may be given instead of its path.
     known : mapping of str to str
         Archives in the database, name to root.
     path : Path
@@ -82,8 +82,8 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     Raises
     ------
     UsageError
-        There is nothing at the path, or no database could hold it, or, with a configured database, it cannot be
-        written in BONESCREEN_ARCHIVES, by which services get it.
+        There is nothing to screen at the path, a database cannot store the path, or, with a configured database, it
+        cannot be written in BONESCREEN_ARCHIVES, by which services find it.
     ArchiveOutage
         The storage does not answer.
     """
@@ -92,7 +92,7 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
         raise UsageError(f"the archive's path is not UTF-8; rename the folder: {str(root)!r}")
     if settings.database_url is not None and not can_hand_on(name, root):
         raise UsageError(
-            f"the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a blank "
+            f"the archive's path cannot be written in BONESCREEN_ARCHIVES, as it has a comma, a line break or a space "
             f"at its end; rename the folder: {str(root)!r}"
         )
     return name, root
@@ -104,7 +104,7 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
     _require_archive(path)
     root = Path(os.path.realpath(path))
     for name, configured in settings.archives.items():
-        # Unlike Path.resolve, it takes a link that leads to itself for a path like any other.
+        # Unlike Path.resolve, realpath accepts a link to itself.
         if os.path.realpath(configured) == str(root):
             return name, root
     for name, earlier in known.items():
@@ -126,7 +126,7 @@ def _require_archive(path: Path) -> None:
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
-        raise UsageError(f"{path} cannot be looked at ({error.strerror}); {next_step}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}); {next_step}") from error
     if stat.S_ISREG(mode) and not is_container(path.name):
         _require_image(path)
     elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
@@ -151,7 +151,7 @@ def _require_image(path: Path) -> None:
 
 
 def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:
-    """Refuse archives, name to root, that workers on a configured database could not find by their names.
+    """Refuse archives (name to root) that workers could not find by their names on a configured database.
 
     Raises
     ------
@@ -161,24 +161,24 @@ def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None
     for name, root in archives.items():
         if settings.database_url is not None and name not in settings.archives:
             raise UsageError(
-                f"{root} has no name that workers could find it by; "
+                f"{root} has no name by which workers find it; "
                 f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
             )
 
 
 def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:
-    """Add archives to those configured, unless the database is embedded: it tells services the roots itself."""
+    """Add archives to those configured, unless the database is embedded: services read the roots there."""
     return replace(settings, archives={**settings.archives, **more}) if settings.database_url else settings
 
 
 def stack_services(settings: Settings, model_path: Path) -> list[Service]:
-    """List the services a `screen` supervises: its broker where none is configured, a feeder, and a worker."""
+    """List the services that `screen` supervises: a broker if none is configured, a feeder, and a worker."""
     broker = [broker_service(settings)] if settings.broker_url is None else []
     return broker + work_services(service_environ(settings, model_path), settings.home / "logs")
 
 
 def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[Service]:
-    """List a feeder and a worker; their output goes to the folder `logs`, or where this process's goes."""
+    """List a feeder and a worker; their output goes to the folder `logs`, or to this process's output."""
     return [
         Service(name, [sys.executable, "-P", "-m", module], environ, logs and logs / f"{name}.log")
         for name, module in (("feeder", "producer"), ("worker", "worker"))
@@ -186,7 +186,7 @@ def work_services(environ: Mapping[str, str], logs: Path | None = None) -> list[
 
 
 def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
-    """Write the settings out as a service's environment."""
+    """Return the settings as the environment of a service."""
     configured = {} if settings.database_url is None else {"BONESCREEN_DATABASE_URL": settings.database_url}
     return {
         **os.environ,
@@ -196,6 +196,6 @@ def service_environ(settings: Settings, model_path: Path) -> dict[str, str]:
         "BONESCREEN_ARCHIVES": ",".join(f"{name}={root}" for name, root in settings.archives.items()),
         "BONESCREEN_MODEL": str(model_path),
         "PYTHONUNBUFFERED": "1",
-        # What `-P` is to a service, for the Python processes it starts in turn.
+        # Like `-P`, for the Python processes that a service starts itself.
         "PYTHONSAFEPATH": "1",
     }

@@ -151,7 +151,7 @@ def parse_archives(text: str) -> dict[str, Path]:
 
 
 def can_hand_on(name: str, root: Path) -> bool:
-    """Tell whether an archive can be written into ``BONESCREEN_ARCHIVES`` and read back the same."""
+    """Tell whether an archive written into ``BONESCREEN_ARCHIVES`` is read back the same."""
     text = f"{name}={root}"
     try:
         text.encode()
@@ -169,8 +169,8 @@ def _home(text: str) -> Path:
     try:
         home = Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"BONESCREEN_HOME={text!r} is the home of nobody known here") from error
-    # It becomes part of two URLs, which are not written and read alike by all that take them.
+        raise UsageError(f"BONESCREEN_HOME={text!r} is the home of a user that does not exist here") from error
+    # It becomes part of two URLs, whose readers escape these characters differently.
     if any(character in "?#%" or not character.isprintable() for character in str(home)):
         raise UsageError(f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose another")
     return home
@@ -181,14 +181,14 @@ def _broker_url(url: str | None) -> str | None:
         return None
     if not url.startswith(("redis://", "rediss://", "redis+socket://")):
         raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://")
-    # Nothing of the URL is shown, as what is wrong with it may be its password.
+    # The URL is not shown, as the wrong part may be its password.
     wrong = UsageError(
-        "BONESCREEN_BROKER_URL is no URL of a broker; write redis://user:password@host:6379/0 with any special "
+        "BONESCREEN_BROKER_URL is not a broker's URL; write redis://user:password@host:6379/0 with any special "
         "character of the password as %XX, or redis+socket:///path"
     )
     try:
         parts = urlsplit(url)
-        # A port that is no number is an error only to whom asks for it.
+        # urlsplit checks the port only when it is read.
         parts.port  # noqa: B018
     except ValueError as error:
         raise wrong from error
@@ -200,7 +200,7 @@ def _broker_url(url: str | None) -> str | None:
     if _ADDRESS & options:
         raise wrong
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
-        # Celery would take any certificate, and so anybody's who stands between.
+        # Celery would accept any certificate, also that of an attacker in between.
         return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
     return url
 
@@ -209,7 +209,7 @@ def _engine(text: str) -> EngineName:
     for engine in ENGINES:
         if text == engine:
             return engine
-    raise UsageError(f"BONESCREEN_ENGINE={text!r} is none of {', '.join(ENGINES)}")
+    raise UsageError(f"BONESCREEN_ENGINE={text!r} must be one of {', '.join(ENGINES)}")
 
 
 def _quiet_seconds(text: str) -> float:
@@ -224,7 +224,7 @@ def _pseudonym_key(text: str | None) -> bytes | None:
     # The key itself is not shown.
     if len(text) < SHORTEST_KEY:
         raise UsageError(
-            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters, and {SHORTEST_KEY} is the least; "
+            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters; it needs at least {SHORTEST_KEY}; "
             "make one with: openssl rand -hex 32"
         )
     return text.encode(errors="surrogateescape")
@@ -253,7 +253,7 @@ def _flower_user(text: str | None) -> str | None:
 
 def _flower_password(text: str | None) -> str | None:
     if text is not None and not _is_plain(text):
-        raise UsageError("BONESCREEN_FLOWER_PASSWORD has a blank or a character that is not printable ASCII")
+        raise UsageError("BONESCREEN_FLOWER_PASSWORD has a space or a character that is not printable ASCII")
     return text
 
 

@@ -9,7 +9,7 @@ from xray.errors import UsageError
 from xray.vocabulary import Layout
 
 LARGEST_NUMBER = 2**63 - 1
-"""The largest integer that a database column holds."""
+"""The largest integer that a database column stores."""
 
 
 def as_count(number: int | None) -> int | None:
@@ -18,7 +18,7 @@ def as_count(number: int | None) -> int | None:
     Raises
     ------
     typer.BadParameter
-        It is below 1, or larger than a database column holds.
+        It is below 1, or larger than a database column stores.
     """
     if number is not None and not 1 <= number <= LARGEST_NUMBER:
         raise typer.BadParameter(f"must be a whole number from 1 {'up' if number < 1 else f'to {LARGEST_NUMBER}'}")

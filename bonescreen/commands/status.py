@@ -70,9 +70,9 @@ def _as_json(facts: Facts, found: Sequence[Problem]) -> dict[str, object]:
 def _print(facts: Facts, found: Sequence[Problem]) -> None:
     for run in facts.runs:
         _print_run(run, facts)
-    shown = [process for process in facts.processes if process.alive or facts.open_runs]
-    if shown:
-        print_table(("process", "name", "last heard", "state"), [_process(process) for process in shown])
+    listed = [process for process in facts.processes if process.alive or facts.open_runs]
+    if listed:
+        print_table(("process", "name", "last heard", "state"), [_process(process) for process in listed])
         print_line("")
     for problem in found:
         print_line(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")

@@ -98,7 +98,7 @@ def test_a_dry_run_of_enqueue_refuses_an_archive_that_workers_could_not_find(
     for arguments in (("enqueue", root), ("enqueue", "--dry-run", root)):
         done = run(environ, *arguments)
         assert done.returncode == 2
-        assert "has no name that workers could find it by" in done.stderr
+        assert "has no name by which workers find it" in done.stderr
     assert run(environ, "screen", "--dry-run", root).returncode == 0
 
 

@@ -93,7 +93,7 @@ def test_a_usage_error_is_one_plain_line(bonescreen: Bonescreen, arguments: list
         ["results", "--body-part", "\udcff"],
     ],
 )
-def test_what_no_database_could_hold_is_a_usage_error(
+def test_what_no_database_can_store_is_a_usage_error(
     bonescreen: Bonescreen, home: Path, arguments: list[object]
 ) -> None:
     screened(home)
@@ -102,14 +102,14 @@ def test_what_no_database_could_hold_is_a_usage_error(
     assert re.match(r"error: (RUN|STUDY|--run|--limit|--body-part)\b.*; see: bonescreen [a-z]+ --help\n\Z", done.err)
 
 
-def test_the_largest_numbers_that_a_database_holds_are_taken(bonescreen: Bonescreen, home: Path) -> None:
+def test_the_largest_numbers_that_a_database_stores_are_accepted(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     assert bonescreen("results", "--limit", 2**63 - 1).code == 0
     assert f"there is no run {2**63 - 1}" in bonescreen("results", "--run", 2**63 - 1).err
 
 
 @pytest.mark.parametrize("command", ["screen", "enqueue"])
-def test_an_empty_path_is_not_taken_for_the_current_folder(bonescreen: Bonescreen, home: Path, command: str) -> None:
+def test_an_empty_path_does_not_mean_the_current_folder(bonescreen: Bonescreen, home: Path, command: str) -> None:
     done = bonescreen(command, "examples/archive", "")
     assert (done.code, done.err) == (2, "error: an empty path; give the folder that holds the studies\n")
     assert not home.exists()
@@ -137,7 +137,7 @@ def test_a_wrong_setting_is_one_line_and_no_traceback(bonescreen: Bonescreen, mo
     assert done.err.startswith("error: BONESCREEN_ENGINE='abacus'")
 
 
-def test_a_damaged_database_is_said_to_be_damaged(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_damaged_database_is_reported_as_damaged(bonescreen: Bonescreen, home: Path) -> None:
     home.mkdir()
     (home / "bonescreen.db").write_bytes(b"no database" * 1000)
     done = bonescreen("runs")
@@ -157,7 +157,7 @@ def test_a_configured_database_without_tables_asks_for_the_upgrade(
     assert bonescreen("runs").code == 0
 
 
-def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+def test_a_reader_that_closes_its_pipe_is_not_an_error(home: Path) -> None:
     screened(home, {f"study{n}": [0.5] for n in range(100)})
     reader, writer = os.pipe()
     os.close(reader)
@@ -169,9 +169,7 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("closed", "written"), [(">&-", ""), ("2>&-", "run,study,"), (">&- 2>&- <&-", "")])
-def test_a_closed_stream_takes_nothing_and_gives_its_place_to_nothing_else(
-    home: Path, closed: str, written: str
-) -> None:
+def test_a_closed_stream_is_not_replaced_by_the_next_file_that_is_opened(home: Path, closed: str, written: str) -> None:
     screened(home)
     command = ["sh", "-c", f'exec "$0" -m bonescreen results --format csv {closed}', sys.executable]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
@@ -184,7 +182,7 @@ def test_a_closed_stream_takes_nothing_and_gives_its_place_to_nothing_else(
     database.close()
 
 
-def test_an_interrupt_while_the_commands_load_is_an_end_like_any_other() -> None:
+def test_an_interrupt_while_the_commands_are_imported_ends_without_a_traceback() -> None:
     # Python says what it imports as it goes: how far it is, without a clock.
     command = [sys.executable, "-v", "-m", "bonescreen", "--help"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -196,7 +194,7 @@ def test_an_interrupt_while_the_commands_load_is_an_end_like_any_other() -> None
     assert not [line for line in said if line.startswith("Traceback")]
 
 
-def test_file_names_cannot_steer_the_terminal(bonescreen: Bonescreen, home: Path) -> None:
+def test_file_names_cannot_control_the_terminal(bonescreen: Bonescreen, home: Path) -> None:
     screened(home, {"[bold]brackets[/bold]/\x1b[2Jclear": [0.9]})
     done = bonescreen("results")
     assert "[bold]brackets[/bold]/\\x1b[2Jclear" in done.out

@@ -260,12 +260,12 @@ def test_two_at_once_in_one_home_are_not_allowed(tmp_path, environ):
     second = run(environ, "screen", tmp_path / "archive")
 
     assert second.returncode == 2
-    assert "another `bonescreen screen` is at work" in second.stderr
+    assert "another `bonescreen screen` is running" in second.stderr
     first.send_signal(signal.SIGINT)
     assert first.wait(60) == 130
 
 
-def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, tiny_package, broker: TcpBroker):
+def test_it_starts_its_own_worker_when_others_seem_to_be_running(tmp_path, environ, tiny_package, broker: TcpBroker):
     flat_tree(tmp_path / "archive", 3)
     database = embedded(Path(environ["BONESCREEN_HOME"]))
     # What a killed worker leaves behind: it counts as alive for a while.

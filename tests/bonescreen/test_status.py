@@ -76,7 +76,7 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     assert done.out.count("PROBLEM") == 1
 
 
-def test_a_missing_and_an_empty_archive_are_told_apart(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+def test_a_missing_and_an_empty_archive_are_distinguished(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
     screened(home, WAITING, root=tmp_path / "away")
     assert "The archive clinic is missing on this host" in bonescreen("status").out
     (tmp_path / "away").mkdir()
@@ -122,7 +122,9 @@ def test_without_worker_and_feeder_it_says_which_to_start(
     assert "bonescreen worker" in done.out
 
 
-def test_what_a_worker_waits_for_is_passed_on(bonescreen: Bonescreen, home: Path, clinic: Path, broker: None) -> None:
+def test_the_problem_that_a_worker_waits_for_is_printed(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
     screened(home, WAITING, root=clinic)
     _beat(home, "worker", MODEL.queue, problem="the archive 'clinic' has no root on this host")
     _beat(home, "feeder", None)
@@ -131,7 +133,7 @@ def test_what_a_worker_waits_for_is_passed_on(bonescreen: Bonescreen, home: Path
     assert "host:worker waits: the archive 'clinic' has no root on this host" in done.out
 
 
-def test_quarantined_images_are_noted_and_hinder_nothing(bonescreen: Bonescreen, home: Path) -> None:
+def test_quarantined_images_are_noted_and_stop_nothing(bonescreen: Bonescreen, home: Path) -> None:
     screened(home, {"study": [0.9, Reason.QUARANTINED]})
     done = bonescreen("status")
     assert done.code == 0

@@ -38,7 +38,7 @@ def test_a_study_is_found_by_the_path_of_its_folder_as_a_shell_completes_it(bone
     assert bonescreen("study", POSITIVE + "/") == bonescreen("study", POSITIVE)
 
 
-def test_an_end_that_fits_several_studies_asks_which(bonescreen: Bonescreen, home: Path) -> None:
+def test_an_end_that_fits_several_studies_is_refused_with_the_keys(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("study", "study1_positive")
     assert done.code == 2
@@ -101,7 +101,7 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     return root
 
 
-def test_heat_maps_are_drawn_where_their_images_lie_in_the_archive(
+def test_heat_maps_are_drawn_below_the_paths_of_their_images(
     bonescreen: Bonescreen, clinic: Path, tmp_path: Path
 ) -> None:
     done = bonescreen("heatmap", STUDY, "-o", tmp_path / "out")
