@@ -4,6 +4,7 @@
 #   make install [EXTRAS=names]     install only; extras: tensorflow (training), postgres, cuda, separated by commas
 #   make test                       run the tests
 #   make check                      style, types and tests, as before each commit
+#   make docs                       write docs/commands.md from the help texts
 #   make lock                       choose new versions of the dependencies
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ EXTRAS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen install test check style types lock clean
+.PHONY: screen install test check style types docs lock clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
@@ -31,6 +32,9 @@ style: .venv/develop.done
 
 types: .venv/develop.done
 	@$(BIN)/mypy
+
+docs: .venv/screen.done
+	@$(BIN)/python -m bonescreen.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
 
 lock: .venv/develop.done
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --python-version 3.11 --strip-extras \

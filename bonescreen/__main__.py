@@ -1,10 +1,10 @@
-"""``bonescreen`` from its first moment on: Ctrl-C while it still loads is an end like any other."""
+"""Entry point of ``bonescreen``; Ctrl-C while its modules are still being imported ends it without a traceback."""
 
 import sys
 
 
 def main() -> None:
-    """Load the commands and run one."""
+    """Import the commands and run one."""
     try:
         from bonescreen.cli import main as run
 

@@ -1,4 +1,4 @@
-"""``bonescreen``: the commands, and the one place where errors become exit codes."""
+"""``bonescreen``: the commands in their groups, and the one place where errors become exit codes."""
 
 import io
 import os
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bonescreen.command_group import CommandGroup, PlainCommand, usage_error_text
 from bonescreen.commands import (
     audit,
     cluster,
@@ -25,44 +26,62 @@ from bonescreen.commands import (
     study,
     train,
 )
+from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "screen": screen.screen,
-    "enqueue": cluster.enqueue,
-    "worker": cluster.worker,
-    "feed": cluster.feed,
-    "runs": runs.runs,
-    "status": status.status,
-    "health": cluster.health,
-    "resume": runs.resume,
-    "cancel": runs.cancel,
-    "retry": runs.retry,
-    "results": results.results,
-    "study": study.study,
-    "heatmap": heatmap.heatmap,
-    "failures": failures.failures,
-    "flower": cluster.flower,
-    "train": train.train,
-    "evaluate": evaluate.evaluate,
-    "audit": audit.audit,
-    "layers": layers.layers,
+GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Screen": {
+        "screen": screen.screen,
+        "status": status.status,
+        "runs": runs.runs,
+        "resume": runs.resume,
+        "cancel": runs.cancel,
+        "retry": runs.retry,
+    },
+    "Results": {
+        "results": results.results,
+        "study": study.study,
+        "heatmap": heatmap.heatmap,
+        "failures": failures.failures,
+    },
+    "Models and training": {
+        "models": models.app,
+        "audit": audit.audit,
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "layers": layers.layers,
+    },
+    "Cluster": {
+        "enqueue": cluster.enqueue,
+        "worker": cluster.worker,
+        "feed": cluster.feed,
+        "flower": cluster.flower,
+    },
+    "Maintenance": {
+        "health": cluster.health,
+        "db": database.app,
+    },
 }
+"""The commands under the headings that ``--help`` lists them by."""
 
-# No rich markup: it would take [brackets] in paths and texts for its own.
+# No rich markup: it would interpret [brackets] in paths and texts.
 app = typer.Typer(
     name="bonescreen",
+    cls=CommandGroup,
     help=f"Screen X-ray archives for bone fractures. {RESEARCH_NOTICE}",
-    no_args_is_help=True,
+    epilog="Start here: bonescreen screen FOLDER. Each command explains itself: bonescreen COMMAND --help",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.add_typer(models.app)
-app.add_typer(database.app)
+for heading, commands in GROUPS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=heading)
+        else:
+            app.command(name, cls=PlainCommand, rich_help_panel=heading)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,14 +93,15 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _bonescreen(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code: 0, 1 (something hinders), 2 (asked wrongly), 130 (interrupted)."""
+    """Run one command and exit with its code: 0; 1, an outage; 2, wrong usage; 130, interrupted."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -89,20 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app(arguments)
+            code = app(arguments, prog_name="bonescreen", standalone_mode=False)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter's own flush at exit would complain of it again.
+        # The interpreter's own flush at exit would report it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except typer.TyperException as error:
+        print_error(usage_error_text(error))
+        sys.exit(2)
     except (BonescreenError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print_error(_text_of(error))
         sys.exit(2 if isinstance(error, UsageError | PackageError) else 1)
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:
-    # A closed stream (`>&-`) is None, and its descriptor would go to what is opened next: the database, or a pipe.
+    # A closed stream (`>&-`) is None, and the next file that is opened (the database, a pipe) would get its descriptor.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -110,6 +134,5 @@ def _open_closed_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
-def _one_line(error: Exception) -> str:
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    return " ".join(text.split())
+def _text_of(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

@@ -1,52 +1,51 @@
-"""Progress on the terminal: a bar for people, a line now and then for log files."""
+"""Progress of a run: a bar on a terminal, a line now and then in a log file."""
 
 import time
 from collections import deque
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 
-from bonescreen.terminal import tell
+from bonescreen.terminal import count, print_to
 from db.run_queries import Progress
 
 WINDOW_SECONDS = 60.0
-"""Span over which the speed is taken."""
+"""The time over which the speed is averaged."""
 
 LINE_SECONDS = 10.0
 
 
 class Speed:
-    """Images a second over the last `WINDOW_SECONDS`, from the moment the first batch came back; none at standstill."""
+    """Images a second over the last `WINDOW_SECONDS`, from the first finished batch on; None while nothing moves."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, processed: int) -> None:
-        """Note how many images are settled at a time (seconds)."""
-        if len(self._seen) > 1:
-            # Where one batch takes longer than the window, silence up to the next is no standstill.
-            gap = self._seen[-1][0] - self._seen[-2][0]
-            if now - self._seen[-1][0] > max(WINDOW_SECONDS, 2 * gap):
-                self._seen.clear()
-        if not self._seen or processed != self._seen[-1][1]:
-            self._seen.append((now, processed))
-        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
-            self._seen.popleft()
+        """Note how many images are processed at a time (seconds)."""
+        if len(self._samples) > 1:
+            # A batch may take longer than the window: nothing moves only if the gap is much longer than the one before.
+            gap = self._samples[-1][0] - self._samples[-2][0]
+            if now - self._samples[-1][0] > max(WINDOW_SECONDS, 2 * gap):
+                self._samples.clear()
+        if not self._samples or processed != self._samples[-1][1]:
+            self._samples.append((now, processed))
+        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW_SECONDS:
+            self._samples.popleft()
 
     @property
     def images_per_second(self) -> float | None:
-        """The speed, or None before there is anything to tell."""
-        if len(self._seen) < 2:
+        """The speed, or None while it is not known."""
+        if len(self._samples) < 2:
             return None
-        (start, before), (end, after) = self._seen[0], self._seen[-1]
+        (start, before), (end, after) = self._samples[0], self._samples[-1]
         return (after - before) / (end - start) if end > start else None
 
 
 class RunProgress:
-    """What a run shows while it is waited for.
+    """Prints a run's progress until it is finished.
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ class RunProgress:
                 TextColumn("Screening"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                _Facts(),
+                TextColumn("{task.fields[facts]}", markup=False),
             ]
             self._bar = Bar(*columns, console=console)
             self._task = self._bar.add_task("screening", total=None, facts="")
@@ -82,24 +81,25 @@ class RunProgress:
             self._bar.stop()
 
     def update(self, now: Progress, problem: str | None) -> None:
-        """Show how far a run is, and what hinders it."""
+        """Print how far a run is, and what it waits for."""
         self._speed.add(time.monotonic(), now.processed)
-        facts = facts_of(now, self._speed.images_per_second)
+        facts = progress_text(now, self._speed.images_per_second)
         if self._bar is not None:
             self._bar.update(self._task, total=max(now.images, 1), completed=now.processed, facts=facts)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            tell(self._console, f"Screening {now.processed:,}/{now.images:,} {facts}".rstrip())
+            done = f"Screening {now.processed:,} of {count(now.images, 'image')}"
+            print_to(self._console, f"{done}, {facts}" if facts else done)
         self.problem(problem)
 
     def problem(self, problem: str | None) -> None:
-        """Say once what hinders the work, and once that it goes on."""
+        """Print a problem once, and once that the work continues."""
         if problem != self._problem:
-            tell(self._console, f"waiting: {problem}" if problem else "going on")
+            print_to(self._console, f"waiting: {problem}" if problem else "continuing")
             self._problem = problem
 
 
-def facts_of(now: Progress, speed: float | None) -> str:
+def progress_text(now: Progress, speed: float | None) -> str:
     """Write speed, time left and failures in a few words."""
     parts = []
     if speed:
@@ -111,13 +111,8 @@ def facts_of(now: Progress, speed: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration as people read it: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    """Write a duration for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-class _Facts(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["facts"])

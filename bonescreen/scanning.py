@@ -1,4 +1,4 @@
-"""Scans of several archives, and what each has to say: what it found, and what it passed over."""
+"""Scan several archives, and report of each what was found and what was skipped."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bonescreen.context import open_ledger
 from bonescreen.stack import name_archives, require_configured
-from bonescreen.terminal import count, escape_unprintable, notice, say
+from bonescreen.terminal import count, escape_unprintable, print_error, print_line, print_notice
 from db.runs import archive_roots
 from db.session import Database
 from producer.dry_run import dry_run
@@ -20,18 +20,18 @@ from producer.source import Source
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import load_package
 from xray.settings import Settings
-from xray.vocabulary import Layout
+from xray.vocabulary import Layout, describe_skipped
 
 T = TypeVar("T")
 
 
 def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> tuple[list[T], list[BonescreenError]]:
-    """Scan archives, each by its name and root; one that cannot be scanned does not keep the others from it.
+    """Scan archives, each by its name and root; if one cannot be scanned, the others still are.
 
     Returns
     -------
     tuple of (list, list of BonescreenError)
-        What was scanned, and why the others were not, for `raise_last` once the work on what was is done.
+        The reports of those that were scanned, and the errors of the others, for `raise_last` at the command's end.
     """
     reports: list[T] = []
     errors: list[BonescreenError] = []
@@ -41,64 +41,66 @@ def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> t
         except (UsageError, ArchiveOutage) as error:
             errors.append(error)
             if len(archives) > 1:
-                # Whoever watches need not wait for the end to hear of it; whoever comes back then hears it there.
-                notice(f"not screened: {error}")
+                # At once for those who watch, and again at the end for those who come back.
+                print_notice(f"not screened: {error}")
     return reports, errors
 
 
 def raise_last(errors: list[BonescreenError]) -> None:
-    """End a command with what went wrong on the way, if anything did; an error that asks for a change goes last."""
+    """Print the errors of a command and raise the last one, if there are any; usage errors come last."""
     ordered = sorted(errors, key=lambda error: isinstance(error, UsageError))
     for error in ordered[:-1]:
-        notice(f"error: {error}")
+        print_error(str(error))
     if ordered:
         raise ordered[-1]
 
 
 def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
-    """Say in lines what a scan of an archive found; what somebody should look at is named."""
+    """Report in lines what a scan of an archive found; what somebody should check is named."""
     yield f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})"
-    yield from _passed_over(report)
+    yield from _skipped_lines(report)
     if report.gone:
-        yield f"  no longer there: {count(report.gone, 'image')}; results are kept for when they come back"
+        yield f"  no longer in the archive: {count(report.gone, 'image')}; their results are kept"
 
 
 def plan_lines(plan: DryRunReport, root: Path) -> Iterator[str]:
-    """Say in lines what a scan of an archive would find and a run would do."""
-    kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "left from before"))
-    what = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
+    """Report in lines what a scan of an archive would find and a run would screen."""
+    kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "not finished"))
+    parts = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
     yield f"Would scan {root}: {count(plan.found, 'image')} (layout {plan.layout})"
-    yield f"  to screen: {count(plan.new + plan.changed + plan.unprocessed, 'image')}" + (f" ({what})" if what else "")
+    to_screen = plan.new + plan.changed + plan.unprocessed
+    yield f"  to screen: {count(to_screen, 'image')}" + (f" ({parts})" if parts else "")
     if plan.processed:
         yield f"  screened already: {count(plan.processed, 'image')}"
-    yield from _passed_over(plan)
+    yield from _skipped_lines(plan)
     if plan.gone:
-        yield f"  no longer there: {count(plan.gone, 'image')}"
+        yield f"  no longer in the archive: {count(plan.gone, 'image')}"
 
 
-def _passed_over(found: ScanSummary) -> Iterator[str]:
+def _skipped_lines(found: ScanSummary) -> Iterator[str]:
     if found.skipped:
-        yield f"  passed over: {counts(found.skipped)}"
+        yield f"  {skipped_text(found.skipped)}"
     for place in found.warnings:
         yield f"  warning, not screened: {place}"
     if found.unread:
-        yield "  what is known of files that could not be looked at is kept as it was"
+        yield "  earlier results of files that could not be read are kept"
 
 
-def counts(skipped: Mapping[str, int]) -> str:
-    """Write counts by reason, the largest first: ``12 hidden, 3 not an image``."""
-    return ", ".join(f"{number:,} {reason}" for reason, number in sorted(skipped.items(), key=lambda item: -item[1]))
+def skipped_text(skipped: Mapping[str, int]) -> str:
+    """Write what was skipped, the largest number first: ``skipped 12 hidden files, 3 files that are not images``."""
+    ordered = sorted(skipped.items(), key=lambda item: -item[1])
+    return "skipped " + ", ".join(describe_skipped(reason, number) for reason, number in ordered)
 
 
-def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for_workers: bool) -> None:
+def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for_workers: bool) -> None:
     """Print what scanning archives would find, and what the configured model would have to screen.
 
-    With `for_workers` what `enqueue` would refuse is refused: archives that workers elsewhere could not find.
+    With `for_workers`, archives that workers elsewhere could not find are refused, as `enqueue` would.
 
     Raises
     ------
     UsageError
-        A scan would refuse an archive; the others are shown.
+        A scan would refuse an archive; the others are printed.
     """
     digest = load_package(settings.model).digest
     with _ledger_if_any(settings) as database:
@@ -106,7 +108,7 @@ def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for
         if for_workers:
             require_configured(settings, archives)
         _, errors = scan_each(archives, partial(_plan, settings, database, layout, digest))
-    say("Nothing was changed: this was a dry run.")
+    print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
 
 
@@ -125,5 +127,5 @@ def _plan(
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
         plan = dry_run(database, name, Source.configured(root, settings, layout), digest)
     for line in plan_lines(plan, root):
-        say(line)
+        print_line(line)
     return plan

@@ -43,7 +43,7 @@ def home_lock(settings: Settings) -> Iterator[None]:
         except OSError as error:
             raise UsageError(
                 f"another `bonescreen screen` is running in {settings.home}; "
-                "watch it with: bonescreen status (or give this one its own BONESCREEN_HOME)"
+                "watch it with: bonescreen status (or set another BONESCREEN_HOME for this one)"
             ) from error
         yield
 
@@ -118,17 +118,36 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
 
 
 def _require_archive(path: Path) -> None:
-    remedy = "give the folder of the studies, or a zip or tar of them"
+    next_step = "give the folder that holds the studies, or a zip or tar of them"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"there is no {path}; {remedy}") from error
+        raise UsageError(f"there is no {path}; {next_step}") from error
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error
-        raise UsageError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
-    if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and is_container(path.name)):
-        raise UsageError(f"{path} is a file; {remedy}")
+        raise UsageError(f"{path} cannot be read ({error.strerror}); {next_step}") from error
+    if stat.S_ISREG(mode) and not is_container(path.name):
+        _require_image(path)
+    elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is neither a folder nor a file; {next_step}")
+
+
+def _require_image(path: Path) -> None:
+    # Pillow and pydicom take time to import, which those who screen folders need not wait for.
+    from xray.images.decode import is_image
+    from xray.images.dicom.header import HEAD_BYTES
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give this user the right to read it") from error
+    if not is_image(head):
+        raise UsageError(
+            f"{path} is not a DICOM, PNG, JPEG or TIFF image; give the folder that holds the studies, a zip or tar of "
+            "them, or one image"
+        )
 
 
 def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:
@@ -142,8 +161,8 @@ def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None
     for name, root in archives.items():
         if settings.database_url is not None and name not in settings.archives:
             raise UsageError(
-                f"{root} is not in BONESCREEN_ARCHIVES, by which workers find it; "
-                f"set BONESCREEN_ARCHIVES={name}={root} here, and to the path there on each worker's host"
+                f"{root} has no name by which workers find it; "
+                f"set BONESCREEN_ARCHIVES={name}={root} here and its path there on each worker"
             )
 
 

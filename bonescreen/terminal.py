@@ -1,7 +1,8 @@
-"""How commands speak: data to standard output, everything else to standard error."""
+"""Print for people and scripts: data to standard output, everything else to standard error."""
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -12,26 +13,45 @@ Cell = str | Text
 GAP = "  "
 
 
-def say(text: Cell, style: str = "") -> None:
+def print_line(text: Cell, style: str = "") -> None:
     """Print one line to standard output, as it is: no markup, no folding, no control characters."""
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
 
 
-def tell(console: Console, text: str) -> None:
-    """Print one line to a console that may show something moving, as it is, like `say`."""
+def print_to(console: Console, text: str) -> None:
+    """Print one line to a console that may show a progress bar, as it is, like `print_line`."""
     console.print(Text(escape_unprintable(text)), soft_wrap=True)
 
 
-def notice(text: str) -> None:
-    """Print one line to standard error, where it cannot get into data that a script reads."""
+def print_notice(text: str) -> None:
+    """Print one line to standard error, so that it is not in the data that a script reads."""
     print(escape_unprintable(text), file=sys.stderr)
 
 
+def print_error(text: str) -> None:
+    """Print one line, ``error: ...``, to standard error."""
+    print_notice(f"error: {' '.join(text.split())}")
+
+
+def print_wrapped(beginning: str, text: str) -> None:
+    """Print a text after its beginning; in a terminal on as many lines as it takes, indented below each other."""
+    console = Console()
+    if not (console.is_terminal and text):
+        print_line(beginning + text)
+        return
+    indent = " " * len(beginning)
+    for line in textwrap.wrap(
+        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    ):  # fmt: skip
+        print_line(line)
+
+
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print aligned columns; those whose title begins with a blank are aligned to the right."""
+    """Print aligned columns; those whose title begins with a space are aligned to the right."""
     console = Console()
     for line in table_lines(titles, rows, console.width if console.is_terminal else None):
-        say(line)
+        print_line(line)
 
 
 def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: int | None) -> Iterator[Text]:
@@ -48,12 +68,12 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: in
     below = width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width
     for row in cells:
         *aligned, last = (
-            Text.assemble(" " * (room - cell.cell_len), cell) if title.startswith(" ") else cell
-            for title, cell, room in zip(titles, row, widths, strict=True)
+            Text.assemble(" " * (size - cell.cell_len), cell) if title.startswith(" ") else cell
+            for title, cell, size in zip(titles, row, widths, strict=True)
         )
         line = Text()
-        for cell, room in zip(aligned, widths, strict=False):
-            line.append_text(cell).append(" " * (room - cell.cell_len) + GAP)
+        for cell, size in zip(aligned, widths, strict=False):
+            line.append_text(cell).append(" " * (size - cell.cell_len) + GAP)
         if below:
             line.rstrip()
             yield line
@@ -62,7 +82,7 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: in
 
 
 def write_json(value: object) -> None:
-    """Write one JSON value to standard output; ASCII, so that any terminal's encoding takes it."""
+    """Write one JSON value to standard output, in ASCII, which any terminal's encoding can write."""
     print(json.dumps(value, indent=2))
 
 
@@ -76,23 +96,27 @@ def write_json_list(rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def escape_unprintable(text: str) -> str:
-    """Escape what would steer a terminal or hide in it: file names come from anywhere."""
+    """Escape characters that control a terminal or are invisible in it: file names come from anywhere."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
-def moment(seconds: float) -> str:
+def local_time(seconds: float) -> str:
     """Write seconds since the epoch as local time."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
-def utc(seconds: float) -> str:
+def utc_time(seconds: float) -> str:
     """Write seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def count(number: int, thing: str) -> str:
-    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``."""
-    plural = thing[:-1] + "ies" if thing.endswith("y") else thing + ("es" if thing.endswith("ch") else "s")
+    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``, ``3 epochs``."""
+    if thing.endswith("y"):
+        plural = thing[:-1] + "ies"
+    else:
+        # Not an epoch, whose ending is spoken as a k.
+        plural = thing + ("es" if thing.endswith("ch") and not thing.endswith("epoch") else "s")
     return f"{number:,} {thing if number == 1 else plural}"
 
 

@@ -106,6 +106,19 @@ def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus,
     return {StudyStatus(row[0]): row[1] for row in counted}
 
 
+def list_body_parts(database: Database, run_ids: Sequence[int]) -> list[str]:
+    """List the body parts that the images of some runs show, each once, in alphabetical order."""
+    shown = (
+        select(images.c.body_part)
+        .distinct()
+        .join(runs, runs.c.archive_id == images.c.archive_id)
+        .where(runs.c.id.in_(run_ids), images.c.current, images.c.body_part.is_not(None))
+        .order_by(images.c.body_part)
+    )
+    with database.read() as connection:
+        return list(connection.execute(shown).scalars())
+
+
 def find_study(database: Database, key: str, run_id: int | None = None) -> list[Study]:
     """Return a study by its key, or by an unambiguous end of its key: once for each run, the last scanned first.
 

@@ -8,7 +8,7 @@ from producer.source import Source, Wait
 from producer.walk import walk
 from xray.archives.archive_file import MISSING, ArchiveFile, Skipped
 from xray.archives.containers import list_members
-from xray.archives.files import file_version, is_below_root
+from xray.archives.files import file_version, is_below_root, is_single_file
 from xray.archives.members import is_compressed_tar, is_container
 from xray.archives.storage_errors import skip_reason
 from xray.errors import ContainerFault, FileFault, UsageError
@@ -49,7 +49,9 @@ def find_files(source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
 
 
 def _tree(root: Path) -> Iterator[ArchiveFile | Skipped]:
-    if is_container(root.name) and root.is_file():
+    if is_single_file(root):
+        yield ArchiveFile(root.name, *file_version(root, root.name))
+    elif is_container(root.name) and root.is_file():
         # An empty path: the members' paths begin at the root itself.
         yield ArchiveFile("", *file_version(root, ""))
     else:

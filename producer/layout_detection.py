@@ -11,7 +11,7 @@ from producer.source import Source
 from producer.walk import list_root
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.archives.containers import list_members
-from xray.archives.files import is_below_root, open_image
+from xray.archives.files import is_below_root, is_single_file, open_image
 from xray.archives.layouts import MANIFEST_NAME, RASTER_SUFFIXES, is_hidden, placement_from_path
 from xray.archives.members import is_container
 from xray.archives.storage_errors import skip_reason
@@ -49,6 +49,8 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
     ArchiveOutage
         The storage does not answer.
     """
+    if source.layout is not Layout.AUTO and is_single_file(source.root):
+        raise UsageError(f"{source.root} is one image; --layout is for folders, zips and tars")
     if earlier is None:
         chosen = detect_layout(source.root) if source.layout is Layout.AUTO else source.layout
     elif source.layout in (Layout.AUTO, Layout(earlier)):
@@ -64,7 +66,8 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
 def detect_layout(root: Path) -> Layout:
     """Detect an archive's layout.
 
-    It is ``manifest`` if there is a ``manifest.csv`` in the root; otherwise `layout_of_sample` decides. The sample
+    A root that is an image is ``dicom`` or ``flat``, by its content. Otherwise it is ``manifest`` if there is a
+    ``manifest.csv`` in the root; otherwise `layout_of_sample` decides. The sample
     covers `SAMPLE_DEPTH` levels, at each of them `SAMPLE_FOLDERS` folders, taken in turn from different parents, and in
     each of these the first `SAMPLE_ENTRIES` entries; and the members of `SAMPLE_CONTAINERS` containers.
 
@@ -75,6 +78,8 @@ def detect_layout(root: Path) -> Layout:
     ArchiveOutage
         The storage does not answer.
     """
+    if is_single_file(root):
+        return _single_file_layout(root)
     if is_container(root.name) and root.is_file():
         sample = list(_container_sample(root, ""))
         has_manifest = MANIFEST_NAME in sample
@@ -86,6 +91,17 @@ def detect_layout(root: Path) -> Layout:
         for container in list(islice(filter(is_container, sample), SAMPLE_CONTAINERS)):
             sample += (f"{container}/{member}" for member in _container_sample(root, container))
     return Layout.MANIFEST if has_manifest else layout_of_sample(sample, root, dicom=_dicom_files(root, sample))
+
+
+def _single_file_layout(root: Path) -> Layout:
+    # Imported here, as Pillow takes time that a scan of a folder does not need.
+    from xray.images.decode import is_image
+
+    with open_image(root, root.name) as file:
+        head = file.read(HEAD_BYTES)
+    if not is_image(head):
+        raise UsageError(f"{root} is not a folder; name the folder that holds the X-ray studies, or an image")
+    return Layout.DICOM if is_dicom(head) else Layout.FLAT
 
 
 def layout_of_sample(sample: Iterable[str], root: PurePath, dicom: int = 0) -> Layout:

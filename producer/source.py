@@ -22,7 +22,7 @@ class Source:
     Parameters
     ----------
     root : Path
-        A folder, or a container (zip or tar).
+        A folder, a container (zip or tar), or a single image.
     layout : Layout
         How its files are grouped in studies.
     quiet_seconds : float

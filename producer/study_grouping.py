@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from db.scan_cache import ScanCache
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
-from xray.archives.files import open_image
+from xray.archives.files import is_single_file, open_image
 from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, check_name, is_utf8, placement_from_path
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
@@ -44,11 +44,23 @@ def group_in_studies(
     Outage
         The archive or the database does not answer.
     """
+    if is_single_file(source.root):
+        return [_group_single_file(source, one) if isinstance(one, ArchiveFile) else one for one in found]
     if source.layout is not Layout.DICOM:
         return [_group_by_path(source, one) if isinstance(one, ArchiveFile) else one for one in found]
     known = known_files([one for one in found if isinstance(one, ArchiveFile) and is_utf8(one.path)])
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
         return list(pool.map(lambda one: _group_by_header(source, one, known), found))
+
+
+def _group_single_file(source: Source, file: ArchiveFile) -> Found:
+    """Make the archive's only file an image, whatever its name; its name is also its study's key."""
+    if source.layout is not Layout.DICOM:
+        return _study_of_its_own(file)
+    grouped = _read_header(source, file)
+    if isinstance(grouped, ArchiveFile) and grouped.placement is not None:
+        return replace(grouped, placement=replace(grouped.placement, study=file.path))
+    return grouped
 
 
 def _group_by_path(source: Source, file: ArchiveFile) -> Found:

@@ -1,4 +1,4 @@
-"""The reference names every command, option and setting, and nothing else; its examples parse."""
+"""docs/commands.md is what the command line itself says, and the examples of all pages parse."""
 
 import re
 import shlex
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import typer
 
-from bonescreen.cli import app
+from bonescreen.cli import GROUPS, app
+from bonescreen.reference import reference
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "commands.md").read_text()
@@ -38,8 +39,16 @@ def _examples() -> Iterator[tuple[str, str]]:
         yield name, example[1] if example else "--no-example-in-the-help"
 
 
+def test_the_reference_is_fresh() -> None:
+    assert reference() == REFERENCE, "docs/commands.md is not fresh; run: make docs"
+
+
 def test_every_command_has_its_section_and_every_section_its_command() -> None:
     assert SECTIONS.keys() == COMMANDS.keys()
+
+
+def test_the_reference_has_the_headings_of_the_help() -> None:
+    assert re.findall(r"^## (.+)$", REFERENCE, re.MULTILINE) == [*GROUPS, "Settings"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -47,6 +56,13 @@ def test_a_section_names_the_options_of_its_command_and_no_others(name: str) -> 
     options = {flag for parameter in COMMANDS[name].params for flag in parameter.opts if flag.startswith("--")}
     rows = re.findall(r"^\| `(--[a-z-]+)", SECTIONS[name], re.MULTILINE)
     assert sorted(rows) == sorted(options - {"--help"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_of_a_section_says_what_it_does(name: str) -> None:
+    rows = re.findall(r"^\| `[^`]+`(?:, `-.`)? \| (.*) \|$", SECTIONS[name], re.MULTILINE)
+    assert len(rows) == SECTIONS[name].count("\n| `")
+    assert all(rows)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -61,7 +77,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_leads_only_to_what_is_there_and_has_no_gap_to_fill(page: Path) -> None:
+def test_the_links_and_tests_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
     tests = {ROOT / name for name in re.findall(r"`(tests/[a-z_/.]+)`", text)}

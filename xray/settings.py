@@ -24,32 +24,48 @@ _ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "pa
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings from the environment.
+    """The settings of a process, read from the environment.
+
+    ``docs/commands.md`` is made from this list (`bonescreen.reference`).
 
     Parameters
     ----------
     home : Path
-        Folder of the embedded database, the embedded broker and the graph cache (``BONESCREEN_HOME``).
+        ``BONESCREEN_HOME``, default ``~/.bonescreen``: Folder of the embedded database and broker, the logs and the
+        network graphs made on this machine. It must be on a local disk, and its path without ``?``, ``#`` and ``%``.
     broker_url : str or None
-        Redis-protocol URL; None means the embedded broker (``BONESCREEN_BROKER_URL``).
+        ``BONESCREEN_BROKER_URL``, default the embedded broker: A broker that speaks the Redis protocol:
+        ``redis://host/0``, ``rediss://...`` or ``redis+socket:///path``.
     database_url : str or None
-        SQLAlchemy URL; None means the embedded SQLite file (``BONESCREEN_DATABASE_URL``).
+        ``BONESCREEN_DATABASE_URL``, default the embedded database: ``postgresql://user@host/name`` or
+        ``sqlite:////folder/file.db``.
     archives : mapping of str to Path
-        Archive roots on this host by name (``BONESCREEN_ARCHIVES``, ``name=/path,...``).
+        ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``. Workers read below
+        these paths and nowhere else. A path cannot have a comma in it, or a space at its end.
     model : str
-        Model package, by name or folder (``BONESCREEN_MODEL``).
+        ``BONESCREEN_MODEL``, default ``fracture-3``: The model package, by name or folder.
     engine : str
-        ``auto``, ``openvino`` or ``keras`` (``BONESCREEN_ENGINE``).
+        ``BONESCREEN_ENGINE``, default ``auto``: ``openvino``, ``keras``, or ``auto``: Keras where it has a GPU, else
+        OpenVINO.
     batch_size : int
-        Images in a batch (``BONESCREEN_BATCH_SIZE``).
+        ``BONESCREEN_BATCH_SIZE``, default ``256``: Images in a batch, the unit of work that a worker is given.
     quiet_seconds : float
-        A file that changed less than this many seconds ago may still be written (``BONESCREEN_QUIET_SECONDS``).
+        ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file that changed less than so many seconds ago may still be
+        being written, and is checked again at the end of the scan; ``0`` takes every file at once.
     pseudonym_key : bytes or None
-        Turns patients into keyed hashes; without it, nothing about patients is stored (``BONESCREEN_PSEUDONYM_KEY``).
+        ``BONESCREEN_PSEUDONYM_KEY``, default none: At least 16 characters, as from ``openssl rand -hex 32``. With it, a
+        keyed hash of each patient is stored, which tells which images are of one patient; without it, nothing of the
+        patient is stored. Keep it as secret as patients' names, and the same on every machine that scans: with another
+        key, all headers are read again.
     worker_name : str
-        The name of this host's worker in claims and lists (``BONESCREEN_WORKER_NAME``).
-    flower_user, flower_password : str or None
-        User name and password of Flower (``BONESCREEN_FLOWER_USER``, ``BONESCREEN_FLOWER_PASSWORD``).
+        ``BONESCREEN_WORKER_NAME``, default the host's name: The worker's name in `bonescreen status` and Flower:
+        letters, digits, ``.``, ``-`` and ``_``. It must be unique in a cluster; two workers on one host could be
+        ``$(hostname)-gpu1`` and ``$(hostname)-gpu2``.
+    flower_user : str or None
+        ``BONESCREEN_FLOWER_USER``, default none: User name that `bonescreen flower` asks for, without a colon.
+    flower_password : str or None
+        ``BONESCREEN_FLOWER_PASSWORD``, default none: Password that `bonescreen flower` asks for: printable ASCII
+        characters, no spaces.
     """
 
     home: Path
@@ -135,7 +151,7 @@ def parse_archives(text: str) -> dict[str, Path]:
 
 
 def fits_in_setting(name: str, root: Path) -> bool:
-    """Tell whether an archive can be written in ``BONESCREEN_ARCHIVES`` and read back unchanged."""
+    """Tell whether an archive written into ``BONESCREEN_ARCHIVES`` is read back the same."""
     text = f"{name}={root}"
     try:
         text.encode()
@@ -153,8 +169,8 @@ def _home(text: str) -> Path:
     try:
         home = Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"BONESCREEN_HOME={text!r}: this host has no such user; choose another folder") from error
-    # It becomes part of two URLs, which libraries do not all quote in the same way.
+        raise UsageError(f"BONESCREEN_HOME={text!r} is the home of a user that does not exist here") from error
+    # It becomes part of two URLs, whose readers escape these characters differently.
     if any(character in "?#%" or not character.isprintable() for character in str(home)):
         raise UsageError(f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose another")
     return home
@@ -164,15 +180,15 @@ def _broker_url(url: str | None) -> str | None:
     if url is None:
         return None
     if not url.startswith(("redis://", "rediss://", "redis+socket://")):
-        raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://; correct it")
+        raise UsageError("BONESCREEN_BROKER_URL must begin with redis://, rediss:// or redis+socket://")
     # The URL is not shown, as the wrong part may be its password.
     wrong = UsageError(
-        "BONESCREEN_BROKER_URL is not the URL of a broker; write redis://user:password@host:6379/0 with any special "
+        "BONESCREEN_BROKER_URL is not a broker's URL; write redis://user:password@host:6379/0 with any special "
         "character of the password as %XX, or redis+socket:///path"
     )
     try:
         parts = urlsplit(url)
-        # Reading the port raises an error if it is not a number.
+        # urlsplit checks the port only when it is read.
         parts.port  # noqa: B018
     except ValueError as error:
         raise wrong from error
@@ -193,7 +209,7 @@ def _engine(text: str) -> EngineName:
     for engine in ENGINES:
         if text == engine:
             return engine
-    raise UsageError(f"BONESCREEN_ENGINE is {text!r}; it must be one of {', '.join(ENGINES)}")
+    raise UsageError(f"BONESCREEN_ENGINE={text!r} must be one of {', '.join(ENGINES)}")
 
 
 def _quiet_seconds(text: str) -> float:
@@ -210,7 +226,7 @@ def _pseudonym_key(text: str | None) -> bytes | None:
     # The key itself is not shown.
     if len(text) < MIN_KEY_LENGTH:
         raise UsageError(
-            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters and needs at least {MIN_KEY_LENGTH}; "
+            f"BONESCREEN_PSEUDONYM_KEY has {len(text)} characters; it needs at least {MIN_KEY_LENGTH}; "
             "make one with: openssl rand -hex 32"
         )
     return text.encode(errors="surrogateescape")
@@ -240,7 +256,7 @@ def _flower_user(text: str | None) -> str | None:
 
 def _flower_password(text: str | None) -> str | None:
     if text is not None and not _is_plain(text):
-        raise UsageError("BONESCREEN_FLOWER_PASSWORD must be printable ASCII without blanks")
+        raise UsageError("BONESCREEN_FLOWER_PASSWORD has a space or a character that is not printable ASCII")
     return text
 
 

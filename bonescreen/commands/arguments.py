@@ -1,4 +1,4 @@
-"""What several commands are given, bounded and looked at before it reaches a database or a disk."""
+"""Arguments and options that several commands share, checked before they reach a database or a disk."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,50 @@ from xray.errors import UsageError
 from xray.vocabulary import Layout
 
 LARGEST_NUMBER = 2**63 - 1
-"""What the databases' integers hold."""
+"""The largest integer that a database column stores."""
+
+
+def as_count(number: int | None) -> int | None:
+    """Check a run's number or a limit; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is below 1, or larger than a database column stores.
+    """
+    if number is not None and not 1 <= number <= LARGEST_NUMBER:
+        raise typer.BadParameter(f"must be a whole number from 1 {'up' if number < 1 else f'to {LARGEST_NUMBER}'}")
+    return number
+
+
+def as_score(score: float | None) -> float | None:
+    """Check a score or threshold; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is not from 0 to 1.
+    """
+    if score is not None and not 0 <= score <= 1:
+        raise typer.BadParameter("must be a number from 0 to 1")
+    return score
+
+
+def as_port(port: int) -> int:
+    """Check a port; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is not from 1 to 65535.
+    """
+    if not 1 <= port <= 65535:
+        raise typer.BadParameter("must be a whole number from 1 to 65535")
+    return port
 
 
 def as_utf8(text: str | None) -> str | None:
-    """Read a text as UTF-8, as study keys are, whatever the locale; typer calls it.
+    """Read a text as UTF-8, as study keys are, whatever the locale; Typer calls it.
 
     Raises
     ------
@@ -26,16 +65,21 @@ def as_utf8(text: str | None) -> str | None:
         # What the locale could not decode is in the text as surrogates, byte for byte.
         return text.encode(errors="surrogateescape").decode()
     except UnicodeError as error:
-        raise typer.BadParameter("not UTF-8, as every text in the database is") from error
+        raise typer.BadParameter("is not UTF-8, as every text in the database is") from error
+
+
+def as_study_key(text: str) -> str | None:
+    """Read a study's key; Typer calls it. A shell completes the path of a study's folder with a slash at its end."""
+    return as_utf8(text.rstrip("/"))
 
 
 def as_archive(text: str) -> Path:
-    """Read an archive's path; typer calls it.
+    """Read an archive's path; Typer calls it.
 
     Raises
     ------
     UsageError
-        It is empty, as of a variable that is not set: it would mean the current folder.
+        It is empty, as an unset variable would make it; it would mean the current folder.
     """
     if not text:
         raise UsageError("an empty path; give the folder that holds the studies")
@@ -45,10 +89,27 @@ def as_archive(text: str) -> Path:
 ArchivePaths = Annotated[
     list[Path],
     typer.Argument(
-        metavar="PATH...",
+        metavar="PATH",
         parser=as_archive,
-        help="Folders of X-ray studies, zip or tar files of them, or archives' names.",
+        help="Folders of studies, zip or tar files of them, single images, or names from BONESCREEN_ARCHIVES.",
     ),
 ]
-LayoutOption = Annotated[Layout, typer.Option(help="How files make studies.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
+LayoutOption = Annotated[
+    Layout, typer.Option(metavar="LAYOUT", help=f"How files are grouped into studies: {', '.join(Layout)}.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+RunNumber = Annotated[
+    int, typer.Argument(metavar="RUN", callback=as_count, help="The run's number, see: bonescreen runs")
+]
+RunOption = Annotated[
+    int | None, typer.Option("--run", metavar="RUN", callback=as_count, help="This run only, see: bonescreen runs")
+]
+StudyKey = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        callback=as_study_key,
+        help="The study's name in `bonescreen results`, or the end of it.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]

@@ -1,4 +1,4 @@
-"""``enqueue``, ``worker`` and ``feed``: the parts that `screen` joins, each by itself, for many machines."""
+"""The processes that `screen` runs on one machine, each as a command for a cluster, and their health check."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ import typer
 
 from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_port
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
-from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
+from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, notice, say
+from bonescreen.terminal import count, print_line, print_notice
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
@@ -39,16 +39,17 @@ def enqueue(
     layout: LayoutOption = Layout.AUTO,
     dry_run: DryRun = False,
 ) -> None:
-    """Scan archives into the database and leave the work to workers.
+    """Scan archives, and leave the screening to workers.
 
-    An archive that cannot be scanned does not keep the others from it. With a database configured, every archive must
-    be named in BONESCREEN_ARCHIVES, as workers find it by its name.
+    With a configured database, every archive needs a name in BONESCREEN_ARCHIVES, by which workers find it on their
+    own machine. Run it again when an archive has grown: only new and changed files are screened. If one archive cannot
+    be scanned, the others still are. Watch the workers with: bonescreen status
 
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
     settings = read_settings(os.environ)
     if dry_run:
-        show_plans(settings, paths, layout, for_workers=True)
+        print_plans(settings, paths, layout, for_workers=True)
         return
     model = model_version(load_package(settings.model))
     if settings.database_url is None:
@@ -61,8 +62,8 @@ def enqueue(
         source = Source.configured(root, settings, layout)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
         for line in report_lines(report, root):
-            say(line)
-        say(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
+            print_line(line)
+        print_line(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
         return report
 
     _, errors = scan_each(archives, scan)
@@ -70,21 +71,21 @@ def enqueue(
 
 
 def worker() -> None:
-    """Screen batches from the broker with the configured model, until stopped.
+    """Screen batches with the configured model until stopped.
 
-    Runs one Celery worker and a feeder and keeps both running; start one on each machine or device.
+    Start one on each machine, or for each GPU. It keeps one Celery worker and a feeder running.
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen worker
     """
     settings = read_settings(os.environ)
     if settings.broker_url is None:
-        raise UsageError("set BONESCREEN_BROKER_URL; without a broker of your own, `bonescreen screen` does it all")
+        raise UsageError("set BONESCREEN_BROKER_URL; to screen on this machine alone, use: bonescreen screen PATH")
     require_engine(settings.engine)
     package = load_package(settings.model)
     database = open_database(settings)
     services = work_services(service_environ(settings, package.path))
     stop = threading.Event()
-    # Asked to stop, it has done what it was asked: exit code 0.
+    # To stop on SIGTERM is a success: exit code 0.
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         with Supervisor(services) as supervisor:
@@ -92,17 +93,17 @@ def worker() -> None:
                 while not stop.wait(0.5):
                     supervisor.check()
             finally:
-                notice("Stopping ...")
+                print_notice("Stopping ...")
     finally:
-        # A batch that it had no time to end would else count as one on which a worker was lost.
+        # A batch that was not finished in time would else count as one on which a worker died.
         with suppress(Outage):
             ledger.release_claims(database, settings.worker_signature)
 
 
 def feed() -> None:
-    """Feed the broker from the database, until stopped.
+    """Send batches from the database to the broker until stopped.
 
-    Every worker brings a feeder of its own; one more, near the database, does no harm and survives them all.
+    Each worker runs a feeder too. An additional one near the database keeps the queue filled when workers come and go.
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 bonescreen feed
     """
@@ -113,13 +114,13 @@ def feed() -> None:
 
 
 def flower(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5555,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", callback=as_port, help="The port to listen on.")] = 5555,
 ) -> None:
-    """Serve Flower's pages: the workers on this broker and their batches, until stopped.
+    """Serve Flower, a web page of the workers and their batches.
 
-    They only show; steer with `cancel`, `resume` and `retry`. Whoever opens them is asked for the credentials in
-    BONESCREEN_FLOWER_USER and BONESCREEN_FLOWER_PASSWORD, without which Flower stays on this host and has no API.
+    It is read-only: use cancel, resume and retry instead. It asks for BONESCREEN_FLOWER_USER and
+    BONESCREEN_FLOWER_PASSWORD; without them it is reachable from this machine only and has no API. Stop it with Ctrl-C.
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 bonescreen flower
     """
@@ -144,22 +145,23 @@ def _broker_url(settings: Settings) -> str:
         return settings.broker_url
     if not is_ready(broker_socket(settings)):
         raise UsageError(
-            f"set BONESCREEN_BROKER_URL; no `bonescreen screen`, whose broker could be shown, runs in {settings.home}"
+            f"there is no broker to show: set BONESCREEN_BROKER_URL, or start `bonescreen screen` in {settings.home}"
         )
     return embedded_broker_url(settings)
 
 
 class Role(StrEnum):
-    """What a process does, as its heartbeats say."""
+    """The role of a process, as its heartbeats name it."""
 
     WORKER = "worker"
     FEEDER = "feeder"
 
 
-def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE...", help="worker, feeder, or both.")]) -> None:
-    """Tell whether this host has a process of each role that is alive in the database and waits for nothing.
+def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE", help="worker, feeder, or both.")]) -> None:
+    """Check that this machine's worker and feeder are alive and not waiting.
 
-    The exit code is 0 if so, 1 if not or when the database does not answer.
+    Meant as the health check of a container: the exit code is 0 if they are, and 1 if not or if the database does not
+    answer. For people there is: bonescreen status
 
     Example: bonescreen health worker feeder
     """
@@ -169,10 +171,10 @@ def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE...", help="
     names = {Role.WORKER: settings.worker_signature, Role.FEEDER: socket.gethostname()}
     found = list(faults(processes, {role: names[role] for role in roles}))
     for fault in found:
-        say(fault)
+        print_line(fault)
     if found:
         raise typer.Exit(1)
-    say(f"Alive here: {', '.join(roles)}.")
+    print_line(f"Alive here: {', '.join(roles)}.")
 
 
 def faults(processes: Sequence[Heartbeat], names: Mapping[Role, str]) -> Iterator[str]:
@@ -183,7 +185,7 @@ def faults(processes: Sequence[Heartbeat], names: Mapping[Role, str]) -> Iterato
     processes : sequence of Heartbeat
         Of every host; a process is listed as ``name:pid``.
     names : mapping of Role to str
-        The roles looked at, and this host's name in each.
+        The roles to check, and this host's name in each.
     """
     for role, name in names.items():
         here = [

@@ -1,31 +1,34 @@
-"""The database itself."""
+"""Maintain the database."""
 
 import typer
 
+from bonescreen.command_group import CommandGroup, PlainCommand
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import say
+from bonescreen.terminal import print_line
 from db import migrate
 from db.session import Database
 
-app = typer.Typer(name="db", help="Look after the database: upgrade.", no_args_is_help=True)
+app = typer.Typer(cls=CommandGroup, help="Maintain the database: upgrade.")
 
 
 @app.callback()
 def _db() -> None:
-    # Typer would make a lone command the group itself.
+    # Typer would turn a group of one command into that command.
     pass
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def upgrade() -> None:
-    """Bring the configured database to this version's tables; an embedded one needs no such care.
+    """Upgrade the tables of the configured database to this version.
+
+    Run it once after installing a new version. The embedded database is upgraded automatically.
 
     Example: bonescreen db upgrade
     """
     settings = settings_here()
     if settings.database_url is None:
         with open_ledger(settings) as database:
-            say(f"The embedded database {database.masked_url} is up to date; that happens by itself.")
+            print_line(f"The embedded database {database.masked_url} is up to date; it is upgraded automatically.")
         return
     database = Database(settings.database_url)
     try:
@@ -33,6 +36,6 @@ def upgrade() -> None:
     finally:
         database.close()
     if before == after:
-        say(f"The database {database.masked_url} is up to date (revision {after}).")
+        print_line(f"The database {database.masked_url} is up to date (revision {after}).")
     else:
-        say(f"The database {database.masked_url} is at revision {after} now (before: {before or 'empty'}).")
+        print_line(f"The database {database.masked_url} is at revision {after} now (before: {before or 'empty'}).")

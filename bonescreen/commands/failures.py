@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bonescreen.commands.arguments import LARGEST_NUMBER
-from bonescreen.commands.runs import Json
+from bonescreen.commands.arguments import Json, as_count
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, print_table, say, write_json_list
+from bonescreen.terminal import count, print_line, print_table, write_json_list
 from db.queries import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason
@@ -21,17 +20,16 @@ TABLE_ROWS = 50
 def failures(
     run: Annotated[
         int | None,
-        typer.Argument(
-            metavar="RUN", min=1, max=LARGEST_NUMBER, help="One run only; by default the newest of each archive."
-        ),
+        typer.Argument(metavar="RUN", callback=as_count, help="This run only; by default each archive's newest."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the images that have no prediction, and why.
+    """List the images that could not be read, and why.
 
-    A study with such an image is incomplete, or not assessable if it has no other: never negative.
+    Their studies are incomplete, or not assessable when no image is left: never negative. Once the files are repaired,
+    read them again with: bonescreen retry RUN
 
-    Example: bonescreen failures 3 --json
+    Example: bonescreen failures
     """
     with open_ledger(settings_here()) as database:
         if run is not None:
@@ -43,17 +41,18 @@ def failures(
             listed = list(islice(found, TABLE_ROWS))
         reasons = count_failures(database, run)
     if not listed:
-        say("No failed images.")
+        print_line("No failed images.")
         return
-    held = sorted({row.run for row in listed})
-    print_table((" run", "reason", " attempts", "image"), [_row(row) for row in listed])
+    runs = sorted({row.run for row in listed})
+    print_table((" run", "reason", " attempts", "detail", "image"), [_row(row) for row in listed])
     more = sum(reasons.values()) - len(listed)
     if more > 0:
-        say(f"... and {more:,} more; all of them: bonescreen failures --json", "dim")
-    say("")
+        print_line(f"... and {more:,} more; all of them: bonescreen failures --json", "dim")
+    print_line("")
     for reason, number in reasons.items():
-        say(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
-    say("After repair, read them again with: " + ", ".join(f"bonescreen retry {number}" for number in held))
+        print_line(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
+    commands = ", ".join(f"bonescreen retry {number}" for number in runs)
+    print_line(f"Once the files are repaired, read them again with: {commands}")
 
 
 def reason_text(reason: str) -> str:
@@ -62,4 +61,4 @@ def reason_text(reason: str) -> str:
 
 
 def _row(row: FailureRow) -> list[str]:
-    return [str(row.run), row.reason, str(row.attempts), row.image + (f"  ({row.detail})" if row.detail else "")]
+    return [str(row.run), row.reason, str(row.attempts), row.detail or "-", row.image]

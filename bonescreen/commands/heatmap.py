@@ -1,4 +1,4 @@
-"""Heat maps: rendered from the stored map and the original file when somebody looks."""
+"""Heat maps, drawn from the stored class activation map and the original file."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bonescreen.commands.arguments import RunOption, StudyKey
 from bonescreen.commands.failures import reason_text
-from bonescreen.commands.study import RunOption, StudyKey
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.terminal import notice, say
+from bonescreen.terminal import print_line, print_notice
 from db.queries import ImageRow, Study, find_study
 from db.runs import require_run
 from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
@@ -29,20 +29,21 @@ LONGEST_NAME = 255
 
 
 class _Changed(Exception):
-    """The file is not the one that was screened."""
+    """The file is not the same as when it was screened."""
 
 
 def heatmap(
     study: StudyKey,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures; made if missing.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures; it is made if missing.")
     ],
     run: RunOption = None,
 ) -> None:
-    """Draw the heat maps of a study's images as PNG files.
+    """Draw heat maps of a study's images as PNG files.
 
-    Prints their paths. They lie below DIR as the images lie in the archive, so those of two studies never meet; drawing
-    again replaces them. By default the newest run that holds the study is drawn.
+    They show which areas raised the fracture score; all images share one colour scale, so normal images stay dark.
+    Prints the paths of the pictures, which have the images' folders and names below DIR. Without --run, the newest run
+    is drawn.
 
     Example: bonescreen heatmap patient00001/study1_positive -o heatmaps
     """
@@ -50,35 +51,36 @@ def heatmap(
     with open_ledger(settings) as database:
         if run is not None:
             require_run(database, run)
-        held = _chosen(find_study(database, study, run))
+        found = _chosen(find_study(database, study, run))
         roots = roots_here(settings, database)
     _refuse_inside_archive(output, roots)
-    package = _package(held, settings)
-    drawn = [_draw(image, held, package, roots, output) for image in held.images]
-    notice(RESEARCH_NOTICE)
-    if not all(drawn):
+    package = _package(found, settings)
+    written = [_draw(image, found, package, roots, output) for image in found.images]
+    print_notice(RESEARCH_NOTICE)
+    if not all(written):
         raise typer.Exit(1)
 
 
 def _chosen(found: list[Study]) -> Study:
-    places = {image.archive: held.row.run for held in reversed(found) for image in held.images}
+    places = {image.archive: study.row.run for study in reversed(found) for image in study.images}
     if len(places) > 1:
         where = ", ".join(f"--run {number} ({name})" for name, number in sorted(places.items()))
-        raise UsageError(f"{found[0].row.study!r} lies in more than one archive, say which: {where}")
+        raise UsageError(f"{found[0].row.study!r} is in more than one archive; choose one with: {where}")
     return found[0]
 
 
 def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
-    # Unlike Path.resolve, realpath takes a link that leads to itself for a path like any other.
+    # Unlike Path.resolve, realpath accepts a link to itself.
     folder = Path(os.path.realpath(output))
     for name, root in roots.items():
         if folder.is_relative_to(os.path.realpath(root)):
             raise UsageError(
-                f"{output} is in the archive {name}: its next scan would take the pictures for radiographs"
+                f"{output} is in the archive {name}: its next scan would take the pictures for radiographs; "
+                "choose another folder"
             )
 
 
-def _package(held: Study, settings: Settings) -> "ModelPackage":
+def _package(study: Study, settings: Settings) -> "ModelPackage":
     from xray.network.package import installed_packages, load_package
 
     for name in dict.fromkeys((settings.model, *installed_packages())):
@@ -86,36 +88,36 @@ def _package(held: Study, settings: Settings) -> "ModelPackage":
             package = load_package(name)
         except PackageError:
             continue
-        if package.digest == held.digest:
+        if package.digest == study.digest:
             return package
     raise UsageError(
-        f"run {held.row.run} was made with {held.row.model} (digest {held.digest[:12]}), which is not installed here; "
-        "set BONESCREEN_MODEL to its folder"
+        f"run {study.row.run} was made with {study.row.model} (digest {study.digest[:12]}), which is not installed "
+        "here; set BONESCREEN_MODEL to its folder"
     )
 
 
-def _draw(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[str, Path], output: Path) -> bool:
-    """Draw one image, or say why not; False when a heat map that there should be is missing."""
+def _draw(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path], output: Path) -> bool:
+    """Draw one image, or say why not; return False when a heat map could not be drawn."""
     if image.probability is None:
-        why = "not screened yet" if image.reason is None else f"no prediction, as {reason_text(image.reason)}"
-        notice(f"{image.image}: {why}")
+        why = "not screened yet" if image.reason is None else f"no prediction: {reason_text(image.reason)}"
+        print_notice(f"{image.image}: {why}")
         return True
     try:
-        picture = _render(image, held, package, roots)
+        picture = _render(image, study, package, roots)
     except _Changed:
-        notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
+        print_notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
         return False
     except FileFault as fault:
-        notice(f"{image.image}: cannot be read any more, as {reason_text(fault.reason)}")
+        print_notice(f"{image.image}: cannot be read any more: {reason_text(fault.reason)}")
         return False
     target = output / _target(PurePosixPath(image.image))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(picture)
     except OSError as error:
-        notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
+        print_notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
         return False
-    say(str(target))
+    print_line(str(target))
     return True
 
 
@@ -128,7 +130,7 @@ def _target(image: PurePosixPath) -> PurePosixPath:
     return image.with_name(name)
 
 
-def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
+def _render(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
     import numpy as np
 
     from xray.archives.files import read_image_file
@@ -142,7 +144,7 @@ def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mappin
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise _Changed
     cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
-    label = package.card.wording if image.label == Label.POSITIVE else image.label or held.row.status
+    label = package.card.wording if image.label == Label.POSITIVE else image.label or study.row.status
     drawn = render_heat_map(
         decode(data),
         cam,
@@ -150,7 +152,7 @@ def _render(image: ImageRow, held: Study, package: "ModelPackage", roots: Mappin
         scale=package.card.heat_map_scale,
         caption=[
             image.image,
-            f"{label}, probability {image.probability:.3f} ({held.row.model}, run {held.row.run})",
+            f"{label}, probability {image.probability:.3f} ({study.row.model}, run {study.row.run})",
             RESEARCH_NOTICE,
         ],
     )

@@ -1,15 +1,15 @@
-"""Model packages: which there are, what they say of themselves, whether they are whole."""
+"""Model packages: list them, show their cards, verify their files."""
 
 import json
-import textwrap
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from bonescreen.commands.runs import Json
+from bonescreen.command_group import CommandGroup, PlainCommand
+from bonescreen.commands.arguments import Json
 from bonescreen.context import settings_here
-from bonescreen.terminal import print_table, say, write_json
+from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from xray.errors import PackageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from xray.network.card import Card, TrainingData
     from xray.network.package import ModelPackage
 
-app = typer.Typer(name="models", help="Look at the model packages: list, show, verify.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="An installed package's name, or a package's folder.")]
+app = typer.Typer(cls=CommandGroup, help="List, show and verify model packages.")
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of an installed package, or the folder of one.")]
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_packages(as_json: Json = False) -> None:
-    """List the model packages installed here; a star marks the one that BONESCREEN_MODEL chooses.
+    """List the installed model packages; a star marks the one in use.
+
+    BONESCREEN_MODEL chooses it, by name or folder.
 
     Example: bonescreen models list
     """
@@ -33,18 +35,20 @@ def list_packages(as_json: Json = False) -> None:
         write_json(listed)
         return
     if not listed:
-        say("No model package is installed.")
+        print_line("No model package is installed.")
         return
-    titles = ("", "name", "version", "finding", "digest", "body parts")
+    titles = ("", "name", "version", "finding", " body parts", "digest")
     print_table(titles, [_row(package) for package in listed])
     for package in listed:
         if package["problem"]:
-            say(f"PROBLEM: {package['problem']}", "bold")
+            print_line(f"PROBLEM: {package['problem']}", "bold")
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a model package's card: what it looks for, on what terms its data are, how good it was found to be.
+    """Show a model package's card: what it finds, in which body parts, and how well.
+
+    Also the licence and terms of the data that it was trained on: read these before you pass a model on.
 
     Example: bonescreen models show fracture-3
     """
@@ -58,9 +62,11 @@ def show(name: Name, as_json: Json = False) -> None:
     _print_card(package)
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def verify(name: Name) -> None:
-    """Check a model package: every file against its digest, and the network against its golden outputs.
+    """Check that a model package is complete and works on this machine.
+
+    Every file is checked against its digest, and the network's outputs against those in the package.
 
     Example: bonescreen models verify fracture-3
     """
@@ -70,12 +76,12 @@ def verify(name: Name) -> None:
 
     settings = settings_here()
     package = load_package(name)
-    say(f"{len(package.card.files)} files match the digests on the card.")
+    print_line(f"{len(package.card.files)} files match the digests on the card.")
     engine = open_engine(package, settings.engine, settings.graph_cache)
     if holds_graph(package):
         check_graph(package)
-        say("The package's OpenVINO graph agrees with its weights.")
-    say(f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is good.")
+        print_line("The package's OpenVINO graph agrees with its weights.")
+    print_line(f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is OK.")
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
@@ -100,47 +106,38 @@ def _row(package: dict[str, Any]) -> list[str]:
     star = "*" if package["in_use"] else " "
     if package["problem"]:
         return [star, package["name"], "-", "-", "-", "not usable, see below"]
-    about = [package["version"], package["finding"], package["digest"][:12], " ".join(package["body_parts"])]
+    about = [package["version"], package["finding"], str(len(package["body_parts"])), package["digest"][:12]]
     return [star, package["name"], *about]
 
 
 def _print_card(package: "ModelPackage") -> None:
     card = package.card
-    say(f"{card.name} {card.version}", "bold")
+    print_line(f"{card.name} {card.version}", "bold")
     for name, text in _lines(card):
-        _say_wrapped(f"  {name:<15} ", text)
-    say(f"  {'digest':<15} {package.digest}")
-    say(f"  {'folder':<15} {package.path}")
+        print_wrapped(f"  {name:<15} ", text)
+    print_line(f"  {'folder':<15} {package.path}")
+    # Beside its title it would be wider than 80 columns.
+    print_line("  digest")
+    print_line(f"    {package.digest}")
     if card.metrics:
-        say("")
-        titles = ("metric", " value", " 95 % interval", "measured on")
-        rows = [(m.name, f"{m.value:.3f}", m.interval, m.population) for m in card.metrics]
-        print_table(titles, rows)
-    say("")
-    say("Before you believe a number:", "bold")
-    told = any(RESEARCH_NOTICE in limit for limit in card.limits)
-    for limit in (*card.limits, *(() if told else (RESEARCH_NOTICE,))):
-        _say_wrapped("  - ", limit)
-
-
-def _say_wrapped(beginning: str, text: str) -> None:
-    """Print a text, in a terminal on as many lines as it takes, below each other."""
-    console = Console()
-    if not (console.is_terminal and text):
-        say(beginning + text)
-        return
-    indent = " " * len(beginning)
-    for line in textwrap.wrap(
-        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
-        break_long_words=False, break_on_hyphens=False,
-    ):  # fmt: skip
-        say(line)
+        print_line("")
+        print_line("Metrics, with their 95 % intervals", "bold")
+        widest = max(len(metric.name) for metric in card.metrics)
+        for population, metrics in groupby(card.metrics, lambda metric: metric.population):
+            print_wrapped("  On ", population)
+            for metric in metrics:
+                print_line(f"    {metric.name:<{widest}}  {metric.value:.3f}  {metric.interval}")
+    print_line("")
+    print_line("Limits", "bold")
+    included = any(RESEARCH_NOTICE in limit for limit in card.limits)
+    for limit in (*card.limits, *(() if included else (RESEARCH_NOTICE,))):
+        print_wrapped("  - ", limit)
 
 
 def _lines(card: "Card") -> list[tuple[str, str]]:
     study, image = card.study_threshold, card.image_threshold
     return [
-        ("finding", f"{card.finding}, worded {card.wording!r}"),
+        ("finding", f"{card.finding}, shown as {card.wording!r}"),
         ("body parts", " ".join(card.body_parts)),
         ("network", f"{card.backbone}, input {card.input_size} x {card.input_size}, {card.preprocessing}"),
         ("study threshold", f"{study.value:.3f} ({study.chosen})"),

@@ -11,19 +11,24 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from bonescreen.commands.arguments import LARGEST_NUMBER, as_utf8
+from bonescreen.commands.arguments import RunOption, as_count, as_score, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import is_open
-from bonescreen.terminal import notice, print_table, say, write_json_list
+from bonescreen.terminal import count, print_line, print_notice, print_table, write_json_list
 from db import queries
 from db.queries import ResultFilter, StudyRow
 from db.run_queries import RunSummary, newest_runs, run_summary
 from db.session import Database
 from xray.errors import UsageError
-from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus
+from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE, Label, StudyStatus
 
 TABLE_ROWS = 50
+CSV_DIGITS = 4
+"""Decimals of a score in CSV: more than the noise of the labels leaves meaningful. JSON has all digits."""
+
+WITHOUT_RESULT = (StudyStatus.INCOMPLETE, StudyStatus.NOT_ASSESSABLE, StudyStatus.OUT_OF_SCOPE)
+"""Statuses of studies that are neither positive nor negative, unless an incomplete one is positive already."""
 
 
 class Format(StrEnum):
@@ -35,30 +40,41 @@ class Format(StrEnum):
 
 
 def results(
-    run: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="One run; by default the newest of each archive.")
-    ] = None,
+    run: RunOption = None,
     flagged: Annotated[bool, typer.Option("--flagged", help="Only studies at or over the study threshold.")] = False,
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Only studies with at least this score.")
+        float | None,
+        typer.Option(metavar="SCORE", callback=as_score, help="Only studies with at least this score, from 0 to 1."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Judge by this study threshold instead of the model's.")
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            callback=as_score,
+            help="Use this study threshold, from 0 to 1, instead of the model's. Nothing stored changes.",
+        ),
     ] = None,
     body_part: Annotated[
-        str | None, typer.Option(callback=as_utf8, help="Only studies that show this body part, such as WRIST.")
+        str | None,
+        typer.Option(metavar="PART", callback=as_utf8, help="Only studies that show this body part, such as WRIST."),
     ] = None,
     label: Annotated[Label | None, typer.Option(help="Only studies with this predicted label.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, max=LARGEST_NUMBER, help=f"At most so many; by default {TABLE_ROWS} in a table, else all."),
+        typer.Option(
+            metavar="N",
+            callback=as_count,
+            help=f"At most so many studies. By default {TABLE_ROWS} in a table; CSV and JSON list all.",
+        ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="csv and json go to standard output alone.")] = Format.TABLE,
+    form: Annotated[
+        Format, typer.Option("--format", help="CSV and JSON are written to standard output, for other programs.")
+    ] = Format.TABLE,
 ) -> None:
     """List studies with their scores, the highest first.
 
-    A study's score is the mean of its images' probabilities. Incomplete studies (an image could not be read) are
-    never called negative.
+    A study's score is the mean of its images' probabilities. A study with an image that could not be read is never
+    called negative. Without --run, the newest run of each archive is listed. See one study: bonescreen study STUDY
 
     Example: bonescreen results --flagged --format csv > flagged.csv
     """
@@ -67,6 +83,8 @@ def results(
         runs = [run_summary(database, number) for number in ([run] if run is not None else newest_runs(database))]
         if not runs:
             raise UsageError("nothing has been screened yet; run: bonescreen screen PATH")
+        if body_part is not None:
+            _check_body_part(body_part, queries.list_body_parts(database, [summary.run for summary in runs]))
         if form is Format.TABLE:
             print_results(database, wanted, runs)
             return
@@ -75,23 +93,32 @@ def results(
                 write_csv(rows)
             else:
                 write_json_list(asdict(row) for row in rows)
-        for text in (*(heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
-            notice(text)
+        for text in (*(run_heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
+            print_notice(text)
 
 
-def heading(run: RunSummary, threshold: float | None = None) -> str:
-    """Say in a line what a run's results are made of."""
+def _check_body_part(asked: str, here: Sequence[str]) -> None:
+    if asked.upper() in here:
+        return
+    known = f"body parts in these results: {', '.join(here)}" if here else "no body part is known of these images"
+    if asked.upper() not in BODY_PARTS:
+        raise UsageError(f"--body-part {asked!r} is not known; {known}")
+    print_notice(f"No image shows {asked.upper()}; {known}.")
+
+
+def run_heading(run: RunSummary, threshold: float | None = None) -> str:
+    """Say in a line which archive, model and threshold a run's results come from."""
     own = f"{run.study_threshold:.3f}"
-    judged = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
-    text = f"Run {run.run}: {run.archive}, {run.model}, study threshold {judged}"
-    return text + (f" - {run.state}, {percent(run)} % settled" if is_open(run) else "")
+    used = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
+    text = f"Run {run.run}: {run.archive}, {run.model}, study threshold {used}"
+    return text + (f" ({run.state}, {percent(run)} % processed)" if is_open(run) else "")
 
 
 def write_csv(rows: Iterable[StudyRow]) -> None:
     """Write results as CSV to standard output.
 
-    A text that a spreadsheet would take for a formula (study keys are file names, which anybody may have chosen)
-    gets an apostrophe in front; one that begins with an apostrophe gets another, so taking one off restores it.
+    A text that a spreadsheet would read as a formula (study keys are file names, which anybody may have chosen)
+    gets an apostrophe in front; one that begins with an apostrophe gets another, so removing one restores it.
     """
     writer = csv.writer(sys.stdout, lineterminator="\n")
     names = [field.name for field in fields(StudyRow)]
@@ -103,11 +130,13 @@ def write_csv(rows: Iterable[StudyRow]) -> None:
 def _csv_cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.{CSV_DIGITS}f}"
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else value
 
 
-def outcome(row: StudyRow, finding: str) -> Text:
-    """Say in words what a run found of a study; only a study that was scored whole is ever called negative."""
+def outcome_text(row: StudyRow, finding: str) -> Text:
+    """Write a study's result in a run; only a study all of whose images were read is called negative."""
     status = StudyStatus(row.status)
     if row.label == Label.POSITIVE:
         unread = f" ({status})" if status is not StudyStatus.SCORED else ""
@@ -115,44 +144,50 @@ def outcome(row: StudyRow, finding: str) -> Text:
     return Text("negative") if row.label == Label.NEGATIVE else Text(status, "yellow")
 
 
-def score(row: StudyRow) -> str:
-    """Write a study's score, where it means something."""
+def score_text(row: StudyRow) -> str:
+    """Write a study's score, where it has one."""
     return "-" if row.score is None else f"{row.score:.3f}"
 
 
 def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
-    """Print the table of results, what is apart from it, and the research notice."""
+    """Print the table of results, how many studies have none, and the research notice."""
     for summary in runs:
-        say(heading(summary, wanted.threshold), "dim")
-    shown = list(queries.results(database, replace(wanted, limit=wanted.limit or TABLE_ROWS)))
-    findings = {summary.run: summary.finding for summary in runs}
-    if shown:
-        _print_rows(shown, findings)
+        print_line(run_heading(summary, wanted.threshold), "dim")
+    rows = list(queries.results(database, replace(wanted, limit=wanted.limit or TABLE_ROWS)))
+    if rows:
+        _print_rows(rows, {summary.run: summary.finding for summary in runs})
     else:
-        say("No study matches.")
-    more = sum(queries.count_results(database, wanted).values()) - len(shown)
+        print_line("No study matches.")
+    more = sum(queries.count_results(database, wanted).values()) - len(rows)
     if more > 0:
-        say(f"... and {more:,} more; all of them: --format csv, or a higher --limit", "dim")
-    everything = replace(wanted, flagged=False, min_score=None, label=None, limit=None)
-    apart = queries.count_results(database, everything)
-    unsaid = [
-        f"{apart[status]:,} {status}" for status in StudyStatus if status in apart and status is not StudyStatus.SCORED
-    ]
-    if unsaid:
-        say(f"Never counted as negative: {', '.join(unsaid)}.", "yellow")
-    say(RESEARCH_NOTICE)
+        print_line(f"... and {more:,} more; all of them: --format csv, or a higher --limit", "dim")
+    _print_without_result(database, replace(wanted, flagged=False, min_score=None, label=None, limit=None))
+    print_line(RESEARCH_NOTICE)
+
+
+def _print_without_result(database: Database, everything: ResultFilter) -> None:
+    counted = queries.count_results(database, everything)
+    positive = queries.count_results(database, replace(everything, label=Label.POSITIVE))
+    numbers = {status: counted.get(status, 0) - positive.get(status, 0) for status in WITHOUT_RESULT}
+    total = sum(numbers.values())
+    if total:
+        reasons = ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)
+        verb, these = ("has", "it") if total == 1 else ("have", "these")
+        print_line(f"{count(total, 'study')} {verb} no result: {reasons}; read {these} yourself", "yellow")
+    if pending := counted.get(StudyStatus.PENDING, 0):
+        print_line(f"{count(pending, 'study')} not screened yet", "yellow")
 
 
 def _print_rows(rows: Sequence[StudyRow], findings: dict[int, str]) -> None:
     several, labelled = len(findings) > 1, any(row.human_label for row in rows)
-    titles = ((" run",) if several else ()) + (" score", "result", " read", "body part")
+    titles = ((" run",) if several else ()) + (" score", "result", " images", "body part")
     print_table(
-        titles + (("human",) if labelled else ()) + ("study",),
+        titles + (("human label",) if labelled else ()) + ("study",),
         [
             [
                 *([str(row.run)] if several else []),
-                score(row),
-                outcome(row, findings[row.run]),
+                score_text(row),
+                outcome_text(row, findings[row.run]),
                 f"{row.images - row.failed}/{row.images}" if row.status != StudyStatus.PENDING else "-",
                 row.body_part or "unknown",
                 *([row.human_label or "-"] if labelled else []),

@@ -1,14 +1,12 @@
-"""Runs: list them and steer them."""
+"""Runs: list them, cancel, resume and retry them."""
 
 from dataclasses import asdict
 from shlex import quote
-from typing import Annotated
 
-import typer
-
-from bonescreen.commands.arguments import LARGEST_NUMBER
+from bonescreen.commands.arguments import Json, RunNumber
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, moment, notice, print_table, say, utc, write_json
+from bonescreen.problems import is_open
+from bonescreen.terminal import count, local_time, print_line, print_notice, print_table, utc_time, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -16,17 +14,11 @@ from xray.errors import UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
 
-Run = Annotated[
-    int,
-    typer.Argument(metavar="RUN", min=1, max=LARGEST_NUMBER, help="The run's number, as `bonescreen runs` lists it."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
-
 
 def runs(as_json: Json = False) -> None:
-    """List every run, the newest first.
+    """List all runs, the newest first.
 
-    A run is one archive screened with one model version.
+    A run is one archive screened with one version of a model. Screening the archive again continues its run.
 
     Example: bonescreen runs
     """
@@ -34,17 +26,19 @@ def runs(as_json: Json = False) -> None:
         listed = list_runs(database)
     if as_json:
         write_json([run_json(run) for run in listed])
-        notice(RESEARCH_NOTICE)
+        print_notice(RESEARCH_NOTICE)
     elif not listed:
-        say("No runs yet. Start one: bonescreen screen PATH")
+        print_line("No runs yet. Start one: bonescreen screen PATH")
     else:
-        titles = (" run", "state", " settled", " images", " failed", " flagged", "begun", "model", "archive")
+        titles = (" run", "state", " images", " failed", " flagged", "started", "model", "archive")
         print_table(titles, [_row(run) for run in listed])
-        say(RESEARCH_NOTICE)
+        print_line(RESEARCH_NOTICE)
 
 
-def resume(run: Run) -> None:
-    """Go on with a run that was cancelled, or take in what a scan for another model found.
+def resume(run: RunNumber) -> None:
+    """Continue a cancelled run.
+
+    Also screens what a scan for another model has found since, when `bonescreen runs` lists the run as behind.
 
     Example: bonescreen resume 3
     """
@@ -54,33 +48,33 @@ def resume(run: Run) -> None:
         ledger.resume(database, run)
         waiting = ledger.count_open_batches(database, run)
     if not waiting:
-        say(f"Run {run} has nothing left to do.")
+        print_line(f"Run {run} has nothing left to do.")
         return
-    say(f"Run {run} goes on: {count(waiting, 'batch')} open.")
-    _say_how_to_go_on(settings, summary)
+    print_line(f"Run {run} is resumed: {count(waiting, 'batch')} to do.")
+    _print_next_step(settings, summary)
 
 
-def cancel(run: Run) -> None:
-    """Stop a run; its results so far stay.
+def cancel(run: RunNumber) -> None:
+    """Stop a run; its results so far are kept.
 
-    A worker that is in the middle of a batch stores nothing of it. `bonescreen resume` takes the run up again.
+    A batch that a worker is screening at that moment is not stored. Continue the run with: bonescreen resume RUN
 
     Example: bonescreen cancel 3
     """
     with open_ledger(settings_here()) as database:
         summary = run_summary(database, run)
         if summary.state in (RunState.DONE, RunState.BEHIND):
-            say(f"Run {run} has no open batches: there is nothing to cancel.")
+            print_line(f"Run {run} has no open batches: there is nothing to cancel.")
             return
         _refuse_while_scanned(database, run)
         closed = ledger.cancel(database, run)
-    say(f"Run {run} is cancelled, {count(closed, 'batch')} closed. Take it up again with: bonescreen resume {run}")
+    print_line(f"Run {run} is cancelled, {count(closed, 'batch')} closed. Continue it with: bonescreen resume {run}")
 
 
-def retry(run: Run) -> None:
-    """Read the failed images of a run once more.
+def retry(run: RunNumber) -> None:
+    """Read the failed images of a run again.
 
-    For when the files were repaired or brought back.
+    Use it once their files are repaired or back in the archive; `bonescreen failures` lists them.
 
     Example: bonescreen retry 3
     """
@@ -89,27 +83,28 @@ def retry(run: Run) -> None:
         summary = run_summary(database, run)
         if summary.state is RunState.CANCELLED:
             raise UsageError(f"run {run} is cancelled; first: bonescreen resume {run}")
-        forgotten = ledger.retry(database, run)
-    if not forgotten:
-        say(f"Run {run} has no failed images.")
+        retried = ledger.retry(database, run)
+    if not retried:
+        print_line(f"Run {run} has no failed images.")
         return
-    say(f"{count(forgotten, 'failed image')} of run {run} will be read again.")
-    _say_how_to_go_on(settings, summary)
+    print_line(f"{count(retried, 'failed image')} of run {run} will be read again.")
+    _print_next_step(settings, summary)
 
 
 def run_json(run: RunSummary) -> dict[str, object]:
-    """Return a run as `--json` shows it."""
-    return {**asdict(run), "percent": percent(run), "created_at": utc(run.created_at)}
+    """Return a run as `--json` writes it."""
+    return {**asdict(run), "percent": percent(run), "created_at": utc_time(run.created_at)}
 
 
 def percent(run: RunSummary) -> int:
-    """Return how much of a run is settled, rounded down: 100 is all of it."""
+    """Return how much of a run is processed, rounded down: 100 is all of it."""
     return 100 * run.processed // run.images if run.images else 0
 
 
 def _row(run: RunSummary) -> list[str]:
-    numbers = [f"{percent(run)} %", *(f"{n:,}" for n in (run.images, run.failed, run.flagged))]
-    return [str(run.run), run.state, *numbers, moment(run.created_at), run.model, run.archive]
+    state = f"{run.state} {percent(run)} %" if is_open(run) or run.processed < run.images else run.state
+    numbers = [f"{n:,}" for n in (run.images, run.failed, run.flagged)]
+    return [str(run.run), state, *numbers, local_time(run.created_at), run.model, run.archive]
 
 
 def _refuse_while_scanned(database: Database, run: int) -> None:
@@ -121,8 +116,8 @@ def _refuse_while_scanned(database: Database, run: int) -> None:
             )
 
 
-def _say_how_to_go_on(settings: Settings, run: RunSummary) -> None:
+def _print_next_step(settings: Settings, run: RunSummary) -> None:
     if settings.broker_url is None:
-        say(f"If no screen is running, run: bonescreen screen {quote(run.root)}")
+        print_line(f"If no screen is running, run: bonescreen screen {quote(run.root)}")
     else:
-        say(f"Workers take it from here; watch them with: bonescreen status {run.run}")
+        print_line(f"Workers continue with it. Watch them with: bonescreen status {run.run}")

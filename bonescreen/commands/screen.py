@@ -1,4 +1,4 @@
-"""``bonescreen screen``: scan, enqueue, work, wait: the whole job."""
+"""``bonescreen screen``: scan archives, screen what is new, and print the results."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_score
 from bonescreen.commands.results import print_results
 from bonescreen.progress import RunProgress
-from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
+from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, escape_unprintable, tell
+from bonescreen.terminal import count, escape_unprintable, print_to
 from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
@@ -42,7 +42,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One `screen`: what it works with."""
+    """The settings, database and model of one `screen`."""
 
     settings: Settings
     database: Database
@@ -55,29 +55,34 @@ def screen(
     paths: ArchivePaths,
     layout: LayoutOption = Layout.AUTO,
     threshold: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Flag studies at or over this score in the table shown.")
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            callback=as_score,
+            help="Use this study threshold, from 0 to 1, instead of the model's in the table at the end.",
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Screen folders of X-ray studies: score, label and heat map for every study.
+    """Screen folders of X-ray studies, or single images, for fractures.
 
-    Scans the folders, screens what is new with the model, shows progress, and ends with a table. Interrupt it
-    whenever you like; run again, it does only what is left. A folder that cannot be scanned does not keep the others
-    from it.
+    Shows progress, and ends with a table of all studies. You can stop it with Ctrl-C at any time: finished results are
+    saved, and the same command continues. Only new and changed files are screened. If one folder cannot be scanned, the
+    others still are.
 
-    It always brings a worker of its own; to leave the work to other machines, see `bonescreen enqueue`.
+    Then look at the results with: bonescreen results, bonescreen study, bonescreen heatmap
 
     Example: bonescreen screen /data/archive
     """
     settings = read_settings(os.environ)
     if dry_run:
-        show_plans(settings, paths, layout, for_workers=False)
+        print_plans(settings, paths, layout, for_workers=False)
         return
     require_engine(settings.engine)
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as held:
-        held.enter_context(home_lock(settings))
+    with ExitStack() as stack:
+        stack.enter_context(home_lock(settings))
         package = load_package(settings.model)
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
@@ -101,10 +106,10 @@ def _interruptible(job: Job) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if job.settings.database_url is None:
-            # Its own worker held them: else each interrupt would count as one that was lost on them.
+            # Its own worker had claimed them: each interrupt would else count as a worker that died on them.
             with suppress(Outage):
                 ledger.release_claims(job.database)
-        tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
+        print_to(job.console, "Stopped. Finished results are saved; run the same command to continue.")
         raise typer.Exit(130) from None
 
 
@@ -123,7 +128,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
             progress=found,
         )
     for line in report_lines(report, root):
-        tell(job.console, line)
+        print_to(job.console, line)
     return report
 
 
@@ -139,24 +144,24 @@ def _work(job: Job, reports: list[ScanReport]) -> None:
             for report in reports:
                 _await(job, report, supervisor)
         except KeyboardInterrupt:
-            # The services take their time to stop; without a word, people press it again, which kills them.
-            tell(job.console, "Stopping ...")
+            # The services need some seconds to stop; without a message, people press Ctrl-C again, which kills them.
+            print_to(job.console, "Stopping ...")
             raise
 
 
 def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
-    """Show progress until a run is done; an outage is shown and waited out."""
-    patient_until = time.monotonic() + 2 * ALIVE_SECONDS
-    with RunProgress(job.console) as shown:
+    """Print progress until a run is finished; an outage is printed and waited out."""
+    starting_until = time.monotonic() + 2 * ALIVE_SECONDS
+    with RunProgress(job.console) as progress:
         while True:
             try:
                 now = run_progress(job.database, report.run_id)
-                problem = _problem(job, supervisor.check(), starting=time.monotonic() < patient_until)
-                shown.update(now, problem)
+                problem = _problem(job, supervisor.check(), starting=time.monotonic() < starting_until)
+                progress.update(now, problem)
                 if now.state in FINISHED_STATES:
                     return
             except Outage as outage:
-                shown.problem(str(outage))
+                progress.problem(str(outage))
                 supervisor.check()
             time.sleep(POLL_SECONDS)
 
@@ -164,24 +169,26 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
 def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: bool) -> RunState:
     summary = run_summary(job.database, report.run_id)
     if not worked:
-        tell(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
+        print_to(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
     print_results(job.database, ResultFilter(run=report.run_id, threshold=threshold), [summary])
     if summary.failed:
-        tell(job.console, f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
+        print_to(
+            job.console, f"{count(summary.failed, 'image')} could not be read; see: bonescreen failures {summary.run}"
+        )
     if summary.state is RunState.CANCELLED:
-        processed = f"{summary.processed:,} of {count(summary.images, 'image')} settled"
-        again = f"Take it up again with: bonescreen resume {summary.run}"
-        tell(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
-    tell(job.console, "Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
+        processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
+        again = f"Continue it with: bonescreen resume {summary.run}"
+        print_to(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
+    print_to(job.console, "See one study with: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
     return summary.state
 
 
 def _problem(job: Job, dying: list[str], *, starting: bool) -> str | None:
     if dying:
-        return f"the {dying[0]} keeps ending; see {job.settings.home / 'logs'}/{dying[0]}.log"
+        return f"the {dying[0]} process keeps failing; see {job.settings.home / 'logs'}/{dying[0]}.log"
     alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
     if not alive and not starting:
-        # They can write down no problem while another process locks an SQLite database, which can still be read.
+        # While another process locks an SQLite database, they can report no problem in it, but it can still be read.
         logs = job.settings.home / "logs"
         return f"feeder and worker cannot write to the database {job.database.masked_url}; see {logs}"
     return next((beat.problem for beat in alive if beat.problem), None)

@@ -1,4 +1,4 @@
-"""How the work stands, and what to do if it stands still."""
+"""How far runs are, which processes work on them, and what to do about a problem."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from bonescreen.commands.arguments import LARGEST_NUMBER
-from bonescreen.commands.runs import Json, percent, run_json
+from bonescreen.commands.arguments import Json, as_count
+from bonescreen.commands.runs import percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import Problem, SystemState, find_problems, is_open, read_system_state
-from bonescreen.scanning import counts
-from bonescreen.terminal import count, print_table, say, write_json
+from bonescreen.scanning import skipped_text
+from bonescreen.terminal import count, print_line, print_table, print_wrapped, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -22,14 +22,14 @@ def status(
     run: Annotated[
         int | None,
         typer.Argument(
-            metavar="RUN", min=1, max=LARGEST_NUMBER, help="One run; by default the open ones, else the newest."
+            metavar="RUN", callback=as_count, help="This run; by default those not finished, or else the newest."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far runs are, who works on them, and what is wrong.
+    """Show how far runs are, what is wrong and what to do about it.
 
-    The exit code is 1 when something hinders an open run, else 0.
+    The exit code is 1 if a problem stops an unfinished run, else 0.
 
     Example: bonescreen status
     """
@@ -40,9 +40,9 @@ def status(
             facts = read_system_state(settings, database, _chosen(database, run))
         found = find_problems(facts)
     except DatabaseOutage as outage:
-        found = [Problem(f"{outage}.", "Start the database, or mend BONESCREEN_DATABASE_URL. Workers wait for it.")]
+        found = [Problem(f"{outage}.", "Start the database, or correct BONESCREEN_DATABASE_URL. Workers wait for it.")]
     except StorageOutage as outage:
-        found = [Problem(f"{outage}.", "Make room on its disk. Nothing is lost meanwhile.")]
+        found = [Problem(f"{outage}.", "Free space on its disk. Finished results are saved.")]
     if as_json:
         write_json(_as_json(facts, found))
     else:
@@ -70,39 +70,39 @@ def _as_json(facts: SystemState, found: Sequence[Problem]) -> dict[str, object]:
 def _print(facts: SystemState, found: Sequence[Problem]) -> None:
     for run in facts.runs:
         _print_run(run, facts)
-    shown = [process for process in facts.processes if process.alive or facts.open_runs]
-    if shown:
-        print_table(("process", "name", "last heard", "state"), [_process(process) for process in shown])
-        say("")
+    listed = [process for process in facts.processes if process.alive or facts.open_runs]
+    if listed:
+        print_table(("process", "name", "last heard", "state"), [_process(process) for process in listed])
+        print_line("")
     for problem in found:
-        say(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
-        say(f"  {problem.remedy}")
+        print_line(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
+        print_line(f"  {problem.remedy}")
     if not any(problem.hinders for problem in found):
-        say(_next_step(facts))
+        print_line(_next_step(facts))
 
 
 def _print_run(run: RunSummary, facts: SystemState) -> None:
-    say(f"Run {run.run}: {run.state}, {percent(run)} % settled", "bold")
+    print_line(f"Run {run.run}: {run.state}, {percent(run)} % processed", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
-    processed = f"{run.processed:,} of {run.images:,} settled, {run.failed:,} failed"
+    processed = f"{run.processed:,} of {count(run.images, 'image')} processed, {run.failed:,} failed"
     lines = (
         ("archive", f"{run.archive} at {run.root}"),
         ("model", f"{run.model}, study threshold {run.study_threshold:.3f}"),
         ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
-        ("work", count(run.open_batches, "open batch") + (", scan under way" if run.run in facts.scans else "")),
+        ("to do", count(run.open_batches, "batch") + (", a scan is running" if run.run in facts.scans else "")),
         *(("scan", text) for text in _last_scan(run)),
     )
     for name, text in lines:
-        say(f"  {name:<8} {text}")
-    say("")
+        print_wrapped(f"  {name:<8} ", text)
+    print_line("")
 
 
 def _last_scan(run: RunSummary) -> Iterator[str]:
     if run.skipped:
-        yield f"passed over: {counts(run.skipped)}"
+        yield skipped_text(run.skipped)
     if run.gone:
-        yield f"no longer there: {count(run.gone, 'image')}"
+        yield f"no longer in the archive: {count(run.gone, 'image')}"
 
 
 def _process(process: Heartbeat) -> list[str]:
@@ -114,11 +114,11 @@ def _next_step(facts: SystemState) -> str:
     if not facts.runs:
         return "No runs yet. Start one: bonescreen screen PATH"
     if facts.open_runs:
-        return "All is well: the work goes on by itself."
+        return "No problems: the work continues by itself."
     run = facts.runs[0]
     if run.state is RunState.BEHIND:
-        lacking = count(run.images - run.processed, "image")
-        return f"A scan for another model found {lacking} more. Take them in with: bonescreen resume {run.run}"
+        missing = count(run.images - run.processed, "image")
+        return f"A scan for another model found {missing} more. Screen them with: bonescreen resume {run.run}"
     if run.state is RunState.CANCELLED:
-        return f"Run {run.run} is cancelled. Take it up again with: bonescreen resume {run.run}"
-    return f"Nothing is left to do. See what was found: bonescreen results --run {run.run} --flagged"
+        return f"Run {run.run} is cancelled. Continue it with: bonescreen resume {run.run}"
+    return f"Finished. See the flagged studies: bonescreen results --run {run.run} --flagged"

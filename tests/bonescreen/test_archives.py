@@ -47,9 +47,7 @@ def test_a_zip_is_screened_as_its_folder_is_and_nothing_is_unpacked(tmp_path: Pa
     assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in drawn.stdout.split())
 
 
-def test_a_dicom_archive_is_screened_by_study_and_says_what_it_passed_over(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
+def test_a_dicom_archive_is_screened_by_study_and_says_what_it_skipped(tmp_path: Path, environ: dict[str, str]) -> None:
     root = tmp_path / "pacs"
     for number, folder in enumerate(("DISC1/ST000/IM000", "DISC2/ST007/IM003")):
         file = root / folder
@@ -61,7 +59,7 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_passed_over(
     (root / "broken.dcm").write_bytes(dicom(np.full((8, 8), 7, np.uint8))[:-30])
     done = run({**environ, "BONESCREEN_PSEUDONYM_KEY": "0123456789abcdef"}, "screen", root)
     assert done.returncode == 0, done.stderr
-    assert "passed over: 1 CT Image Storage" in done.stderr
+    assert "skipped 1 DICOM file that is not a radiograph (CT Image Storage)" in done.stderr
     told = {study: (row["status"], row["body_part"], row["images"]) for study, row in rows(environ).items()}
     assert told["1.2.8"] == ("out of scope", "CHEST", "1")
     assert told["1.2.3"] == ("incomplete", "HUMERUS", "3")
@@ -100,7 +98,7 @@ def test_a_dry_run_of_enqueue_refuses_an_archive_that_workers_could_not_find(
     for arguments in (("enqueue", root), ("enqueue", "--dry-run", root)):
         done = run(environ, *arguments)
         assert done.returncode == 2
-        assert "has no name that workers could find it by" in done.stderr
+        assert "has no name by which workers find it" in done.stderr
     assert run(environ, "screen", "--dry-run", root).returncode == 0
 
 

@@ -35,11 +35,11 @@ def perfect(tiny_package: ModelPackage, tmp_path: Path) -> Path:
     """Write a package with a perfect number, and terms longer than a line."""
     folder = tmp_path / "perfect"
     shutil.copytree(tiny_package.path, folder)
-    data = TrainingData("Films", "all weights", "a licence", f"ask first{' and again' * 20}", "Somebody 2024")
+    data = TrainingData("Radiographs", "all weights", "a licence", f"ask first{' and again' * 20}", "Somebody 2024")
     card = replace(
         tiny_package.card,
         training_data=(data,),
-        metrics=(Metric("AUROC", "films", 1.0, None, None),),
+        metrics=(Metric("AUROC", "images", 1.0, None, None),),
         limits=(f"{RESEARCH_NOTICE} It errs.",),
     )
     (folder / CARD_FILE).write_text(card.to_json())
@@ -50,11 +50,11 @@ def test_the_terms_of_the_training_data_and_numbers_without_an_interval_are_show
     bonescreen: Bonescreen, home: Path, perfect: Path
 ) -> None:
     lines = bonescreen("models", "show", perfect).out.splitlines()
-    start = lines.index("  trained on      Films: all weights")
+    start = lines.index("  trained on      Radiographs: all weights")
     assert [line.split(maxsplit=1) for line in lines[start + 1 : start + 4]] == [
         ["licence", "a licence"], ["terms", f"ask first{' and again' * 20}"], ["attribution", "Somebody 2024"],
     ]  # fmt: skip
-    assert any(line.split(maxsplit=2) == ["AUROC", "1.000", "no interval  films"] for line in lines)
+    assert lines[lines.index("  On images") + 1].split(maxsplit=2) == ["AUROC", "1.000", "no interval"]
     assert sum(RESEARCH_NOTICE in line for line in lines) == 1
 
 
@@ -75,7 +75,7 @@ def test_a_whole_package_is_verified_down_to_its_golden_outputs(
     monkeypatch.setenv("BONESCREEN_ENGINE", "openvino")
     done = bonescreen("models", "verify", tiny_package.path)
     assert done.code == 0
-    assert "The openvino engine gives the golden outputs: tiny 1 is good." in done.out
+    assert "The openvino engine gives the golden outputs: tiny 1 is OK." in done.out
 
 
 def test_a_damaged_package_is_refused_and_named(

@@ -1,11 +1,11 @@
-"""What a run shows while it is waited for."""
+"""The speed of a run."""
 
 from bonescreen.progress import WINDOW_SECONDS, Speed
 
 
-def _speed(*seen: tuple[float, int]) -> float | None:
+def _speed(*samples: tuple[float, int]) -> float | None:
     speed = Speed()
-    for now, processed in seen:
+    for now, processed in samples:
         speed.add(now, processed)
     return speed.images_per_second
 
@@ -18,7 +18,7 @@ def test_a_standstill_has_no_speed() -> None:
     assert _speed((0, 0), (5, 100), (5 + WINDOW_SECONDS + 1, 100)) is None
 
 
-def test_a_batch_that_takes_longer_than_the_window_is_no_standstill() -> None:
+def test_a_batch_that_takes_longer_than_the_window_is_not_a_standstill() -> None:
     assert _speed((0, 0), (100, 200), (190, 200)) == 2
 
 

@@ -1,4 +1,4 @@
-"""`bonescreen results`: what is listed, how it is judged, and how other programs read it."""
+"""`bonescreen results`: which studies are listed, with which labels, and how other programs read them."""
 
 import csv
 import io
@@ -21,6 +21,14 @@ def _line(done: Done, study: str) -> str:
     return next(line for line in done.out.splitlines() if study in line)
 
 
+def _csv_text(value: object) -> str:
+    """Write a JSON value as CSV has it: scores with four decimals."""
+    words = {None: "", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def _studies(done: Done) -> list[str]:
     return [row["study"] for row in json.loads(done.out)]
 
@@ -40,9 +48,8 @@ def test_csv_and_json_say_the_same(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     as_json = json.loads(bonescreen("results", "--format", "json").out)
     as_csv = list(csv.DictReader(io.StringIO(bonescreen("results", "--format", "csv").out)))
-    written = {None: "", True: "true", False: "false"}
-    assert as_csv == [{k: written.get(v, str(v)) if v is None or v is True or v is False else str(v)
-                       for k, v in row.items()} for row in as_json]  # fmt: skip
+    assert as_csv == [{name: _csv_text(value) for name, value in row.items()} for row in as_json]
+    assert [row["score"] for row in as_csv[:3]] == ["0.8500", "0.2000", "0.1000"]
 
 
 def test_studies_come_with_the_highest_score_first_and_those_without_one_last(
@@ -62,7 +69,7 @@ def test_only_a_study_that_was_scored_whole_is_called_negative(bonescreen: Bones
         said = _line(done, study).replace(study, "")
         assert word in said
         assert said.count("negative") == (study == INCOMPLETE)  # its human label
-    assert "Never counted as negative: 1 incomplete, 1 not assessable, 1 out of scope." in done.out
+    assert "3 studies have no result: 1 incomplete, 1 not assessable, 1 out of scope; read these yourself" in done.out
 
 
 def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home: Path) -> None:
@@ -72,7 +79,25 @@ def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home
     assert RESEARCH_NOTICE in done.out
 
 
-def test_another_threshold_judges_anew_and_is_shown(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_positive_study_with_an_unreadable_image_has_a_result(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    out = bonescreen("results", "--threshold", 0.15).out
+    assert "2 studies have no result: 1 not assessable, 1 out of scope; read these yourself" in out
+
+
+def test_a_body_part_that_no_study_shows_is_refused_or_noted_with_those_there_are(
+    bonescreen: Bonescreen, home: Path
+) -> None:
+    screened(home)
+    done = bonescreen("results", "--body-part", "wirst")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: --body-part 'wirst' is not known; body parts in these results: HAND, HUMERUS, KNEE\n"
+    done = bonescreen("results", "--body-part", "wrist", "--format", "json")
+    assert (done.code, json.loads(done.out)) == (0, [])
+    assert "No image shows WRIST; body parts in these results: HAND, HUMERUS, KNEE." in done.err
+
+
+def test_another_threshold_is_applied_and_printed(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("results", "--flagged", "--threshold", 0.15)
     assert "study threshold 0.150 (the model's own: 0.500)" in done.out
@@ -123,10 +148,11 @@ def test_an_unknown_run_is_refused(bonescreen: Bonescreen, home: Path) -> None:
     assert (done.code, done.err) == (2, "error: there is no run 9; see: bonescreen runs\n")
 
 
-def test_a_run_that_goes_on_is_marked(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_run_that_is_not_finished_is_marked(bonescreen: Bonescreen, home: Path) -> None:
     screened(home, {"read": [0.5], "waiting": [None]})
     done = bonescreen("results")
-    assert "running, 50 % settled" in done.out
+    assert "(running, 50 % processed)" in done.out
+    assert "1 study not screened yet" in done.out
     assert "pending" in _line(done, "waiting")
 
 

@@ -1,4 +1,4 @@
-"""`runs`, `cancel`, `resume`, `retry`, `failures`: steering from the ledger."""
+"""`runs`, `cancel`, `resume`, `retry`, `failures`."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,13 @@ def test_runs_are_listed_newest_first(bonescreen: Bonescreen, home: Path) -> Non
     assert bonescreen("runs", "--json").err == f"{RESEARCH_NOTICE}\n"
 
 
-def test_a_cancelled_run_is_resumed_where_it_stood(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_cancelled_run_is_resumed_where_it_stopped(bonescreen: Bonescreen, home: Path) -> None:
     run = screened(home, {"read": [0.9], "waiting": [None], "waiting too": [None]}, root=Path("/my clinic"))
     done = bonescreen("cancel", run)
     assert (done.code, done.out.split(".")[0]) == (0, "Run 1 is cancelled, 2 batches closed")
     assert json.loads(bonescreen("runs", "--json").out)[0]["state"] == "cancelled"
     done = bonescreen("resume", run)
-    assert done.out.startswith("Run 1 goes on: 2 batches open.")
+    assert done.out.startswith("Run 1 is resumed: 2 batches to do.")
     assert "bonescreen screen '/my clinic'" in done.out
     assert json.loads(bonescreen("runs", "--json").out)[0]["state"] == "running"
 
@@ -72,7 +72,7 @@ def test_a_cancelled_run_is_not_retried(bonescreen: Bonescreen, home: Path) -> N
     assert (done.code, done.err) == (2, "error: run 1 is cancelled; first: bonescreen resume 1\n")
 
 
-def test_steering_an_unknown_run_is_refused(bonescreen: Bonescreen, home: Path) -> None:
+def test_an_unknown_run_is_refused_by_every_command(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     for command in ("cancel", "resume", "retry", "status", "failures"):
         done = bonescreen(command, 9)

@@ -99,12 +99,12 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     )
     await_that(lambda: Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists(), 30, "the database is made")
     database = opened(environ)
-    await_that(lambda: _settled(database) > 0, 60, "some images are done")
+    await_that(lambda: _processed(database) > 0, 60, "some images are done")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60 * PATIENCE)
 
     assert process.returncode == 130
-    assert said.endswith("\nStopping ...\nStopped. Nothing is lost: run the same command again to do what is left.\n")
+    assert said.endswith("\nStopping ...\nStopped. Finished results are saved; run the same command to continue.\n")
     assert "Traceback" not in said
     left = run_progress(database, 1)
     assert 0 < left.processed < left.images == 400
@@ -119,7 +119,7 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     database.close()
 
 
-def _settled(database: Database) -> int:
+def _processed(database: Database) -> int:
     try:
         return sum(run_progress(database, number).processed for number in newest_runs(database))
     except BonescreenError:
@@ -176,7 +176,7 @@ def test_a_path_that_holds_nothing_to_screen_is_refused_in_one_line_and_leaves_n
     assert run(environ, "runs", "--json").stdout.strip() == "[]"
 
 
-def test_a_folder_without_images_does_not_keep_the_others_from_being_screened(tmp_path, environ):
+def test_if_one_folder_has_no_images_the_others_still_are_screened(tmp_path, environ):
     for name in ("first", "last"):
         flat_tree(tmp_path / name, 2)
     (tmp_path / "empty").mkdir()
@@ -260,12 +260,12 @@ def test_two_at_once_in_one_home_are_not_allowed(tmp_path, environ):
     second = run(environ, "screen", tmp_path / "archive")
 
     assert second.returncode == 2
-    assert "another `bonescreen screen` is at work" in second.stderr
+    assert "another `bonescreen screen` is running" in second.stderr
     first.send_signal(signal.SIGINT)
     assert first.wait(60 * PATIENCE) == 130
 
 
-def test_it_works_by_itself_whoever_else_seems_to_be_at_work(tmp_path, environ, tiny_package, broker: TcpBroker):
+def test_it_starts_its_own_worker_when_others_seem_to_be_running(tmp_path, environ, tiny_package, broker: TcpBroker):
     flat_tree(tmp_path / "archive", 3)
     database = embedded(Path(environ["BONESCREEN_HOME"]))
     # What a killed worker leaves behind: it counts as alive for a while.
@@ -360,7 +360,7 @@ def test_a_run_cancelled_from_elsewhere_is_said_to_be_and_is_no_success(tmp_path
     )
     await_that(lambda: Path(environ["BONESCREEN_HOME"], "bonescreen.db").exists(), 30, "the database is made")
     database = opened(environ)
-    await_that(lambda: _settled(database) > 0, 60, "some images are done")
+    await_that(lambda: _processed(database) > 0, 60, "some images are done")
     ledger.cancel(database, 1)
     database.close()
 

@@ -1,4 +1,4 @@
-"""Settings that cannot be right are refused in one line, and no password in them is ever shown."""
+"""Invalid settings are refused in one line, and no password in them is ever printed."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_a_home_that_a_url_cannot_hold_is_refused(character: str) -> None:
         read_settings({"BONESCREEN_HOME": f"/tmp/a{character}b"})
 
 
-def test_a_home_with_blanks_and_letters_of_any_language_is_well(tmp_path: Path) -> None:
+def test_a_home_with_blanks_and_letters_of_any_language_is_accepted(tmp_path: Path) -> None:
     settings = read_settings({"BONESCREEN_HOME": str(tmp_path / "Röntgen [1] & 'x' @y+z:")})
     settings.home.mkdir()
     database = Database(settings.effective_database_url)
@@ -79,7 +79,7 @@ def test_broker_urls_in_use_are_taken(url: str) -> None:
         ("rediss://host/0?ssl_cert_reqs=none", "rediss://host/0?ssl_cert_reqs=none"),
     ],
 )
-def test_a_brokers_certificate_is_verified_unless_somebody_says_not_to(url: str, taken: str) -> None:
+def test_a_brokers_certificate_is_verified_unless_the_url_says_otherwise(url: str, taken: str) -> None:
     assert read_settings({"BONESCREEN_BROKER_URL": url}).broker_url == taken
 
 
@@ -116,7 +116,7 @@ def test_what_the_database_can_never_do_is_no_outage_to_wait_for(postgres_databa
     database.close()
 
 
-def test_a_configured_archive_that_is_a_link_to_itself_does_not_hinder_another(tmp_path: Path) -> None:
+def test_a_configured_archive_that_is_a_link_to_itself_does_not_affect_another(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "clinic").mkdir()
     environ = {"BONESCREEN_ARCHIVES": f"loop={tmp_path / 'loop'},mine={tmp_path / 'clinic'}"}

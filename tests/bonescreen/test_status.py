@@ -1,4 +1,4 @@
-"""`bonescreen status`: what somebody on call at night must know, and do next."""
+"""`bonescreen status`: what is wrong, and what to do next."""
 
 import json
 import sqlite3
@@ -58,11 +58,11 @@ def _beat(home: Path, role: str, queue: str | None, problem: str | None = None) 
     database.close()
 
 
-def test_a_finished_run_is_well_and_leads_to_its_results(bonescreen: Bonescreen, home: Path) -> None:
+def test_a_finished_run_names_the_command_for_its_results(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("status")
     assert done.code == 0
-    assert "Run 1: done, 100 % settled" in done.out
+    assert "Run 1: done, 100 % processed" in done.out
     assert "2 failed (1 empty, 1 truncated)" in done.out
     assert done.out.endswith("bonescreen results --run 1 --flagged\n")
 
@@ -76,7 +76,7 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     assert done.out.count("PROBLEM") == 1
 
 
-def test_a_missing_and_an_empty_archive_are_told_apart(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+def test_a_missing_and_an_empty_archive_are_distinguished(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
     screened(home, WAITING, root=tmp_path / "away")
     assert "The archive clinic is missing on this host" in bonescreen("status").out
     (tmp_path / "away").mkdir()
@@ -107,7 +107,7 @@ def test_workers_and_a_feeder_that_are_alive_leave_nothing_to_do(
     _beat(home, "feeder", None)
     done = bonescreen("status")
     assert done.code == 0
-    assert done.out.endswith("All is well: the work goes on by itself.\n")
+    assert done.out.endswith("No problems: the work continues by itself.\n")
 
 
 def test_without_worker_and_feeder_it_says_which_to_start(
@@ -122,7 +122,9 @@ def test_without_worker_and_feeder_it_says_which_to_start(
     assert "bonescreen worker" in done.out
 
 
-def test_what_a_worker_waits_for_is_passed_on(bonescreen: Bonescreen, home: Path, clinic: Path, broker: None) -> None:
+def test_the_problem_that_a_worker_waits_for_is_printed(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
     screened(home, WAITING, root=clinic)
     _beat(home, "worker", MODEL.queue, problem="the archive 'clinic' has no root on this host")
     _beat(home, "feeder", None)
@@ -131,7 +133,7 @@ def test_what_a_worker_waits_for_is_passed_on(bonescreen: Bonescreen, home: Path
     assert "host:worker waits: the archive 'clinic' has no root on this host" in done.out
 
 
-def test_quarantined_images_are_noted_and_hinder_nothing(bonescreen: Bonescreen, home: Path) -> None:
+def test_quarantined_images_are_noted_and_stop_nothing(bonescreen: Bonescreen, home: Path) -> None:
     screened(home, {"study": [0.9, Reason.QUARANTINED]})
     done = bonescreen("status")
     assert done.code == 0

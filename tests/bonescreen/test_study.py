@@ -1,4 +1,4 @@
-"""`bonescreen study` and `bonescreen heatmap`: one study, looked at closely."""
+"""`bonescreen study` and `bonescreen heatmap`: one study, in detail."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def test_a_study_is_found_by_the_path_of_its_folder_as_a_shell_completes_it(bone
     assert bonescreen("study", POSITIVE + "/") == bonescreen("study", POSITIVE)
 
 
-def test_an_end_that_fits_several_studies_asks_which(bonescreen: Bonescreen, home: Path) -> None:
+def test_an_end_that_fits_several_studies_is_refused_with_the_keys(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("study", "study1_positive")
     assert done.code == 2
@@ -51,7 +51,7 @@ def test_an_incomplete_study_shows_its_failed_image_and_never_negative(bonescree
     screened(home)
     out = bonescreen("study", INCOMPLETE).out
     assert "result       incomplete" in out
-    assert f"image2.png: no prediction, as {REASON_TEXT[Reason.TRUNCATED]}" in out
+    assert f"image2.png: no prediction: {REASON_TEXT[Reason.TRUNCATED]}" in out
     (result,) = (line for line in out.splitlines() if line.startswith("  result"))
     assert "negative" not in result.replace(INCOMPLETE, "")
 
@@ -103,7 +103,7 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     return root
 
 
-def test_heat_maps_are_drawn_where_their_images_lie_in_the_archive(
+def test_heat_maps_are_drawn_below_the_paths_of_their_images(
     bonescreen: Bonescreen, clinic: Path, tmp_path: Path
 ) -> None:
     done = bonescreen("heatmap", STUDY, "-o", tmp_path / "out")
@@ -113,7 +113,7 @@ def test_heat_maps_are_drawn_where_their_images_lie_in_the_archive(
     with Image.open(drawn[0]) as picture:
         assert picture.format == "PNG"
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
-    assert f"image3.png: no prediction, as {REASON_TEXT[Reason.EMPTY]}" in done.err
+    assert f"image3.png: no prediction: {REASON_TEXT[Reason.EMPTY]}" in done.err
     assert RESEARCH_NOTICE in done.err
 
 

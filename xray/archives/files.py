@@ -12,7 +12,7 @@ from xray.archives.containers import member_version, open_member, read_member
 from xray.archives.members import is_container
 from xray.archives.regular_files import clamp_to_int64, open_regular_file, read_at
 from xray.archives.storage_errors import file_fault, require_root
-from xray.errors import FileFault
+from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -88,6 +88,14 @@ def open_image(root: Path, relative: str) -> Iterator[BinaryIO]:
         raise file_fault(root, relative, error) from error
 
 
+def is_single_file(root: Path) -> bool:
+    """Tell whether an archive's root is its only file: a regular file that is not a container.
+
+    The file's path in the archive is its name.
+    """
+    return os.path.isfile(root) and not is_container(os.path.realpath(root))
+
+
 def is_below_root(root: Path, relative: str) -> bool:
     """Tell whether a path, with its links followed, is still below an archive's root.
 
@@ -148,6 +156,10 @@ def _resolve(root: Path, relative: str) -> tuple[str, str | None]:
         if is_container(real_root) and os.path.isfile(real_root):
             require_root(root)
             return real_root, "/".join(parts)
+        if is_single_file(root):
+            if relative != root.name:
+                raise ArchiveOutage(f"the archive at {root} is not a folder, a zip or a tar")
+            return real_root, None
         for depth, part in enumerate(parts[:-1], 1):
             if is_container(part):
                 path = _real_path_below(real_root, root.joinpath(*parts[:depth]))

@@ -5,7 +5,6 @@ import os
 import stat
 from pathlib import Path
 
-from xray.archives.members import is_container
 from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason, SkipReason
 
@@ -66,10 +65,9 @@ def raise_if_outage(root: Path, error: OSError) -> None:
 
 
 def require_root(root: Path) -> None:
-    """Raise `ArchiveOutage` unless an archive's root is a folder or a container that holds something.
+    """Raise `ArchiveOutage` unless an archive's root is a folder or a file that holds something.
 
-    An empty root counts as away: a mount point without its mount is empty, and so is a container whose copy has not
-    begun.
+    An empty root counts as away: a mount point without its mount is empty, and so is a file whose copy has not begun.
     """
     problem = _root_problem(root)
     if problem is not None:
@@ -78,7 +76,7 @@ def require_root(root: Path) -> None:
 
 def _root_problem(root: Path) -> str | None:
     try:
-        if is_container(os.path.realpath(root)) and stat.S_ISREG((status := root.stat()).st_mode):
+        if stat.S_ISREG((status := root.stat()).st_mode):
             return None if status.st_size else "is an empty file: is it still being copied?"
         with os.scandir(root) as entries:
             return None if any(True for _ in entries) else "is empty: is it mounted?"

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
-from xray.images.raster import decode_raster
+from xray.images.raster import decode_raster, is_raster
 from xray.images.raster import decoded_pixel_count as raster_pixel_count
 from xray.vocabulary import Reason
 
@@ -50,6 +50,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
         return decode_dicom(data, max_pixels)
     return decode_raster(data, max_pixels)
+
+
+def is_image(head: bytes) -> bool:
+    """Tell from a file's first `HEAD_BYTES` bytes whether it claims to be a DICOM, PNG, JPEG or TIFF file."""
+    return is_dicom(head) or is_raster(head)
 
 
 def pixel_count(data: bytes) -> int:

@@ -93,6 +93,11 @@ def decoded_pixel_count(data: bytes) -> int:
         return 0
 
 
+def is_raster(head: bytes) -> bool:
+    """Tell from a file's first bytes whether it claims to be a PNG, JPEG or TIFF."""
+    return _opener(head) is not None
+
+
 def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
     return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
 

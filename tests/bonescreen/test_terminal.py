@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from bonescreen.terminal import count, escape_unprintable, table_lines, tell
+from bonescreen.terminal import count, escape_unprintable, print_to, table_lines
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
@@ -18,7 +18,7 @@ def test_a_table_that_fits_has_a_line_a_row_and_no_trailing_blanks() -> None:
     ]
 
 
-def test_where_a_table_does_not_fit_the_key_stands_below_in_one_piece() -> None:
+def test_where_a_table_does_not_fit_the_key_is_on_a_line_of_its_own_in_one_piece() -> None:
     assert [line.plain for line in table_lines(TITLES, ROWS, 49)] == [
         "score  result",
         "    study",
@@ -29,7 +29,7 @@ def test_where_a_table_does_not_fit_the_key_stands_below_in_one_piece() -> None:
     ]
 
 
-def test_a_file_that_is_no_terminal_gets_a_line_a_row_whatever_its_width() -> None:
+def test_a_file_gets_a_line_a_row_whatever_its_width() -> None:
     assert len(list(table_lines(TITLES, [("0.9", "negative", "k" * 500)], None))) == 2
 
 
@@ -39,7 +39,7 @@ def test_wide_characters_keep_columns_aligned() -> None:
     assert first.plain == "手首  x"
 
 
-def test_what_hides_in_a_name_is_escaped() -> None:
+def test_invisible_characters_of_a_name_are_escaped() -> None:
     assert escape_unprintable("a\u202eb\nc\x07") == "a\\u202eb\\nc\\x07"
     assert escape_unprintable("Röntgen 手首") == "Röntgen 手首"
 
@@ -47,9 +47,10 @@ def test_what_hides_in_a_name_is_escaped() -> None:
 def test_a_message_is_one_line_as_it_is_however_narrow_the_terminal() -> None:
     terminal = Console(file=io.StringIO(), width=20, force_terminal=True)
     with terminal.capture() as shown:
-        tell(terminal, "a[/b]c :smile: \x1b[2J take it up again with: bonescreen resume 7")
-    assert shown.get() == "a[/b]c :smile: \\x1b[2J take it up again with: bonescreen resume 7\n"
+        print_to(terminal, "a[/b]c :smile: \x1b[2J continue it with: bonescreen resume 7")
+    assert shown.get() == "a[/b]c :smile: \\x1b[2J continue it with: bonescreen resume 7\n"
 
 
 def test_numbers_agree_with_their_nouns() -> None:
     assert [count(1, "batch"), count(2, "batch"), count(1000, "image")] == ["1 batch", "2 batches", "1,000 images"]
+    assert [count(1, "epoch"), count(2, "epoch"), count(2, "study")] == ["1 epoch", "2 epochs", "2 studies"]
