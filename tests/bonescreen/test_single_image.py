@@ -10,7 +10,8 @@ from pydicom import uid
 from tests.archives import flat_tree, image_pixels, jpeg, png
 from tests.bonescreen.processes import run
 from tests.dicoms import dicom
-from xray.archives.files import file_version, open_image, read_image_file, root_absence
+from xray.archives.files import file_version, open_image, read_image_file
+from xray.archives.storage_errors import require_root
 from xray.errors import ArchiveOutage
 
 
@@ -94,14 +95,15 @@ def test_a_single_image_is_read_by_its_name_alone_and_its_archive_can_go_away(tm
     image.write_bytes(b"pixels")
     (tmp_path / "neighbour.png").write_bytes(b"others")
 
-    assert read_image_file(image, "hand.png", seen=file_version(image, "hand.png")) == b"pixels"
+    assert read_image_file(image, "hand.png", expected=file_version(image, "hand.png")) == b"pixels"
     with open_image(image, "hand.png") as stream:
         assert stream.read(2) == b"pi"
-    assert root_absence(image) is None
+    require_root(image)
     with pytest.raises(ArchiveOutage, match="not a folder"):
         read_image_file(image, "neighbour.png")
     image.write_bytes(b"")
-    assert root_absence(image) is not None
+    with pytest.raises(ArchiveOutage, match="is an empty file"):
+        require_root(image)
     image.unlink()
     with pytest.raises(ArchiveOutage, match="is missing"):
         read_image_file(image, "hand.png")
