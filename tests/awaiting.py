@@ -13,7 +13,7 @@ PATIENCE = 8
 
 
 def await_that(condition: Callable[[], T | None], seconds: float, what: str, *, patience: float = PATIENCE) -> T:
-    """Poll until a condition holds and return what it gave; fail after `seconds` of an idle machine."""
+    """Poll until a condition returns something true, and return that; fail after `seconds`, times `patience`."""
     deadline = time.monotonic() + seconds * patience
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds * patience:.0f} s: {what}"

@@ -44,15 +44,15 @@ def scan(
     archive: str = "archive",
     model: ModelVersion = MODEL,
 ) -> int:
-    """Scan an archive that holds these files; return its run."""
+    """Scan an archive with these files; return its run."""
     archive_id = register_archive(database, archive, f"/{archive}")
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
-    held = scans.begin_scan(database, run_id, "folder", "test")
-    assert held is not None
-    merge.stage(database, held, found)
-    merge.merge(database, held)
-    merge.mark_gone(database, held)
-    scans.close_scan(database, held, {})
+    opened = scans.begin_scan(database, run_id, "folder", "test")
+    assert opened is not None
+    merge.stage(database, opened, found)
+    merge.merge(database, opened)
+    merge.mark_gone(database, opened)
+    scans.close_scan(database, opened, {})
     return run_id
 
 
@@ -71,10 +71,10 @@ def finish_sent(database: Database, batches: int = 1000, probability: float = 0.
     """Process pending batches as workers would; return the number of images processed."""
     done = 0
     for sent in send_all(database, batches):
-        held = ledger.claim(database, *sent, "w")
-        assert held is not None
-        work = ledger.unprocessed_images(database, held)
-        assert ledger.finish(database, held, [scored(item.image_id, probability) for item in work])
+        claim = ledger.claim(database, *sent, "w")
+        assert claim is not None
+        work = ledger.unprocessed_images(database, claim)
+        assert ledger.finish(database, claim, [scored(image.image_id, probability) for image in work])
         done += len(work)
     return done
 
