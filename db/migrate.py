@@ -1,20 +1,15 @@
-"""Upgrade a database's schema to the version that this code needs (Alembic).
-
-Alembic is imported only if there is something to upgrade, as importing it takes a sixth of a command's start.
-"""
+"""Upgrade a database's schema to the version that this code needs (Alembic)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, column, inspect, select, table, text
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
 
 from db.session import Database
 from xray.errors import UsageError
-
-if TYPE_CHECKING:
-    from alembic.config import Config
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any constant: it lets only one host at a time migrate a PostgreSQL database.
 ADVISORY_LOCK = 0x626F6E65
@@ -28,18 +23,16 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     tuple of (str or None, str)
         The revisions before and after; equal if there was nothing to do.
     """
-    head = _revisions()[-1]
+    config = _config()
+    head = _head(config)
     with database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         before = _revision(connection)
         if before != head:
-            _refuse_newer(before)
-            from alembic import command
-
-            config = _config()
+            _refuse_newer(config, before)
             config.attributes["connection"] = connection
-            command.upgrade(config, head)
+            command.upgrade(config, "head")
     return before, head
 
 
@@ -51,34 +44,34 @@ def check(database: Database) -> None:
     UsageError
         The schema is missing, older or newer; the text says what to do.
     """
+    config = _config()
     with database.read() as connection:
         revision = _revision(connection)
-    if revision == _revisions()[-1]:
+    if revision == _head(config):
         return
-    _refuse_newer(revision)
+    _refuse_newer(config, revision)
     state = "has no bonescreen tables yet" if revision is None else f"is at revision {revision}"
     raise UsageError(f"the database {database.masked_url} {state}; run: bonescreen db upgrade")
 
 
-def _config() -> "Config":
-    from alembic.config import Config
-
+def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
 
-def _revisions() -> list[str]:
-    """List all revisions in order; the name of each file in ``versions`` starts with its revision."""
-    return sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+def _head(config: Config) -> str:
+    head = ScriptDirectory.from_config(config).get_current_head()
+    if head is None:
+        raise AssertionError("db/migrations holds no revision")
+    return head
 
 
 def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(select(column("version_num")).select_from(table("alembic_version"))).scalar_one_or_none()
+    return MigrationContext.configure(connection).get_current_revision()
 
 
-def _refuse_newer(revision: str | None) -> None:
-    if revision is not None and revision not in _revisions():
+def _refuse_newer(config: Config, revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
         raise UsageError(f"the database was made by a newer bonescreen (revision {revision}); upgrade bonescreen here")
