@@ -20,7 +20,7 @@ from kombu.utils.url import maybe_sanitize_url
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated
 
-from bonescreen.terminal import say
+from bonescreen.terminal import print_line
 from worker.app import celery_app
 from xray.errors import Outage, StorageOutage, UsageError
 from xray.message import transport_options
@@ -187,7 +187,7 @@ def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.asyncio_loop.add_signal_handler(number, stop)  # type: ignore[attr-defined]
     asks = "asks for credentials" if credentials else "for this host alone, without credentials and API"
-    say(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({asks})")
+    print_line(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({asks})")
     flower.start()
     sys.stdout.flush()
     # A thread that waits for a broker that hangs would keep the process, and nothing is left to be done.

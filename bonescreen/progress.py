@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from bonescreen.terminal import tell
+from bonescreen.terminal import print_to
 from db.run_queries import Progress
 
 WINDOW_SECONDS = 60.0
@@ -89,13 +89,13 @@ class RunProgress:
             self._bar.update(self._task, total=max(now.images, 1), completed=now.processed, facts=facts)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            tell(self._console, f"Screening {now.processed:,}/{now.images:,} {facts}".rstrip())
+            print_to(self._console, f"Screening {now.processed:,}/{now.images:,} {facts}".rstrip())
         self.problem(problem)
 
     def problem(self, problem: str | None) -> None:
         """Say once what hinders the work, and once that it goes on."""
         if problem != self._problem:
-            tell(self._console, f"waiting: {problem}" if problem else "going on")
+            print_to(self._console, f"waiting: {problem}" if problem else "going on")
             self._problem = problem
 
 

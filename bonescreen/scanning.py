@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bonescreen.context import open_ledger
 from bonescreen.stack import name_archives, require_configured
-from bonescreen.terminal import count, escape_unprintable, notice, say
+from bonescreen.terminal import count, escape_unprintable, print_line, print_notice
 from db.runs import archive_roots
 from db.session import Database
 from producer.find import Source
@@ -42,7 +42,7 @@ def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> t
             errors.append(error)
             if len(archives) > 1:
                 # Whoever watches need not wait for the end to hear of it; whoever comes back then hears it there.
-                notice(f"not screened: {error}")
+                print_notice(f"not screened: {error}")
     return reports, errors
 
 
@@ -50,7 +50,7 @@ def raise_last(errors: list[BonescreenError]) -> None:
     """End a command with what went wrong on the way, if anything did; an error that asks for a change goes last."""
     ordered = sorted(errors, key=lambda error: isinstance(error, UsageError))
     for error in ordered[:-1]:
-        notice(f"error: {error}")
+        print_notice(f"error: {error}")
     if ordered:
         raise ordered[-1]
 
@@ -106,7 +106,7 @@ def show_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for
         if for_workers:
             require_configured(settings, archives)
         _, errors = scan_each(archives, partial(_plan, settings, database, layout, digest))
-    say("Nothing was changed: this was a dry run.")
+    print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
 
 
@@ -123,5 +123,5 @@ def _plan(settings: Settings, database: Database | None, layout: Layout, digest:
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
         plan = plan_archive(database, name, Source.configured(root, settings, layout), digest)
     for line in plan_lines(plan, root):
-        say(line)
+        print_line(line)
     return plan

@@ -12,17 +12,17 @@ Cell = str | Text
 GAP = "  "
 
 
-def say(text: Cell, style: str = "") -> None:
+def print_line(text: Cell, style: str = "") -> None:
     """Print one line to standard output, as it is: no markup, no folding, no control characters."""
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
 
 
-def tell(console: Console, text: str) -> None:
-    """Print one line to a console that may show something moving, as it is, like `say`."""
+def print_to(console: Console, text: str) -> None:
+    """Print one line to a console that may show something moving, as it is, like `print_line`."""
     console.print(Text(escape_unprintable(text)), soft_wrap=True)
 
 
-def notice(text: str) -> None:
+def print_notice(text: str) -> None:
     """Print one line to standard error, where it cannot get into data that a script reads."""
     print(escape_unprintable(text), file=sys.stderr)
 
@@ -31,7 +31,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Print aligned columns; those whose title begins with a blank are aligned to the right."""
     console = Console()
     for line in table_lines(titles, rows, console.width if console.is_terminal else None):
-        say(line)
+        print_line(line)
 
 
 def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: int | None) -> Iterator[Text]:

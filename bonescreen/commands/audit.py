@@ -13,7 +13,7 @@ from rich.progress import track
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
 from bonescreen.progress import LINE_SECONDS
-from bonescreen.terminal import notice, print_table, say, tell, write_json
+from bonescreen.terminal import print_line, print_notice, print_table, print_to, write_json
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -66,14 +66,14 @@ def audit(
         return
     found = record["data"]
     readable = f"{found['readable']:,} of {found['images']:,} images readable"
-    say(f"{found['name']}: {readable}, {found['positives']:,} positive")
+    print_line(f"{found['name']}: {readable}, {found['positives']:,} positive")
     if report.findings:
-        say("")
+        print_line("")
         print_table(("severity", " how many", "finding"), [(f.severity, f.counted, f.title) for f in report.findings])
-        say("")
-    say(record["verdict"], "bold")
-    say(f"The report with pictures: {output / PAGE}")
-    notice(f"{RESEARCH_NOTICE} The report shows films and names: keep it where the data may lie.")
+        print_line("")
+    print_line(record["verdict"], "bold")
+    print_line(f"The report with pictures: {output / PAGE}")
+    print_notice(f"{RESEARCH_NOTICE} The report shows films and names: keep it where the data may lie.")
 
 
 def _told(files: Iterable[Read], total: int) -> Iterator[Read]:
@@ -86,5 +86,5 @@ def _told(files: Iterable[Read], total: int) -> Iterator[Read]:
     for done, file in enumerate(files, start=1):
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
-            tell(console, f"Reading {done:,}/{total:,}")
+            print_to(console, f"Reading {done:,}/{total:,}")
         yield file

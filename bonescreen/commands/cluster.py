@@ -21,7 +21,7 @@ from bonescreen.problems import broker_fault
 from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, notice, say
+from bonescreen.terminal import count, print_line, print_notice
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
@@ -62,8 +62,8 @@ def enqueue(
         source = Source.configured(root, settings, layout)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
         for line in report_lines(report, root):
-            say(line)
-        say(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
+            print_line(line)
+        print_line(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
         return report
 
     _, errors = scan_each(archives, scan)
@@ -93,7 +93,7 @@ def worker() -> None:
                 while not stop.wait(0.5):
                     supervisor.check()
             finally:
-                notice("Stopping ...")
+                print_notice("Stopping ...")
     finally:
         # A batch that it had no time to end would else count as one on which a worker was lost.
         with suppress(Outage):
@@ -170,10 +170,10 @@ def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE...", help="
     names = {Role.WORKER: settings.worker_signature, Role.FEEDER: socket.gethostname()}
     found = list(faults(processes, {role: names[role] for role in roles}))
     for fault in found:
-        say(fault)
+        print_line(fault)
     if found:
         raise typer.Exit(1)
-    say(f"Alive here: {', '.join(roles)}.")
+    print_line(f"Alive here: {', '.join(roles)}.")
 
 
 def faults(processes: Sequence[Heartbeat], names: Mapping[Role, str]) -> Iterator[str]:

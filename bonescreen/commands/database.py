@@ -3,7 +3,7 @@
 import typer
 
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import say
+from bonescreen.terminal import print_line
 from db import migrate
 from db.session import Database
 
@@ -25,7 +25,7 @@ def upgrade() -> None:
     settings = settings_here()
     if settings.database_url is None:
         with open_ledger(settings) as database:
-            say(f"The embedded database {database.shown_url} is up to date; that happens by itself.")
+            print_line(f"The embedded database {database.shown_url} is up to date; that happens by itself.")
         return
     database = Database(settings.database_url)
     try:
@@ -33,6 +33,6 @@ def upgrade() -> None:
     finally:
         database.close()
     if before == after:
-        say(f"The database {database.shown_url} is up to date (revision {after}).")
+        print_line(f"The database {database.shown_url} is up to date (revision {after}).")
     else:
-        say(f"The database {database.shown_url} is at revision {after} now (before: {before or 'empty'}).")
+        print_line(f"The database {database.shown_url} is at revision {after} now (before: {before or 'empty'}).")

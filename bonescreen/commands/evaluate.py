@@ -10,7 +10,7 @@ import typer
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
-from bonescreen.terminal import count, notice, print_table, say
+from bonescreen.terminal import count, print_line, print_notice, print_table
 from xray.errors import UsageError
 from xray.settings import ENGINES, EngineName, Settings
 from xray.vocabulary import RESEARCH_NOTICE
@@ -40,7 +40,7 @@ def warn_of_seen(report: "EvaluationReport") -> None:
         return
     name = report.names[1]
     if report.comparison.seen is None:
-        notice(f"Whether {name} has seen these images is not known.")
+        print_notice(f"Whether {name} has seen these images is not known.")
     else:
         _warn(f"{name}: ", report.comparison.seen)
 
@@ -49,7 +49,7 @@ def _warn(name: str, seen: "Leakage") -> None:
     from training.data.leakage import LeakageVerdict
 
     if seen.verdict is not LeakageVerdict.UNSEEN:
-        notice(f"{'' if seen.verdict is LeakageVerdict.UNKNOWN else 'WARNING: '}{name}{seen.text}")
+        print_notice(f"{'' if seen.verdict is LeakageVerdict.UNKNOWN else 'WARNING: '}{name}{seen.text}")
 
 
 def print_evaluation(report: "EvaluationReport") -> None:
@@ -57,11 +57,11 @@ def print_evaluation(report: "EvaluationReport") -> None:
     evaluation = report.evaluation
     print_level("images", evaluation.images)
     if evaluation.studies_repeat_images:
-        say("Each study has one image, so the numbers per study are these.")
+        print_line("Each study has one image, so the numbers per study are these.")
     else:
         print_level("studies", evaluation.studies)
     for population in evaluation.out_of_scope:
-        say(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
+        print_line(f"Out of scope, and in no number above: {count(population.n, 'image')} of {population.name}")
     if report.comparison is not None:
         _print_comparison(" minus ".join(report.names), report.comparison)
 
@@ -71,7 +71,9 @@ def print_level(rows: str, level: "Level") -> None:
     from training.evaluate.plots import estimate_text
 
     for index, threshold in enumerate(level.thresholds):
-        say(f"Per {'image' if rows == 'images' else 'study'} at {threshold.value:.3f} ({threshold.chosen})", "bold")
+        print_line(
+            f"Per {'image' if rows == 'images' else 'study'} at {threshold.value:.3f} ({threshold.chosen})", "bold"
+        )
         table = []
         for population in level.populations:
             at = population.at[index]
@@ -81,12 +83,12 @@ def print_level(rows: str, level: "Level") -> None:
         print_table((rows, " n", " positive", *(f" {title}" for title in TITLES)), table)
         for population in level.populations:
             if population.lacks and not index:
-                say(f"{population.name}: {population.lacks}", "dim")
-        say("")
+                print_line(f"{population.name}: {population.lacks}", "dim")
+        print_line("")
 
 
 def _print_comparison(title: str, comparison: "Comparison") -> None:
-    say(title, "bold")
+    print_line(title, "bold")
     titles = ("", "measure", " difference", " 95 % interval", " p")
     rows = [
         (level, d.measure.replace("_", " "), f"{d.difference:+.3f}", _interval(d), f"{d.p:.3f}")
@@ -96,7 +98,7 @@ def _print_comparison(title: str, comparison: "Comparison") -> None:
     if rows:
         print_table(titles, rows)
     if comparison.lacks:
-        say(comparison.lacks)
+        print_line(comparison.lacks)
 
 
 def _interval(difference: "Difference") -> str:
@@ -186,8 +188,8 @@ def evaluate(
         print(report.to_json())
         return
     print_evaluation(report)
-    say(str(output / PAGE_FILE))
-    notice(RESEARCH_NOTICE)
+    print_line(str(output / PAGE_FILE))
+    print_notice(RESEARCH_NOTICE)
 
 
 def _require_one_of(option: str, given: str | None, known: tuple[str, ...]) -> None:
@@ -211,13 +213,13 @@ def _look(
     from xray.network.open_engine import open_engine
 
     engine = open_engine(package, engine_name, settings.graph_cache)
-    notice(f"Reading {count(len(dataset), 'image')} ...")
+    print_notice(f"Reading {count(len(dataset), 'image')} ...")
     readable, images, unreadable = load_images(
         dataset, Preprocessing.from_id(package.card.preprocessing), output / CACHE_FOLDER
     )
     if check is not None:
         check(readable)
-    notice(f"Running {package.card.name} on {count(len(images), 'image')} ({engine.name}) ...")
+    print_notice(f"Running {package.card.name} on {count(len(images), 'image')} ({engine.name}) ...")
     with Progress().bar("Inferring", len(images)) as step:
         predictions = infer_predictions(engine, package.card, readable, images, step)
     return _Run(package, engine, predictions, unreadable)

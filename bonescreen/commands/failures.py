@@ -10,7 +10,7 @@ import typer
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, print_table, say, write_json_list
+from bonescreen.terminal import count, print_line, print_table, write_json_list
 from db.queries import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason
@@ -43,17 +43,17 @@ def failures(
             listed = list(islice(found, TABLE_ROWS))
         reasons = count_failures(database, run)
     if not listed:
-        say("No failed images.")
+        print_line("No failed images.")
         return
     held = sorted({row.run for row in listed})
     print_table((" run", "reason", " attempts", "image"), [_row(row) for row in listed])
     more = sum(reasons.values()) - len(listed)
     if more > 0:
-        say(f"... and {more:,} more; all of them: bonescreen failures --json", "dim")
-    say("")
+        print_line(f"... and {more:,} more; all of them: bonescreen failures --json", "dim")
+    print_line("")
     for reason, number in reasons.items():
-        say(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
-    say("After repair, read them again with: " + ", ".join(f"bonescreen retry {number}" for number in held))
+        print_line(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
+    print_line("After repair, read them again with: " + ", ".join(f"bonescreen retry {number}" for number in held))
 
 
 def reason_text(reason: str) -> str:

@@ -12,7 +12,7 @@ import typer
 from bonescreen.commands.failures import reason_text
 from bonescreen.commands.study import RunOption, StudyKey
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.terminal import notice, say
+from bonescreen.terminal import print_line, print_notice
 from db.queries import ImageRow, Study, find_study
 from db.runs import require_run
 from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
@@ -55,7 +55,7 @@ def heatmap(
     _refuse_inside_archive(output, roots)
     package = _package(held, settings)
     drawn = [_draw(image, held, package, roots, output) for image in held.images]
-    notice(RESEARCH_NOTICE)
+    print_notice(RESEARCH_NOTICE)
     if not all(drawn):
         raise typer.Exit(1)
 
@@ -98,24 +98,24 @@ def _draw(image: ImageRow, held: Study, package: "ModelPackage", roots: Mapping[
     """Draw one image, or say why not; False when a heat map that there should be is missing."""
     if image.probability is None:
         why = "not screened yet" if image.reason is None else f"no prediction, as {reason_text(image.reason)}"
-        notice(f"{image.image}: {why}")
+        print_notice(f"{image.image}: {why}")
         return True
     try:
         picture = _render(image, held, package, roots)
     except _Changed:
-        notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
+        print_notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
         return False
     except FileFault as fault:
-        notice(f"{image.image}: cannot be read any more, as {reason_text(fault.reason)}")
+        print_notice(f"{image.image}: cannot be read any more, as {reason_text(fault.reason)}")
         return False
     target = output / _target(PurePosixPath(image.image))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(picture)
     except OSError as error:
-        notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
+        print_notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
         return False
-    say(str(target))
+    print_line(str(target))
     return True
 
 

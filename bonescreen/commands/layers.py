@@ -9,7 +9,7 @@ import typer
 
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import settings_here
-from bonescreen.terminal import notice, print_table, say
+from bonescreen.terminal import print_line, print_notice, print_table
 from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.vocabulary import RESEARCH_NOTICE, Reason
 
@@ -64,7 +64,7 @@ def layers(
         _print_layers(visible, chosen)
         return
     unread = _draw(package, network, chosen, images, output, channels=channels, with_check=check)
-    notice(RESEARCH_NOTICE)
+    print_notice(RESEARCH_NOTICE)
     if unread:
         raise typer.Exit(1)
 
@@ -100,16 +100,16 @@ def _draw(
     sights = []
     for sight in look_at(network, package.card, films, chosen, channels):
         sights.append(sight)
-        notice(f"{sight.film.name}: probability {sight.probability:.3f} ({len(sights)} of {len(films)})")
+        print_notice(f"{sight.film.name}: probability {sight.probability:.3f} ({len(sights)} of {len(films)})")
     checked = None
     if with_check:
         settings = settings_here()
-        notice("checking the map: random weights, deletion and insertion")
+        print_notice("checking the map: random weights, deletion and insertion")
         engine = open_engine(package, settings.engine, settings.graph_cache)
         checked = check_map(network, package.card, engine, sights)
-        notice(checked.cascade.verdict)
-        notice(checked.verdict)
-    say(str(write_report(ExplainReport(package, tuple(sights), unread, checked), output)))
+        print_notice(checked.cascade.verdict)
+        print_notice(checked.verdict)
+    print_line(str(write_report(ExplainReport(package, tuple(sights), unread, checked), output)))
     return unread
 
 
@@ -127,5 +127,5 @@ def _read(images: Sequence[Path], preprocessing: "Preprocessing") -> "tuple[list
             unread[name] = str(outage)
         else:
             continue
-        notice(f"{image}: {unread[name]}")
+        print_notice(f"{image}: {unread[name]}")
     return films, unread

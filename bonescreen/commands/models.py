@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
-from bonescreen.terminal import print_table, say, write_json
+from bonescreen.terminal import print_line, print_table, write_json
 from xray.errors import PackageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
@@ -33,13 +33,13 @@ def list_packages(as_json: Json = False) -> None:
         write_json(listed)
         return
     if not listed:
-        say("No model package is installed.")
+        print_line("No model package is installed.")
         return
     titles = ("", "name", "version", "finding", "digest", "body parts")
     print_table(titles, [_row(package) for package in listed])
     for package in listed:
         if package["problem"]:
-            say(f"PROBLEM: {package['problem']}", "bold")
+            print_line(f"PROBLEM: {package['problem']}", "bold")
 
 
 @app.command()
@@ -70,12 +70,14 @@ def verify(name: Name) -> None:
 
     settings = settings_here()
     package = load_package(name)
-    say(f"{len(package.card.files)} files match the digests on the card.")
+    print_line(f"{len(package.card.files)} files match the digests on the card.")
     engine = open_engine(package, settings.engine, settings.graph_cache)
     if holds_graph(package):
         check_graph(package)
-        say("The package's OpenVINO graph agrees with its weights.")
-    say(f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is good.")
+        print_line("The package's OpenVINO graph agrees with its weights.")
+    print_line(
+        f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is good."
+    )
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
@@ -106,18 +108,18 @@ def _row(package: dict[str, Any]) -> list[str]:
 
 def _print_card(package: "ModelPackage") -> None:
     card = package.card
-    say(f"{card.name} {card.version}", "bold")
+    print_line(f"{card.name} {card.version}", "bold")
     for name, text in _lines(card):
         _say_wrapped(f"  {name:<15} ", text)
-    say(f"  {'digest':<15} {package.digest}")
-    say(f"  {'folder':<15} {package.path}")
+    print_line(f"  {'digest':<15} {package.digest}")
+    print_line(f"  {'folder':<15} {package.path}")
     if card.metrics:
-        say("")
+        print_line("")
         titles = ("metric", " value", " 95 % interval", "measured on")
         rows = [(m.name, f"{m.value:.3f}", m.interval, m.population) for m in card.metrics]
         print_table(titles, rows)
-    say("")
-    say("Before you believe a number:", "bold")
+    print_line("")
+    print_line("Before you believe a number:", "bold")
     told = any(RESEARCH_NOTICE in limit for limit in card.limits)
     for limit in (*card.limits, *(() if told else (RESEARCH_NOTICE,))):
         _say_wrapped("  - ", limit)
@@ -127,14 +129,14 @@ def _say_wrapped(beginning: str, text: str) -> None:
     """Print a text, in a terminal on as many lines as it takes, below each other."""
     console = Console()
     if not (console.is_terminal and text):
-        say(beginning + text)
+        print_line(beginning + text)
         return
     indent = " " * len(beginning)
     for line in textwrap.wrap(
         text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,
     ):  # fmt: skip
-        say(line)
+        print_line(line)
 
 
 def _lines(card: "Card") -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from bonescreen.commands.arguments import LARGEST_NUMBER, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import is_open
-from bonescreen.terminal import notice, print_table, say, write_json_list
+from bonescreen.terminal import print_line, print_notice, print_table, write_json_list
 from db import queries
 from db.queries import ResultFilter, StudyRow
 from db.run_queries import RunSummary, newest_runs, run_summary
@@ -76,7 +76,7 @@ def results(
             else:
                 write_json_list(asdict(row) for row in rows)
         for text in (*(heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
-            notice(text)
+            print_notice(text)
 
 
 def heading(run: RunSummary, threshold: float | None = None) -> str:
@@ -123,24 +123,24 @@ def score(row: StudyRow) -> str:
 def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
     """Print the table of results, what is apart from it, and the research notice."""
     for summary in runs:
-        say(heading(summary, wanted.threshold), "dim")
+        print_line(heading(summary, wanted.threshold), "dim")
     shown = list(queries.results(database, replace(wanted, limit=wanted.limit or TABLE_ROWS)))
     findings = {summary.run: summary.finding for summary in runs}
     if shown:
         _print_rows(shown, findings)
     else:
-        say("No study matches.")
+        print_line("No study matches.")
     more = sum(queries.count_results(database, wanted).values()) - len(shown)
     if more > 0:
-        say(f"... and {more:,} more; all of them: --format csv, or a higher --limit", "dim")
+        print_line(f"... and {more:,} more; all of them: --format csv, or a higher --limit", "dim")
     everything = replace(wanted, flagged=False, min_score=None, label=None, limit=None)
     apart = queries.count_results(database, everything)
     unsaid = [
         f"{apart[status]:,} {status}" for status in StudyStatus if status in apart and status is not StudyStatus.SCORED
     ]
     if unsaid:
-        say(f"Never counted as negative: {', '.join(unsaid)}.", "yellow")
-    say(RESEARCH_NOTICE)
+        print_line(f"Never counted as negative: {', '.join(unsaid)}.", "yellow")
+    print_line(RESEARCH_NOTICE)
 
 
 def _print_rows(rows: Sequence[StudyRow], findings: dict[int, str]) -> None:

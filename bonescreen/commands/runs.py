@@ -8,7 +8,7 @@ import typer
 
 from bonescreen.commands.arguments import LARGEST_NUMBER
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, moment, notice, print_table, say, utc, write_json
+from bonescreen.terminal import count, moment, print_line, print_notice, print_table, utc, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -34,13 +34,13 @@ def runs(as_json: Json = False) -> None:
         listed = list_runs(database)
     if as_json:
         write_json([run_json(run) for run in listed])
-        notice(RESEARCH_NOTICE)
+        print_notice(RESEARCH_NOTICE)
     elif not listed:
-        say("No runs yet. Start one: bonescreen screen PATH")
+        print_line("No runs yet. Start one: bonescreen screen PATH")
     else:
         titles = (" run", "state", " settled", " images", " failed", " flagged", "begun", "model", "archive")
         print_table(titles, [_row(run) for run in listed])
-        say(RESEARCH_NOTICE)
+        print_line(RESEARCH_NOTICE)
 
 
 def resume(run: Run) -> None:
@@ -54,9 +54,9 @@ def resume(run: Run) -> None:
         ledger.resume(database, run)
         waiting = ledger.open_batches(database, run)
     if not waiting:
-        say(f"Run {run} has nothing left to do.")
+        print_line(f"Run {run} has nothing left to do.")
         return
-    say(f"Run {run} goes on: {count(waiting, 'batch')} open.")
+    print_line(f"Run {run} goes on: {count(waiting, 'batch')} open.")
     _say_how_to_go_on(settings, summary)
 
 
@@ -70,11 +70,13 @@ def cancel(run: Run) -> None:
     with open_ledger(settings_here()) as database:
         summary = run_summary(database, run)
         if summary.state in (RunState.DONE, RunState.BEHIND):
-            say(f"Run {run} has no open batches: there is nothing to cancel.")
+            print_line(f"Run {run} has no open batches: there is nothing to cancel.")
             return
         _refuse_while_scanned(database, run)
         closed = ledger.cancel(database, run)
-    say(f"Run {run} is cancelled, {count(closed, 'batch')} closed. Take it up again with: bonescreen resume {run}")
+    print_line(
+        f"Run {run} is cancelled, {count(closed, 'batch')} closed. Take it up again with: bonescreen resume {run}"
+    )
 
 
 def retry(run: Run) -> None:
@@ -91,9 +93,9 @@ def retry(run: Run) -> None:
             raise UsageError(f"run {run} is cancelled; first: bonescreen resume {run}")
         forgotten = ledger.retry(database, run)
     if not forgotten:
-        say(f"Run {run} has no failed images.")
+        print_line(f"Run {run} has no failed images.")
         return
-    say(f"{count(forgotten, 'failed image')} of run {run} will be read again.")
+    print_line(f"{count(forgotten, 'failed image')} of run {run} will be read again.")
     _say_how_to_go_on(settings, summary)
 
 
@@ -123,6 +125,6 @@ def _refuse_while_scanned(database: Database, run: int) -> None:
 
 def _say_how_to_go_on(settings: Settings, run: RunSummary) -> None:
     if settings.broker_url is None:
-        say(f"If no screen is running, run: bonescreen screen {quote(run.root)}")
+        print_line(f"If no screen is running, run: bonescreen screen {quote(run.root)}")
     else:
-        say(f"Workers take it from here; watch them with: bonescreen status {run.run}")
+        print_line(f"Workers take it from here; watch them with: bonescreen status {run.run}")

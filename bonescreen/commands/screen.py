@@ -21,7 +21,7 @@ from bonescreen.progress import RunProgress
 from bonescreen.scanning import raise_last, report_lines, scan_each, show_plans
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, escape_unprintable, tell
+from bonescreen.terminal import count, escape_unprintable, print_to
 from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
@@ -104,7 +104,7 @@ def _interruptible(job: Job) -> Iterator[None]:
             # Its own worker held them: else each interrupt would count as one that was lost on them.
             with suppress(Outage):
                 ledger.hand_back_all(job.database)
-        tell(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
+        print_to(job.console, "Stopped. Nothing is lost: run the same command again to do what is left.")
         raise typer.Exit(130) from None
 
 
@@ -123,7 +123,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
             progress=found,
         )
     for line in report_lines(report, root):
-        tell(job.console, line)
+        print_to(job.console, line)
     return report
 
 
@@ -140,7 +140,7 @@ def _work(job: Job, reports: list[ScanReport]) -> None:
                 _await(job, report, supervisor)
         except KeyboardInterrupt:
             # The services take their time to stop; without a word, people press it again, which kills them.
-            tell(job.console, "Stopping ...")
+            print_to(job.console, "Stopping ...")
             raise
 
 
@@ -164,15 +164,15 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
 def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: bool) -> RunState:
     summary = run_summary(job.database, report.run_id)
     if not worked:
-        tell(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
+        print_to(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
     print_results(job.database, ResultFilter(run=report.run_id, threshold=threshold), [summary])
     if summary.failed:
-        tell(job.console, f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
+        print_to(job.console, f"{count(summary.failed, 'image')} could not be read: bonescreen failures {summary.run}")
     if summary.state is RunState.CANCELLED:
         processed = f"{summary.processed:,} of {count(summary.images, 'image')} settled"
         again = f"Take it up again with: bonescreen resume {summary.run}"
-        tell(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
-    tell(job.console, "Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
+        print_to(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
+    print_to(job.console, "Look closer: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
     return summary.state
 
 

@@ -11,7 +11,7 @@ from bonescreen.commands.runs import Json, percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import Facts, Problem, gather, is_open, problems
 from bonescreen.scanning import counts
-from bonescreen.terminal import count, print_table, say, write_json
+from bonescreen.terminal import count, print_line, print_table, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
@@ -73,16 +73,16 @@ def _print(facts: Facts, found: Sequence[Problem]) -> None:
     shown = [process for process in facts.processes if process.alive or facts.open_runs]
     if shown:
         print_table(("process", "name", "last heard", "state"), [_process(process) for process in shown])
-        say("")
+        print_line("")
     for problem in found:
-        say(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
-        say(f"  {problem.remedy}")
+        print_line(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
+        print_line(f"  {problem.remedy}")
     if not any(problem.hinders for problem in found):
-        say(_next_step(facts))
+        print_line(_next_step(facts))
 
 
 def _print_run(run: RunSummary, facts: Facts) -> None:
-    say(f"Run {run.run}: {run.state}, {percent(run)} % settled", "bold")
+    print_line(f"Run {run.run}: {run.state}, {percent(run)} % settled", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
     processed = f"{run.processed:,} of {run.images:,} settled, {run.failed:,} failed"
     lines = (
@@ -94,8 +94,8 @@ def _print_run(run: RunSummary, facts: Facts) -> None:
         *(("scan", text) for text in _last_scan(run)),
     )
     for name, text in lines:
-        say(f"  {name:<8} {text}")
-    say("")
+        print_line(f"  {name:<8} {text}")
+    print_line("")
 
 
 def _last_scan(run: RunSummary) -> Iterator[str]:

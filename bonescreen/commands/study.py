@@ -12,7 +12,7 @@ from bonescreen.commands.failures import reason_text
 from bonescreen.commands.results import heading, outcome, score
 from bonescreen.commands.runs import Json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, notice, print_table, say, write_json
+from bonescreen.terminal import count, print_line, print_notice, print_table, write_json
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
@@ -44,11 +44,11 @@ def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None
         found = find_study(database, study, run)
         if as_json:
             write_json([_as_json(held) for held in found])
-            notice(RESEARCH_NOTICE)
+            print_notice(RESEARCH_NOTICE)
             return
         for held in found:
             _print(held, run_summary(database, held.row.run))
-    say(RESEARCH_NOTICE)
+    print_line(RESEARCH_NOTICE)
 
 
 def _as_json(held: Study) -> dict[str, object]:
@@ -60,21 +60,21 @@ def _as_json(held: Study) -> dict[str, object]:
 
 def _print(held: Study, run: RunSummary) -> None:
     row = held.row
-    say(heading(run), "dim")
-    say(f"{row.study}", "bold")
-    say(f"  body part    {row.body_part or 'unknown'}")
+    print_line(heading(run), "dim")
+    print_line(f"{row.study}", "bold")
+    print_line(f"  body part    {row.body_part or 'unknown'}")
     if row.human_label:
-        say(f"  human label  {row.human_label}")
-    say(Text("  result       ") + outcome(row, run.finding))
+        print_line(f"  human label  {row.human_label}")
+    print_line(Text("  result       ") + outcome(row, run.finding))
     read = sum(image.probability is not None and image.in_scope for image in held.images)
     mean = f"mean probability of {count(read, 'image')}"
-    say(f"  score        {score(row)} ({mean}; positive from {run.study_threshold:.3f})")
+    print_line(f"  score        {score(row)} ({mean}; positive from {run.study_threshold:.3f})")
     print_table((" probability", "label", "state", "shows", "image"), [_row(image) for image in held.images])
     for image in held.images:
         if image.reason is not None:
             detail = f" ({image.detail})" if image.detail else ""
-            say(f"{PurePosixPath(image.image).name}: no prediction, as {reason_text(image.reason)}{detail}")
-    say("")
+            print_line(f"{PurePosixPath(image.image).name}: no prediction, as {reason_text(image.reason)}{detail}")
+    print_line("")
 
 
 def _row(image: ImageRow) -> list[str]:

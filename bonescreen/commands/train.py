@@ -9,7 +9,7 @@ import typer
 
 from bonescreen.commands.evaluate import print_level
 from bonescreen.context import settings_here
-from bonescreen.terminal import notice, say
+from bonescreen.terminal import print_line, print_notice
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -78,7 +78,7 @@ def train(
     )
     if show:
         for line in str(chosen).splitlines():
-            say(line)
+            print_line(line)
         return
     if data is None:
         raise UsageError("--data is missing: say where the labelled radiographs are")
@@ -118,15 +118,15 @@ def train(
             )
         )
     except KeyboardInterrupt:
-        notice("stopped; the same command goes on from the last epoch")
+        print_notice("stopped; the same command goes on from the last epoch")
         raise
-    say("")
+    print_line("")
     print_level("images", judgement.evaluation.images)
     if not judgement.evaluation.one_image_a_study:
         print_level("studies", judgement.evaluation.studies)
-    say(f"{package.path}: digest {package.digest}", "bold")
-    say(RESEARCH_NOTICE)
-    say(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
+    print_line(f"{package.path}: digest {package.digest}", "bold")
+    print_line(RESEARCH_NOTICE)
+    print_line(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
 
 
 def require_training() -> None:

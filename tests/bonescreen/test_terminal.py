@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from bonescreen.terminal import count, escape_unprintable, table_lines, tell
+from bonescreen.terminal import count, escape_unprintable, print_to, table_lines
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
@@ -47,7 +47,7 @@ def test_what_hides_in_a_name_is_escaped() -> None:
 def test_a_message_is_one_line_as_it_is_however_narrow_the_terminal() -> None:
     terminal = Console(file=io.StringIO(), width=20, force_terminal=True)
     with terminal.capture() as shown:
-        tell(terminal, "a[/b]c :smile: \x1b[2J take it up again with: bonescreen resume 7")
+        print_to(terminal, "a[/b]c :smile: \x1b[2J take it up again with: bonescreen resume 7")
     assert shown.get() == "a[/b]c :smile: \\x1b[2J take it up again with: bonescreen resume 7\n"
 
 
