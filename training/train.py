@@ -16,11 +16,12 @@ from training.config import InitialWeights, TrainingConfig
 from training.data.dataset import Dataset, Role
 from training.data.images import load_images
 from training.data.leakage import LeakageVerdict, check_leakage
-from training.data.split import Split, make_split
+from training.data.split import Split, assign_folds, make_split
 from training.disk import make_folder
 from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
+from training.evaluate.metrics import auroc
+from training.evaluate.predictions import NetworkOutputs
 from training.fit.checkpoint import read_checkpoint
-from training.fit.cross_validation import cross_validate
 from training.fit.features import features_key
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import Learner
@@ -99,9 +100,8 @@ def _fit_with_split(
     """Fit on the training part; return the held-out sets for choosing thresholds and for measuring."""
     parts = {role: split.mask(inputs.dataset, role) for role in Role}
     indices = {role: np.flatnonzero(mask) for role, mask in parts.items()}
-    fit(
-        learner, inputs, TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION]), folder, fingerprint, progress
-    )  # fmt: skip
+    for_fit = TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION])
+    fit(learner, inputs, for_fit, folder, fingerprint, progress)
     held_out = {
         role: HeldOutSet(inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role]), f"{role} part")
         for role in (Role.VALIDATION, Role.TEST)
@@ -115,13 +115,28 @@ def _fit_with_split(
 def _fit_with_folds(
     learner: Learner, inputs: TrainingInputs, folder: Path, fingerprint: str, progress: Progress
 ) -> HeldOutSet:
-    """Cross-validate, then fit on all images; return the out-of-fold predictions."""
-    outputs = cross_validate(learner, inputs, folder, fingerprint, progress)
+    """Cross-validate, then fit on all images; return the out-of-fold predictions.
+
+    A fold's images decide nothing in its training, not even when it stops.
+    """
+    recipe, dataset = learner.recipe, inputs.dataset
+    folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
+    logits, cam_maxima = np.empty(len(dataset)), np.empty(len(dataset))
+    for fold in range(recipe.folds):
+        name = f"fold {fold + 1}/{recipe.folds}"
+        train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        progress.say(f"{name}: {len(train):,} training images, {len(held_out):,} held-out images")
+        learner.reset()
+        fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
+        outputs = predict(learner, inputs, held_out)
+        logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
+        progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
+
     progress.say("final model: training on all images")
     learner.reset()
-    everything = TrainingIndices(np.arange(len(inputs.dataset)))
+    everything = TrainingIndices(np.arange(len(dataset)))
     fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
-    return HeldOutSet(inputs.dataset, outputs, "out of fold")
+    return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima), "out of fold")
 
 
 def _check_dataset(config: TrainingConfig, progress: Progress) -> None:

@@ -136,10 +136,10 @@ def train(
         raise
     print_line("")
     if evaluation is None:
-        print_line(f"already trained: {package.path} (digest {package.digest})", "bold")
+        print_line(f"already trained: {package.path} (digest {package.digest[:12]})", "bold")
     else:
         _print_metrics(evaluation)
-        print_line(f"trained: {package.path} (digest {package.digest})", "bold")
+        print_line(f"trained: {package.path} (digest {package.digest[:12]})", "bold")
     print_line(RESEARCH_NOTICE)
     print_line(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
 
