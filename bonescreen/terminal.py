@@ -18,6 +18,20 @@ def print_line(text: Cell, style: str = "") -> None:
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
 
 
+def print_wrapped(beginning: str, text: str) -> None:
+    """Print a text after `beginning`; in a terminal wrapped at words, with the next lines indented to match."""
+    console = Console()
+    if not (console.is_terminal and text):
+        print_line(beginning + text)
+        return
+    indent = " " * len(beginning)
+    for line in textwrap.wrap(
+        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    ):  # fmt: skip
+        print_line(line)
+
+
 def print_to(console: Console, text: str) -> None:
     """Print one line to a console that may show a progress bar, as it is, like `print_line`."""
     console.print(Text(escape_unprintable(text)), soft_wrap=True)
@@ -31,20 +45,6 @@ def print_notice(text: str) -> None:
 def print_error(text: str) -> None:
     """Print one line, ``error: ...``, to standard error."""
     print_notice(f"error: {' '.join(text.split())}")
-
-
-def print_wrapped(beginning: str, text: str) -> None:
-    """Print a text after its beginning; in a terminal on as many lines as it takes, indented below each other."""
-    console = Console()
-    if not (console.is_terminal and text):
-        print_line(beginning + text)
-        return
-    indent = " " * len(beginning)
-    for line in textwrap.wrap(
-        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
-        break_long_words=False, break_on_hyphens=False,
-    ):  # fmt: skip
-        print_line(line)
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:

@@ -48,7 +48,7 @@ def warn_of_seen(report: "EvaluationReport") -> None:
 def _warn(name: str, seen: "Leakage") -> None:
     from training.data.leakage import LeakageVerdict
 
-    if seen.verdict is not LeakageVerdict.UNSEEN:
+    if seen.verdict is not LeakageVerdict.HELD_OUT:
         print_notice(f"{'' if seen.verdict is LeakageVerdict.UNKNOWN else 'WARNING: '}{name}{seen.text}")
 
 
@@ -154,7 +154,7 @@ def evaluate(
     missing = [name for name in ("sklearn", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"evaluate needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
-    from training.data.leakage import PARTS, choose_part
+    from training.data.leakage import PARTS, select_part
     from training.data.read_dataset import read_dataset
     from training.disk import make_folder
     from training.evaluate.baseline import Baseline, require_fitting, require_readable
@@ -173,7 +173,7 @@ def evaluate(
         groups=groups,
         pseudonym_key=settings.pseudonym_key,
     )
-    dataset, part_name = choose_part(package, listed, part)
+    dataset, part_name = select_part(package, listed, part)
     dataset.require_both_classes(f"the data to measure on (part: {part_name})")
     require_fitting(dataset, package.card, rival)
     make_folder(output)
@@ -263,7 +263,7 @@ def _write(
     run: _Run, dataset: "Dataset", part: str, aim: "Aim | None", opponent: "Baseline | None", output: Path
 ) -> "EvaluationReport":
     """Measure, and write the report."""
-    from training.disk import write_whole
+    from training.disk import write_atomically
     from training.evaluate.baseline import JSON_FILE
     from training.evaluate.mistakes import draw_mistakes, worst_mistakes
     from training.evaluate.predictions import in_scope
@@ -278,7 +278,7 @@ def _write(
     for name, text in ((JSON_FILE, report.to_json() + "\n"), (PAGE_FILE, page)):
         # what the locale could not decode of a file's name
         content = text.encode("utf-8", "backslashreplace")
-        write_whole(output / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        write_atomically(output / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     return report
 
 

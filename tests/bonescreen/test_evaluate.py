@@ -100,7 +100,7 @@ def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
 
     page = dom(out / "report.html", tmp_path / "browser")
     for text in (
-        RESEARCH_NOTICE, "Whether the model has seen these images is not known.", "WRIST", "Out of scope",
+        RESEARCH_NOTICE, "Whether the model was trained on these images is not known.", "WRIST", "Out of scope",
         "chosen on the same data flatter", "Of 1,000 studies like these", "the file ends before the image does",
         "Compared with tiny 1",
     ):  # fmt: skip
@@ -123,7 +123,7 @@ def test_only_the_test_part_of_the_packages_split_is_measured(
     )
     done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "out", "--json", "--engine", "openvino")
     report = json.loads(done.out)
-    assert (report["data"]["part"], report["seen"]["verdict"]) == ("test", "unseen")
+    assert (report["data"]["part"], report["seen"]["verdict"]) == ("test", "held out")
     assert report["data"]["listed"] == 24
     assert "WARNING" not in done.err
 
@@ -141,7 +141,7 @@ def test_only_the_test_part_of_the_packages_split_is_measured(
     done = bonescreen(
         "evaluate", package, "--data", films, "-o", tmp_path / "all", "--part", "all", "--engine", "openvino"
     )
-    assert "WARNING: The model has learnt from" in done.err
+    assert "WARNING: The model was trained on" in done.err
 
 
 def test_an_earlier_evaluation_can_be_compared_with(
@@ -172,7 +172,7 @@ def test_a_rival_that_has_seen_the_films_is_told_from_its_package_and_from_its_t
     for rival in (learnt, tmp_path / "table" / "predictions.csv"):
         done = bonescreen("evaluate", tiny_package.path, *data, tmp_path / "out", "--against", rival)
         (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
-        assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model has learnt from")
+        assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model was trained on")
         assert f"tiny 1 ({digests[0]}) minus tiny 1 ({digests[1]})" in done.out
         assert "images auroc +0.000 no interval 1.000" in " ".join(done.out.split())
 
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_film_is_read(
     (tmp_path / "file").touch()
     done = bonescreen("evaluate", tiny_package.path, "--data", films, "-o", tmp_path / "file" / "out")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert done.err.startswith(f"error: {tmp_path / 'file' / 'out'} cannot be a folder to write to")
+    assert done.err.startswith(f"error: cannot write to the folder {tmp_path / 'file' / 'out'}")
 
 
 @pytest.mark.parametrize(

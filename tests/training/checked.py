@@ -1,4 +1,4 @@
-"""A labelled data set in FracAtlas's layout, in which one thing of each kind is wrong."""
+"""A labelled data set in FracAtlas's layout with one fault of each kind."""
 
 import csv
 from collections.abc import Callable
@@ -22,10 +22,10 @@ class Row:
 
 
 def limb(seed: int) -> NDArray[np.uint8]:
-    """Draw a film of a limb with two bones: the same view for all seeds, another person for each."""
+    """Draw a radiograph of a limb with two bones: the same view for all seeds, another person for each."""
     rng = np.random.default_rng(seed)
-    film = Image.new("L", (200, 260), 12)
-    draw = ImageDraw.Draw(film)
+    image = Image.new("L", (200, 260), 12)
+    draw = ImageDraw.Draw(image)
     x, lean, wide = 100 + rng.integers(-25, 25), rng.integers(-35, 35), rng.integers(28, 48)
     draw.line((x, -20, x + lean, 150), fill=90, width=2 * int(wide))
     for offset in (-wide // 2, wide // 2):
@@ -36,11 +36,11 @@ def limb(seed: int) -> NDArray[np.uint8]:
         tip = (x + lean - 50 + 25 * finger + along[0], 225 + along[1])
         draw.line((x + lean - 20 + 10 * finger, 140, *tip), fill=int(rng.integers(110, 190)), width=14)
     noise = rng.normal(0, 3, (260, 200))
-    return np.clip(np.asarray(film.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(image.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
 
 
 def planted(folder: Path) -> list[Row]:
-    """Write 60 films of 30 groups and what is wrong with them."""
+    """Write 60 images of 30 groups, and faulty copies of some."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for seed in range(60):
@@ -52,17 +52,17 @@ def planted(folder: Path) -> list[Row]:
     rows += [Row("truncated.png", False, "p00"), Row("exact.png", False, "p00")]
     flat: NDArray[np.uint8] = np.full((260, 200), 7, np.uint8)
     copies: dict[str, tuple[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
-        "tiff.tif": (2, lambda film: film),
-        "jpeg.jpg": (4, lambda film: film),
-        "smaller.png": (7, lambda film: np.asarray(Image.fromarray(film).resize((150, 195)))),
-        "brighter.png": (8, lambda film: np.clip(film * 1.15 + 10.0, 0, 255).astype(np.uint8)),
-        "mirrored.png": (10, lambda film: film[:, ::-1].copy()),
-        "inverted.png": (11, lambda film: 255 - film),
-        "relabelled.jpg": (13, lambda film: film),
-        "elsewhere.jpg": (16, lambda film: film),
-        "blank.png": (17, lambda film: flat),
-        "blank2.png": (19, lambda film: flat),
-        HOSTILE.replace("/", "_"): (20, lambda film: film),
+        "tiff.tif": (2, lambda image: image),
+        "jpeg.jpg": (4, lambda image: image),
+        "smaller.png": (7, lambda image: np.asarray(Image.fromarray(image).resize((150, 195)))),
+        "brighter.png": (8, lambda image: np.clip(image * 1.15 + 10.0, 0, 255).astype(np.uint8)),
+        "mirrored.png": (10, lambda image: image[:, ::-1].copy()),
+        "inverted.png": (11, lambda image: 255 - image),
+        "relabelled.jpg": (13, lambda image: image),
+        "elsewhere.jpg": (16, lambda image: image),
+        "blank.png": (17, lambda image: flat),
+        "blank2.png": (19, lambda image: flat),
+        HOSTILE.replace("/", "_"): (20, lambda image: image),
     }
     for name, (seed, change) in copies.items():
         Image.fromarray(change(limb(seed))).save(folder / "images" / name)

@@ -12,6 +12,7 @@ from training.audit.examination import Examination
 from training.audit.near_duplicates import DuplicateKind, Pair
 from training.audit.survey import blank, looks_inverted, stack_small
 from training.data.dataset import Dataset, Role
+from training.recipes import RECIPES
 from xray.vocabulary import REASON_TEXT
 
 
@@ -139,9 +140,6 @@ FEW = 0.1
 FEW_GROUPS = 10
 """Groups below which a part stands for few patients."""
 
-PARTING, CROSS_VALIDATING = ("seed", "humerus"), ("fracture",)
-"""Recipes by what they do with the data: this module does without Keras, which they need."""
-
 ENOUGH = 20
 """Images of a body part from which on one class alone is no chance."""
 
@@ -164,11 +162,12 @@ def about_labels(examined: Examination) -> Iterator[Finding]:
 def _no_split(examined: Examination) -> Iterator[Finding]:
     """Say which recipes would stop at once; it is an error where none would go on."""
     severity = Severity.WARNING if examined.has_split or not examined.no_folds else Severity.ERROR
-    for code, title, stopped, why in (
-        ("no-split", "The data cannot be split", PARTING, "" if examined.has_split else examined.split),
-        ("no-folds", "The data cannot be cross-validated", CROSS_VALIDATING, examined.no_folds),
+    for code, title, cross_validates, why in (
+        ("no-split", "The data cannot be split", False, "" if examined.has_split else examined.split),
+        ("no-folds", "The data cannot be cross-validated", True, examined.no_folds),
     ):
         if why:
+            stopped = [name for name, recipe in RECIPES.items() if bool(recipe.folds) is cross_validates]
             yield Finding(
                 code, severity, title, len(examined.dataset), "image",
                 f"Training by the recipe {' or '.join(stopped)} would stop at once: {why}.",

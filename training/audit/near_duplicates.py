@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.audit.survey import AuditedImage, blank, stack_small
-from training.data.split import join
+from training.data.split import merge_groups
 
 FARTHEST = 12
 """Bits of 64 in which two hashes may differ. Proposes 0.2 % of FracAtlas's pairs."""
@@ -205,7 +205,7 @@ def join_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> dict[str, str]:
     dict of str to str
         From a group to the one it is now in; joined ones are called like the first of them in the alphabet.
     """
-    return join(groups, ((groups[pair.first], groups[pair.second]) for pair in pairs))
+    return merge_groups(groups, ((groups[pair.first], groups[pair.second]) for pair in pairs))
 
 
 def _same(contents: list[tuple[int, Hashable]], kind: DuplicateKind) -> tuple[list[Pair], list[int]]:

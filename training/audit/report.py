@@ -22,7 +22,7 @@ from training.audit.findings import Finding, all_findings, verdict
 from training.audit.near_duplicates import join_groups
 from training.audit.survey import AuditedImage
 from training.data.dataset import Dataset, Role
-from training.disk import table_text, write_whole
+from training.disk import table_text, write_atomically
 from xray.errors import FileFault
 from xray.images.decode import decode
 from xray.vocabulary import RESEARCH_NOTICE
@@ -214,9 +214,9 @@ class AuditReport:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in ((GROUPS, self._groups_csv()), (RECORD, json.dumps(self.record(), indent=2) + "\n")):
             content = text.encode("utf-8", "surrogateescape")
-            write_whole(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            write_atomically(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
         page = self._page().encode("utf-8", "backslashreplace")
-        write_whole(folder / PAGE, lambda file: file.write(page))
+        write_atomically(folder / PAGE, lambda file: file.write(page))
 
     def _groups_csv(self) -> str:
         return table_text(("image", "group"), self.groups.items())

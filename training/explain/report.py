@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from training.disk import write_whole
+from training.disk import write_atomically
 from training.explain.drawing import draw_areas, draw_forgetting, draw_layer, draw_rows
 from training.explain.grad_cam import ImageExplanation, LayerExplanation, grad_cam_scale
 from training.explain.layers import LayerKind
@@ -215,7 +215,7 @@ def write_report(report: ExplainReport, folder: Path) -> Path:
     pictures = _film_pictures(report) | _check_pictures(report)
     texts = {NUMBERS: json.dumps(report_numbers(report), indent=2) + "\n", PAGE: report_page(report, pictures)}
     for name, content in {**pictures, **{name: text.encode() for name, text in texts.items()}}.items():
-        write_whole(folder / name, partial(_write, content))
+        write_atomically(folder / name, partial(_write, content))
     return folder / PAGE
 
 
