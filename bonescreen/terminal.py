@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,20 @@ GAP = "  "
 def print_line(text: Cell, style: str = "") -> None:
     """Print one line to standard output, as it is: no markup, no folding, no control characters."""
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
+
+
+def print_wrapped(beginning: str, text: str) -> None:
+    """Print a text after `beginning`; in a terminal wrapped at words, with the next lines indented to match."""
+    console = Console()
+    if not (console.is_terminal and text):
+        print_line(beginning + text)
+        return
+    indent = " " * len(beginning)
+    for line in textwrap.wrap(
+        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    ):  # fmt: skip
+        print_line(line)
 
 
 def print_to(console: Console, text: str) -> None:

@@ -1,15 +1,13 @@
 """Model packages: which there are, what they say of themselves, whether they are whole."""
 
 import json
-import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bonescreen.commands.runs import Json
 from bonescreen.context import settings_here
-from bonescreen.terminal import print_line, print_table, write_json
+from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from xray.errors import PackageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
@@ -110,7 +108,7 @@ def _print_card(package: "ModelPackage") -> None:
     card = package.card
     print_line(f"{card.name} {card.version}", "bold")
     for name, text in _lines(card):
-        _say_wrapped(f"  {name:<15} ", text)
+        print_wrapped(f"  {name:<15} ", text)
     print_line(f"  {'digest':<15} {package.digest}")
     print_line(f"  {'folder':<15} {package.path}")
     if card.metrics:
@@ -122,21 +120,7 @@ def _print_card(package: "ModelPackage") -> None:
     print_line("Before you believe a number:", "bold")
     told = any(RESEARCH_NOTICE in limit for limit in card.limits)
     for limit in (*card.limits, *(() if told else (RESEARCH_NOTICE,))):
-        _say_wrapped("  - ", limit)
-
-
-def _say_wrapped(beginning: str, text: str) -> None:
-    """Print a text, in a terminal on as many lines as it takes, below each other."""
-    console = Console()
-    if not (console.is_terminal and text):
-        print_line(beginning + text)
-        return
-    indent = " " * len(beginning)
-    for line in textwrap.wrap(
-        text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
-        break_long_words=False, break_on_hyphens=False,
-    ):  # fmt: skip
-        print_line(line)
+        print_wrapped("  - ", limit)
 
 
 def _lines(card: "Card") -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.checked import limb, planted
+from tests.training.audit.faulty_data import limb, planted
 from training.audit.examination import FOLDS, SEED, TEST, VALIDATION, Examination, examine
 from training.audit.findings import CROSS_VALIDATING, PARTING, Finding, Severity, all_findings, verdict
 from training.audit.near_duplicates import DuplicateKind, Fingerprints, Pair, find_duplicates, join_groups

@@ -1,8 +1,4 @@
-"""How well probabilities agree with human labels, and how sure one can be of it.
-
-Everywhere ``labels`` is ``(N,)`` bool, true for positive; ``scores`` is ``(N,)``, higher for more positive; a score
-at or over a threshold is positive.
-"""
+"""A slow bootstrap that draws row by row, as the reference for the fast one."""
 
 from collections.abc import Callable
 
@@ -25,9 +21,9 @@ def group_interval(
     groups : ndarray, (N,)
         The group of each image.
     repeats : int
-        Resamples.
+        Number of resamples.
     seed : int
-        Of the random draws.
+        Seed of the draws.
 
     Returns
     -------
@@ -37,7 +33,7 @@ def group_interval(
     Raises
     ------
     ValueError
-        If ten resamples for each wanted one have not sufficed.
+        If too few resamples with both classes are found in ten times as many draws.
     """
     rng = np.random.default_rng(seed)
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""`bonescreen doctor`: a page with pictures, the same as JSON, and groups."""
+"""`bonescreen audit`: a page with pictures, the same as JSON, and groups."""
 
 import html
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bonescreen.conftest import Bonescreen
-from tests.training.checked import Row, planted, write_labels
+from tests.training.audit.faulty_data import Row, planted, write_labels
 from xray.vocabulary import RESEARCH_NOTICE
 
 
@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Path:
 def test_what_is_wrong_is_told_on_the_terminal_the_page_and_as_json(
     bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path
 ) -> None:
-    done = bonescreen("doctor", data, "-o", tmp_path / "out")
+    done = bonescreen("audit", data, "-o", tmp_path / "out")
     assert done.code == 0
     assert re.search(r"error +1 pair  Copies of one film with different labels", done.out)
     assert "Not ready to train on: " in done.out
@@ -38,7 +38,7 @@ def test_what_is_wrong_is_told_on_the_terminal_the_page_and_as_json(
 def test_names_cannot_put_anything_into_the_page_and_nothing_is_loaded_from_elsewhere(
     bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path
 ) -> None:
-    bonescreen("doctor", data, "-o", tmp_path / "out")
+    bonescreen("audit", data, "-o", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;other" in page
@@ -48,7 +48,7 @@ def test_names_cannot_put_anything_into_the_page_and_nothing_is_loaded_from_else
 
 
 def test_json_is_alone_on_standard_output(bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path) -> None:
-    done = bonescreen("doctor", data, "-o", tmp_path / "out", "--json")
+    done = bonescreen("audit", data, "-o", tmp_path / "out", "--json")
     assert json.loads(done.out) == json.loads((tmp_path / "out" / "report.json").read_text())
 
 
@@ -57,7 +57,7 @@ def test_groups_are_suggested_for_the_body_parts_left_aside_too(
 ) -> None:
     table = data / "labels.csv"
     table.write_text(table.read_text().replace("film00.png,1,1,0", "film00.png,1,0,1"))
-    done = bonescreen("doctor", data, "-o", tmp_path / "out", "--body-part", "hand", "--json")
+    done = bonescreen("audit", data, "-o", tmp_path / "out", "--body-part", "hand", "--json")
     assert json.loads(done.out)["data"]["images"] == 72
     assert "images/film00.png,p00" in (tmp_path / "out" / "groups.csv").read_text()
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_looked_at_is_said_in_one_line(
         ([data, "--split", tmp_path / "split.csv"], "it was made for other data"),
         ([data, "--groups", tmp_path / "none.csv"], "cannot be read"),
     ):
-        done = bonescreen("doctor", *arguments, "-o", tmp_path / "out")
+        done = bonescreen("audit", *arguments, "-o", tmp_path / "out")
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
         assert text in done.err
         assert not (tmp_path / "out" / "report.html").exists()
@@ -87,5 +87,5 @@ def test_data_in_which_nothing_is_wrong_are_called_so(
     bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path
 ) -> None:
     write_labels(data, [Row(f"film{seed:02d}.png", seed % 3 == 0, f"q{seed:02d}") for seed in range(60)])
-    done = bonescreen("doctor", data, "-o", tmp_path / "out")
+    done = bonescreen("audit", data, "-o", tmp_path / "out")
     assert "Nothing was found that speaks against training." in done.out
