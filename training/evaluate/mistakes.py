@@ -1,4 +1,4 @@
-"""The worst mistakes of a model: images of which it was most certain, and a human label says otherwise."""
+"""The worst mistakes of a model: images that it classifies against their human label with the most certainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

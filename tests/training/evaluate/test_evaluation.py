@@ -20,22 +20,22 @@ def measured(rows: Predictions, **options: object) -> Evaluation:
 
 
 def assert_as_scikit_learn(found: Population, labels: np.ndarray, scores: np.ndarray) -> None:
-    at, called = found.at[0], scores >= 0.5
+    at, flagged = found.at[0], scores >= 0.5
     assert (found.n, found.positives) == (len(labels), labels.sum())
     expected = {
         "auroc": sklearn_metrics.roc_auc_score(labels, scores),
         "average_precision": sklearn_metrics.average_precision_score(labels, scores),
-        "sensitivity": sklearn_metrics.recall_score(labels, called),
-        "specificity": sklearn_metrics.recall_score(~labels, ~called),
-        "accuracy": sklearn_metrics.accuracy_score(labels, called),
-        "kappa": sklearn_metrics.cohen_kappa_score(labels, called),
+        "sensitivity": sklearn_metrics.recall_score(labels, flagged),
+        "specificity": sklearn_metrics.recall_score(~labels, ~flagged),
+        "accuracy": sklearn_metrics.accuracy_score(labels, flagged),
+        "kappa": sklearn_metrics.cohen_kappa_score(labels, flagged),
     }
     for name, value in expected.items():
         estimate = getattr(found if hasattr(found, name) else at, name)
         assert estimate.value == pytest.approx(value, abs=1e-9)
         assert estimate.low < estimate.value < estimate.high
     counts = [[at.true_negatives, at.false_positives], [at.false_negatives, at.true_positives]]
-    assert counts == sklearn_metrics.confusion_matrix(labels, called).tolist()
+    assert counts == sklearn_metrics.confusion_matrix(labels, flagged).tolist()
 
 
 def test_metrics_of_images_agree_with_scikit_learn() -> None:
