@@ -1,19 +1,24 @@
 # Everything a fresh machine with python3, pip and make needs:
 #
-#   make screen [ARCHIVE=path]   screen a folder of X-ray studies (default: the example archive)
-#   make test                    run the tests
-#   make check                   the ritual before a commit: style, types, tests
-#   make lock                    choose dependencies' versions anew
+#   make screen [ARCHIVE=path]      screen a folder of X-ray studies (default: the example archive)
+#   make install [EXTRAS=names]     install only; extras: tensorflow (training), postgres, cuda, separated by commas
+#   make test                       run the tests
+#   make check                      style, types and tests, as before each commit
+#   make lock                       choose new versions of the dependencies
 
 PYTHON ?= python3
 ARCHIVE ?= examples/archive
+EXTRAS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen test check style types lock clean
+.PHONY: screen install test check style types lock clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
+
+install: .venv/screen.done
+	@$(if $(EXTRAS),$(INSTALL) --editable ".[$(EXTRAS)]")
 
 test: .venv/develop.done
 	@$(BIN)/python -m pytest -n 4

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.floor FRACATLAS WEIGHTS OUT``: the shipped recipe against frozen features.
+"""``python -m benchmarks.floor FRACATLAS WEIGHTS OUT``: the recipe ``fracture`` against a linear baseline.
 
-The floor is logistic regression on pooled features of the frozen backbone at the same input, on the same folds. Its
-penalty is the best of several on the very results that are reported, which flatters the floor. ``OUT`` is where
-``bonescreen train fracture`` has worked: its ``predictions.csv`` is the other side.
+The baseline is logistic regression on pooled features of the frozen backbone with the same input, in the same folds.
+Its penalty is the best of several on the reported predictions themselves, which favours the baseline. ``OUT`` is the
+``--out`` of ``bonescreen train fracture``, with the other model's ``predictions.csv``.
 """
 
 import sys
@@ -36,7 +36,7 @@ PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 def out_of_fold(
     pooled: NDArray[np.float32], labels: NDArray[np.bool_], folds: NDArray[np.int64], c: float
 ) -> NDArray[np.float64]:
-    """Return each film's log odds, ``(N,)``, by a regression that has not seen its fold."""
+    """Return out-of-fold log odds, ``(N,)``, of a logistic regression."""
     logits = np.empty(len(labels))
     for fold in np.unique(folds):
         held_out = folds == fold
@@ -47,28 +47,28 @@ def out_of_fold(
 
 
 def main(data: Path, weights: Path, out: Path) -> None:
-    """Print AUROC of both sides and their difference, for all films and for the upper limb."""
+    """Print AUROC of both models and their difference, for all images and for the upper limb."""
     prepare_backend()
-    shipped = find_recipe("fracture")
+    trained_recipe = find_recipe("fracture")
     listed = read_dataset(data)
     trained = Predictions.read(out / PREDICTIONS)
     for geometry in ("pad", "squash"):
-        recipe = replace(shipped, input_size=224, geometry=geometry, views=1, augmentation=Augmentation())
+        recipe = replace(trained_recipe, input_size=224, geometry=geometry, views=1, augmentation=Augmentation())
         dataset, images, _ = load_images(listed, Preprocessing(224, geometry), out / "cache")
         pooled = TrainingInputs(dataset, images, Learner(recipe, weights), out / "cache", Progress()).pooled
         folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
-        found = {c: out_of_fold(pooled, dataset.labels, folds, c) for c in PENALTIES}
-        best = max(found, key=lambda c: auroc(dataset.labels, found[c]))
-        floor = Predictions.of(dataset, found[best], 1 / (1 + np.exp(-found[best])))
+        logits = {c: out_of_fold(pooled, dataset.labels, folds, c) for c in PENALTIES}
+        best = max(logits, key=lambda c: auroc(dataset.labels, logits[c]))
+        baseline = Predictions.of(dataset, logits[best], 1 / (1 + np.exp(-logits[best])))
         for name, keep in (
-            ("all", np.ones(len(floor), bool)),
-            ("upper limb", np.isin(floor.body_parts, list(UPPER_LIMB))),
+            ("all", np.ones(len(baseline), bool)),
+            ("upper limb", np.isin(baseline.body_parts, list(UPPER_LIMB))),
         ):
-            ours, theirs = align(floor, trained).select(keep), floor.select(keep)
+            ours, theirs = align(baseline, trained).select(keep), baseline.select(keep)
             area = compare(ours, theirs, None)[0]
             interval = "" if area.low is None else f"[{area.low:+.4f}, {area.high:+.4f}]"
             print(
-                f"{name}, {geometry}: {shipped.name} {area.first:.4f}, floor (C={best:g}) {area.second:.4f}, "
+                f"{name}, {geometry}: {trained_recipe.name} {area.first:.4f}, baseline (C={best:g}) {area.second:.4f}, "
                 f"difference {area.difference:+.4f} {interval}, p = {area.p:.3f}",
                 flush=True,
             )

@@ -1,58 +1,32 @@
-"""On what terms the weights came to be: what a card must say of the backbone's first weights."""
+"""The model card of a trained package: terms of the data, metrics and limits, as JSON and as a page for people."""
 
 import dataclasses
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from training.config import TrainingConfig
+from training.config import InitialWeights, TrainingConfig
 from training.data.dataset import Dataset
 from training.data.fracatlas import FRACATLAS
 from training.evaluate.held_out import ModelEvaluation
-from training.fit.learner import Initial
 from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
-from xray.network.card import SCHEMA, Card, TrainingData
+from xray.network.card import SCHEMA, Card, Metric, TrainingData
 from xray.network.package import ModelPackage
 from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE
 
 IMAGENET = TrainingData(
     name="ImageNet (ILSVRC 2012)",
-    role="the backbone's first weights, as published with Keras Applications",
+    role="initial weights of the backbone, as published with Keras Applications",
     licence="weights: as Keras Applications states for the backbone, BSD-3-Clause for DenseNet (Copyright (c) 2016, "
-    "Zhuang Liu; text in bonescreen's LICENSES); images: not here",
+    "Zhuang Liu; text in bonescreen's LICENSES); the images are not included",
     terms="ImageNet grants access to its images for non-commercial research and education",
     attribution="Russakovsky et al. 2015, IJCV; weights: converted by Keras Applications",
 )
 
-
-def initial_terms(initial: Initial) -> tuple[TrainingData, ...]:
-    """Return what a card says of the data that the first weights have seen; nothing for random numbers."""
-    if initial is None:
-        return ()
-    if isinstance(initial, ModelPackage):
-        card = initial.card
-        return tuple(
-            replace(data, role=f"the backbone's first weights, by the package {card.name} {card.version}")
-            for data in card.training_data
-        )
-    if isinstance(initial, Path) and "imagenet" not in initial.name.lower():
-        return (
-            TrainingData(
-                name=f"the weights file {initial.name}",
-                role="the backbone's first weights",
-                licence="not known",
-                terms="not known: ask where the file comes from before the model is passed on",
-                attribution="none given",
-            ),
-        )
-    if isinstance(initial, Path):
-        return (replace(IMAGENET, role=f"the backbone's first weights, from {initial.name}, ImageNet's by its name"),)
-    return (IMAGENET,)
-
-
 WORDING = {"abnormality": "positive: abnormal"}
 
-# What films of FracAtlas's flags turned out to show; docs/model.md says how that was judged.
+# Body parts on images with FracAtlas's flags; docs/model.md says how they were determined.
 FRACATLAS_BODY_PARTS = {
     "HAND": ("ELBOW", "FINGER", "FOREARM", "HAND", "WRIST"),
     "SHOULDER": ("HUMERUS", "SHOULDER"),
@@ -60,28 +34,33 @@ FRACATLAS_BODY_PARTS = {
     "LEG": ("ANKLE", "FEMUR", "FOOT", "KNEE", "LEG"),
 }
 FRACATLAS_LIMITS = (
-    "FracAtlas is of a few hospitals in Bangladesh; other archives differ.",
-    "Labels are noisy: some near-duplicate films have conflicting labels, one label contradicts its folder.",
-    "There are no patient ids: groups are of near-duplicate and neighbouring files at best, not of patients.",
-    "Casts, splints and metal go with fractures in the training data, so the model may see them instead.",
+    "FracAtlas is from a few hospitals in Bangladesh; the metrics may be different in other archives.",
+    "FracAtlas's labels are noisy: some near duplicates have different labels, and one label contradicts its folder.",
+    "FracAtlas has no patient identifiers: groups are of near duplicates and neighbouring files, not of patients.",
+    "In the training data, images with casts, splints or metal often show a fracture, so the model may respond to "
+    "these instead of the fracture.",
 )
 
+METRIC_DECIMALS = 4
 
-def make_card(order: TrainingConfig, judgement: ModelEvaluation, dataset: Dataset, faults: str) -> Card:
-    """Make the card of a package.
+
+def make_card(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Dataset, unreadable: str) -> Card:
+    """Return the card of a package.
+
+    Metrics are rounded to four decimals. Thresholds and calibration are exact, because they decide the label.
 
     Parameters
     ----------
-    order : Order
-        What was asked for.
-    judgement : Judgement
-        What was measured.
+    config : TrainingConfig
+        Configuration of the run.
+    evaluation : ModelEvaluation
+        Thresholds, calibration and metrics.
     dataset : Dataset
-        The N examples that could be read.
-    faults : str
-        What could not, by reason.
+        The N readable examples.
+    unreadable : str
+        The number of unreadable images by reason, as text.
     """
-    recipe = order.recipe
+    recipe = config.recipe
     return Card(
         schema=SCHEMA,
         name=recipe.name,
@@ -90,25 +69,27 @@ def make_card(order: TrainingConfig, judgement: ModelEvaluation, dataset: Datase
         head=recipe.head,
         finding=dataset.finding,
         wording=WORDING.get(dataset.finding, f"positive: {dataset.finding}"),
-        body_parts=_scope(dataset),
+        body_parts=_body_parts_in_scope(dataset),
         input_size=recipe.input_size,
         preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
-        image_threshold=judgement.image_threshold,
-        study_threshold=judgement.study_threshold,
-        calibration=judgement.calibration,
-        heat_map_scale=judgement.heat_map_scale,
-        training_data=(dataset.terms, *initial_terms(order.initial)),
-        metrics=judgement.metrics,
-        limits=_limits(order, dataset, faults),
-        command=order.command,
+        image_threshold=evaluation.image_threshold,
+        study_threshold=evaluation.study_threshold,
+        calibration=evaluation.calibration,
+        heat_map_scale=evaluation.heat_map_scale,
+        training_data=(dataset.terms, *initial_weights_terms(config.initial_weights)),
+        metrics=tuple(map(_rounded, evaluation.metrics)),
+        limits=_limits(config, dataset, unreadable),
+        command=config.command,
         files={},
     )
 
 
 def make_readme(card: Card) -> str:
-    """Return the page for people, Markdown, from the card."""
-    metrics = "\n".join(
-        f"| {metric.population} | {metric.name} | {metric.value:.3f} | {metric.interval} |" for metric in card.metrics
+    """Return the card as a page for people, Markdown."""
+    metrics = "\n\n".join(
+        f"{population}:\n\n| metric | value | 95 % interval |\n|---|---|---|\n"
+        + "\n".join(f"| {metric.name} | {metric.value:.3f} | {metric.interval} |" for metric in group)
+        for population, group in itertools.groupby(card.metrics, key=lambda metric: metric.population)
     )
     data = "\n\n".join(
         f"**{each.name}**: {each.role}. Licence: {each.licence}. Terms: {each.terms}. {each.attribution}."
@@ -118,7 +99,7 @@ def make_readme(card: Card) -> str:
     return f"""# {card.name}, version {card.version}
 
 {card.backbone} with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
-Says of a radiograph "{card.wording}" or not, with a probability and a class activation map.
+Predicts for a radiograph the probability of "{card.wording}", with a class activation map (CAM).
 
 **{RESEARCH_NOTICE}**
 
@@ -126,16 +107,14 @@ Says of a radiograph "{card.wording}" or not, with a probability and a class act
 - body parts in scope: {", ".join(card.body_parts)}
 - image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
 - study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
-- probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}), Platt's scaling
-- heat maps: the top of the scale is a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the maxima
-  of positive films that the network had not learnt from
+- probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}) (Platt scaling)
+- heat maps: the colour scale ends at a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the largest
+  values in held-out positive images
 
 ## Metrics
 
 95 % intervals by bootstrap of whole groups.
 
-| images | metric | value | 95 % interval |
-|---|---|---|---|
 {metrics}
 
 ## Limits
@@ -146,9 +125,9 @@ Says of a radiograph "{card.wording}" or not, with a probability and a class act
 
 {data}
 
-## How it was made
+## Command
 
-By the recipe of this name and version (`bonescreen train {card.name} --show`):
+The settings are those of the recipe with this name and version (`bonescreen train {card.name} --show`):
 
 ```
 {card.command}
@@ -156,48 +135,79 @@ By the recipe of this name and version (`bonescreen train {card.name} --show`):
 """
 
 
-def _scope(dataset: Dataset) -> tuple[str, ...]:
-    known = set(dataset.body_parts.tolist())
+def initial_weights_terms(initial_weights: InitialWeights) -> tuple[TrainingData, ...]:
+    """Return the terms of the data that the initial weights were trained on; empty for random weights."""
+    if initial_weights is None:
+        return ()
+    if isinstance(initial_weights, ModelPackage):
+        card = initial_weights.card
+        return tuple(
+            replace(data, role=f"initial weights of the backbone, from the package {card.name} {card.version}")
+            for data in card.training_data
+        )
+    if isinstance(initial_weights, Path):
+        name = initial_weights.name
+        if "imagenet" in name.lower():
+            return (replace(IMAGENET, role=f"initial weights of the backbone, from {name}, ImageNet's by its name"),)
+        return (
+            TrainingData(
+                name=f"the weights file {name}",
+                role="initial weights of the backbone",
+                licence="not known",
+                terms="not known: find out where the file is from before passing on the model",
+                attribution="none given",
+            ),
+        )
+    return (IMAGENET,)
+
+
+def _rounded(metric: Metric) -> Metric:
+    low, high = (None if end is None else round(end, METRIC_DECIMALS) for end in (metric.low, metric.high))
+    return replace(metric, value=round(metric.value, METRIC_DECIMALS), low=low, high=high)
+
+
+def _body_parts_in_scope(dataset: Dataset) -> tuple[str, ...]:
+    parts = set(dataset.body_parts.tolist())
     if dataset.terms is FRACATLAS:
-        known = {shown for part in known for shown in FRACATLAS_BODY_PARTS.get(part, ())}
-    return tuple(part for part in BODY_PARTS if part in known) or BODY_PARTS
+        parts = {shown for part in parts for shown in FRACATLAS_BODY_PARTS.get(part, ())}
+    return tuple(part for part in BODY_PARTS if part in parts) or BODY_PARTS
 
 
-def _limits(order: TrainingConfig, dataset: Dataset, faults: str) -> tuple[str, ...]:
-    recipe = order.recipe
-    general = [
-        f"{RESEARCH_NOTICE} It misses findings and flags normal films: read the metrics.",
-        "Metrics are of held-out images of one data set; other archives differ.",
-        "A heat map shows what spoke for the label, not where the finding is.",
-        f"{len(dataset):,} images were used; unreadable and left out: {faults}.",
+def _limits(config: TrainingConfig, dataset: Dataset, unreadable: str) -> tuple[str, ...]:
+    recipe = config.recipe
+    limits = [
+        f"{RESEARCH_NOTICE} The model misses findings and flags normal images: read the metrics.",
+        "The metrics are of held-out images of one data set; they may be different in other archives.",
+        "A heat map shows what raised the score, not where the finding is.",
+        f"Trained and evaluated with {len(dataset):,} images; unreadable images, left out: {unreadable}.",
     ]
     if recipe.folds:
-        general += [
-            "Thresholds and calibration were chosen on the same out-of-fold results as the metrics at thresholds.",
-            "Where a recipe's own numbers were chosen on folds of the same data set, as those of fracture were on "
-            "FracAtlas, its metrics are flattered by that.",
-            "The network that ships has learnt from all images, so none of this data set can test it.",
+        limits += [
+            "Thresholds and calibration were chosen on the same out-of-fold predictions as the metrics at thresholds.",
+            "If the recipe's settings were chosen on folds of the same data set, as those of the recipe fracture were "
+            "on FracAtlas, the metrics are too good.",
+            "The model in this package was trained on all images, so it cannot be evaluated on this data set.",
         ]
     if dataset.finding == "abnormality":
-        general.append("MURA's labels say abnormal or not: a positive need not be a fracture.")
+        limits.append("MURA's labels are normal or abnormal: a positive image need not show a fracture.")
     if not any(dataset.body_parts):
-        general.append("The data do not say which body parts they show, so no part is out of scope.")
-    general += dataset.notes
-    general += _changes(recipe)
-    return (*general, *(FRACATLAS_LIMITS if dataset.terms is FRACATLAS else ()))
+        limits.append("The training data do not name body parts, so no body part is out of scope.")
+    limits += dataset.notes
+    limits += _changed_settings(recipe)
+    return (*limits, *(FRACATLAS_LIMITS if dataset.terms is FRACATLAS else ()))
 
 
-def _changes(recipe: Recipe) -> list[str]:
-    """Say which of the recipe's numbers were others than it is known for."""
-    known = RECIPES.get(recipe.name)
-    if known is None or known == recipe:
+def _changed_settings(recipe: Recipe) -> list[str]:
+    """Return a sentence on the settings that are not those of the published recipe, if there are any."""
+    published = RECIPES.get(recipe.name)
+    if published is None or published == recipe:
         return []
     changed = [
         f"{field.name.replace('_', ' ')} {_text(getattr(recipe, field.name))}"
         for field in dataclasses.fields(recipe)
-        if getattr(recipe, field.name) != getattr(known, field.name)
+        if getattr(recipe, field.name) != getattr(published, field.name)
     ]
-    return [f"Not quite the recipe {recipe.name} {recipe.version}: made with {'; '.join(changed)}."]
+    return [f"Settings changed from the recipe {recipe.name} {recipe.version}: {'; '.join(changed)}."]
 
 
 def _text(value: object) -> str:

@@ -1,43 +1,52 @@
-"""What a training run is given."""
+"""Configuration of a training run."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from training.data.dataset import Dataset
 from training.data.split import Split
-from training.fit.learner import Initial
 from training.recipes import Recipe
+from xray.network.package import ModelPackage
+
+InitialWeights = Path | Literal["imagenet"] | ModelPackage | None
+"""What the backbone starts from: a Keras weights file, Keras' download, another package's backbone, random weights."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What a training run is asked for.
+    """What to train, on which data, and where to write it.
 
     Attributes
     ----------
     recipe : Recipe
-        What to do.
+        Network and training settings.
     dataset : Dataset
-        What to learn from.
-    initial : Path, "imagenet", ModelPackage or None
-        What the backbone starts from.
+        Labelled images.
+    initial_weights : Path, "imagenet", ModelPackage or None
+        Initial weights of the backbone.
     out : Path
-        Gets the package, and beside it what a run needs to go on.
+        Folder for the package, and for the cache and checkpoints with which an interrupted run continues.
     command : str
-        The command, for the card, without paths.
+        The command for the card, without paths.
     split : Split or None
-        Which groups are for what; drawn by the recipe if None.
+        Training, validation and test part; drawn by the recipe if None.
     deterministic : bool
-        The same weights to the bit each time, on the same machine, at some cost in speed.
+        Give the same weights to the bit each time on the same machine, at some cost in speed.
     graph : bool
-        Put an OpenVINO graph into the package.
+        Include an OpenVINO graph in the package.
     """
 
     recipe: Recipe
     dataset: Dataset
-    initial: Initial
+    initial_weights: InitialWeights
     out: Path
     command: str
     split: Split | None = None
     deterministic: bool = False
     graph: bool = True
+
+    @property
+    def package_path(self) -> Path:
+        """Folder of the package, such as ``out/humerus-1``."""
+        return self.out / self.recipe.package_name

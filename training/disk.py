@@ -1,4 +1,4 @@
-"""Files that a long run leaves behind: whole or not at all, and room for them looked for before hours are spent."""
+"""Files that a long run writes: atomic writes, disk space reserved in advance, and CSV tables."""
 
 import csv
 import io
@@ -17,76 +17,36 @@ from numpy.typing import DTypeLike
 from xray.errors import StorageOutage, UsageError
 
 
-def mapped_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
-    """Make a ``.npy`` file of zeros, or open the one that is there, and map it for writing.
-
-    Its room is taken at once: a disk that fills up while a mapping is written kills the process without a word.
-
-    Parameters
-    ----------
-    path : Path
-        The file, in a folder that exists.
-    dtype : DTypeLike
-        Of the array.
-    shape : tuple of int
-        Of the array, any.
-
-    Returns
-    -------
-    ndarray of dtype, shape
-        Mapped from the file.
-
-    Raises
-    ------
-    StorageOutage
-        If the disk has no room for it; says how much is needed. The file is deleted.
-    """
-    try:
-        mapped = open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        free, size = shutil.disk_usage(path.parent).free, math.prod(shape) * np.dtype(dtype).itemsize
-        path.unlink(missing_ok=True)
-        raise StorageOutage(
-            f"{path.parent} has {_bytes(free)} free and {_bytes(size)} are needed "
-            f"({error.strerror or error}): free some, or choose another folder"
-        ) from error
-    return mapped
-
-
 def make_folder(path: Path) -> None:
-    """Make a folder that can be written to, before what is to go into it costs time.
+    """Create a folder, and check that it can be written to before time is spent on what goes into it.
 
     Raises
     ------
     UsageError
-        If it cannot be made, or not be written to.
+        If it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be a folder to write to ({error.strerror or error}): choose another"
-        ) from error
+        raise UsageError(f"cannot write to the folder {path} ({error.strerror or error}): choose another") from error
 
 
-def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file that is there whole, or not at all, after a crash too.
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that after a crash it is either complete or as it was before.
 
     Parameters
     ----------
     path : Path
-        The file; one that is there is replaced.
+        The file; an existing one is replaced.
     content : bytes or callable
-        What to write, or what is given the open file to write it.
+        The content, or a function that writes it to the open file.
 
     Raises
     ------
     StorageOutage
-        If it cannot be written, as when the disk is full.
+        If it cannot be written, for example because the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -104,23 +64,64 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
         partial.unlink(missing_ok=True)
 
 
-def _bytes(size: int) -> str:
-    # To tenths, so that what is free and what is needed are seldom written alike.
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def mapped_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """Create a ``.npy`` file of zeros, or open an existing one, and map it into memory for writing.
+
+    Its disk space is reserved at once, because a process that writes to a mapping on a full disk is killed without a
+    message.
+
+    Parameters
+    ----------
+    path : Path
+        The file, in an existing folder.
+    dtype : DTypeLike
+        Type of the array.
+    shape : tuple of int
+        Shape of the array.
+
+    Returns
+    -------
+    ndarray of dtype, shape
+        Mapped from the file.
+
+    Raises
+    ------
+    StorageOutage
+        If the disk does not have enough space; the message says how much is needed, and the file is deleted.
+    """
+    try:
+        mapped = open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        free, size = shutil.disk_usage(path.parent).free, math.prod(shape) * np.dtype(dtype).itemsize
+        path.unlink(missing_ok=True)
+        raise StorageOutage(
+            f"{path.parent} has {_size_text(free)} free and {_size_text(size)} are needed "
+            f"({error.strerror or error}): free some space, or choose another folder"
+        ) from error
+    return mapped
 
 
 def read_table(table: Path, columns: Collection[str]) -> list[tuple[int, dict[str, str]]]:
     """Read a CSV file with named columns.
 
+    Parameters
+    ----------
+    table : Path
+        The file, UTF-8.
+    columns : collection of str
+        Columns that it must have; others are read too.
+
     Returns
     -------
-    list of tuple
-        Line number and record, a missing cell as an empty string.
+    list of tuple of int and dict
+        Line number and record; a missing cell is an empty string.
 
     Raises
     ------
     UsageError
-        If the file cannot be read, or lacks a column.
+        If the file cannot be read or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -134,12 +135,17 @@ def read_table(table: Path, columns: Collection[str]) -> list[tuple[int, dict[st
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return CSV text that :func:`read_table` reads again, line by line ended by a line feed."""
-    return "".join(f"{_line(row)}\n" for row in (columns, *rows))
+    """Return CSV text with LF line ends that :func:`read_table` can read."""
+    return "".join(f"{_csv_line(row)}\n" for row in (columns, *rows))
 
 
-def _line(row: Sequence[str]) -> str:
-    # A writer quotes the characters that end its lines: written with a line feed alone, a carriage return stays bare.
+def _csv_line(row: Sequence[str]) -> str:
+    # A csv writer quotes the characters of its own line end. With "\n" it would leave a carriage return unquoted.
     text = io.StringIO(newline="")
     csv.writer(text).writerow(row)
     return text.getvalue().removesuffix("\r\n")
+
+
+def _size_text(size: int) -> str:
+    # One decimal, so that free and needed space seldom look equal.
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

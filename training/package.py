@@ -1,4 +1,4 @@
-"""Put what was learnt and measured into a model package."""
+"""Write a trained network and its evaluation as a model package."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from PIL import Image
 from training.card import make_card, make_readme
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Role
-from training.data.leakage import FILMS_FILE, film_digests, films_table
+from training.data.leakage import TRAINING_IMAGES_FILE, image_digests, training_images_table
 from training.data.split import SPLIT_FILE, Split
 from training.evaluate.held_out import ModelEvaluation
 from training.fit.learner import Learner
@@ -23,90 +23,70 @@ from xray.network.keras_engine import compile_forward
 from xray.network.openvino_graph import packaged_graph
 from xray.network.package import Golden, ModelPackage, round_to_storage, write_package
 
-MAKING = ".making-"
+DRAFT_PREFIX = ".draft-"
 GOLDEN_IMAGES = 8
 GOLDEN_TOLERANCE = 2e-3
 
 
-def release(
-    order: TrainingConfig,
+def write_model_package(
+    config: TrainingConfig,
     learner: Learner,
-    judgement: ModelEvaluation,
+    evaluation: ModelEvaluation,
     dataset: Dataset,
-    faults: str,
+    unreadable: str,
     split: Split | None,
-    target: Path,
 ) -> ModelPackage:
-    """Write the model package.
+    """Write the model package to ``config.package_path``, which must not exist.
 
     Parameters
     ----------
-    order : Order
-        What was asked for.
+    config : TrainingConfig
+        Configuration of the run.
     learner : Learner
-        What has learnt.
-    judgement : Judgement
-        What was measured.
+        The trained network.
+    evaluation : ModelEvaluation
+        Thresholds, calibration and metrics.
     dataset : Dataset
-        The N examples that could be read.
-    faults : str
-        What could not, by reason.
+        The N readable examples.
+    unreadable : str
+        The number of unreadable images by reason, as text.
     split : Split or None
-        Which groups were for what; None after cross-validation.
-    target : Path
-        The package's folder, which must not exist.
+        The split that it was trained with; None after cross-validation.
 
     Raises
     ------
     StorageOutage
-        If it cannot be written, as when the disk is full.
+        If it cannot be written, for example because the disk is full.
     """
-    weights = [round_to_storage(weight) for weight in network_weights(learner.network)]
-    golden = _golden(order.recipe, weights)
-    card = make_card(order, judgement, dataset, faults)
+    path = config.package_path
+    weights = [round_to_storage(weight) for weight in network_weights(learner.inference_model)]
+    golden = _golden(config.recipe, weights)
+    card = make_card(config, evaluation, dataset, unreadable)
     readme = make_readme(card)
-    extra = _tables(order, dataset, split)
+    extra = _tables(config, dataset, split)
     try:
-        if order.graph:
-            with tempfile.TemporaryDirectory(prefix=MAKING, dir=target.parent) as folder:
+        if config.graph:
+            with tempfile.TemporaryDirectory(prefix=DRAFT_PREFIX, dir=path.parent) as folder:
                 draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)
                 extra |= packaged_graph(draft, Path(folder))
-        return write_package(target, card, weights=weights, golden=golden, readme=readme, extra=extra)
+        return write_package(path, card, weights=weights, golden=golden, readme=readme, extra=extra)
     except OSError as error:
-        # HDF5 puts a page of its own into what it raises.
-        reason = os.strerror(error.errno) if error.errno else "its disk may be full"
+        # HDF5's own messages are a page long.
+        reason = os.strerror(error.errno) if error.errno else "the disk may be full"
         raise StorageOutage(
-            f"{target} cannot be written ({reason}): make room, and the same command goes on from here"
+            f"{path} cannot be written ({reason}): free some space, and run the same command to continue"
         ) from error
 
 
-def _golden(recipe: Recipe, weights: list[NDArray[np.float32]]) -> Golden:
-    """Ask the network as it will be loaded: in float32, whatever it was trained in."""
-    keras.config.set_dtype_policy("float32")
-    network = build_network(recipe.backbone, recipe.input_size, recipe.head)
-    network.set_weights(weights)
-    images = golden_images(recipe.input_size, recipe.seed)
-    logits, cams = compile_forward(network, len(images))(images)
-    return Golden(images, logits, cams, GOLDEN_TOLERANCE)
-
-
-def _tables(order: TrainingConfig, dataset: Dataset, split: Split | None) -> dict[str, bytes]:
-    """Say what each film and group was for; after cross-validation the network has learnt from all."""
-    roles = [Role.TRAIN if split is None else split.roles[group] for group in dataset.groups.tolist()]
-    ancestor = order.initial if isinstance(order.initial, ModelPackage) else None
-    films = films_table(zip(film_digests(dataset), roles, strict=True), ancestor)
-    return {FILMS_FILE: films} if split is None else {FILMS_FILE: films, SPLIT_FILE: split.to_csv().encode()}
-
-
 def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
-    """Draw images that exercise a network and show no patient: smooth fields from coarse to fine.
+    """Draw test images without patient data: smooth random patterns from coarse to fine.
 
     Parameters
     ----------
     size : int
         Side, pixels.
     seed : int
-        Of the draw.
+        Random seed.
 
     Returns
     -------
@@ -115,5 +95,23 @@ def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
     """
     rng = np.random.default_rng(seed)
     cells = [min(size, 2 ** (1 + number % 6)) for number in range(GOLDEN_IMAGES)]
-    fields = [Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)) for side in cells]
-    return np.stack([np.asarray(field.resize((size, size), Image.Resampling.BICUBIC)) for field in fields])
+    patterns = [Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)) for side in cells]
+    return np.stack([np.asarray(pattern.resize((size, size), Image.Resampling.BICUBIC)) for pattern in patterns])
+
+
+def _golden(recipe: Recipe, weights: list[NDArray[np.float32]]) -> Golden:
+    """Compute golden outputs in float32, as in screening, whatever the precision of the training."""
+    keras.config.set_dtype_policy("float32")
+    network = build_network(recipe.backbone, recipe.input_size, recipe.head)
+    network.set_weights(weights)
+    images = golden_images(recipe.input_size, recipe.seed)
+    logits, cams = compile_forward(network, len(images))(images)
+    return Golden(images, logits, cams, GOLDEN_TOLERANCE)
+
+
+def _tables(config: TrainingConfig, dataset: Dataset, split: Split | None) -> dict[str, bytes]:
+    """Return the list of training images, and the split; after cross-validation every image is a training image."""
+    roles = [Role.TRAIN if split is None else split.roles[group] for group in dataset.groups.tolist()]
+    initial = config.initial_weights if isinstance(config.initial_weights, ModelPackage) else None
+    tables = {TRAINING_IMAGES_FILE: training_images_table(zip(image_digests(dataset), roles, strict=True), initial)}
+    return tables if split is None else {**tables, SPLIT_FILE: split.to_csv().encode()}

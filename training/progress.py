@@ -1,4 +1,4 @@
-"""How far a training run is: lines that stay, and on a terminal a bar that moves."""
+"""Progress of a training run on the terminal, and loading Keras without its log output."""
 
 import logging
 import os
@@ -14,52 +14,53 @@ from rich.text import Text
 
 
 class Progress:
-    """Where a run says what it does: standard output, which a file may be."""
+    """Lines and progress bars on standard output, which may be a file."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stdout)
 
     def say(self, text: str) -> None:
-        """Print one line, as it is."""
+        """Print one line without markup or folding."""
         self._console.print(Text(text), soft_wrap=True)
         self._console.file.flush()
 
     @contextmanager
-    def bar(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-        """Show a bar while the block runs; call what it gives with the steps made. Nothing moves but on a terminal."""
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Show a progress bar during the block, on a terminal only; yields a function to call with the steps done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
-            task = bars.add_task(what, total=total, completed=done)
+            task = bars.add_task(title, total=total, completed=done)
             yield lambda steps: bars.advance(task, steps)
 
 
 def load_backend() -> None:
-    """Import Keras and its backend, and have the backend look for GPUs.
+    """Import Keras and its backend, and have the backend find GPUs.
 
-    To be called before anything imports Keras; what is written meanwhile is shown only if it fails.
+    Call it before anything imports Keras. What the libraries write to standard error is shown only if loading fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _held_back():
+    with _hide_stderr():
         from xray.network.keras_engine import prepare_backend
 
         prepare_backend()
-    # It warns of each model that is compiled, as if they were one.
+    # TensorFlow warns of retracing because a run compiles several models, which is intended.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def _hide_stderr() -> Iterator[None]:
+    """Redirect standard error, also of native libraries, and show it only if the block fails."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
-            written.seek(0)
-            os.write(kept, written.read())
+            hidden.seek(0)
+            os.write(stderr, hidden.read())
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

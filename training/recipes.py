@@ -1,69 +1,77 @@
-"""Recipes: every number that decides what a training run makes, in one frozen value that prints itself."""
+"""Recipes: the settings of a training run, frozen under a name and a version.
+
+This module does not import Keras, so that commands which only read a recipe start quickly.
+"""
 
 import dataclasses
 import itertools
+from typing import TYPE_CHECKING
 
 from xray.errors import UsageError
-from xray.images.preprocessing import Geometry
-from xray.network.builder import backbone_names
+
+if TYPE_CHECKING:
+    from xray.images.preprocessing import Geometry
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of the training in which the same layers learn.
+    """One stage of the training, during which the same layers are trainable.
 
     Attributes
     ----------
-    release : int
-        How many of the backbone's last Keras layers learn, batch normalisation excepted, which stays as it was learnt
-        and in inference mode; 0 for the head alone.
+    trainable_layers : int
+        How many of the backbone's top Keras layers are trainable; 0 trains the head alone. Batch normalisation is
+        never trained and always runs in inference mode.
     epochs : int
         Passes over the training images, or with ``negatives`` over the positive ones.
     learning_rate : float
-        Where it begins; it falls to zero by half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983), or stays.
+        Initial learning rate. With the recipe's ``cosine`` it decays to zero along half a cosine (Loshchilov and
+        Hutter 2017, arXiv:1608.03983); otherwise it is constant.
     head : bool
-        Whether the head learns too. A head that has learnt to the end on frozen features and is then frozen keeps
-        released layers from learning the films by heart (after Kumar et al. 2022, arXiv:2202.10054).
+        Whether the head is trainable. Training the head first on frozen features, and then the backbone below a frozen
+        head, keeps the backbone from overfitting (after Kumar et al. 2022, arXiv:2202.10054).
     negatives : float
-        So many negative films for each positive one in an epoch, every epoch the next of them; 0: all there are.
+        Negative images per positive image in an epoch; each epoch takes the next ones. 0 takes all of them.
     """
 
-    release: int
+    trainable_layers: int
     epochs: int
     learning_rate: float
     head: bool = True
     negatives: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what teaches nothing."""
-        if not self.release and not self.head:
-            raise UsageError("a stage in which neither layers of the backbone nor the head learn teaches nothing")
+        """Refuse a stage that trains nothing."""
+        if not self.trainable_layers and not self.head:
+            raise UsageError("a stage must train the head, layers of the backbone, or both")
         if self.negatives < 0:
-            raise UsageError(f"there cannot be {self.negatives:g} negative films for each positive one")
+            raise UsageError(f"the number of negative images per positive image cannot be {self.negatives:g}")
 
     def __str__(self) -> str:
-        layers = f"the last {self.release} layers" if self.release else ""
-        what = " and ".join(filter(None, (layers, "the head" if self.head else "")))
-        films = f", {self.negatives:g} negative films for each positive" if self.negatives else ""
-        return f"{what}, {self.epochs} epochs from a learning rate of {self.learning_rate:g}{films}"
+        layers = f"the top {self.trainable_layers} backbone layers" if self.trainable_layers else ""
+        trained = " and ".join(filter(None, (layers, "the head" if self.head else "")))
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        sampled = f", {self.negatives:g} negative images per positive image" if self.negatives else ""
+        return f"train {trained}, {epochs}, initial learning rate {self.learning_rate:g}{sampled}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How much a film is changed at random before it is learnt from; nothing by default.
+    """Random changes to training images; none by default.
 
     Attributes
     ----------
     flip : bool
-        Mirror left and right, every other time.
+        Mirror left and right with probability 0.5.
     rotation : float
-        Up to so many degrees either way.
+        Largest rotation either way, degrees.
     scale : float
-        Larger or smaller by up to this share.
+        Largest change of size, as a share.
     shift : float
-        Along each axis, up to this share of the side.
+        Largest shift along each axis, as a share of the side.
     gain, gamma : float
-        Gray values in [0, 1] to the power of ``exp(+-gamma)``, times ``exp(+-gain)``: black stays black.
+        Gray values in [0, 1] are raised to the power ``exp(+-gamma)`` and multiplied by ``exp(+-gain)``, so black stays
+        black.
     """
 
     flip: bool = False
@@ -79,58 +87,60 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model package is made from a data set and backbone weights.
+    """All settings that decide how a model package is made from a data set and initial weights.
 
     Attributes
     ----------
     name, version : str
-        Of the package that comes out.
+        Name and version of the package that is written.
     command, data, measured : str
-        How it is run, on what, and what came of it: what was really measured, or that nothing was.
+        The command, the data it is meant for, and the result that was measured, or that there is none.
     body_parts : tuple of str
-        What is taken of the data; all if empty.
+        Body parts to train on; all if empty.
     backbone : str
-        Name of a ``keras.applications`` model.
+        Name of a ``keras.applications`` model. It is checked when the network is built.
     input_size : int
         Side of the square input, pixels.
     geometry : {"squash", "pad"}
-        How a film is put into the square.
+        How an image is fitted into the square.
     head : tuple of int
-        Widths of the two hidden layers; the third dense layer is the logit.
+        Widths of the two hidden dense layers; a third dense layer gives the logit.
     dropout : float
-        Share of units dropped before each of the head's layers, while it learns.
+        Dropout rate before each of the head's layers, during training.
     stages : tuple of Stage
-        One after the other.
+        Run one after the other.
     cosine : bool
-        Whether learning rates fall within a stage.
+        Whether the learning rate decays within a stage.
     warmup : float
-        With ``cosine``, so much of a stage's first epoch in which the rate rises from zero to where it begins.
+        With ``cosine``, the share of a stage's first epoch during which the learning rate rises from zero.
     augmentation : Augmentation
-        Of the films learnt from.
+        Applied to training images.
     views : int
-        The frozen layers are computed once for so many augmented views of a film, and their output is kept on disk:
-        an epoch takes one of them for each film. 0: a new view each epoch, computed anew, for GPUs. A head that learns
-        alone is given films as they are.
+        Number of augmented views of each image for which the frozen layers' output is computed once and cached on
+        disk; each epoch takes one view of each image. 0 augments and computes everything anew in each epoch, which
+        suits a GPU. A stage that trains the head alone always takes the unaugmented images.
     weight_decay : float
-        Of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        Weight decay of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
     label_smoothing : float
-        Towards one half (Szegedy et al. 2016, arXiv:1512.00567).
+        Label smoothing (Szegedy et al. 2016, arXiv:1512.00567).
     class_weights : bool
-        Weigh an image by the other class's share among the films of its body part, as MURA's authors did
-        (Rajpurkar et al. 2018, arXiv:1712.06957), relative to the mean.
+        Whether to weight each image by the share of the other class among the images of its body part, as the authors
+        of MURA did (Rajpurkar et al. 2018, arXiv:1712.06957), relative to the mean.
     batch_size : int
-        Images a step.
+        Training batch size.
     patience : int
-        End a stage after so many epochs without a better loss on the validation part, and keep the best; 0: train to
-        the end.
+        Early stopping: end a stage after this many epochs without a lower validation loss, and keep the best epoch's
+        weights. 0 trains all epochs.
     average : int
-        Keep the mean of the weights after each of the last epochs (Izmailov et al. 2018, arXiv:1803.05407); 0: no.
+        Keep the mean of the weights after each of the last epochs, this many (Izmailov et al. 2018, arXiv:1803.05407).
+        0 keeps the last weights.
     folds : int
-        Cross-validate in so many folds, then learn from everything; 0: hold out a validation and a test part.
+        Number of cross-validation folds; afterwards the network is trained on all images. 0 holds out a validation and
+        a test part instead.
     validation, test : float
-        Their shares of the images, without folds.
+        Shares of the images in the validation and the test part, without folds.
     seed : int
-        Of split, initial weights, order, augmentation and dropout.
+        Random seed of split, initial weights, order of images, augmentation and dropout.
     """
 
     name: str
@@ -141,7 +151,7 @@ class Recipe:
     body_parts: tuple[str, ...]
     backbone: str
     input_size: int
-    geometry: Geometry
+    geometry: "Geometry"
     head: tuple[int, int]
     dropout: float
     stages: tuple[Stage, ...]
@@ -161,22 +171,25 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        if self.backbone not in backbone_names():
-            raise UsageError(f"no backbone named {self.backbone!r}; one of: {', '.join(backbone_names())}")
+        """Refuse settings that contradict each other."""
         if self.folds and self.patience:
-            raise UsageError("cross-validation trains to the end: patience needs a validation part of its own")
+            raise UsageError("early stopping (patience) needs a validation part, which cross-validation does not have")
         if not any(stage.head for stage in self.stages):
-            raise UsageError("in some stage the head must learn: it begins at random")
-        if any(before.release and not after.release for before, after in itertools.pairwise(self.stages)):
-            raise UsageError(
-                "a head learns alone on what the backbone begins with, so no stage may release layers before"
-            )
+            raise UsageError("no stage trains the head, whose initial weights are random")
+        if any(
+            before.trainable_layers and not after.trainable_layers for before, after in itertools.pairwise(self.stages)
+        ):
+            raise UsageError("a stage that trains the head alone cannot follow one that trains backbone layers")
         if self.patience and self.average:
-            raise UsageError("patience keeps the best epoch, so there is nothing to average")
+            raise UsageError("weights cannot be averaged (average) when the best epoch is kept (patience)")
+
+    @property
+    def package_name(self) -> str:
+        """Folder name of the package that is written, such as ``"humerus-1"``."""
+        return f"{self.name}-{self.version}"
 
     def __str__(self) -> str:
-        """Return the command, the data, the result, then a line for each number."""
+        """Return the command, the data, the result, then one line per setting."""
         lines = [f"# {self.command}", f"# data: {self.data}", f"# measured: {self.measured}", ""]
         for field in dataclasses.fields(self)[5:]:
             value = getattr(self, field.name)
@@ -197,13 +210,7 @@ class Recipe:
         seed: int | None = None,
         views: int | None = None,
     ) -> "Recipe":
-        """Return the recipe with some numbers changed; ``epochs`` is for every stage.
-
-        Raises
-        ------
-        UsageError
-            If there is no such backbone.
-        """
+        """Return the recipe with some settings changed; ``epochs`` applies to every stage."""
         return dataclasses.replace(
             self,
             backbone=self.backbone if backbone is None else backbone,
@@ -214,25 +221,28 @@ class Recipe:
         )
 
 
-FILMS = Augmentation(flip=True, rotation=15, scale=0.12, shift=0.04, gain=0.2, gamma=0.25)
+AUGMENTATION = Augmentation(flip=True, rotation=15, scale=0.12, shift=0.04, gain=0.2, gamma=0.25)
 
-SEED = Recipe(
-    name="seed",
+# The settings of https://github.com/vraul92/Humerus-Bone-Fracture-Detection: DenseNet-121 (Huang et al. 2017,
+# arXiv:1608.06993) with three dense layers on MURA's XR_HUMERUS (Rajpurkar et al. 2018, arXiv:1712.06957), 40 epochs,
+# batch size 16, top 60 layers trained. What its README does not state, such as the learning rate, is our choice.
+HUMERUS_BASELINE = Recipe(
+    name="humerus-baseline",
     version="1",
-    command="bonescreen train seed --data MURA-v1.1 --weights imagenet",
-    data="MURA v1.1, XR_HUMERUS (1,272 training images, 288 of valid/ to test with)",
-    measured="not on MURA, which may not be redistributed and was not at hand; the work it repeats reports an image "
-    "accuracy of 79 %, then 85 %. On a stand-in, FracAtlas's 1,205 films of the upper limb with DenseNet-169 (--data "
-    "fracatlas --body-part HAND --body-part SHOULDER --backbone DenseNet169): AUROC 0.787, and an accuracy of 0.677 at "
-    "the threshold that 116 validation films chose, on 164 test films of 2 groups, too few for an interval; 3 minutes "
-    "on 2 cores, 2026-11-26",
+    command="bonescreen train humerus-baseline --data MURA-v1.1 --weights imagenet",
+    data="MURA v1.1, XR_HUMERUS (1,272 training images; the 288 images of valid/ are the test part)",
+    measured="not on MURA, which may not be redistributed and was not available. The work that it repeats "
+    "(https://github.com/vraul92/Humerus-Bone-Fracture-Detection) reports an image accuracy of 79 %, then 85 %. On "
+    "1,205 FracAtlas images of the upper limb, with DenseNet-169 (--data fracatlas --body-part HAND --body-part "
+    "SHOULDER --backbone DenseNet169): AUROC 0.787, and accuracy 0.677 at the threshold chosen on 116 validation "
+    "images, on 164 test images of 2 groups, too few groups for an interval; 3 minutes on 2 cores, 2026-11-26",
     body_parts=("HUMERUS",),
     backbone="DenseNet121",
     input_size=224,
     geometry="squash",
     head=(256, 64),
     dropout=0.0,
-    stages=(Stage(release=60, epochs=40, learning_rate=1e-4),),
+    stages=(Stage(trainable_layers=60, epochs=40, learning_rate=1e-4),),
     cosine=False,
     warmup=0.0,
     augmentation=Augmentation(),
@@ -253,8 +263,8 @@ HUMERUS = Recipe(
     name="humerus",
     version="1",
     command="bonescreen train humerus --data MURA-v1.1 --weights imagenet",
-    data="MURA v1.1, XR_HUMERUS (1,272 training images, 288 of valid/ to test with)",
-    measured="not on MURA, which may not be redistributed and was not at hand",
+    data="MURA v1.1, XR_HUMERUS (1,272 training images; the 288 images of valid/ are the test part)",
+    measured="not on MURA, which may not be redistributed and was not available",
     body_parts=("HUMERUS",),
     backbone="DenseNet121",
     input_size=320,
@@ -263,13 +273,13 @@ HUMERUS = Recipe(
     dropout=0.3,
     # 114 layers are all of DenseNet-121's last block.
     stages=(
-        Stage(release=0, epochs=12, learning_rate=3e-4),
-        Stage(release=60, epochs=10, learning_rate=1e-4),
-        Stage(release=114, epochs=20, learning_rate=5e-5),
+        Stage(trainable_layers=0, epochs=12, learning_rate=3e-4),
+        Stage(trainable_layers=60, epochs=10, learning_rate=1e-4),
+        Stage(trainable_layers=114, epochs=20, learning_rate=5e-5),
     ),
     cosine=True,
     warmup=0.5,
-    augmentation=FILMS,
+    augmentation=AUGMENTATION,
     views=8,
     weight_decay=0.01,
     label_smoothing=0.05,
@@ -288,10 +298,10 @@ FRACTURE = Recipe(
     version="3",
     command="bonescreen train fracture --data fracatlas --weights densenet169_imagenet_notop.weights.h5 --no-graph",
     data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
-    measured="out of fold, AUROC 0.8888 over all films and 0.8416 over the upper limb; better than logistic "
+    measured="out of fold, AUROC 0.8888 over all images and 0.8416 over the upper limb; better than logistic "
     "regression on frozen features at 224 px in the same folds by 0.019 [0.006, 0.032] and 0.030 [0.004, 0.051] "
-    "(benchmarks/floor.py; settings were chosen on some of these folds, see docs/model.md). It is what ships; 34 "
-    "minutes on 2 cores, 2026-11-26",
+    "(benchmarks/floor.py; some settings were chosen on these folds, see docs/model.md). This is the model in the "
+    "installation; 34 minutes on 2 cores, 2026-11-26",
     body_parts=(),
     backbone="DenseNet169",
     input_size=224,
@@ -300,12 +310,12 @@ FRACTURE = Recipe(
     dropout=0.5,
     # 454 layers are all of DenseNet-169's last two blocks.
     stages=(
-        Stage(release=0, epochs=40, learning_rate=6e-4),
-        Stage(release=454, epochs=6, learning_rate=1e-4, head=False, negatives=1.5),
+        Stage(trainable_layers=0, epochs=40, learning_rate=6e-4),
+        Stage(trainable_layers=454, epochs=6, learning_rate=1e-4, head=False, negatives=1.5),
     ),
     cosine=True,
     warmup=0.5,
-    augmentation=FILMS,
+    augmentation=AUGMENTATION,
     views=6,
     weight_decay=0.01,
     label_smoothing=0.05,
@@ -319,7 +329,7 @@ FRACTURE = Recipe(
     seed=0,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, HUMERUS, FRACTURE)}
+RECIPES = {recipe.name: recipe for recipe in (HUMERUS_BASELINE, HUMERUS, FRACTURE)}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -328,7 +338,7 @@ def find_recipe(name: str) -> Recipe:
     Raises
     ------
     UsageError
-        If there is none; says which there are.
+        If there is no such recipe; the message lists the recipes.
     """
     if name not in RECIPES:
         raise UsageError(f"no recipe named {name!r}; one of: {', '.join(RECIPES)}")

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.disk import write_whole
+from training.disk import write_atomically
 from xray.vocabulary import RESEARCH_NOTICE
 
 BLUE, ORANGE, LIGHT_BLUE, GRAY = "#0072B2", "#D55E00", "#56B4E9", "#6b6b6b"
@@ -117,6 +117,6 @@ def write_report(folder: Path, files: Mapping[str, str | bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         # A file name that is not in the locale's encoding comes as lone surrogates, which UTF-8 has not.
-        write_whole(
+        write_atomically(
             folder / name, content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
         )

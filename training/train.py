@@ -1,215 +1,268 @@
-"""What a training run is asked for."""
+"""Train a model package: prepare data and network, fit, evaluate on held-out images, write the package."""
 
 import fcntl
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from training.config import TrainingConfig
+from training.config import InitialWeights, TrainingConfig
 from training.data.dataset import Dataset, Role
 from training.data.images import load_images
 from training.data.leakage import LeakageVerdict, check_leakage
-from training.data.split import Split, make_split
+from training.data.split import Split, assign_folds, make_split
 from training.disk import make_folder
 from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
-from training.fit.cross_validation import cross_validate, predict
+from training.evaluate.metrics import auroc
+from training.evaluate.predictions import NetworkOutputs
+from training.fit.checkpoint import read_checkpoint
 from training.fit.features import features_key
 from training.fit.inputs import TrainingInputs
-from training.fit.learner import Initial, Learner
-from training.fit.stages import TrainingIndices, fit, on_gpu
-from training.package import MAKING, release
+from training.fit.learner import Learner
+from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
+from training.package import DRAFT_PREFIX, write_model_package
 from training.progress import Progress
-from training.recipes import Recipe
 from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
 from xray.network.keras_engine import prepare_backend
-from xray.network.package import ModelPackage
+from xray.network.package import ModelPackage, load_package
 
 CACHE, PREDICTIONS = "cache", "predictions.csv"
 
 
-def train(order: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation]:
-    """Train a model package; killed and run again with the same order, go on from the last epoch.
+def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]:
+    """Train a model package and evaluate it on images that the network was not trained on.
 
-    Everything is measured on films that the network has not learnt from, preprocessed as in screening.
+    An interrupted run continues from its last epoch when it is called again with the same configuration. A finished run
+    returns its package at once.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Recipe, data, initial weights and output folder.
 
     Returns
     -------
     package : ModelPackage
-        As written, and read back.
-    judgement : Judgement
-        What was measured.
+        The package as written and loaded again.
+    evaluation : ModelEvaluation or None
+        Thresholds, calibration and metrics; None if the run had already finished.
 
     Raises
     ------
     UsageError
-        If data, split or weights cannot be used, the package exists, or ``out`` holds another run.
+        If data, split or weights cannot be used, or ``out`` holds another run or its package.
     TrainingFailure
-        If the loss is no longer a number.
+        If the loss is not a number.
     StorageOutage
         If the disk is full.
     """
-    recipe, progress = order.recipe, Progress()
-    target = order.out / f"{recipe.name}-{recipe.version}"
-    if target.exists():
-        raise UsageError(f"{target} exists: a model package is never changed, choose another --out")
-    with _alone_in(order.out):
-        _clear(order.out, target.name)
-        _prepare(order)
+    recipe, progress = config.recipe, Progress()
+    with _lock(config.out):
+        _require_same_command(config)
+        _delete_partial_files(config)
+        _set_up_keras(config)
         progress.say(f"{recipe}\n")
-        gathered = _gather(order, progress)
-        learner, dataset = gathered.learner, gathered.dataset
-        material = TrainingInputs(dataset, gathered.images, learner, order.out / CACHE, progress)
-        fingerprint = _fingerprint(order, learner, material, features_key(gathered.images, learner))
-        runs = order.out / f"{target.name}.run"
-        if gathered.split is None:
-            tuning = test = _cross_validated(learner, material, runs, fingerprint, progress)
+
+        _check_dataset(config, progress)
+        learner = Learner(recipe, config.initial_weights)
+        preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+        dataset, images, unreadable = load_images(config.dataset, preprocessing, config.out / CACHE)
+        progress.say(f"unreadable images, left out: {_counts_text(unreadable)}")
+        split = _choose_split(config, dataset, progress)
+        _require_no_leakage(config.initial_weights, dataset, split)
+
+        folder = config.out / f"{recipe.package_name}.run"
+        fingerprint = _fingerprint(config, dataset, learner, features_key(images, learner))
+        if config.package_path.exists():
+            return _finished_package(config, folder, fingerprint), None
+
+        inputs = TrainingInputs(dataset, images, learner, config.out / CACHE, progress)
+        if split is None:
+            tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, progress)
         else:
-            tuning, test = _held_out(learner, material, gathered.parts, runs, fingerprint, progress)
-        judgement = evaluate_model(tuning, test)
-        judgement.predictions.write(order.out / PREDICTIONS)
-        package = release(order, learner, judgement, dataset, gathered.faults, gathered.split, target)
-    return package, judgement
+            tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, progress)
+        evaluation = evaluate_model(tuning, test)
+        evaluation.predictions.write(config.out / PREDICTIONS)
+        package = write_model_package(config, learner, evaluation, dataset, _counts_text(unreadable), split)
+    return package, evaluation
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    """All that a run starts from: films that can be read, what they are for, and the network as it begins."""
-
-    dataset: Dataset
-    images: NDArray[np.uint8]
-    faults: str
-    split: Split | None
-    parts: dict[Role, NDArray[np.bool_]]
-    learner: Learner
-
-
-def _gather(order: TrainingConfig, progress: Progress) -> _Gathered:
-    """Read what is there, and refuse what cannot be trained on before any hour is lost."""
-    recipe, listed = order.recipe, order.dataset
-    progress.say(f"{listed.terms.name}: {_described(listed)}")
-    for note in listed.notes:
-        progress.say(f"note: {note}")
-    # What needs no film is looked at before the first is decoded.
-    listed.require_both_classes("the data")
-    if order.split and not recipe.folds:
-        for role in (Role.TRAIN, Role.VALIDATION):
-            order.split.part(listed, role)
-    learner = Learner(recipe, order.initial)
-    preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
-    dataset, images, skipped = load_images(listed, preprocessing, order.out / CACHE)
-    faults = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "none"
-    progress.say(f"unreadable and left out: {faults}")
-    dataset.require_both_classes("the data")
-    split = None if recipe.folds else order.split or _drawn(recipe, dataset)
-    parts = {} if split is None else {role: split.mask(dataset, role) for role in Role}
-    for role, mask in parts.items():
-        if mask.any() or role is not Role.TEST:
-            dataset.select(mask).require_both_classes(f"the {role} part")
-            progress.say(f"{role}: {_described(dataset.select(mask))}")
-    _require_unseen(order.initial, dataset if split is None else dataset.select(~parts[Role.TRAIN]))
-    return _Gathered(dataset, images, faults, split, parts, learner)
-
-
-def _cross_validated(
-    learner: Learner, material: TrainingInputs, runs: Path, fingerprint: str, progress: Progress
-) -> HeldOutSet:
-    """Measure out of fold, then learn from everything."""
-    answers = cross_validate(learner, material, runs, fingerprint, progress)
-    progress.say("all folds: learning from every image")
-    learner.reset()
-    fit(learner, material, TrainingIndices(np.arange(len(material.dataset))), runs / "all", fingerprint, progress)
-    return HeldOutSet(material.dataset, answers, "out of fold")
-
-
-def _held_out(
-    learner: Learner,
-    material: TrainingInputs,
-    parts: dict[Role, NDArray[np.bool_]],
-    runs: Path,
-    fingerprint: str,
-    progress: Progress,
+def _fit_with_split(
+    learner: Learner, inputs: TrainingInputs, split: Split, folder: Path, fingerprint: str, progress: Progress
 ) -> tuple[HeldOutSet, HeldOutSet]:
-    """Learn from one part, choose on another, measure on a third."""
-    films = {role: np.flatnonzero(mask) for role, mask in parts.items()}
-    fit(learner, material, TrainingIndices(films[Role.TRAIN], films[Role.VALIDATION]), runs, fingerprint, progress)
-    exams = {
-        role: HeldOutSet(material.dataset.select(parts[role]), predict(learner, material, films[role]), f"{role} part")
+    """Fit on the training part; return the held-out sets for choosing thresholds and for measuring."""
+    parts = {role: split.mask(inputs.dataset, role) for role in Role}
+    indices = {role: np.flatnonzero(mask) for role, mask in parts.items()}
+    for_fit = TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION])
+    fit(learner, inputs, for_fit, folder, fingerprint, progress)
+    held_out = {
+        role: HeldOutSet(inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role]), f"{role} part")
         for role in (Role.VALIDATION, Role.TEST)
-        if len(films[role])
+        if len(indices[role])
     }
-    tuning = exams[Role.VALIDATION]
-    return tuning, exams.get(Role.TEST, replace(tuning, how="validation part, which also stopped the training"))
+    validation = held_out[Role.VALIDATION]
+    # Without a test part, the metrics are of the images that decided early stopping, and the card says so.
+    return validation, held_out.get(Role.TEST, replace(validation, how="validation part, also used for early stopping"))
 
 
-def _require_unseen(initial: Initial, held_out: Dataset) -> None:
-    """Refuse a beginning that has learnt from what is to be measured on."""
-    if not isinstance(initial, ModelPackage):
+def _fit_with_folds(
+    learner: Learner, inputs: TrainingInputs, folder: Path, fingerprint: str, progress: Progress
+) -> HeldOutSet:
+    """Cross-validate, then fit on all images; return the out-of-fold predictions.
+
+    A fold's images decide nothing in its training, not even when it stops.
+    """
+    recipe, dataset = learner.recipe, inputs.dataset
+    folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
+    logits, cam_maxima = np.empty(len(dataset)), np.empty(len(dataset))
+    for fold in range(recipe.folds):
+        name = f"fold {fold + 1}/{recipe.folds}"
+        train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        progress.say(f"{name}: {len(train):,} training images, {len(held_out):,} held-out images")
+        learner.reset()
+        fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
+        outputs = predict(learner, inputs, held_out)
+        logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
+        progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
+
+    progress.say("final model: training on all images")
+    learner.reset()
+    everything = TrainingIndices(np.arange(len(dataset)))
+    fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
+    return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima), "out of fold")
+
+
+def _check_dataset(config: TrainingConfig, progress: Progress) -> None:
+    """Describe the data, and refuse unusable ones before the first image is decoded."""
+    dataset = config.dataset
+    progress.say(f"{dataset.terms.name}: {_describe(dataset)}")
+    for note in dataset.notes:
+        progress.say(f"note: {note}")
+    dataset.require_both_classes("the data")
+    if config.split and not config.recipe.folds:
+        for role in (Role.TRAIN, Role.VALIDATION):
+            config.split.part(dataset, role)
+
+
+def _choose_split(config: TrainingConfig, dataset: Dataset, progress: Progress) -> Split | None:
+    """Return the split to train with, or None for cross-validation."""
+    recipe = config.recipe
+    if recipe.folds:
+        dataset.require_both_classes("the data")
+        return None
+    split = config.split or make_split(dataset, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    for role in Role:
+        part = dataset.select(split.mask(dataset, role))
+        if len(part) or role is not Role.TEST:
+            part.require_both_classes(f"the {role} part")
+            progress.say(f"{role}: {_describe(part)}")
+    return split
+
+
+def _require_no_leakage(initial_weights: InitialWeights, dataset: Dataset, split: Split | None) -> None:
+    """Refuse initial weights that were trained on images to be held out."""
+    if not isinstance(initial_weights, ModelPackage):
         return
-    found = check_leakage(initial, held_out)
-    if found.verdict is LeakageVerdict.SEEN:
+    held_out = dataset if split is None else dataset.select(~split.mask(dataset, Role.TRAIN))
+    leakage = check_leakage(initial_weights, held_out)
+    if leakage.verdict is LeakageVerdict.TRAINED_ON:
         raise UsageError(
-            f"{initial.path} cannot be begun with, as what is held out would not be unseen. {found.text} "
-            "Give the split that it was trained with (--split), or other weights"
+            f"the weights of {initial_weights.path} cannot be used, because images to be held out are among its "
+            f"training images. {leakage.text} Use the split that it was trained with (--split), or other weights"
         )
 
 
-def _drawn(recipe: Recipe, dataset: Dataset) -> Split:
-    return make_split(dataset, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
-
-
-def _prepare(order: TrainingConfig) -> None:
-    """Set Keras up before anything is built: precision, seeds, and the same numbers each time if asked for."""
+def _set_up_keras(config: TrainingConfig) -> None:
+    """Set precision, random seeds and determinism before a network is built."""
     prepare_backend()
     keras.config.set_dtype_policy("mixed_float16" if on_gpu() else "float32")
-    keras.utils.set_random_seed(order.recipe.seed)
-    if order.deterministic and keras.backend.backend() == "tensorflow":
+    keras.utils.set_random_seed(config.recipe.seed)
+    if config.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
 
 
-def _fingerprint(order: TrainingConfig, learner: Learner, material: TrainingInputs, films: str) -> str:
-    """Hash all that decides what a run makes, so that a checkpoint is never gone on from with something else."""
-    recipe = replace(order.recipe, command="", data="", measured="")
-    split = order.split and order.split.to_csv()
+def _fingerprint(config: TrainingConfig, dataset: Dataset, learner: Learner, features: str) -> str:
+    """Hash everything that decides the outcome, so that a run never continues another run's checkpoint."""
+    recipe = replace(config.recipe, command="", data="", measured="")
+    split = config.split and config.split.to_csv()
     versions = [keras.config.dtype_policy().name]
     versions += [importlib.metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")]
-    digest = hashlib.sha256(repr((recipe, films, split, order.deterministic, versions)).encode())
-    for array in (material.labels, material.weights, material.dataset.groups, *learner.first_weights()):
+    digest = hashlib.sha256(repr((recipe, features, split, config.deterministic, versions)).encode())
+    for array in (dataset.labels, dataset.groups, dataset.body_parts, *learner.initial_values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
+def _require_same_command(config: TrainingConfig) -> None:
+    """Refuse an existing package of another command before time is spent on reading the data."""
+    if config.package_path.exists():
+        made_by = load_package(config.package_path).card.command
+        if made_by != config.command:
+            raise UsageError(
+                f"{config.package_path} exists and was made by another command ({made_by}): choose another --out"
+            )
+
+
+def _finished_package(config: TrainingConfig, folder: Path, fingerprint: str) -> ModelPackage:
+    """Return the existing package if it was made by a run with this fingerprint."""
+    checkpoint = _final_run(folder, folds=config.recipe.folds > 0) / CHECKPOINT
+    try:
+        state = read_checkpoint(checkpoint, fingerprint)
+    except UsageError as error:
+        raise UsageError(
+            f"{config.package_path} exists and was made with another recipe, data, weights or library version: choose "
+            "another --out"
+        ) from error
+    if state is None:
+        raise UsageError(
+            f"{config.package_path} exists, but the checkpoint of its run is missing ({checkpoint}): choose "
+            "another --out"
+        )
+    return load_package(config.package_path)
+
+
+def _final_run(folder: Path, *, folds: bool) -> Path:
+    """Return the folder of the run that gives the package's weights."""
+    return folder / "all" if folds else folder
+
+
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold a folder, so that two runs do not write the same files."""
+def _lock(out: Path) -> Iterator[None]:
+    """Lock the output folder, so that two runs do not write the same files."""
     make_folder(out)
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"another training run works in {out}: wait for it, or choose another --out") from error
+            raise UsageError(
+                f"another training run is using {out}: wait until it ends, or choose another --out"
+            ) from error
         yield
 
 
-def _clear(out: Path, name: str) -> None:
-    """Delete what a killed run has left half written, and none goes on from."""
-    for partial in (out / CACHE).glob("*.images.*.part"):
+def _delete_partial_files(config: TrainingConfig) -> None:
+    """Delete files that a killed run left unfinished and that no run continues."""
+    for partial in (config.out / CACHE).glob("*.images.*.part"):
         partial.unlink()
-    for staging in (*out.glob(f".{name}-*"), *out.glob(f"{MAKING}*")):
-        shutil.rmtree(staging)
+    for folder in (*config.out.glob(f".{config.recipe.package_name}-*"), *config.out.glob(f"{DRAFT_PREFIX}*")):
+        shutil.rmtree(folder)
 
 
-def _described(dataset: Dataset) -> str:
+def _counts_text(unreadable: Mapping[str, int]) -> str:
+    by_count = sorted(unreadable.items(), key=lambda item: item[1], reverse=True)
+    return ", ".join(f"{reason} {count}" for reason, count in by_count) or "none"
+
+
+def _describe(dataset: Dataset) -> str:
     groups, studies = len(np.unique(dataset.groups)), len(np.unique(dataset.studies))
     return (
         f"{len(dataset):,} images, {int(dataset.labels.sum()):,} positive ({dataset.finding}), "

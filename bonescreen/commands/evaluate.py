@@ -82,7 +82,7 @@ def evaluate(
     Example: bonescreen evaluate fracture-3 --data fracatlas -o measured --aim sensitivity:0.95
     """
     require_packages("evaluate", "sklearn", "matplotlib", "jinja2")
-    from training.data.leakage import PARTS, choose_part
+    from training.data.leakage import PARTS, select_part
     from training.data.read_dataset import read_dataset
     from training.disk import make_folder
     from training.evaluate.baseline import Baseline, check_after_reading, check_before_reading
@@ -102,7 +102,7 @@ def evaluate(
         groups=groups,
         pseudonym_key=settings.pseudonym_key,
     )
-    dataset, part_name = choose_part(package, listed, part)
+    dataset, part_name = select_part(package, listed, part)
     dataset.require_both_classes(f"the data to measure on (part: {part_name})")
     check_before_reading(dataset, package.card, baseline)
     make_folder(output)
@@ -251,7 +251,7 @@ def _warn_of_leakage(report: "EvaluationReport") -> None:
 def _print_leakage(name: str, leakage: "Leakage") -> None:
     from training.data.leakage import LeakageVerdict
 
-    if leakage.verdict is not LeakageVerdict.UNSEEN:
+    if leakage.verdict is not LeakageVerdict.HELD_OUT:
         warning = "" if leakage.verdict is LeakageVerdict.UNKNOWN else "WARNING: "
         print_notice(f"{warning}{name}{leakage.text}")
 

@@ -1,4 +1,4 @@
-"""Train: a recipe, a data set and first weights make a model package."""
+"""Train: make a model package from a recipe, a data set and initial weights."""
 
 import importlib.util
 import shlex
@@ -9,16 +9,18 @@ import typer
 
 from bonescreen.commands.evaluate import print_level
 from bonescreen.context import settings_here
-from bonescreen.terminal import print_line, print_notice
+from bonescreen.terminal import print_line, print_notice, print_wrapped
+from training.recipes import RECIPES, find_recipe
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
+    from training.evaluate.held_out import ModelEvaluation
     from xray.network.package import ModelPackage
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: seed, humerus or fracture.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"Recipe: {', '.join(RECIPES)}.")],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -28,60 +30,73 @@ def train(
     weights: Annotated[
         str,
         typer.Option(
-            metavar="WEIGHTS", help="What the backbone starts from: imagenet (Keras downloads it), a file, a package."
+            metavar="WEIGHTS",
+            help="Initial weights of the backbone: imagenet (downloaded by Keras), a Keras weights file, or a model "
+            "package.",
         ),
     ] = "imagenet",
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Gets the model package, and what a run goes on from.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the model package, checkpoints and logs.")
     ] = Path("trained"),
     body_part: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="Learn from films of this body part instead of the recipe's, or all."),
+        typer.Option(metavar="PART", help="Train on this body part instead of the recipe's; repeatable; or all."),
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV image,group: what a split must not part.")
+        Path | None, typer.Option(metavar="FILE", help="CSV image,group: images to keep in the same split.")
     ] = None,
     split: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV group,role: train, validation, test; else drawn by seed.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CSV group,role with train, validation and test. By default the split is drawn."
+        ),
     ] = None,
-    finding: Annotated[str | None, typer.Option(help="What a positive label of a manifest means.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Another Keras application, such as ResNet50V2.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="So many epochs in each stage.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="So many images a step.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Another seed.")] = None,
+    finding: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Meaning of a positive label, such as fracture.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another Keras application, such as ResNet50V2.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Epochs in each stage.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Training batch size.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Random seed.")] = None,
     views: Annotated[
         int | None,
-        typer.Option(min=0, help="So many views of a film, computed once; 0: new ones each epoch, for GPUs."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Augmented views of each image, computed once; 0 augments anew in each epoch, for GPUs.",
+        ),
     ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same weights to the bit each time; slower.")
     ] = False,
     no_graph: Annotated[
-        bool, typer.Option("--no-graph", help="Leave the OpenVINO graph out: half the size, made at first use.")
+        bool,
+        typer.Option("--no-graph", help="Leave out the OpenVINO graph: half the size, but converted at first use."),
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, and train nothing.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
 ) -> None:
-    """Train a model package by a recipe, measure it on images it has not seen, write it with its card.
+    """Train a model by a recipe, evaluate it on held-out images, and write it as a model package.
 
-    Stop it whenever you like: the same command goes on from the last epoch. KERAS_BACKEND=jax trains on JAX.
+    You can stop it at any time: the same command continues from the last epoch. KERAS_BACKEND=jax trains with JAX.
 
-    Example: bonescreen train seed --data MURA-v1.1 --weights imagenet --out trained
+    Example: bonescreen train humerus-baseline --data MURA-v1.1 --weights imagenet --out trained
     """
-    require_training()
-    from training.progress import load_backend
-
-    load_backend()
-    from training.recipes import find_recipe
-
     chosen = find_recipe(recipe).changed(
         backbone=backbone, epochs=epochs, batch_size=batch_size, seed=seed, views=views
     )
     if show:
         for line in str(chosen).splitlines():
-            print_line(line)
+            beginning = "# " if line.startswith("# ") else ""
+            print_wrapped(beginning, line.removeprefix(beginning))
         return
     if data is None:
-        raise UsageError("--data is missing: say where the labelled radiographs are")
+        raise UsageError("--data is missing: give the folder with the labelled radiographs")
+    require_training()
+    from training.progress import load_backend
+
+    load_backend()
     from training.config import TrainingConfig
     from training.data.read_dataset import read_dataset
     from training.data.split import read_split
@@ -90,63 +105,63 @@ def train(
     settings = settings_here()
     parts = chosen.body_parts if body_part is None else [part.upper() for part in body_part]
     dataset = read_dataset(data, body_parts=parts, groups=groups, pseudonym_key=settings.pseudonym_key, finding=finding)
+    config = TrainingConfig(
+        recipe=chosen,
+        dataset=dataset,
+        initial_weights=find_initial_weights(weights),
+        out=out,
+        command=_command(
+            recipe,
+            data=data.absolute().name,
+            weights=weights if weights == "imagenet" else Path(weights).name,
+            body_part=body_part,
+            groups=None if groups is None else groups.name,
+            split=None if split is None else split.name,
+            finding=finding,
+            backbone=backbone,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            views=views,
+            deterministic=deterministic,
+        ),
+        split=None if split is None else read_split(split),
+        deterministic=deterministic,
+        graph=not no_graph,
+    )
     try:
-        package, judgement = run(
-            TrainingConfig(
-                recipe=chosen,
-                dataset=dataset,
-                initial=first_weights(weights),
-                out=out,
-                command=_command(
-                    recipe,
-                    data=data.absolute().name,
-                    weights=weights if weights == "imagenet" else Path(weights).name,
-                    body_part=body_part,
-                    groups=None if groups is None else groups.name,
-                    split=None if split is None else split.name,
-                    finding=finding,
-                    backbone=backbone,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    seed=seed,
-                    views=views,
-                    deterministic=deterministic,
-                ),
-                split=None if split is None else read_split(split),
-                deterministic=deterministic,
-                graph=not no_graph,
-            )
-        )
+        package, evaluation = run(config)
     except KeyboardInterrupt:
-        print_notice("stopped; the same command goes on from the last epoch")
+        print_notice("stopped; the same command continues from the last epoch")
         raise
     print_line("")
-    print_level("images", judgement.evaluation.images)
-    if not judgement.evaluation.one_image_a_study:
-        print_level("studies", judgement.evaluation.studies)
-    print_line(f"{package.path}: digest {package.digest}", "bold")
+    if evaluation is None:
+        print_line(f"already trained: {package.path} (digest {package.digest[:12]})", "bold")
+    else:
+        _print_metrics(evaluation)
+        print_line(f"trained: {package.path} (digest {package.digest[:12]})", "bold")
     print_line(RESEARCH_NOTICE)
     print_line(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
 
 
 def require_training() -> None:
-    """Refuse what needs the training extra where it is not installed, before anything is imported.
+    """Refuse to train if a library is not installed, before any is imported.
 
     Raises
     ------
     UsageError
-        A library is missing; says how to install it.
+        If a library is missing; the message says how to install it.
     """
     from xray.network.open_engine import require_engine
 
     require_engine("keras")
     missing = [name for name in ("sklearn", "tensorboard") if not importlib.util.find_spec(name)]
     if missing:
-        raise UsageError(f"training needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+        raise UsageError(f"training needs {' and '.join(missing)}: make install EXTRAS=tensorflow")
 
 
-def first_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackage":
-    """Read what --weights says: ``imagenet``, a file, or a package's name or folder.
+def find_initial_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackage":
+    """Return what --weights names: ``imagenet``, a weights file, or a model package by name or folder.
 
     Raises
     ------
@@ -162,11 +177,17 @@ def first_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackage":
         return path
     if path.is_dir() or text in installed_packages():
         return load_package(text)
-    raise UsageError(f"no weights file at {text}, and no model package of this name; or say --weights imagenet")
+    raise UsageError(f"there is no weights file and no model package {text}: give one of them, or --weights imagenet")
+
+
+def _print_metrics(evaluation: "ModelEvaluation") -> None:
+    print_level("images", evaluation.evaluation.images)
+    if not evaluation.evaluation.one_image_a_study:
+        print_level("studies", evaluation.evaluation.studies)
 
 
 def _command(recipe: str, **options: str | int | bool | list[str] | None) -> str:
-    """Write the command for the card: as it was given, of paths their last name only."""
+    """Return the command for the card, with the last component of each path."""
     words = ["bonescreen", "train", recipe]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")

@@ -71,7 +71,7 @@ def test_data_that_cannot_be_audited_are_an_error_in_one_line(
     (tmp_path / "split.csv").write_text("group,role\nnobody,train\n")
     for arguments, text in (
         ([tmp_path / "away"], "there is no folder"),
-        ([tmp_path / "empty"], "is no labelled data set"),
+        ([tmp_path / "empty"], "is not a labelled data set"),
         ([tmp_path / "unlabelled"], "has no labels"),
         ([data, "--body-part", "SKULL"], "has no images of SKULL"),
         ([data, "--split", tmp_path / "split.csv"], "it was made for other data"),

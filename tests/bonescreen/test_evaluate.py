@@ -123,7 +123,7 @@ def test_only_the_test_part_of_the_packages_split_is_measured(
         "evaluate", package, "--data", radiographs, "-o", tmp_path / "out", "--json", "--engine", "openvino"
     )
     report = json.loads(done.out)
-    assert (report["data"]["part"], report["leakage"]["verdict"]) == ("test", "unseen")
+    assert (report["data"]["part"], report["leakage"]["verdict"]) == ("test", "held out")
     assert report["data"]["listed"] == 24
     assert "WARNING" not in done.err
 
@@ -141,7 +141,7 @@ def test_only_the_test_part_of_the_packages_split_is_measured(
     done = bonescreen(
         "evaluate", package, "--data", radiographs, "-o", tmp_path / "all", "--part", "all", "--engine", "openvino"
     )
-    assert "WARNING: The model has learnt from" in done.err
+    assert "WARNING: The model was trained on" in done.err
 
 
 def test_an_earlier_evaluation_can_be_the_baseline(
@@ -173,7 +173,7 @@ def test_a_baseline_that_was_trained_on_the_images_is_recognised_by_its_package_
     for baseline in (trained, tmp_path / "table" / "predictions.csv"):
         done = bonescreen("evaluate", tiny_package.path, *data, tmp_path / "out", "--against", baseline)
         (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
-        assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model has learnt from")
+        assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model was trained on")
         assert f"tiny 1 ({digests[0]}) minus tiny 1 ({digests[1]})" in done.out
         assert "images AUROC +0.000 no interval 1.000" in " ".join(done.out.split())
 
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_any_image_is_read(
     (tmp_path / "file").touch()
     done = bonescreen("evaluate", tiny_package.path, "--data", radiographs, "-o", tmp_path / "file" / "out")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert done.err.startswith(f"error: {tmp_path / 'file' / 'out'} cannot be a folder to write to")
+    assert done.err.startswith(f"error: cannot write to the folder {tmp_path / 'file' / 'out'}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small archives with an easy label, in FracAtlas's and in MURA's layout, and a small backbone's weights."""
+"""Small labelled data sets that are easy to classify, in FracAtlas's and in MURA's layout, and initial weights."""
 
 import csv
 import os
@@ -18,8 +18,8 @@ GROUPS, GROUP_SIZE = 12, 5
 BACKBONE, SIZE = "MobileNet", 64
 
 
-def film(rng: np.random.Generator, positive: bool) -> NDArray[np.uint8]:
-    """Draw a film; a positive one is bright in its upper half."""
+def draw_image(rng: np.random.Generator, positive: bool) -> NDArray[np.uint8]:
+    """Draw an image; positive ones have a bright upper half."""
     drawn = rng.integers(0, 80, (90, 70), np.uint8)
     drawn[: 45 if positive else 0] += 150
     return drawn
@@ -27,7 +27,7 @@ def film(rng: np.random.Generator, positive: bool) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def fracatlas(tmp_path: Path) -> Path:
-    """Write 60 films in 12 groups, a third of them fractured. One file is cut short."""
+    """Write 60 images in 12 groups, a third of them fractured. One file is truncated."""
     folder = tmp_path / "fracatlas"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def fracatlas(tmp_path: Path) -> Path:
         for index in range(GROUPS * GROUP_SIZE):
             fractured = index % 3 == 0
             name = f"IMG{index:04d}.png"
-            Image.fromarray(film(rng, fractured)).save(folder / "images" / name)
+            Image.fromarray(draw_image(rng, fractured)).save(folder / "images" / name)
             limb = index % 2
             writer.writerow([name, int(fractured), limb, 0, 0, 1 - limb, index // GROUP_SIZE])
     damaged = folder / "images" / "IMG0059.png"
@@ -47,7 +47,7 @@ def fracatlas(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mura(tmp_path: Path) -> Path:
-    """Write a tree in MURA's layout: 24 patients with a study of two films, every other one positive."""
+    """Write folders in MURA's layout: 24 patients with a study of two images, every other one positive."""
     folder = tmp_path / "mura" / "MURA-v1.1"
     rng = np.random.default_rng(1)
     for patient in range(24):
@@ -55,13 +55,13 @@ def mura(tmp_path: Path) -> Path:
         study = folder / f"XR_HUMERUS/patient{patient:05d}/study1_{label}"
         study.mkdir(parents=True)
         for number in (1, 2):
-            Image.fromarray(film(rng, label == "positive")).save(study / f"image{number}.png")
+            Image.fromarray(draw_image(rng, label == "positive")).save(study / f"image{number}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
 def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write weights of a small backbone under which films still differ."""
+    """Write weights of a small backbone whose features still differ between images."""
     import keras
 
     from tests.tiny import random_weight
@@ -71,7 +71,7 @@ def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone.set_weights([random_weight(w.name, tuple(w.shape), rng) for w in backbone.weights])
     path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
     with warnings.catch_warnings():
-        # Keras 3.15 saves through an interface that NumPy 2 wants changed.
+        # Keras 3.15 saves through an interface that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", message="__array__ implementation")
         backbone.save_weights(path)
     return path

@@ -1,6 +1,6 @@
-"""Recipes of seconds, and a way to run one in a process of its own, which may be killed.
+"""Recipes that train in seconds, and a command to run one in its own process, which a test may kill.
 
-``python -m tests.training.recipes small DATA WEIGHTS OUT`` trains with it, deterministically.
+``python -m tests.training.recipes small DATA WEIGHTS OUT`` trains deterministically.
 """
 
 import dataclasses
@@ -14,14 +14,17 @@ from training.recipes import RECIPES, Augmentation, Recipe, Stage
 from training.train import train
 
 SMALL = dataclasses.replace(
-    RECIPES["seed"],
+    RECIPES["humerus-baseline"],
     name="small",
     body_parts=(),
     backbone=BACKBONE,
     input_size=SIZE,
     head=(16, 8),
     dropout=0.2,
-    stages=(Stage(release=0, epochs=4, learning_rate=3e-3), Stage(release=12, epochs=3, learning_rate=1e-3)),
+    stages=(
+        Stage(trainable_layers=0, epochs=4, learning_rate=3e-3),
+        Stage(trainable_layers=12, epochs=3, learning_rate=1e-3),
+    ),
     cosine=True,
     augmentation=Augmentation(flip=True, rotation=5),
     views=2,
@@ -32,26 +35,26 @@ SMALL = dataclasses.replace(
     test=0.2,
 )
 
-# The shape of `fracture`.
-HELD = dataclasses.replace(
+# With the same kind of stages as `fracture`.
+FROZEN_HEAD = dataclasses.replace(
     SMALL,
-    name="held",
+    name="frozen-head",
     stages=(Stage(0, epochs=4, learning_rate=3e-3), Stage(12, epochs=3, learning_rate=1e-3, head=False, negatives=0.5)),
     class_weights=False,
     patience=0,
     average=2,
 )
-BY_NAME = {recipe.name: recipe for recipe in (SMALL, HELD)}
+BY_NAME = {recipe.name: recipe for recipe in (SMALL, FROZEN_HEAD)}
 
 
-def order(
+def small_config(
     data: Path, weights: Path, out: Path, recipe: Recipe = SMALL, *, deterministic: bool = False
 ) -> TrainingConfig:
-    """Ask for a small training run."""
+    """Return the configuration of a small training run."""
     return TrainingConfig(
         recipe, read_dataset(data), weights, out, "bonescreen train small", deterministic=deterministic, graph=False
     )
 
 
 if __name__ == "__main__":
-    train(order(*map(Path, sys.argv[2:5]), BY_NAME[sys.argv[1]], deterministic=True))
+    train(small_config(*map(Path, sys.argv[2:5]), BY_NAME[sys.argv[1]], deterministic=True))

@@ -1,28 +1,22 @@
-"""The whole path: films and first weights in, a model package out that the worker's engine loads."""
+"""A whole training run: from images and initial weights to a model package that the worker's engine loads."""
 
 import dataclasses
 import resource
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.training.conftest import SIZE
-from tests.training.recipes import HELD, SMALL, order
+from tests.training.recipes import FROZEN_HEAD, SMALL, small_config
 from training.data.dataset import Role
-from training.data.images import load_images
 from training.data.read_dataset import read_dataset
 from training.data.split import read_split
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import Predictions
-from training.fit.inputs import TrainingInputs
-from training.fit.learner import Learner
-from training.progress import Progress
 from training.recipes import Stage
 from training.train import train
 from xray.errors import StorageOutage, TrainingFailure, UsageError
@@ -31,7 +25,7 @@ from xray.images.preprocessing import Preprocessing
 from xray.network.open_engine import open_engine
 from xray.network.package import load_package
 
-# Keras 3.15 saves weights through an interface that NumPy 2 wants changed.
+# Keras 3.15 saves weights through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 SHORT = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3),))
@@ -42,14 +36,14 @@ def stored_weights(package: Path) -> list[bytes]:
         return [file[str(index)][...].tobytes() for index in range(len(file))]
 
 
-def test_a_package_comes_out_that_the_worker_loads_and_that_says_what_it_is(
+def test_a_run_writes_a_package_that_the_worker_loads_with_a_complete_card(
     mura: Path, backbone_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    made, _ = train(dataclasses.replace(order(mura, backbone_weights, out), graph=True))
+    trained, _ = train(dataclasses.replace(small_config(mura, backbone_weights, out), graph=True))
     package = load_package(out / "small-1")
     card = package.card
-    assert package.digest == made.digest
+    assert package.digest == trained.digest
     assert (card.finding, card.wording, card.body_parts) == ("abnormality", "positive: abnormal", ("HUMERUS",))
     assert [data.name for data in card.training_data] == ["MURA v1.1", "the weights file small.weights.h5"]
     assert str(tmp_path) not in card.to_json()
@@ -61,151 +55,165 @@ def test_a_package_comes_out_that_the_worker_loads_and_that_says_what_it_is(
     engine = open_engine(package, "openvino", tmp_path / "cache")
     assert not (tmp_path / "cache").exists(), "the package's own graph was not used"
     images = [dataset.root / image for image in held_out.images.tolist()]
-    films = np.stack([Preprocessing(64, "squash").apply(decode(image.read_bytes())) for image in images])
-    # predictions were made of features kept as float16
-    np.testing.assert_allclose(engine.infer(films).logits, held_out.logits, atol=0.05)
+    inputs = np.stack([Preprocessing(64, "squash").apply(decode(image.read_bytes())) for image in images])
+    # The predictions are from cached float16 features.
+    np.testing.assert_allclose(engine.infer(inputs).logits, held_out.logits, atol=0.05)
     printed = capsys.readouterr().out
-    assert "stage 2 = the last 12 layers and the head, 3 epochs from a learning rate of 0.001" in printed
+    assert "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001" in printed
     assert "stage 2/2, epoch 1/3: loss" in printed
 
-    with pytest.raises(UsageError, match="never changed"):
-        train(order(mura, backbone_weights, out))
+
+def test_a_finished_run_returns_its_package_and_another_runs_package_is_refused(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    config = small_config(mura, backbone_weights, tmp_path / "out", SHORT)
+    trained, _ = train(config)
+    files = {path: path.stat().st_mtime_ns for path in trained.path.iterdir()}
+    again, evaluation = train(config)
+    assert (again.digest, evaluation) == (trained.digest, None)
+    assert {path: path.stat().st_mtime_ns for path in trained.path.iterdir()} == files
+
+    with pytest.raises(
+        UsageError, match=r"was made by another command \(bonescreen train small\): choose another --out"
+    ):
+        train(dataclasses.replace(config, command="bonescreen train small --seed 7"))
+    for other in (
+        dataclasses.replace(config, recipe=dataclasses.replace(SHORT, seed=7)),
+        dataclasses.replace(config, dataset=config.dataset.select(config.dataset.groups != "patient00000")),
+    ):
+        with pytest.raises(UsageError, match=r"exists and was made with another recipe, data, .* choose another --out"):
+            train(other)
+    (tmp_path / "out/small-1.run/checkpoint.npz").unlink()
+    with pytest.raises(UsageError, match=r"the checkpoint of its run is missing .* choose another --out"):
+        train(config)
 
 
-def test_cross_validation_measures_every_film_out_of_fold_and_learns_from_all(
+def test_metrics_on_the_card_have_four_decimals_and_thresholds_are_exact(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
+    package, evaluation = train(small_config(mura, backbone_weights, tmp_path / "out", SHORT))
+    assert evaluation
+    card = package.card
+    assert (card.image_threshold, card.study_threshold) == (evaluation.image_threshold, evaluation.study_threshold)
+    assert card.calibration == evaluation.calibration
+    for rounded, exact in zip(card.metrics, evaluation.metrics, strict=True):
+        assert rounded.value == round(exact.value, 4)
+
+
+def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_all(
     fracatlas: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(SMALL, folds=3, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
-    package, _ = train(order(fracatlas, backbone_weights, tmp_path / "out", recipe))
+    package, _ = train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
     assert len(predictions) == 59
     assert "split.csv" not in package.card.files
     assert "truncated 1" in " ".join(package.card.limits)
-    assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easily told"
+    assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"
     assert package.card.metrics
     assert all(metric.population.endswith("out of fold") for metric in package.card.metrics)
 
 
-def test_a_network_learns_from_films_that_are_new_in_each_epoch(
+def test_a_network_can_be_trained_with_new_augmentation_in_each_epoch(
     mura: Path, backbone_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(order(mura, backbone_weights, tmp_path / "out", HELD.changed(views=0)))
+    train(small_config(mura, backbone_weights, tmp_path / "out", FROZEN_HEAD.changed(views=0)))
     assert "stage 2/2, epoch 3/3" in capsys.readouterr().out
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
-    assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easily told"
+    assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"
 
 
-def test_an_epoch_has_all_positive_films_and_the_next_of_the_others_until_each_was_seen(
-    fracatlas: Path, backbone_weights: Path, tmp_path: Path
-) -> None:
-    recipe = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3), Stage(6, 4, 1e-3, negatives=0.5)))
-    dataset = read_dataset(fracatlas)
-    dataset, images, _ = load_images(dataset, Preprocessing(SIZE, "squash"), tmp_path)
-    material = TrainingInputs(dataset, images, Learner(recipe, backbone_weights), tmp_path, Progress())
-    films = np.flatnonzero(np.arange(len(dataset)) % 4 > 0)
-    positive, others = (set(films[dataset.labels[films] == label].tolist()) for label in (True, False))
-    np.testing.assert_array_equal(material.chosen(films, 0, 0), films)
-    # A head that learns alone is given films as they are, in every epoch; released layers one view, then the other.
-    np.testing.assert_array_equal(material.inputs(0, films, 0, 1), material.pooled[films])
-    assert (material.inputs(6, films, 1, 0) != material.inputs(6, films, 1, 1)).any(axis=(1, 2, 3)).all()
-    seen: Counter[int] = Counter()
-    for epoch in range(len(others)):
-        chosen = material.chosen(films, 1, epoch)
-        assert len(chosen) == len(positive) + round(len(positive) / 2)
-        assert positive < set(chosen.tolist()) <= positive | others
-        seen.update(chosen.tolist())
-    assert len({seen[film] for film in others}) == 1, "some negative films are seen more often than others"
-    batches = material.epoch(6, films, 1, 0)
-    assert len(batches) == -(-len(material.chosen(films, 1, 0)) // recipe.batch_size)
-
-
-@pytest.mark.parametrize("recipe", ["small", "held"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit_as_an_unbroken_one(
+@pytest.mark.parametrize("recipe", ["small", "frozen-head"])
+def test_a_killed_run_continues_and_ends_with_the_weights_of_an_uninterrupted_run_to_the_bit(
     recipe: str, mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "tests.training.recipes", recipe, str(mura), str(backbone_weights)]
-    unbroken = subprocess.run([*command, str(tmp_path / "unbroken")], capture_output=True, text=True, check=False)
-    assert unbroken.returncode == 0, unbroken.stderr
+    uninterrupted = subprocess.run(
+        [*command, str(tmp_path / "uninterrupted")], capture_output=True, text=True, check=False
+    )
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
     for kill_after in ("stage 1/2, epoch 2/4", "stage 2/2, epoch 1/3"):
         with subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout
-            assert any(kill_after in line for line in run.stdout), "it ended before it could be killed"
+            assert any(kill_after in line for line in run.stdout), "the run ended before it could be killed"
             run.send_signal(signal.SIGKILL)
     resumed = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after stage" in resumed.stdout
-    assert stored_weights(tmp_path / f"unbroken/{recipe}-1") == stored_weights(tmp_path / f"killed/{recipe}-1")
-    assert "stage 1/2, epoch 1/4" in unbroken.stdout
+    assert "continuing after stage" in resumed.stdout
+    assert stored_weights(tmp_path / f"uninterrupted/{recipe}-1") == stored_weights(tmp_path / f"killed/{recipe}-1")
+    assert "stage 1/2, epoch 1/4" in uninterrupted.stdout
     assert "stage 1/2, epoch 1/4" not in resumed.stdout
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_once_and_says_what_to_do(
+def test_a_loss_that_is_not_a_number_ends_the_run_at_once_with_advice(
     mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 50, 1e30),))
-    with pytest.raises(TrainingFailure, match=r"no longer a number in stage 1, epoch \d+: look for faulty films"):
-        train(order(mura, backbone_weights, tmp_path / "out", recipe))
+    with pytest.raises(TrainingFailure, match=r"is not a number in stage 1, epoch \d+: check the images with"):
+        train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 1, 1e-3), Stage(0, 40, 1e30)))
     with pytest.raises(TrainingFailure):
-        train(order(mura, backbone_weights, tmp_path / "out", recipe))
-    with pytest.raises(UsageError, match=r"is of a run with another recipe, data, weights"):
-        train(order(mura, backbone_weights, tmp_path / "out", dataclasses.replace(recipe, batch_size=4)))
+        train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
+    with pytest.raises(UsageError, match=r"belongs to a run with another recipe, data, weights"):
+        train(small_config(mura, backbone_weights, tmp_path / "out", dataclasses.replace(recipe, batch_size=4)))
     next((tmp_path / "out").rglob("checkpoint.npz")).write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UsageError, match=r"checkpoint\.npz is damaged .* delete it"):
-        train(order(mura, backbone_weights, tmp_path / "out", recipe))
+        train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
 
 
-def test_a_full_disk_is_said_and_what_was_there_stays(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_same_run_continues_later(
+    mura: Path, backbone_weights: Path, tmp_path: Path
+) -> None:
     out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
         with pytest.raises(StorageOutage, match=r"cannot be written|are needed .*free some"):
-            train(order(mura, backbone_weights, out, SHORT))
+            train(small_config(mura, backbone_weights, out, SHORT))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    train(order(mura, backbone_weights, out, SHORT))
+    train(small_config(mura, backbone_weights, out, SHORT))
 
 
-def test_two_runs_do_not_work_in_one_folder(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
+def test_two_runs_cannot_use_one_folder(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
     import fcntl
 
     (tmp_path / "out").mkdir()
     with (tmp_path / "out/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another training run works in"):
-            train(order(mura, backbone_weights, tmp_path / "out"))
+        with pytest.raises(UsageError, match="another training run is using"):
+            train(small_config(mura, backbone_weights, tmp_path / "out"))
 
 
-def test_weights_of_another_network_and_films_of_one_class_are_refused_before_any_hour_is_lost(
+def test_weights_of_another_network_and_images_of_one_class_are_refused_before_training(
     mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="cannot build DenseNet121"):
-        train(order(mura, backbone_weights, tmp_path / "a", dataclasses.replace(SHORT, backbone="DenseNet121")))
+        train(small_config(mura, backbone_weights, tmp_path / "a", dataclasses.replace(SHORT, backbone="DenseNet121")))
     for study in (mura / "XR_HUMERUS").glob("*/*_positive"):
         study.rename(study.with_name("study1_negative"))
     with pytest.raises(UsageError, match="the data has one class only: all 48 images are negative"):
-        train(order(mura, backbone_weights, tmp_path / "b", SHORT))
+        train(small_config(mura, backbone_weights, tmp_path / "b", SHORT))
 
 
-def test_a_network_can_begin_as_another_packages_unless_that_has_learnt_what_is_held_out(
+def test_initial_weights_can_be_a_packages_unless_it_was_trained_on_held_out_images(
     mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
-    first, _ = train(order(mura, backbone_weights, tmp_path / "first", SHORT))
-    again = dataclasses.replace(order(mura, backbone_weights, tmp_path / "second", SHORT), initial=first)
+    first, _ = train(small_config(mura, backbone_weights, tmp_path / "first", SHORT))
+    again = dataclasses.replace(small_config(mura, backbone_weights, tmp_path / "second", SHORT), initial_weights=first)
     second, _ = train(again)
     roles = [data.role for data in second.card.training_data]
-    assert "the backbone's first weights, by the package small 1" in roles[1]
+    assert "initial weights of the backbone, from the package small 1" in roles[1]
     other_split = dataclasses.replace(again, out=tmp_path / "third", recipe=dataclasses.replace(SHORT, seed=7))
-    with pytest.raises(UsageError, match=r"cannot be begun with.* The model has learnt from \d+ of these"):
+    with pytest.raises(UsageError, match=r"cannot be used.* The model was trained on \d+ of these"):
         train(other_split)
     train(dataclasses.replace(other_split, split=read_split(first.path / "split.csv")))
     another = dataclasses.replace(
         again, out=tmp_path / "fourth", recipe=dataclasses.replace(SHORT, backbone="MobileNetV2")
     )
-    with pytest.raises(UsageError, match="has a MobileNet, the recipe a MobileNetV2"):
+    with pytest.raises(UsageError, match="has the backbone MobileNet, the recipe MobileNetV2"):
         train(another)

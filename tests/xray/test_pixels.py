@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.archives import (
+    PNG_COLOURS,
     cut,
     encoded,
     film,
@@ -232,6 +233,19 @@ def deep_colour(channels: int, span: int) -> np.ndarray:
     return np.random.default_rng(channels).integers(65535 - span, 65535, (40, 30, channels), np.uint16, endpoint=True)
 
 
+def interlaced_png(pixels: np.ndarray) -> bytes:
+    """Write a PNG of 16 bits in the seven passes of Adam7 (PNG specification, 8.2)."""
+    height, width, channels = pixels.shape
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    lines = b""
+    for top, left, down, right in passes:
+        part = pixels[top::down, left::right].astype(">u2")
+        lines += np.pad(part.view(np.uint8).reshape(len(part), -1), ((0, 0), (1, 0))).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOURS[channels], 0, 0, 1)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
+
+
 def stretched_luma(pixels: np.ndarray) -> np.ndarray:
     """Compute in floating point what must come out of deep colour."""
     values = pixels.astype(float)
@@ -276,6 +290,38 @@ def test_deep_colour_is_turned_as_its_orientation_says():
     pixels = deep_colour(3, 65535)
 
     assert np.array_equal(decode(tiff_of(pixels, {274: [6]})), np.rot90(decode(tiff_of(pixels)), -1))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_interlaced_deep_colour_comes_out_as_it_does_in_rows(channels):
+    pixels = deep_colour(channels, 65535)
+
+    assert np.array_equal(decode(interlaced_png(pixels)), decode(png_of(pixels, bits=16)))
+
+
+@pytest.mark.parametrize("before_pixels", [True, False])
+def test_deep_colour_in_a_png_is_turned_as_its_orientation_says(before_pixels):
+    whole = png_of(deep_colour(3, 65535), bits=16)
+    place = 33 if before_pixels else len(whole) - 12
+    exif = png_chunk(b"eXIf", struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, ORIENTATION, 3, 1, 6, 0, 0))
+
+    assert np.array_equal(decode(whole[:place] + exif + whole[place:]), np.rot90(decode(whole), -1))
+
+
+@pytest.mark.parametrize("chunk", [(b"gAMA", struct.pack(">I", 100_000)), (b"sBIT", bytes([10, 10, 10]))])
+def test_gamma_and_significant_bits_leave_deep_colour_as_it_is(chunk):
+    whole = png_of(deep_colour(3, 65535), bits=16)
+
+    assert np.array_equal(decode(whole[:33] + png_chunk(*chunk) + whole[33:]), decode(whole))
+
+
+def test_a_png_whose_pixels_are_whole_is_read_without_its_end_and_with_a_wrong_checksum():
+    whole = png_of(deep_colour(3, 65535), bits=16)
+    checksum = len(whole) - 16
+    wrong = whole[:checksum] + bytes([whole[checksum] ^ 1]) + whole[checksum + 1 :]
+
+    assert np.array_equal(decode(whole[:-12]), decode(whole))
+    assert np.array_equal(decode(wrong), decode(whole))
 
 
 @pytest.mark.parametrize("fields", [{284: [2]}, {284: [2], 338: [0]}, {262: [5]}, {338: [1]}])

@@ -12,6 +12,7 @@ from training.audit.examination import Examination
 from training.audit.near_duplicates import DuplicateKind, DuplicatePair
 from training.audit.survey import is_blank, looks_inverted, stack_small
 from training.data.dataset import Dataset, Role
+from training.recipes import RECIPES
 from xray.vocabulary import REASON_TEXT, Label
 
 FEW = 0.1
@@ -186,19 +187,17 @@ def label_findings(examination: Examination) -> Iterator[Finding]:
 
 
 def _no_split(examination: Examination) -> Iterator[Finding]:
-    """Report which kinds of recipes would stop at once; it is an error where both would."""
+    """Report which recipes would stop at once; it is an error where all would."""
     severity = Severity.WARNING if examination.has_split or not examination.no_folds else Severity.ERROR
-    for code, title, kind, why in (
-        (
-            "no-split", "The data cannot be split", "holds out a validation and a test part",
-            "" if examination.has_split else examination.split,
-        ),
-        ("no-folds", "The data cannot be cross-validated", "cross-validates", examination.no_folds),
-    ):  # fmt: skip
+    for code, title, cross_validates, why in (
+        ("no-split", "The data cannot be split", False, "" if examination.has_split else examination.split),
+        ("no-folds", "The data cannot be cross-validated", True, examination.no_folds),
+    ):
         if why:
+            recipes = " or ".join(name for name, recipe in RECIPES.items() if bool(recipe.folds) is cross_validates)
             yield Finding(
                 code, severity, title, len(examination.dataset), "image",
-                f"Training by a recipe that {kind} would stop at once: {why}.",
+                f"Training by the recipe {recipes} would stop at once: {why}.",
             )  # fmt: skip
 
 

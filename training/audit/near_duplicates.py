@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.audit.survey import AuditedImage, is_blank, stack_small
-from training.data.split import join
+from training.data.split import merge_groups
 
 MOST_BITS = 12
 """Bits of 64 in which the hashes of a proposed pair may differ. Proposes 0.2 % of FracAtlas's pairs."""
@@ -127,7 +127,7 @@ def join_groups(groups: Sequence[str], pairs: Iterable[DuplicatePair]) -> dict[s
     dict of str to str
         From a group to the one that it is now in; joined groups get the alphabetically first of their names.
     """
-    return join(groups, ((groups[pair.first], groups[pair.second]) for pair in pairs))
+    return merge_groups(groups, ((groups[pair.first], groups[pair.second]) for pair in pairs))
 
 
 def _same_content(contents: list[tuple[int, Hashable]], kind: DuplicateKind) -> tuple[list[DuplicatePair], list[int]]:

@@ -1,4 +1,4 @@
-"""Labelled radiographs: which images there are, what they are called positive for, and which must stay together."""
+"""Labelled radiographs: images, human labels, and the groups that a split must keep together."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -13,13 +13,22 @@ from xray.errors import UsageError
 from xray.network.card import TrainingData
 
 ALL = "all"
-"""Said in place of a body part."""
+"""Selects every body part."""
+
+OWN_DATA = TrainingData(
+    name="own data",
+    role="training, thresholds, calibration and metrics",
+    licence="not known: the data's owner decides",
+    terms="not known: ask the data's owner before passing on a model trained on them",
+    attribution="none given",
+)
+"""Terms of data that are not a known data set."""
 
 UPPER_LIMB = frozenset({"CLAVICLE", "ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"})
 
 
 class Role(StrEnum):
-    """What a group's images are for."""
+    """Part of a split: what a group's images are used for."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -33,17 +42,17 @@ class Example:
     Attributes
     ----------
     image : str
-        Path below the data set's root, POSIX.
+        Path relative to the data set's root, POSIX.
     study : str
         The examination it belongs to.
     group : str
-        The patient, or whatever else a split must not part: near-duplicates, a series of films.
+        The patient, or another set of images that a split must keep together: near duplicates, a series.
     label : bool
         The human label, true for positive.
     body_part : str or None
         DICOM Body Part Examined term.
     role : Role or None
-        What the publisher's own split uses it for.
+        Its part in the publisher's split, if there is one.
     """
 
     image: str
@@ -56,20 +65,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled radiographs below one folder.
+    """Labelled radiographs in one folder.
 
     Attributes
     ----------
     root : Path
-        Where the examples' paths begin.
+        The folder that the examples' paths are relative to.
     terms : TrainingData
-        Name, licence and terms, as a card says them.
+        Name, licence and terms, as they appear on a model card.
     finding : str
         What a positive label means, such as ``"fracture"``.
     examples : tuple of Example
-        N of them, no image twice.
+        N examples; no image appears twice.
     notes : tuple of str
-        What the reader noticed and a person should know.
+        Remarks for the user from reading the data set.
     """
 
     root: Path
@@ -79,7 +88,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an image that is listed twice: it could be on both sides of a split."""
+        """Refuse an image that is listed twice, as it could be in two parts of a split."""
         image, count = (
             Counter(example.image for example in self.examples).most_common(1)[0] if self.examples else ("", 0)
         )
@@ -91,7 +100,7 @@ class Dataset:
 
     @property
     def images(self) -> NDArray[np.str_]:
-        """Paths below the root, ``(N,)``."""
+        """Paths relative to the root, ``(N,)``."""
         return np.array([example.image for example in self.examples], np.str_)
 
     @property
@@ -119,12 +128,12 @@ class Dataset:
         return replace(self, examples=tuple(e for e, kept in zip(self.examples, keep, strict=True) if kept))
 
     def of_body_parts(self, wanted: Collection[str]) -> "Dataset":
-        """Return the examples that show one of these body parts; all for none, or where one is ``all`` in any case.
+        """Return the examples of these body parts; all examples if there are none, or if one of them is ``all``.
 
         Raises
         ------
         UsageError
-            If there is no image of one of them; says which there are.
+            If one of them has no images; the message lists the body parts in the data.
         """
         if not wanted or any(part.lower() == ALL for part in wanted):
             return self
@@ -133,17 +142,18 @@ class Dataset:
             if not there[part]:
                 known = ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in there.most_common())
                 raise UsageError(
-                    f"{self.root} has no images of {part}, but of {known}: choose with --body-part, or say {ALL!r}"
+                    f"{self.root} has no images of {part}. It has {known}: choose with --body-part, or use "
+                    f"--body-part {ALL}"
                 )
         return self.select(np.isin(self.body_parts, list(wanted)))
 
     def require_both_classes(self, where: str) -> None:
-        """Refuse data from which nothing can be learnt or measured.
+        """Refuse data without images of both classes, on which nothing can be trained or measured.
 
         Parameters
         ----------
         where : str
-            Which part of the data this is, for the error.
+            What these data are, for the message.
 
         Raises
         ------
@@ -153,8 +163,13 @@ class Dataset:
         positives = int(self.labels.sum())
         if not len(self):
             raise UsageError(
-                f"{where} has no images: the split names no group of {self.root} for it, or there are too few"
+                f"{where} has no images: the split assigns no group of {self.root} to it, or there are too few groups"
             )
         if positives in (0, len(self)):
             only = "positive" if positives else "negative"
             raise UsageError(f"{where} has one class only: all {len(self):,} images are {only}; both are needed")
+
+
+def unlabelled_note(number: int) -> str:
+    """Return the note on images without a label."""
+    return f"left out {number:,} image{'' if number == 1 else 's'} without a label"

@@ -1,4 +1,4 @@
-"""FracAtlas (Abedeen et al. 2023, Scientific Data): as published, or with groups of near-duplicates."""
+"""FracAtlas (Abedeen et al. 2023, Scientific Data), as published or with groups of near duplicates."""
 
 from pathlib import Path, PurePosixPath
 
@@ -8,13 +8,13 @@ from xray.errors import UsageError
 from xray.network.card import TrainingData
 
 GROUPED, PUBLISHED = "labels.csv", "dataset.csv"
-# From the upper limb down, as a film that shows a hand and a leg counts as upper limb.
+# In this order, so that an image of a hand and a leg counts as upper limb.
 BODY_PARTS = {"hand": "HAND", "shoulder": "SHOULDER", "hip": "HIP", "leg": "LEG"}
 FOLDERS = ("images", "images/Fractured", "images/Non_fractured")
 
 FRACATLAS = TrainingData(
     name="FracAtlas",
-    role="the weights learnt, thresholds, calibration and metrics",
+    role="training, thresholds, calibration and metrics",
     licence="CC-BY-4.0 (https://creativecommons.org/licenses/by/4.0/)",
     terms="attribution; images reduced to at most 640 px on the long side, then preprocessed",
     attribution="Abedeen et al., FracAtlas: A Dataset for Fracture Classification, Localization and Segmentation of "
@@ -23,7 +23,7 @@ FRACATLAS = TrainingData(
 
 
 def is_fracatlas(folder: Path) -> bool:
-    """Say whether a folder has a FracAtlas table beside ``images/``."""
+    """Return whether a folder has a FracAtlas table and ``images/``."""
     return (folder / "images").is_dir() and any((folder / name).is_file() for name in (GROUPED, PUBLISHED))
 
 
@@ -31,13 +31,13 @@ def read_fracatlas(folder: Path) -> Dataset:
     """Read FracAtlas.
 
     ``dataset.csv`` is the published table (``image_id``, body-part flags, ``fractured``; images in
-    ``images/Fractured`` and ``images/Non_fractured``). It has neither patients nor groups, so each image is its own
-    group unless groups are given. ``labels.csv`` is the same with a column ``group``, its images in ``images``.
+    ``images/Fractured`` and ``images/Non_fractured``). It has no patients or groups, so each image is its own group.
+    ``labels.csv`` is the same table with a column ``group``; its images are in ``images``.
 
     Parameters
     ----------
     folder : Path
-        Holds the table and ``images/``.
+        The folder of the table and ``images/``.
 
     Raises
     ------
@@ -52,8 +52,8 @@ def read_fracatlas(folder: Path) -> Dataset:
         raise UsageError(f"{table} has no rows")
     examples = tuple(_example(table, line, record, folder, grouped=grouped) for line, record in records)
     notes = () if grouped else (
-        f"{PUBLISHED} has no groups, so near-duplicate films may lie on both sides of a split: "
-        "let bonescreen doctor write groups.csv, and train with --groups",
+        f"{PUBLISHED} has no groups, so near duplicates may be in two parts of a split: let bonescreen audit write "
+        "groups.csv, and train with --groups",
     )  # fmt: skip
     return Dataset(folder, FRACATLAS, "fracture", examples, notes)
 
@@ -65,7 +65,7 @@ def _example(table: Path, line: int, record: dict[str, str], folder: Path, *, gr
         raise UsageError(f"{table}, line {line}: {name} is not a file name")
     for column in ("fractured", *BODY_PARTS):
         if record[column] not in ("0", "1"):
-            raise UsageError(f"{table}, line {line}: {column} is neither 0 nor 1")
+            raise UsageError(f"{table}, line {line}: {column} is not 0 or 1")
     if grouped and not record["group"]:
         raise UsageError(f"{table}, line {line}: group is empty")
     body_part = next((part for column, part in BODY_PARTS.items() if record[column] == "1"), None)

@@ -1,4 +1,8 @@
-"""Which films a model has met, by their content: names and groups change, a file's bytes do not."""
+"""Leakage: which images of a data set a model was trained on, and which part of it to evaluate the model on.
+
+A model package lists the images it was trained with by the SHA-256 of their files, so renaming images or groups does
+not hide them.
+"""
 
 import functools
 from collections import Counter
@@ -9,111 +13,103 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.dataset import Dataset, Role
-from training.data.manifest import OWN
+from training.data.dataset import OWN_DATA, Dataset, Role
 from training.data.split import SPLIT_FILE, Split, read_split
 from training.disk import read_table, table_text
 from xray.errors import UsageError
 from xray.network.package import ModelPackage, file_sha256
 
-FILMS_FILE = "films.csv"
-_DIGITS = 32
-
-
-def film_digests(dataset: Dataset) -> list[str]:
-    """Return the first 32 hexadecimal digits of the SHA-256 of each example's file, empty where there is none."""
-    return [_file_digest(dataset.root / example.image) for example in dataset.examples]
-
-
-def met_films(package: ModelPackage) -> Mapping[str, Role]:
-    """Return what each film was for when a package was trained, by its digest; empty where the package does not tell.
-
-    Raises
-    ------
-    UsageError
-        If the package's table is wrong.
-    """
-    if FILMS_FILE not in package.card.files:
-        return {}
-    table = package.path / FILMS_FILE
-    try:
-        return {record["sha256"]: Role(record["role"]) for _, record in read_table(table, ("sha256", "role"))}
-    except ValueError as error:
-        raise UsageError(f"{table}: {error}") from error
-
-
-def films_table(roles: Iterable[tuple[str, Role]], ancestor: ModelPackage | None) -> bytes:
-    """Write the table of a package.
-
-    Parameters
-    ----------
-    roles : iterable of tuple of str and Role
-        Digest and role of the films that it was trained with; a film in two parts counts as learnt from, or else as
-        chosen on.
-    ancestor : ModelPackage or None
-        The package that it began as: what that has learnt, or was chosen on, this one has too.
-    """
-    learnt = (
-        {digest: Role.TRAIN for digest, role in met_films(ancestor).items() if role is not Role.TEST}
-        if ancestor
-        else {}
-    )
-    met = {digest: role for digest, role in sorted(roles, key=_weight) if digest}
-    return table_text(("sha256", "role"), sorted((met | learnt).items())).encode()
-
-
-def _weight(film: tuple[str, Role]) -> int:
-    return (Role.TEST, Role.VALIDATION, Role.TRAIN).index(film[1])
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        found = path.stat()
-        return _digest(path, found.st_size, found.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-@functools.cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    """Read a file once, as long as it stays as it is."""
-    return file_sha256(path)[:_DIGITS]
-
+TRAINING_IMAGES_FILE = "films.csv"
+"""Table ``sha256,role`` in a model package."""
 
 ALL = "all"
-DEFAULTS = (Role.TEST, Role.VALIDATION, Role.TRAIN)
-PARTS = (*(role.value for role in DEFAULTS), ALL)
+PREFERRED_ROLES = (Role.TEST, Role.VALIDATION, Role.TRAIN)
+PARTS = (*(role.value for role in PREFERRED_ROLES), ALL)
 
-REMEMBERED = "What is measured here says how well it remembers, not how well it does on films that it has not seen."
+_DIGITS = 32
+_MEMORY_WARNING = "The metrics show how well it remembers these images, not how well it reads new ones."
 
 
 class LeakageVerdict(StrEnum):
-    """What the numbers are worth."""
+    """How a model's training and the images to evaluate it on are related."""
 
-    UNSEEN = "unseen"
-    CHOSEN_ON = "chosen on"
-    SEEN = "seen"
+    HELD_OUT = "held out"
+    TUNED_ON = "tuned on"
+    TRAINED_ON = "trained on"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Whether a model has seen some images, and a sentence that says so to a person."""
+    """Whether a model was trained on some images, with a sentence for the user."""
 
     verdict: LeakageVerdict
     text: str
 
 
-def package_split(package: ModelPackage) -> Split | None:
-    """Return the split that a package was trained with, or None where it does not hold one."""
-    return read_split(package.path / SPLIT_FILE) if SPLIT_FILE in package.card.files else None
+def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
+    """Check whether a model was trained on a data set's images.
+
+    Decided by the images and groups listed in the package, or without such a list by the names of the training data on
+    its card.
+
+    Parameters
+    ----------
+    package : ModelPackage
+        The model.
+    dataset : Dataset
+        N examples.
+    """
+    images = Counter(roles_in_training(package, dataset))
+    name, total, has_list = dataset.terms.name, len(dataset), TRAINING_IMAGES_FILE in package.card.files
+    on_card = not has_list and name != OWN_DATA.name and any(data.name == name for data in package.card.training_data)
+    if images[Role.TRAIN]:
+        return Leakage(
+            LeakageVerdict.TRAINED_ON,
+            f"The model was trained on {images[Role.TRAIN]:,} of these {total:,} images, or on images of the same "
+            f"groups. {_MEMORY_WARNING}",
+        )
+    if images[None] and on_card:
+        return Leakage(
+            LeakageVerdict.TRAINED_ON,
+            f"The model was trained on {name}, and its package does not list which images, so it may have been trained "
+            f"on any of these. {_MEMORY_WARNING}",
+        )
+    if images[Role.VALIDATION]:
+        return Leakage(
+            LeakageVerdict.TUNED_ON,
+            f"The model was not trained on these images, but early stopping, calibration or thresholds were chosen on "
+            f"{images[Role.VALIDATION]:,} of them, so the metrics are too good.",
+        )
+    if images[Role.TEST]:
+        new = f", or not in its split ({images[None]:,} images)" if images[None] else ""
+        return Leakage(
+            LeakageVerdict.HELD_OUT,
+            f"The model was not trained on these images: they are in the test part of its split{new}.",
+        )
+    return _unlisted(package, name, has_list)
 
 
-def choose_part(package: ModelPackage, dataset: Dataset, wanted: str | None) -> tuple[Dataset, str]:
-    """Return the part of a data set to measure a model on, and its name, one of `PARTS`.
+def _unlisted(package: ModelPackage, name: str, has_list: bool) -> Leakage:
+    if has_list:
+        return Leakage(
+            LeakageVerdict.UNKNOWN,
+            "The model was not trained on any of these files. It is not known whether it was trained on copies of "
+            "these images in other files, or on other images of these patients.",
+        )
+    trained = ", ".join(data.name for data in package.card.training_data) or "nothing"
+    return Leakage(
+        LeakageVerdict.UNKNOWN,
+        f"The model's card lists as training data: {trained}. These data are called {name}, and the package has no "
+        "split with their groups. It is not known whether the model was trained on these images under another name.",
+    )
 
-    Where the package's split knows the data, the test part is taken by default, or the validation part where there is
-    none. Groups that the split does not know count as test: the model has not seen them.
+
+def select_part(package: ModelPackage, dataset: Dataset, part: str | None) -> tuple[Dataset, str]:
+    """Select the part of a data set to evaluate a model on.
+
+    If the data set's images are in the package's split, the default is the test part, or the validation part if there
+    is no test part. Groups that are not in the split belong to the test part, as the model was not trained on them.
 
     Parameters
     ----------
@@ -121,91 +117,111 @@ def choose_part(package: ModelPackage, dataset: Dataset, wanted: str | None) -> 
         The model.
     dataset : Dataset
         All of the data.
-    wanted : str or None
+    part : str or None
         One of `PARTS`, or None for the default.
+
+    Returns
+    -------
+    dataset : Dataset
+        The examples of the part.
+    part : str
+        One of `PARTS`.
 
     Raises
     ------
     UsageError
-        If a part is wanted that is not there; says which are.
+        If the data have no such part; the message lists the parts they have.
     """
-    own = roles_of(package, dataset)
-    if wanted == ALL or (wanted is None and not any(own)):
+    roles = roles_in_training(package, dataset)
+    if part == ALL or (part is None and not any(roles)):
         return dataset, ALL
-    roles = own if any(own) else [example.role for example in dataset.examples]
+    if not any(roles):
+        roles = [example.role for example in dataset.examples]
     if not any(roles):
         raise UsageError(
-            f"no split says what of {dataset.root} is for training and what for a test, neither the package's nor the "
-            "publisher's: leave out --part"
+            f"neither the package nor the publisher of {dataset.root} has a split with training and test parts: leave "
+            "out --part"
         )
     present = Counter(role or Role.TEST for role in roles)
-    part = wanted or next(role for role in DEFAULTS if present[role])
-    if not present[Role(part)]:
+    selected = part or next(role for role in PREFERRED_ROLES if present[role])
+    if not present[Role(selected)]:
         there = ", ".join(f"{role} ({count:,} images)" for role, count in present.most_common())
-        raise UsageError(f"the data have no {part} part; they have: {there}")
-    return dataset.select(np.array([(role or Role.TEST) == part for role in roles], np.bool_)), part
+        raise UsageError(f"the data have no {selected} part; they have: {there}")
+    return dataset.select(np.array([(role or Role.TEST) == selected for role in roles], np.bool_)), selected
 
 
-def roles_of(package: ModelPackage, dataset: Dataset) -> list[Role | None]:
-    """Return what each of N images was for when a package was trained, or None where it was not there.
+def roles_in_training(package: ModelPackage, dataset: Dataset) -> list[Role | None]:
+    """Return the role of each of N images when a package was trained, or None if it was not used.
 
-    By the file's content; for a file that is new, by its group, as a patient's other films give away a little of it.
+    Found by the digest of its file, or for other files by its group, because images of one patient are alike.
     """
-    films, split = met_films(package), package_split(package)
-    groups = split.roles if split else {}
-    digests = film_digests(dataset) if films else [""] * len(dataset)
+    by_digest, split = read_training_images(package), read_package_split(package)
+    by_group = split.roles if split else {}
+    digests = image_digests(dataset) if by_digest else [""] * len(dataset)
     return [
-        films.get(digest) or groups.get(group) for digest, group in zip(digests, dataset.groups.tolist(), strict=True)
+        by_digest.get(digest) or by_group.get(group)
+        for digest, group in zip(digests, dataset.groups.tolist(), strict=True)
     ]
 
 
-def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
-    """Say whether a model has seen a data set's images.
+def read_package_split(package: ModelPackage) -> Split | None:
+    """Return the split that a package was trained with, or None if it has none."""
+    return read_split(package.path / SPLIT_FILE) if SPLIT_FILE in package.card.files else None
 
-    By the films and groups that its package tells of; where it tells of none, by the names of the training data on its
-    card.
+
+def read_training_images(package: ModelPackage) -> Mapping[str, Role]:
+    """Return the role of each image that a package was trained with, by digest; empty if the package has no list.
+
+    Raises
+    ------
+    UsageError
+        If the list is invalid.
     """
-    known = Counter(roles_of(package, dataset))
-    name, total, tells = dataset.terms.name, len(dataset), FILMS_FILE in package.card.files
-    named = not tells and name != OWN.name and any(data.name == name for data in package.card.training_data)
-    if known[Role.TRAIN]:
-        return Leakage(
-            LeakageVerdict.SEEN,
-            f"The model has learnt from {known[Role.TRAIN]:,} of these {total:,} images, or from others of their "
-            f"groups. {REMEMBERED}",
-        )
-    if known[None] and named:
-        return Leakage(
-            LeakageVerdict.SEEN,
-            f"The model was trained on {name}, and its package does not tell these images' groups from those it learnt "
-            f"from: take all as seen. {REMEMBERED}",
-        )
-    if known[Role.VALIDATION]:
-        return Leakage(
-            LeakageVerdict.CHOSEN_ON,
-            f"The model has not learnt from these images, but {known[Role.VALIDATION]:,} of them chose when its "
-            "training stopped, its calibration or its thresholds, so the numbers flatter it.",
-        )
-    if known[Role.TEST]:
-        strangers = f", or are not in it ({known[None]:,} images)" if known[None] else ""
-        return Leakage(
-            LeakageVerdict.UNSEEN,
-            f"These images are in the test part of the model's own split{strangers}: it has not seen them.",
-        )
-    return _stranger(package, name, tells)
+    if TRAINING_IMAGES_FILE not in package.card.files:
+        return {}
+    table = package.path / TRAINING_IMAGES_FILE
+    try:
+        return {record["sha256"]: Role(record["role"]) for _, record in read_table(table, ("sha256", "role"))}
+    except ValueError as error:
+        raise UsageError(f"{table}: {error}") from error
 
 
-def _stranger(package: ModelPackage, name: str, tells: bool) -> Leakage:
-    if tells:
-        return Leakage(
-            LeakageVerdict.UNKNOWN,
-            "None of these files is one that the model has learnt from. Whether it knows the same films from other "
-            "files, or other films of these patients, cannot be told here.",
-        )
-    trained = ", ".join(data.name for data in package.card.training_data) or "nothing"
-    return Leakage(
-        LeakageVerdict.UNKNOWN,
-        f"The model's card names as training data: {trained}. These data are called {name}, and none of their groups "
-        "is in a split that the package holds. Whether films of them are among the training data under another name "
-        "cannot be told here.",
+def training_images_table(roles: Iterable[tuple[str, Role]], initial: ModelPackage | None) -> bytes:
+    """Return a package's list of training images as CSV.
+
+    Parameters
+    ----------
+    roles : iterable of tuple of str and Role
+        Digest and role of each image. An image with several roles counts as a training image, or else as a validation
+        image.
+    initial : ModelPackage or None
+        The package whose weights the training started from. Its training and validation images count as training
+        images.
+    """
+    inherited = (
+        {digest: Role.TRAIN for digest, role in read_training_images(initial).items() if role is not Role.TEST}
+        if initial
+        else {}
     )
+    # The last entry of a digest wins.
+    own = {digest: role for digest, role in sorted(roles, key=lambda row: PREFERRED_ROLES.index(row[1])) if digest}
+    return table_text(("sha256", "role"), sorted((own | inherited).items())).encode()
+
+
+def image_digests(dataset: Dataset) -> list[str]:
+    """Return the first 32 hexadecimal digits of the SHA-256 of each of N files, or an empty string if it is missing."""
+    return [_file_digest(dataset.root / example.image) for example in dataset.examples]
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _cached_digest(path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _cached_digest(path: Path, size: int, modified: int) -> str:
+    """Return the digest of a file; size and time of modification are part of the cache's key."""
+    return file_sha256(path)[:_DIGITS]

@@ -1,39 +1,30 @@
-"""Any archive whose ``manifest.csv`` says the labels."""
+"""Archives with labels in a ``manifest.csv``."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from training.data.dataset import Dataset, Example
+from training.data.dataset import OWN_DATA, Dataset, Example, unlabelled_note
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.manifest import Listed, read_manifest, require_sound
 from xray.errors import UsageError
-from xray.network.card import TrainingData
 from xray.pseudonym import pseudonym
 from xray.vocabulary import Label
 
-OWN = TrainingData(
-    name="own data",
-    role="the weights learnt, thresholds, calibration and metrics",
-    licence="not known: the data's owner decides",
-    terms="not known: ask the data's owner before a model trained on them is passed on",
-    attribution="none given",
-)
-
-# A patient's name must not reach a package in clear even where no key is set; against guessing it does not help.
-NO_KEY = b"bonescreen"
+# Keeps patients' names out of packages even if no key is set. It does not protect against guessing.
+DEFAULT_KEY = b"bonescreen"
 
 
-def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
-    """Read ``manifest.csv`` (``study,image[,label,body_part,view,patient]``); images without a label are left out.
+def read_manifest_dataset(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
+    """Read ``manifest.csv`` (``study,image[,label,body_part,view,patient]``) as a data set.
 
-    The patient is the group, hashed; a study without one is its own group.
+    Images without a label are left out. The group is the patient, hashed; a study without a patient is its own group.
 
     Parameters
     ----------
     folder : Path
-        Holds the manifest; its paths begin here.
+        The folder of the manifest, which its paths are relative to.
     pseudonym_key : bytes or None
-        Key of the patients' hashes, as in screening.
+        Key for the hashes of patients, as in screening.
 
     Raises
     ------
@@ -45,24 +36,24 @@ def read_listed(folder: Path, pseudonym_key: bytes | None = None) -> Dataset:
     with (folder / MANIFEST_NAME).open("rb") as file:
         require_sound(file)
         file.seek(0)
-        for listed in read_manifest(file, pseudonym_key or NO_KEY):
+        for listed in read_manifest(file, pseudonym_key or DEFAULT_KEY):
             if not isinstance(listed, Listed):
                 raise UsageError(f"{folder / MANIFEST_NAME} {listed}")
-            placed = listed.placed
-            if placed.patient and patients.setdefault(placed.study, placed.patient) != placed.patient:
+            placement = listed.placed
+            if placement.patient and patients.setdefault(placement.study, placement.patient) != placement.patient:
                 raise UsageError(
-                    f"{folder / MANIFEST_NAME} line {listed.line}: the study {placed.study!r} has two patients, "
-                    "and a study is of one"
+                    f"{folder / MANIFEST_NAME} line {listed.line}: the study {placement.study!r} has two patients; a "
+                    "study has one"
                 )
-            if placed.human_label is None:
+            if placement.human_label is None:
                 unlabelled += 1
                 continue
-            alone = pseudonym(pseudonym_key or NO_KEY, placed.study)
-            positive = placed.human_label is Label.POSITIVE
-            examples.append(Example(listed.image, placed.study, alone, positive, placed.body_part))
+            own_group = pseudonym(pseudonym_key or DEFAULT_KEY, placement.study)
+            positive = placement.human_label is Label.POSITIVE
+            examples.append(Example(listed.image, placement.study, own_group, positive, placement.body_part))
     if not examples:
-        raise UsageError(f"{folder / MANIFEST_NAME} has no labels: its column 'label' says positive or negative")
-    # Only now, as one line of a study may name the patient and the others not.
+        raise UsageError(f"{folder / MANIFEST_NAME} has no labels: add a column 'label' with positive or negative")
+    # Assigned last, because only one of a study's lines may name the patient.
     grouped = tuple(replace(example, group=patients.get(example.study, example.group)) for example in examples)
-    notes = (f"{unlabelled:,} images without a label were left out",) if unlabelled else ()
-    return Dataset(folder, OWN, "finding", grouped, notes)
+    notes = (unlabelled_note(unlabelled),) if unlabelled else ()
+    return Dataset(folder, OWN_DATA, "finding", grouped, notes)

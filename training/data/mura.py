@@ -1,4 +1,4 @@
-"""MURA v1.1 (Rajpurkar et al. 2018, arXiv:1712.06957) as downloaded, or any tree in its layout."""
+"""MURA v1.1 (Rajpurkar et al. 2018, arXiv:1712.06957) as downloaded, or any folder in its layout."""
 
 import csv
 import os
@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
-from training.data.dataset import Dataset, Example, Role
-from training.data.manifest import OWN
+from training.data.dataset import OWN_DATA, Dataset, Example, Role, unlabelled_note
 from xray.archives.layouts import Placement, is_hidden, place
 from xray.errors import UsageError
 from xray.network.card import TrainingData
@@ -22,94 +21,94 @@ _PART_FOLDER = re.compile(r"XR_[A-Z_]+", re.IGNORECASE)
 
 MURA = TrainingData(
     name="MURA v1.1",
-    role="the weights learnt, thresholds, calibration and metrics",
+    role="training, thresholds, calibration and metrics",
     licence="Stanford University School of Medicine MURA Dataset Research Use Agreement",
-    terms="personal, non-commercial research only; the images may not be redistributed: read the agreement before a "
-    "model trained on them is passed on",
+    terms="personal, non-commercial research only; the images may not be redistributed: read the agreement before "
+    "passing on a model trained on them",
     attribution="Rajpurkar et al., MURA: Large Dataset for Abnormality Detection in Musculoskeletal Radiographs, "
     "MIDL 2018, arXiv:1712.06957",
 )
 
-NOT_PUBLISHED = (
-    f"taken for own data in MURA's layout, as there are neither MURA's tables nor a folder {PUBLISHED_FOLDER}: where "
-    "the films are MURA's all the same, Stanford's agreement holds for them"
+OWN_DATA_NOTE = (
+    f"there are no MURA tables and no folder {PUBLISHED_FOLDER}, so these are treated as your own data in MURA's "
+    "layout; if the images are from MURA, Stanford's agreement applies"
 )
 
 
 def is_mura(folder: Path) -> bool:
-    """Say whether a folder holds MURA: its tables, or ``XR_<PART>`` folders at most three levels down."""
+    """Return whether a folder has MURA's tables, or ``XR_<PART>`` folders at most three levels down."""
     return bool(_tables(folder)) or any(_part_folders(folder, levels=3))
 
 
 def read_mura(folder: Path) -> Dataset:
-    """Read MURA: by its CSV files where they are, else by its folders' names.
+    """Read MURA by its CSV files, or without them by the names of its folders.
 
-    A study's label is the table's; where there is none, its folder's. Images of ``train/`` are there to learn from and
-    those of ``valid/`` to test with, as published. The patient is the group, over all body parts. MURA's terms are
-    those of its tables and of a folder ``MURA-v1.1``; another tree in its layout is somebody's own.
+    A study's label is the one in the table, or without a table its folder's. ``train/`` is the training part and
+    ``valid/`` the test part, as published. The group is the patient, across body parts. MURA's terms apply if its
+    tables or a folder ``MURA-v1.1`` are there; other folders in its layout are own data.
 
     Parameters
     ----------
     folder : Path
-        ``MURA-v1.1``, the folder that holds it, or any tree of ``XR_<PART>/patient<N>/study<N>_<label>/<image>``.
+        ``MURA-v1.1``, its parent, or any folder of ``XR_<PART>/patient<N>/study<N>_<label>/<image>``.
 
     Raises
     ------
     UsageError
-        If there is no labelled image, a table is wrong, or a patient is both in ``train/`` and in ``valid/``.
+        If there is no labelled image, a table is invalid, or a patient is in both ``train/`` and ``valid/``.
     """
-    tables, passed_over = _tables(folder), Counter[SkipReason]()
+    tables, skipped = _tables(folder), Counter[SkipReason]()
     root = tables[0].parent if tables else folder
-    listed = list(_listed_images(root)) if tables else sorted(_walk(root, passed_over))
+    listed = list(_listed_images(root)) if tables else sorted(_walk(root, skipped))
     labels = _listed_labels(root) if tables else {}
     examples, unlabelled, contradicted = [], 0, dict[str, None]()
     for path in listed:
-        placed = place(path, Layout.MURA, root)
-        if not isinstance(placed, Placement):
+        placement = place(path, Layout.MURA, root)
+        if not isinstance(placement, Placement):
             if tables:
                 raise UsageError(
-                    f"{root}: {path!r} is listed, and is not XR_<PART>/patient<N>/study<N>_<label>/<image>"
+                    f"{root}: the listed image {path!r} is not XR_<PART>/patient<N>/study<N>_<label>/<image>"
                 )
-            if placed.reason not in (SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE):
-                passed_over[placed.reason] += 1
+            if placement.reason not in (SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE):
+                skipped[placement.reason] += 1
             continue
-        by_folder = None if placed.human_label is None else placed.human_label is Label.POSITIVE
-        label = labels.get(placed.study, by_folder)
+        by_folder = None if placement.human_label is None else placement.human_label is Label.POSITIVE
+        label = labels.get(placement.study, by_folder)
         if label is None:
             unlabelled += 1
             continue
         if by_folder not in (None, label):
-            contradicted[placed.study] = None
-        examples.append(_example(path, placed, label))
+            contradicted[placement.study] = None
+        examples.append(_example(path, placement, label))
     if not examples:
         raise UsageError(f"{folder} has no labelled images in MURA's layout (study1_positive, study1_negative)")
-    _require_parted(root, examples)
-    notes = _notes(unlabelled, tuple(contradicted), passed_over)
+    _require_disjoint_parts(root, examples)
+    notes = _notes(unlabelled, tuple(contradicted), skipped)
     if tables or _is_named_mura(folder):
         return Dataset(root, MURA, "abnormality", tuple(examples), notes)
-    return Dataset(root, OWN, "abnormality", tuple(examples), (NOT_PUBLISHED, *notes))
+    return Dataset(root, OWN_DATA, "abnormality", tuple(examples), (OWN_DATA_NOTE, *notes))
 
 
-def _example(path: str, placed: Placement, label: bool) -> Example:
+def _example(path: str, placement: Placement, label: bool) -> Example:
     folders = PurePosixPath(path).parts[:-1]
-    patient = next((name.lower() for name in folders if _PATIENT.fullmatch(name)), placed.study)
+    patient = next((name.lower() for name in folders if _PATIENT.fullmatch(name)), placement.study)
     above = takewhile(lambda name: not _PART_FOLDER.fullmatch(name), folders)
     role = next((ROLES[name] for name in reversed(list(above)) if name in ROLES), None)
-    return Example(path, placed.study, patient, label, placed.body_part, role)
+    return Example(path, placement.study, patient, label, placement.body_part, role)
 
 
-def _notes(unlabelled: int, contradicted: Sequence[str], passed_over: Counter[SkipReason]) -> tuple[str, ...]:
+def _notes(unlabelled: int, contradicted: Sequence[str], skipped: Counter[SkipReason]) -> tuple[str, ...]:
     notes = []
     if unlabelled:
-        notes.append(f"{unlabelled:,} images without a label were left out")
+        notes.append(unlabelled_note(unlabelled))
     if contradicted:
         notes.append(
-            f"{len(contradicted):,} studies have one label in the table and another in their folder's name, and the "
-            f"table's counts: {', '.join(contradicted[:3])}"
+            f"studies with one label in the table and another in their folder's name: {len(contradicted):,}; the "
+            f"table's label is used: {', '.join(contradicted[:3])}"
         )
-    counted = [f"{reason} ({passed_over[reason]:,})" for reason in SkipReason if passed_over[reason]]
+    counted = [f"{reason} ({skipped[reason]:,})" for reason in SkipReason if skipped[reason]]
     if counted:
-        notes.append(f"image files or folders were passed over: {', '.join(counted)}")
+        notes.append(f"skipped image files or folders: {', '.join(counted)}")
     return tuple(notes)
 
 
@@ -148,7 +147,7 @@ def _listed_labels(root: Path) -> dict[str, bool]:
         table = root / f"{part}_labeled_studies.csv"
         for number, row in enumerate(_rows(table) if table.is_file() else (), start=1):
             if len(row) != 2 or row[1].strip() not in ("0", "1"):
-                raise UsageError(f"{table}, line {number}: not a study and 0 or 1")
+                raise UsageError(f"{table}, line {number}: expected a study and 0 or 1")
             labels[_below_root(row[0]).rstrip("/")] = row[1].strip() == "1"
     return labels
 
@@ -162,23 +161,23 @@ def _rows(table: Path) -> list[list[str]]:
 
 
 def _below_root(listed: str) -> str:
-    """Cut the folder off that MURA's tables name first, whatever it has been renamed to."""
+    """Remove the first folder of a path in MURA's tables, which may have been renamed."""
     return listed.strip().split("/", 1)[-1]
 
 
-def _walk(root: Path, passed_over: Counter[SkipReason]) -> Iterator[str]:
+def _walk(root: Path, skipped: Counter[SkipReason]) -> Iterator[str]:
     def unreadable(_: OSError) -> None:
-        passed_over[SkipReason.UNREADABLE] += 1
+        skipped[SkipReason.UNREADABLE] += 1
 
     for parent, folders, files in os.walk(root, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        passed_over[SkipReason.LINKED_FOLDER] += sum(Path(parent, name).is_symlink() for name in folders)
+        skipped[SkipReason.LINKED_FOLDER] += sum(Path(parent, name).is_symlink() for name in folders)
         for name in files:
             yield Path(parent, name).relative_to(root).as_posix()
 
 
-def _require_parted(root: Path, examples: list[Example]) -> None:
+def _require_disjoint_parts(root: Path, examples: list[Example]) -> None:
     roles: dict[str, Role] = {}
     for example in examples:
         if example.role is not None and roles.setdefault(example.group, example.role) != example.role:
-            raise UsageError(f"{root}: {example.group} is both in train/ and in valid/, so valid/ cannot test a model")
+            raise UsageError(f"{root}: {example.group} is in both train/ and valid/, so valid/ cannot be the test part")

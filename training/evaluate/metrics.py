@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 Labels = NDArray[np.bool_]
 Scores = NDArray[np.floating]
@@ -42,9 +43,7 @@ def auroc(labels: Labels, scores: Scores) -> float:
     """
     labels = np.asarray(labels, np.bool_)
     positives, negatives = _both_classes(labels)
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(mean_rank[inverse][labels].sum())
+    rank_sum = float(rankdata(scores)[labels].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import Dataset
-from training.disk import read_table, write_whole
+from training.disk import read_table, write_atomically
 from xray.errors import UsageError
 from xray.network.card import Card
 from xray.network.engine import Engine
@@ -123,7 +123,7 @@ class Predictions:
         ):  # fmt: skip
             writer.writerow([*row[:5], repr(float(row[5])), repr(float(row[6]))])
         # A file name that is not in the locale's encoding comes as lone surrogates, which UTF-8 has not.
-        write_whole(table, text.getvalue().encode("utf-8", "backslashreplace"))
+        write_atomically(table, text.getvalue().encode("utf-8", "backslashreplace"))
 
     @classmethod
     def read(cls, table: Path) -> "Predictions":

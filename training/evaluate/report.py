@@ -24,10 +24,10 @@ SCHEMA = 2
 PAGE_FILE = "report.html"
 
 _LEAKAGE_TITLES = {
-    LeakageVerdict.SEEN: "The model was trained on these images.",
-    LeakageVerdict.CHOSEN_ON: "The model was tuned on these images.",
+    LeakageVerdict.TRAINED_ON: "The model was trained on these images.",
+    LeakageVerdict.TUNED_ON: "The model was tuned on these images.",
     LeakageVerdict.UNKNOWN: "Whether the model was trained on these images is not known.",
-    LeakageVerdict.UNSEEN: "The model was not trained on these images.",
+    LeakageVerdict.HELD_OUT: "The model was not trained on these images.",
 }
 _EXAMPLE_SIZE = 1000
 
@@ -141,7 +141,7 @@ def evaluation_page(report: EvaluationReport, rows: Predictions, pictures: Seque
 
 
 def _leaks(leakage: Leakage) -> bool:
-    return leakage.verdict is not LeakageVerdict.UNSEEN
+    return leakage.verdict is not LeakageVerdict.HELD_OUT
 
 
 def level_plots(data: PlotData, finding: str) -> list[tuple[str, bytes]]:

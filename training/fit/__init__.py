@@ -1,1 +1,1 @@
-"""Fit a network: recipes' stages on cached features, with checkpoints and cross-validation."""
+"""Fit a network: a recipe's stages on cached features, with checkpoints."""

@@ -1,4 +1,4 @@
-"""Where a training run stands, on disk after every epoch, so that a killed run goes on."""
+"""Checkpoints: the state of a training run, written after every epoch so that an interrupted run continues."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from training.disk import write_whole
+from training.disk import write_atomically
 from xray.errors import UsageError
 
 Arrays = list[NDArray[Any]]
@@ -18,22 +18,22 @@ Arrays = list[NDArray[Any]]
 
 @dataclass
 class State:
-    """How far a run is, and what it needs to go on as if it had not stopped.
+    """Everything that an interrupted run needs to continue as if it had not stopped.
 
     Attributes
     ----------
     stage, epoch : int
-        Stages done, and epochs done in the one after them.
+        Finished stages, and finished epochs of the next one.
     history : list of dict
-        A row for each epoch: stage, epoch, loss, learning_rate, seconds, and with a validation part its loss and AUROC.
+        One row per epoch: stage, epoch, loss, learning_rate, seconds, and with a validation part its loss and AUROC.
     best_loss : float or None
-        Of this stage's epochs, on the validation part.
+        Lowest validation loss in this stage.
     stale : int
         Epochs since then.
     averaged : int
-        Epochs in ``kept``, if weights are averaged.
+        Number of epochs whose mean ``kept`` is, if weights are averaged.
     weights, optimizer, kept : list of ndarray
-        What learns, as it is now; the optimizer's variables; and the best or mean weights so far, if any.
+        Trainable weights; variables of the optimizer; best or mean weights so far, if any.
     """
 
     stage: int = 0
@@ -50,66 +50,66 @@ class State:
 _ARRAYS = ("weights", "optimizer", "kept")
 
 
-def write_state(path: Path, state: State, fingerprint: str) -> None:
-    """Write a state, whole or not at all.
+def write_checkpoint(path: Path, state: State, fingerprint: str) -> None:
+    """Write a checkpoint atomically.
 
     Parameters
     ----------
     path : Path
-        The checkpoint; one that is there is replaced.
+        The file; an existing one is replaced.
     state : State
-        Where the run stands.
+        State of the run.
     fingerprint : str
-        Of all that decides the run's outcome: only a run with the same one may go on from here.
+        Hash of everything that decides the run's outcome; only a run with the same hash can continue from here.
 
     Raises
     ------
     StorageOutage
-        If it cannot be written, as when the disk is full; the checkpoint before it stays.
+        If it cannot be written, for example because the disk is full; the previous checkpoint stays.
     """
-    plain = {key: value for key, value in asdict(state).items() if key not in _ARRAYS}
-    text = json.dumps({"fingerprint": fingerprint, **plain})
+    scalars = {key: value for key, value in asdict(state).items() if key not in _ARRAYS}
+    text = json.dumps({"fingerprint": fingerprint, **scalars})
     arrays = {f"{name}{number}": value for name in _ARRAYS for number, value in enumerate(getattr(state, name))}
-    write_whole(path, lambda file: np.savez(file, state=np.array(text), **arrays))
+    write_atomically(path, lambda file: np.savez(file, state=np.array(text), **arrays))
 
 
-def read_state(path: Path, fingerprint: str) -> State | None:
-    """Read a state, or None if there is none.
+def read_checkpoint(path: Path, fingerprint: str) -> State | None:
+    """Read a checkpoint, or return None if there is none.
 
     Raises
     ------
     UsageError
-        If it is another run's, or damaged; says what to do.
+        If it belongs to another run, or is damaged; the message says what to do.
     """
     if not path.exists():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            plain = json.loads(str(arrays["state"]))
-            loaded = {name: _numbered(arrays, name) for name in _ARRAYS}
-            found = plain.pop("fingerprint")
-            state = State(**plain, weights=loaded["weights"], optimizer=loaded["optimizer"], kept=loaded["kept"])
+            scalars = json.loads(str(arrays["state"]))
+            loaded = {name: _read_arrays(arrays, name) for name in _ARRAYS}
+            written_by = scalars.pop("fingerprint")
+            state = State(**scalars, weights=loaded["weights"], optimizer=loaded["optimizer"], kept=loaded["kept"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise UsageError(f"{path} is damaged ({error}): delete it, and the run begins anew") from error
-    if found != fingerprint:
+        raise UsageError(f"{path} is damaged ({error}): delete it and the run starts again") from error
+    if written_by != fingerprint:
         raise UsageError(
-            f"{path} is of a run with another recipe, data, weights or library version: "
-            "choose another --out, or delete it"
+            f"{path} belongs to a run with another recipe, data, weights or library version: choose another --out, or "
+            "delete it to start again"
         )
     return state
 
 
-def _numbered(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
+def _read_arrays(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
     count = sum(key.startswith(name) for key in arrays)
     return [arrays[f"{name}{number}"] for number in range(count)]
 
 
-def copies(variables: Sequence[Any]) -> Arrays:
-    """Return the values of Keras variables."""
+def get_values(variables: Sequence[Any]) -> Arrays:
+    """Return copies of the values of Keras variables."""
     return [np.array(variable.numpy()) for variable in variables]
 
 
-def assign(variables: Sequence[Any], values: Arrays) -> None:
-    """Set Keras variables to these values, one for one."""
+def assign_values(variables: Sequence[Any], values: Arrays) -> None:
+    """Set Keras variables to values, in the same order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""What the frozen layers make of the films, computed once for every view and kept on disk."""
+"""Output of the frozen layers for every augmented view of every image, computed once and cached on disk."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.disk import mapped_array, write_whole
+from training.disk import mapped_array, write_atomically
 from training.fit.augment import augment
 from training.fit.learner import Learner
 from training.progress import Progress
@@ -20,99 +20,99 @@ BATCH = 16
 CHUNK = 256
 
 
-def trunk_features(
+def cached_features(
     images: NDArray[np.uint8], learner: Learner, views: int, cache: Path, progress: Progress
 ) -> NDArray[np.float16]:
-    """Compute, or read back, the trunk's features of every film in every view.
+    """Compute the frozen layers' features of every image in every view, or read them from the cache.
 
-    They are kept under a hash of films, frozen weights and augmentation, chunk by chunk, so an interrupted run goes on
-    where it stopped, and a changed film or weight is never served from the cache.
+    The cache is keyed by a hash of images, frozen weights and augmentation, and written in chunks, so an interrupted
+    run continues, and features of other images or weights are never used.
 
     Parameters
     ----------
     images : ndarray of uint8, (N, size, size)
-        Preprocessed films.
+        Preprocessed images.
     learner : Learner
-        Its trunk is what is frozen.
+        The network, with its frozen layers.
     views : int
-        How many views of each film; the first is the film itself.
+        Number of views of each image; the first is the image without augmentation.
     cache : Path
-        Folder that keeps them; made if missing.
+        Folder of the cache; created if missing.
     progress : Progress
-        Is told of every chunk.
+        Shows a line and a progress bar.
 
     Returns
     -------
     ndarray of float16, (views, N, h, w, C)
-        Mapped from disk.
+        Memory-mapped.
 
     Raises
     ------
     StorageOutage
-        If the disk has no room for them.
+        If the disk does not have enough space.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    trunk = learner.trunk()
-    shape = (views, len(images), *trunk.output_shape[1:])
+    frozen = learner.frozen_model()
+    shape = (views, len(images), *frozen.output_shape[1:])
     key = features_key(images, learner)
-    path, partial, marks = (
+    path, partial, counter = (
         cache / f"{key}{suffix}" for suffix in (".features.npy", ".features.part", ".features.done")
     )
     if path.exists():
-        return _mapped(path)
-    done = int(marks.read_text()) if marks.exists() and partial.exists() else 0
+        return _map(path)
+    done = int(counter.read_text()) if counter.exists() and partial.exists() else 0
     if not done:
         partial.unlink(missing_ok=True)
     features = mapped_array(partial, np.float16, shape)
-    forward = compile_forward(trunk, BATCH)
+    forward = compile_forward(frozen, BATCH)
     chunks = list(_chunks(views, len(images)))
-    progress.say(f"frozen layers: {views * len(images):,} films to compute, {done * CHUNK:,} done already")
+    progress.say(f"frozen layers: {views * len(images):,} views of images to compute, {done * CHUNK:,} already done")
     with progress.bar("frozen layers", len(chunks), done) as advance:
-        for number, (which, start) in enumerate(chunks[done:], start=done + 1):
-            films = _view_of_chunk(images, which, start, learner)
-            for place, batch in padded_batches(films, BATCH):
-                features[which, start + place.start : start + place.stop] = forward(batch)[0][: len(films[place])]
+        for number, (view, start) in enumerate(chunks[done:], start=done + 1):
+            chunk = _augmented_chunk(images, view, start, learner)
+            for place, batch in padded_batches(chunk, BATCH):
+                features[view, start + place.start : start + place.stop] = forward(batch)[0][: len(chunk[place])]
             features.flush()
-            write_whole(marks, str(number).encode())
+            write_atomically(counter, str(number).encode())
             advance(1)
     partial.rename(path)
-    marks.unlink()
-    return _mapped(path)
+    counter.unlink()
+    return _map(path)
 
 
-def _mapped(path: Path) -> NDArray[np.float16]:
+def features_key(images: NDArray[np.uint8], learner: Learner) -> str:
+    """Return the key of cached features: a hash of images, frozen weights, views, augmentation and seed."""
+    recipe, frozen = learner.recipe, learner.frozen_model()
+    libraries = (keras.backend.backend(), keras.__version__, keras.config.dtype_policy().name)
+    settings = (
+        libraries,
+        recipe.backbone,
+        str(recipe.augmentation),
+        recipe.views,
+        recipe.seed,
+        frozen.output_shape,
+        images.shape,
+    )
+    digest = hashlib.sha256(repr(settings).encode())
+    for array in (*network_weights(frozen), *(images[start : start + CHUNK] for start in range(0, len(images), CHUNK))):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:24]
+
+
+def _map(path: Path) -> NDArray[np.float16]:
     features: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return features
 
 
 def _chunks(views: int, images: int) -> Iterator[tuple[int, int]]:
-    for which in range(views):
+    for view in range(views):
         for start in range(0, images, CHUNK):
-            yield which, start
+            yield view, start
 
 
-def _view_of_chunk(images: NDArray[np.uint8], which: int, start: int, learner: Learner) -> NDArray[np.uint8]:
+def _augmented_chunk(images: NDArray[np.uint8], view: int, start: int, learner: Learner) -> NDArray[np.uint8]:
     recipe = learner.recipe
     chunk = np.asarray(images[start : start + CHUNK])
-    if not which:
+    if not view:
         return chunk
-    return augment(chunk, np.arange(len(chunk)), recipe.augmentation, (recipe.seed, which, start))
-
-
-def features_key(images: NDArray[np.uint8], learner: Learner) -> str:
-    """Return what trunk features are kept under: a hash of films, frozen weights, views and how they are drawn."""
-    recipe, trunk = learner.recipe, learner.trunk()
-    made_by = (keras.backend.backend(), keras.__version__, keras.config.dtype_policy().name)
-    drawn = (
-        made_by,
-        recipe.backbone,
-        str(recipe.augmentation),
-        recipe.views,
-        recipe.seed,
-        trunk.output_shape,
-        images.shape,
-    )
-    digest = hashlib.sha256(repr(drawn).encode())
-    for array in (*network_weights(trunk), *(images[start : start + CHUNK] for start in range(0, len(images), CHUNK))):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:24]
+    return augment(chunk, np.arange(len(chunk)), recipe.augmentation, (recipe.seed, view, start))

@@ -1,4 +1,4 @@
-"""What a learner learns from: films with labels and weights, and what its layers are given for them in an epoch."""
+"""Training inputs: what is fed to the trainable layers in each epoch, with labels and sample weights."""
 
 from pathlib import Path
 from typing import Any
@@ -9,40 +9,41 @@ from numpy.typing import NDArray
 
 from training.data.dataset import Dataset
 from training.fit.augment import augment
-from training.fit.features import BATCH, trunk_features
+from training.fit.features import BATCH, cached_features
 from training.fit.learner import Learner
 from training.progress import Progress
+from training.recipes import Stage
 from xray.network.engine import padded_batches
 from xray.network.keras_engine import compile_forward
 
-LOADERS = 4
-"""Threads that change films while the network learns from those before them."""
+AUGMENTATION_THREADS = 4
+"""Threads that augment images while the network is trained on the batches before."""
 
 
 class TrainingInputs:
-    """The films of a data set, as a learner's layers are given them.
+    """Inputs, labels and sample weights of a data set's images.
 
     Parameters
     ----------
     dataset : Dataset
         N examples.
     images : ndarray of uint8, (N, size, size)
-        Their preprocessed films.
+        Their preprocessed images.
     learner : Learner
-        Its recipe says which views there are.
+        The network, and the recipe with its views and augmentation.
     cache : Path
-        Folder for frozen features.
+        Folder for cached features.
     progress : Progress
-        Is told how far it is.
+        Shows progress bars.
 
     Attributes
     ----------
     labels : ndarray of float32, (N,)
         1 for positive.
-    weights : ndarray of float32, (N,)
-        How much an image counts; see `weigh`.
+    sample_weights : ndarray of float32, (N,)
+        Weight of each image in the loss; 1 until `set_class_weights` is called.
     pooled : ndarray of float32, (N, C)
-        Pooled features of the films as they are, before anything is learnt.
+        Pooled features of the unaugmented images, with the initial weights.
     """
 
     def __init__(
@@ -51,64 +52,71 @@ class TrainingInputs:
         recipe = learner.recipe
         self.dataset = dataset
         self.labels = dataset.labels.astype(np.float32)
-        self.weights = np.ones(len(dataset), np.float32)
+        self.sample_weights = np.ones(len(dataset), np.float32)
         self._images, self._recipe = images, recipe
-        # Films that are new each epoch are frozen nowhere, but what they are at rest is looked at again and again.
+        # With views=0, training does not use cached views, but predictions use the unaugmented one.
         views = max(1, recipe.views)
-        self._features = trunk_features(images, learner, views, cache, progress)
+        self._features = cached_features(images, learner, views, cache, progress)
         self.pooled = self._pool(learner, progress)
 
-    def weigh(self, train: NDArray[np.intp]) -> None:
-        """Have images count by how common their class is among those to learn from, if the recipe says so."""
+    def set_class_weights(self, train: NDArray[np.intp]) -> None:
+        """Weight images by the frequency of their class in the training images, if the recipe says so."""
         if self._recipe.class_weights:
-            self.weights = class_weights(self.dataset, train)
+            self.sample_weights = class_weights(self.dataset, train)
 
-    def at_rest(self, release: bool) -> Any:
-        """Return what is given for every film as it is, ``(N, ...)``: the trunk's features, or pooled ones."""
-        return self._features[0] if release else self.pooled
+    def unaugmented(self, stage: Stage) -> Any:
+        """Return the input of a stage's classifier for every image without augmentation, ``(N, ...)``."""
+        return self._features[0] if stage.trainable_layers else self.pooled
 
-    def epoch(self, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> "Epoch":
-        """Return the batches of one epoch: each of these films once, in a drawn order and view."""
-        return Epoch(self, release, self.chosen(films, stage, epoch), stage, epoch)
+    @property
+    def features(self) -> NDArray[np.float16]:
+        """Frozen layers' features of the unaugmented images, ``(N, h, w, C)``, memory-mapped."""
+        unaugmented: NDArray[np.float16] = self._features[0]
+        return unaugmented
 
-    def chosen(self, films: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.intp]:
-        """Return which of these films ``(n,)`` an epoch has: all, or all positive ones and some others, ``(m,)``.
+    def epoch(self, train: NDArray[np.intp], stage: int, epoch: int) -> "EpochBatches":
+        """Return the shuffled batches of one epoch."""
+        return EpochBatches(self, self.epoch_indices(train, stage, epoch), stage, epoch)
 
-        How many others, the stage says. m is the same in every epoch.
+    def epoch_indices(self, train: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.intp]:
+        """Return which of the n training images an epoch has, ``(m,)``; m is the same in every epoch.
+
+        All of them, or with the stage's ``negatives`` all positive images and that many negative ones.
         """
         ratio = self._recipe.stages[stage].negatives
-        positive = self.labels[films] > 0
+        positive = self.labels[train] > 0
         wanted = round(ratio * int(positive.sum()))
         if not ratio or wanted >= int((~positive).sum()):
-            return films
-        # Windows on one drawn order: no negative film is seen a second time before all others were seen once.
-        others = np.random.default_rng((self._recipe.seed, stage)).permutation(films[~positive])
-        window = np.arange(epoch * wanted, (epoch + 1) * wanted) % len(others)
-        return np.concatenate([films[positive], others[window]])
+            return train
+        # Consecutive windows of one permutation: every negative image is used once before any is used again.
+        negatives = np.random.default_rng((self._recipe.seed, stage)).permutation(train[~positive])
+        window = np.arange(epoch * wanted, (epoch + 1) * wanted) % len(negatives)
+        return np.concatenate([train[positive], negatives[window]])
 
-    def inputs(
-        self, release: int, films: NDArray[np.intp], stage: int, epoch: int
-    ) -> NDArray[np.float32] | NDArray[np.uint8]:
-        """Return what a classifier is given for these n films in an epoch, or the whole network without fixed views.
+    def inputs(self, indices: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """Return the inputs of n images in an epoch.
 
-        A head that learns alone is given films as they are, ``(n, C)``, so that views are new to the layers released
-        after it. Those are given the trunk's features, ``(n, h, w, C)``, the whole network films, ``(n, size, size)``.
+        Returns
+        -------
+        ndarray
+            Pooled features of the unaugmented images, ``(n, C)``, in a stage that trains the head alone, so that the
+            augmented views are new to the layers trained after it. Otherwise the frozen layers' features of one view,
+            ``(n, h, w, C)``, or newly augmented images, ``uint8 (n, size, size)``, if the recipe has no fixed views.
         """
         recipe = self._recipe
-        if not release:
-            at_rest: NDArray[np.float32] = self.pooled[films]
-            return at_rest
+        if not recipe.stages[stage].trainable_layers:
+            pooled: NDArray[np.float32] = self.pooled[indices]
+            return pooled
         if not recipe.views:
-            return augment(self._images, films, recipe.augmentation, (recipe.seed, stage, epoch))
-        # Over as many epochs as there are views, a film that is in each of them is seen once in each view.
-        views = (np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels)) + epoch)[
-            films
-        ]
-        drawn: NDArray[np.float32] = self._features[views % recipe.views, films].astype(np.float32)
-        return drawn
+            return augment(self._images, indices, recipe.augmentation, (recipe.seed, stage, epoch))
+        # Each image starts at a random view and then takes the next one, so that all views are used equally often.
+        first_views = np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels))
+        views = (first_views + epoch)[indices]
+        features: NDArray[np.float32] = self._features[views % recipe.views, indices].astype(np.float32)
+        return features
 
     def _pool(self, learner: Learner, progress: Progress) -> NDArray[np.float32]:
-        forward = compile_forward(learner.pooling(), BATCH)
+        forward = compile_forward(learner.pooling_model(), BATCH)
         pooled = np.empty((len(self.labels), learner.backbone.output_shape[-1]), np.float32)
         with progress.bar("pooled features", len(self.labels)) as advance:
             for place, batch in padded_batches(self._features[0], BATCH):
@@ -118,48 +126,51 @@ class TrainingInputs:
         return pooled
 
 
-class Epoch(keras.utils.PyDataset):  # type: ignore[misc]
-    """One epoch's batches: inputs, labels ``(n, 1)`` and weights ``(n, 1)``, all of one size.
+class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of one epoch: inputs, labels ``(n, 1)`` and sample weights ``(n, 1)``.
 
-    The last batch is filled up from the epoch's beginning, as a batch of another size would be compiled anew.
+    The last batch is filled with images from the first, because another batch size would be compiled again.
     """
 
-    def __init__(self, material: TrainingInputs, release: int, films: NDArray[np.intp], stage: int, epoch: int) -> None:
-        recipe = material._recipe
-        super().__init__(workers=1 if recipe.views else LOADERS)
-        self._material, self._where = material, (release, stage, epoch)
-        order = np.random.default_rng((recipe.seed, stage, epoch)).permutation(films)
-        steps = -(-len(films) // recipe.batch_size)
-        self._batches = np.resize(order, (steps, recipe.batch_size))
+    def __init__(self, inputs: TrainingInputs, indices: NDArray[np.intp], stage: int, epoch: int) -> None:
+        recipe = inputs._recipe
+        super().__init__(workers=1 if recipe.views else AUGMENTATION_THREADS)
+        self._inputs, self._stage, self._epoch = inputs, stage, epoch
+        shuffled = np.random.default_rng((recipe.seed, stage, epoch)).permutation(indices)
+        steps = -(-len(indices) // recipe.batch_size)
+        self._batches = np.resize(shuffled, (steps, recipe.batch_size))
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, step: int) -> tuple[Any, Any, Any]:
         """Return one batch."""
-        films, (release, stage, epoch) = self._batches[step], self._where
-        inputs = self._material.inputs(release, films, stage, epoch)
-        return inputs, self._material.labels[films, None], self._material.weights[films, None]
+        indices = self._batches[step]
+        return (
+            self._inputs.inputs(indices, self._stage, self._epoch),
+            self._inputs.labels[indices, None],
+            self._inputs.sample_weights[indices, None],
+        )
 
 
 def class_weights(dataset: Dataset, train: NDArray[np.intp]) -> NDArray[np.float32]:
-    r"""Weigh each image by the other class's share among its body part's films to learn from, relative to their mean.
+    r"""Weight each image by the share of the other class among its body part's training images, relative to the mean.
 
-    With :math:`P_t` positive and :math:`N_t` negative films of a body part, a positive film weighs
+    With :math:`P_t` positive and :math:`N_t` negative images of a body part, a positive image has the weight
     :math:`N_t / (P_t + N_t)` and a negative one :math:`P_t / (P_t + N_t)` (Rajpurkar et al. 2018, arXiv:1712.06957,
-    section 3.2). Of a part whose films are all of one class, films weigh as in the data as a whole.
+    section 3.2). Images of a body part with one class only are weighted as in the training images as a whole.
 
     Parameters
     ----------
     dataset : Dataset
         N examples.
     train : ndarray of int, (n,)
-        Which of them are learnt from; the labels of others decide nothing.
+        Indices of the training images; the labels of others have no influence.
 
     Returns
     -------
     ndarray of float32, (N,)
-        Positive, of mean 1 over ``train``.
+        Positive, with mean 1 over ``train``.
     """
     labels, parts = dataset.labels, dataset.body_parts
     share = np.full(len(labels), labels[train].mean())

@@ -1,12 +1,12 @@
-"""The network as it is trained: the same layers as the inference network, cut in two, with dropout in its head."""
+"""The network during training: the inference network's layers, split into a frozen and a trainable part."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import InitialWeights
 from training.recipes import Recipe, Stage
 from xray.errors import UsageError
 from xray.network.builder import (
@@ -20,130 +20,132 @@ from xray.network.builder import (
 from xray.network.package import ModelPackage, round_to_storage
 
 MIN_DEVIATION = 1e-3
-"""Channels that hardly vary are not blown up: their noise would be, and float16 would not hold the kernel."""
-
-Initial = Path | Literal["imagenet"] | ModelPackage | None
+"""Lower bound of a channel's standard deviation: dividing by less would amplify noise and exceed float16."""
 
 
 class Learner:
-    """A recipe's network, ready to learn.
+    """A recipe's network, ready for training.
 
-    The head that learns has dropout, and sees pooled features of mean 0 and deviation 1; `ship` makes of it the
-    three dense layers of the inference network, exactly.
+    The training head has dropout and takes pooled features standardised to mean 0 and standard deviation 1.
+    `update_inference_model` folds the standardisation into the three dense layers of the inference network, exactly.
 
     Parameters
     ----------
     recipe : Recipe
-        Backbone, sizes, dropout, seed.
-    initial : Path, "imagenet", ModelPackage or None
-        What the backbone starts from: a Keras weights file, what Keras downloads, another package's backbone, or
-        random numbers.
+        Backbone, sizes, stages, dropout and seed.
+    initial_weights : Path, "imagenet", ModelPackage or None
+        Initial weights of the backbone: a Keras weights file, Keras' download, another package's backbone, or random.
 
     Attributes
     ----------
-    network : keras.Model
-        The inference network, from :func:`xray.network.builder.build_network`; it shares the backbone's layers.
+    recipe : Recipe
+        As passed in.
+    inference_model : keras.Model
+        The network of :func:`xray.network.builder.build_network`; it shares the backbone's layers.
     backbone : keras.Model
-        The Keras application in it.
+        The ``keras.applications`` model in it.
     head : keras.Sequential
-        Pooled features in, logits ``(N, 1)`` out.
+        The training head: pooled features ``(N, C)`` to logits ``(N, 1)``.
 
     Raises
     ------
     UsageError
-        If the network cannot be built, or the initial weights are missing or of another network.
+        If the network cannot be built, or the initial weights are missing or do not fit it.
     """
 
-    def __init__(self, recipe: Recipe, initial: Initial) -> None:
+    def __init__(self, recipe: Recipe, initial_weights: InitialWeights) -> None:
         self.recipe = recipe
-        source = None if isinstance(initial, ModelPackage) else initial
-        self.network = build_network(recipe.backbone, recipe.input_size, recipe.head, backbone_weights=source)
-        self.backbone = backbone_of(self.network)
-        if isinstance(initial, ModelPackage):
-            self._start_from(initial)
-        # As they will ship, so that what is measured on the frozen layers holds for the package.
+        source = None if isinstance(initial_weights, ModelPackage) else initial_weights
+        self.inference_model = build_network(recipe.backbone, recipe.input_size, recipe.head, backbone_weights=source)
+        self.backbone = backbone_of(self.inference_model)
+        if isinstance(initial_weights, ModelPackage):
+            self._load_backbone(initial_weights)
+        # Rounded as in a package, so that what is measured with the frozen layers holds for the package.
         self.backbone.set_weights([round_to_storage(weight) for weight in network_weights(self.backbone)])
-        self._below, self._above = self._cut()
-        self.head = self._head()
-        self._initial = [np.array(variable.numpy()) for variable in self.learnt()]
+        self._frozen_part, self._trainable_part = self._split_backbone()
+        self.head = self._build_head()
+        self._initial_values = [np.array(variable.numpy()) for variable in self.trainable_variables()]
+
+    def frozen_model(self) -> keras.Model:
+        """Return the layers that no stage trains: ``uint8 (N, size, size)`` to features ``(N, h, w, C)``."""
+        images, scaled = network_input(self.recipe.backbone, self.recipe.input_size)
+        features = scaled if self._frozen_part is None else self._frozen_part(scaled)
+        return keras.Model(images, features, name="frozen")
+
+    def pooling_model(self) -> keras.Model:
+        """Return the rest of the backbone with pooling: the frozen layers' features to pooled features ``(N, C)``."""
+        features = keras.Input(self._trainable_part.input_shape[1:])
+        return keras.Model(features, _pool(self._trainable_part(features)), name="pooling")
+
+    def classifier(self, stage: Stage) -> keras.Model:
+        """Return the model that a stage trains, with its layers frozen or unfrozen: to logits ``(N, 1)``.
+
+        Its input is the frozen layers' features, or pooled features if the stage trains the head alone.
+        """
+        self._set_trainable(stage)
+        if not stage.trainable_layers:
+            pooled = keras.Input(self.backbone.output_shape[-1:])
+            return keras.Model(pooled, self._apply_head(pooled, stage), name="classifier")
+        features = keras.Input(self._trainable_part.input_shape[1:])
+        logits = self._apply_head(_pool(self._trainable_part(features)), stage)
+        return keras.Model(features, logits, name="classifier")
+
+    def image_classifier(self, stage: Stage) -> keras.Model:
+        """Return a stage's classifier with the frozen layers in it: ``uint8 (N, size, size)`` to logits ``(N, 1)``."""
+        self._set_trainable(stage)
+        images, scaled = network_input(self.recipe.backbone, self.recipe.input_size)
+        return keras.Model(images, self._apply_head(_pool(self.backbone(scaled)), stage), name="image_classifier")
+
+    def inference_from_features(self) -> keras.Model:
+        """Return the inference network after the frozen layers: features to logits ``(N,)`` and CAMs ``(N, h, w)``."""
+        features = keras.Input(self._trainable_part.input_shape[1:])
+        outputs = self.inference_model.get_layer("head")(self._trainable_part(features))
+        return keras.Model(features, outputs, name="inference_from_features")
+
+    def trainable_variables(self) -> list[Any]:
+        """Return the variables that any stage of the recipe trains, always in the same order."""
+        return [*self._backbone_variables(), *self._dense_variables()]
+
+    def random_layers(self) -> list[Any]:
+        """Return the layers with a random number generator: the head's dropout, and the backbone's if it has some."""
+        layers = (*self.backbone.layers, *self.head.layers)
+        return [layer for layer in layers if getattr(layer, "seed_generator", None) is not None]
+
+    def initial_values(self) -> list[NDArray[np.float32]]:
+        """Return all weights before training: the backbone's, then the trainable ones."""
+        return [*network_weights(self.backbone), *self._initial_values]
+
+    def reset(self) -> None:
+        """Set the trainable variables back to their values before training."""
+        for variable, value in zip(self.trainable_variables(), self._initial_values, strict=True):
+            variable.assign(value)
 
     def standardise(self, pooled: NDArray[np.float32]) -> None:
-        """Have the head see these pooled features ``(N, C)`` with mean 0 and deviation 1."""
+        """Set the head's standardisation so that these pooled features ``(N, C)`` get mean 0 and deviation 1."""
         deviation = np.maximum(pooled.std(axis=0), MIN_DEVIATION)
         self._mean.assign(pooled.mean(axis=0))
         self._scale.assign(1 / deviation)
 
-    def trunk(self) -> keras.Model:
-        """Return what is frozen in every stage: ``uint8 (N, size, size)`` to features ``(N, h, w, C)``."""
-        images, scaled = network_input(self.recipe.backbone, self.recipe.input_size)
-        return keras.Model(images, scaled if self._below is None else self._below(scaled), name="trunk")
-
-    def pooling(self) -> keras.Model:
-        """Return the rest of the backbone, and the pooling: the trunk's features to pooled ones ``(N, C)``."""
-        features = keras.Input(self._above.input_shape[1:])
-        return keras.Model(features, _pool(self._above(features)), name="pooling")
-
-    def classifier(self, stage: Stage) -> keras.Model:
-        """Return what learns in a stage, its layers set to learn or not: to logits ``(N, 1)``.
-
-        It is given the trunk's features, or pooled ones if only the head learns.
-        """
-        self._set_learning(stage)
-        if not stage.release:
-            pooled = keras.Input(self.backbone.output_shape[-1:])
-            return keras.Model(pooled, self._ends_in_head(pooled, stage), name="classifier")
-        features = keras.Input(self._above.input_shape[1:])
-        return keras.Model(features, self._ends_in_head(_pool(self._above(features)), stage), name="classifier")
-
-    def whole(self, stage: Stage) -> keras.Model:
-        """Return the whole network, as `classifier` lets it learn: ``uint8 (N, size, size)`` to logits ``(N, 1)``."""
-        self._set_learning(stage)
-        images, scaled = network_input(self.recipe.backbone, self.recipe.input_size)
-        return keras.Model(images, self._ends_in_head(_pool(self.backbone(scaled)), stage), name="whole")
-
-    def explainer(self) -> keras.Model:
-        """Return the inference network from the trunk's features on: logits ``(N,)`` and CAMs ``(N, h, w)``."""
-        features = keras.Input(self._above.input_shape[1:])
-        return keras.Model(features, self.network.get_layer("head")(self._above(features)), name="explainer")
-
-    def first_weights(self) -> list[NDArray[np.float32]]:
-        """Return all that the network begins with: the backbone, and what of the head learns."""
-        return [*network_weights(self.backbone), *self._initial]
-
-    def reset(self) -> None:
-        """Forget all that was learnt."""
-        for variable, value in zip(self.learnt(), self._initial, strict=True):
-            variable.assign(value)
-
-    def learnt(self) -> list[Any]:
-        """Return the variables that some stage of the recipe lets learn, always in the same order."""
-        return [*self._released_variables(), *self._dense_variables()]
-
-    def dropouts(self) -> list[Any]:
-        """Return the layers that draw at random while they learn: the head's, and those of backbones that have some."""
-        layers = (*self.backbone.layers, *self.head.layers)
-        return [layer for layer in layers if getattr(layer, "seed_generator", None) is not None]
-
-    def ship(self) -> None:
-        """Make the inference network what a package will hold: rounded as stored, standardisation folded in."""
-        for variable in self._released_variables():
+    def update_inference_model(self) -> None:
+        """Copy the trained weights into the inference network, with standardisation folded in, rounded as stored."""
+        for variable in self._backbone_variables():
             variable.assign(round_to_storage(variable.numpy()))
         kernels_and_biases = [variable.numpy() for variable in self._dense_variables()]
         mean, scale = (each.numpy().astype(np.float64) for each in (self._mean, self._scale))
         kernel = kernels_and_biases[0] * scale[:, None]
         bias = kernels_and_biases[1] - mean @ kernel
         values = [round_to_storage(np.asarray(v, np.float32)) for v in (kernel, bias, *kernels_and_biases[2:])]
-        head: CamHead = self.network.get_layer("head")
+        head: CamHead = self.inference_model.get_layer("head")
         for variable, value in zip((*head.kernels, *head.biases), (*values[::2], *values[1::2]), strict=True):
             variable.assign(value)
 
-    def _released_variables(self) -> list[Any]:
-        """Return what of the backbone some stage lets learn, whether or not it learns just now."""
-        self._set_released(max(stage.release for stage in self.recipe.stages))
+    def _backbone_variables(self) -> list[Any]:
+        """Return the backbone's variables that any stage trains."""
+        self._unfreeze(max(stage.trainable_layers for stage in self.recipe.stages))
         return list(self.backbone.trainable_variables)
 
     def _dense_variables(self) -> list[Any]:
-        """Return the head's kernels ``(in, out)`` and biases ``(out,)`` in turn, whether or not they learn just now."""
+        """Return the head's kernels ``(in, out)`` and biases ``(out,)`` in turn, frozen or not."""
         return [
             variable
             for layer in self.head.layers
@@ -151,18 +153,27 @@ class Learner:
             for variable in layer.weights
         ]
 
-    def _ends_in_head(self, pooled: Any, stage: Stage) -> Any:
-        # Dropout is for a head that learns; left out, as Keras passes a model's training=True on to all its layers.
+    def _set_trainable(self, stage: Stage) -> None:
+        self._unfreeze(stage.trainable_layers)
+        self.head.trainable = stage.head
+
+    def _unfreeze(self, count: int) -> None:
+        """Make the backbone's top layers trainable, without batch normalisation, and freeze all others."""
+        layers = self.backbone.layers
+        first = len(layers) - count
+        if first < 0:
+            raise UsageError(f"{self.recipe.backbone} has {len(layers)} layers, so {count} of them cannot be trained")
+        for number, layer in enumerate(layers):
+            layer.trainable = number >= first and not isinstance(layer, keras.layers.BatchNormalization)
+
+    def _apply_head(self, pooled: Any, stage: Stage) -> Any:
+        # A frozen head runs without dropout. It is left out, as Keras passes training=True on to all layers of a model.
         for layer in self.head.layers:
             if stage.head or not isinstance(layer, keras.layers.Dropout):
                 pooled = layer(pooled)
         return pooled
 
-    def _set_learning(self, stage: Stage) -> None:
-        self._set_released(stage.release)
-        self.head.trainable = stage.head
-
-    def _head(self) -> keras.Sequential:
+    def _build_head(self) -> keras.Sequential:
         recipe = self.recipe
         channels = self.backbone.output_shape[-1]
         standardise = Standardise(dtype="float32", name="standardise")
@@ -177,36 +188,28 @@ class Learner:
                     dtype="float32",
                 ),
             ]
-        head = keras.Sequential(layers, name="learning_head")
+        head = keras.Sequential(layers, name="training_head")
         self._mean, self._scale = standardise.mean, standardise.scale
         return head
 
-    def _start_from(self, package: ModelPackage) -> None:
+    def _load_backbone(self, package: ModelPackage) -> None:
         if package.card.backbone != self.recipe.backbone:
             raise UsageError(
-                f"{package.path} has a {package.card.backbone}, the recipe a {self.recipe.backbone}: "
-                "give weights of the same backbone, or choose it with --backbone"
+                f"{package.path} has the backbone {package.card.backbone}, the recipe {self.recipe.backbone}: give "
+                "weights of the same backbone, or choose the backbone with --backbone"
             )
         self.backbone.set_weights(backbone_of(load_network(package)).get_weights())
 
-    def _set_released(self, release: int) -> None:
-        layers = self.backbone.layers
-        first = len(layers) - release
-        if first < 0:
-            raise UsageError(f"{self.recipe.backbone} has {len(layers)} layers, of which {release} cannot be released")
-        for number, layer in enumerate(layers):
-            layer.trainable = number >= first and not isinstance(layer, keras.layers.BatchNormalization)
-
-    def _cut(self) -> tuple[keras.Model | None, keras.Model]:
-        """Part the backbone below all that ever learns, or as little lower as one tensor alone crosses."""
+    def _split_backbone(self) -> tuple[keras.Model | None, keras.Model]:
+        """Split the backbone below every trainable layer, or lower, where one tensor alone connects the two parts."""
         layers, output = self.backbone.layers, self.backbone.output
-        release = max(1, *(stage.release for stage in self.recipe.stages))
-        for first in range(len(layers) - release, 0, -1):
-            crossing = _crossing(layers, first)
+        trainable = max(1, *(stage.trainable_layers for stage in self.recipe.stages))
+        for first in range(len(layers) - trainable, 0, -1):
+            crossing = _crossing_tensors(layers, first)
             if len(crossing) == 1:
                 try:
                     return keras.Model(self.backbone.input, crossing[0]), keras.Model(crossing[0], output)
-                # Layers may be listed in another order than they are called in; then this is no place to cut.
+                # If layers are listed in another order than they are called in, this is not a place to split.
                 except ValueError:
                     continue
         return None, self.backbone
@@ -214,7 +217,7 @@ class Learner:
 
 @keras.saving.register_keras_serializable(package="bonescreen")
 class Standardise(keras.layers.Layer):  # type: ignore[misc]
-    """``(x - mean) * scale`` for features ``(N, C)``, both fixed."""
+    """``(x - mean) * scale`` for features ``(N, C)``, with constant mean and scale."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Create the two vectors."""
@@ -230,8 +233,8 @@ def _pool(feature_map: Any) -> Any:
     return keras.layers.GlobalAveragePooling2D(dtype="float32")(feature_map)
 
 
-def _crossing(layers: list[keras.layers.Layer], first: int) -> list[Any]:
+def _crossing_tensors(layers: list[keras.layers.Layer], first: int) -> list[Any]:
     """Return the tensors that layers from ``first`` on take from layers before it."""
-    made = {id(tensor): tensor for layer in layers[:first] for tensor in keras.tree.flatten(layer.output)}
+    outputs = {id(tensor): tensor for layer in layers[:first] for tensor in keras.tree.flatten(layer.output)}
     used = {id(tensor) for layer in layers[first:] for tensor in keras.tree.flatten(layer.input)}
-    return [made[key] for key in made if key in used]
+    return [outputs[key] for key in outputs if key in used]

@@ -1,4 +1,4 @@
-"""Teach a learner its recipe's stages, one after the other; stop it anywhere and it goes on from its last epoch."""
+"""Train a network through its recipe's stages, and predict with it; an interrupted run continues from a checkpoint."""
 
 import math
 import time
@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 from tensorboard.summary import Writer
 
 from training.evaluate.metrics import auroc
-from training.fit.checkpoint import State, assign, copies, read_state, write_state
+from training.evaluate.predictions import NetworkOutputs
+from training.fit.checkpoint import State, assign_values, get_values, read_checkpoint, write_checkpoint
+from training.fit.features import BATCH
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import Learner
 from training.progress import Progress
 from training.recipes import Recipe, Stage
 from xray.errors import TrainingFailure
+from xray.network.engine import padded_batches
+from xray.network.keras_engine import compile_forward
 
 CHECKPOINT, LOGS = "checkpoint.npz", "logs"
 
 
 @dataclass(frozen=True)
 class TrainingIndices:
-    """Which films are learnt from, and which, if any, are held out to stop in time: indices, ``(n,)`` and ``(m,)``."""
+    """Indices of the training images, ``(n,)``, and of the validation images for early stopping, ``(m,)``."""
 
     train: NDArray[np.intp]
     validation: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
@@ -32,134 +36,158 @@ class TrainingIndices:
 
 def fit(
     learner: Learner,
-    material: TrainingInputs,
-    films: TrainingIndices,
+    inputs: TrainingInputs,
+    indices: TrainingIndices,
     folder: Path,
     fingerprint: str,
     progress: Progress,
 ) -> None:
-    """Run a recipe's stages, and leave what was learnt in the learner's network.
+    """Run all stages of a recipe, and update the inference network with the trained weights.
 
     Parameters
     ----------
     learner : Learner
-        As it was made: nothing learnt yet.
-    material : Material
-        The films.
-    films : Films
-        Which to learn from; patience needs a validation part.
+        The network, with its initial weights.
+    inputs : TrainingInputs
+        Inputs and labels of all images.
+    indices : TrainingIndices
+        Which images to train on; early stopping needs validation images.
     folder : Path
-        Holds the checkpoint and the logs; made if missing.
+        Folder for the checkpoint and the TensorBoard logs; created if missing.
     fingerprint : str
-        Of all that decides the outcome, see :func:`training.fit.checkpoint.write_state`.
+        Hash of everything that decides the outcome, see :func:`training.fit.checkpoint.write_checkpoint`.
     progress : Progress
-        Is told of every epoch.
+        Shows a line per epoch and a progress bar.
 
     Raises
     ------
     TrainingFailure
-        If the loss is no longer a number.
+        If the loss is not a number.
     UsageError
         If the folder holds another run.
     StorageOutage
         If the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learner.standardise(material.pooled[films.train])
-    material.weigh(films.train)
-    state = read_state(folder / CHECKPOINT, fingerprint) or State()
-    variables = learner.learnt()
+    learner.standardise(inputs.pooled[indices.train])
+    inputs.set_class_weights(indices.train)
+    state = read_checkpoint(folder / CHECKPOINT, fingerprint) or State()
+    variables = learner.trainable_variables()
     if state.weights:
-        assign(variables, state.weights)
-        progress.say(f"going on after stage {state.stage + 1}, epoch {state.epoch}")
+        assign_values(variables, state.weights)
+        progress.say(f"continuing after stage {state.stage + 1}, epoch {state.epoch}")
     for stage in learner.recipe.stages[state.stage :]:
-        _StageTrainer(learner, material, films, stage, state, variables).run(folder, fingerprint, progress)
-    learner.ship()
+        _StageTrainer(learner, inputs, indices, stage, state, variables).run(folder, fingerprint, progress)
+    learner.update_inference_model()
+
+
+def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp]) -> NetworkOutputs:
+    """Return the inference network's outputs for n images, without augmentation."""
+    forward = compile_forward(learner.inference_from_features(), BATCH)
+    logits, maxima = np.empty(len(indices)), np.empty(len(indices))
+    for place, batch in padded_batches(indices, BATCH):
+        batch_logits, cams = forward(inputs.features[batch].astype(np.float32))
+        count = place.stop - place.start
+        logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
+    return NetworkOutputs(logits, maxima)
+
+
+def on_gpu() -> bool:
+    """Return whether Keras' backend has a GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return bool(jax.default_backend() == "gpu")
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 class _StageTrainer:
-    """One stage: its model, and where the run stands."""
+    """Trains one stage: its compiled model, and the state of the run."""
 
     def __init__(
         self,
         learner: Learner,
-        material: TrainingInputs,
-        films: TrainingIndices,
+        inputs: TrainingInputs,
+        indices: TrainingIndices,
         stage: Stage,
         state: State,
         variables: list[Any],
     ) -> None:
-        self.learner, self.material, self.films = learner, material, films
+        self.learner, self.inputs, self.indices = learner, inputs, indices
         self.stage, self.state, self.variables = stage, state, variables
         recipe = learner.recipe
-        self.at_rest = learner.classifier(stage)
-        self.model = self.at_rest if recipe.views or not stage.release else learner.whole(stage)
+        self.classifier = learner.classifier(stage)
+        cached = recipe.views or not stage.trainable_layers
+        self.model = self.classifier if cached else learner.image_classifier(stage)
         self.model.compile(
-            optimizer=_optimizer(recipe, stage, len(material.chosen(films.train, state.stage, 0))),
+            optimizer=_optimizer(recipe, stage, len(inputs.epoch_indices(indices.train, state.stage, 0))),
             loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-            # On a CPU, TensorFlow's own kernels are faster than what XLA makes of convolutions.
+            # On a CPU, TensorFlow's own kernels are faster than XLA's convolutions.
             jit_compile="auto" if on_gpu() else False,
         )
         self.model.optimizer.build(self.model.trainable_variables)
         if state.optimizer:
-            assign(self.model.optimizer.variables, state.optimizer)
+            assign_values(self.model.optimizer.variables, state.optimizer)
 
     def run(self, folder: Path, fingerprint: str, progress: Progress) -> None:
-        """Run the stage from where it stands to its end."""
+        """Train the remaining epochs, with a checkpoint after each."""
         state, stage, recipe = self.state, self.stage, self.learner.recipe
         logs = Writer(str(folder / LOGS))
         while state.epoch < stage.epochs and not (recipe.patience and state.stale >= recipe.patience):
-            row = self._epoch(progress)
+            row = self._train_epoch(progress)
             state.epoch += 1
             state.history.append(row)
-            state.weights, state.optimizer = copies(self.variables), copies(self.model.optimizer.variables)
-            # The last step's loss was of the weights before it.
+            state.weights, state.optimizer = get_values(self.variables), get_values(self.model.optimizer.variables)
+            # The loss is computed before a step changes the weights, so the last step is checked here.
             if not all(np.isfinite(weight).all() for weight in state.weights):
-                raise _not_a_number("network", state.stage + 1, state.epoch)
-            self._keep(row)
-            write_state(folder / CHECKPOINT, state, fingerprint)
+                raise _not_a_number("a weight", state.stage + 1, state.epoch)
+            self._keep_weights(row)
+            write_checkpoint(folder / CHECKPOINT, state, fingerprint)
             for key in row.keys() - {"stage", "epoch"}:
                 logs.add_scalar(key, row[key], len(state.history))
-            progress.say(_line(row, stage, len(recipe.stages)))
+            progress.say(_epoch_line(row, stage, len(recipe.stages)))
         logs.close()
         if state.kept:
-            assign(self.variables, state.kept)
-        # What the next stage begins with; its own optimizer has not stepped yet.
+            assign_values(self.variables, state.kept)
+        # The next stage starts with these weights and an optimizer of its own.
         state.stage, state.epoch, state.weights, state.optimizer, state.kept = state.stage + 1, 0, [], [], []
-        state.best_loss, state.stale, state.weights = None, 0, copies(self.variables)
-        write_state(folder / CHECKPOINT, state, fingerprint)
+        state.best_loss, state.stale, state.weights = None, 0, get_values(self.variables)
+        write_checkpoint(folder / CHECKPOINT, state, fingerprint)
 
-    def _epoch(self, progress: Progress) -> dict[str, float]:
-        state, stage = self.state, self.stage
-        began = time.monotonic()
-        for number, dropout in enumerate(self.learner.dropouts()):
-            # Not where the last epoch left it: an epoch's draws must not depend on where the run was resumed.
-            dropout.seed_generator.state.assign((self.learner.recipe.seed + number, 1000 * state.stage + state.epoch))
-        batches = self.material.epoch(stage.release, self.films.train, state.stage, state.epoch)
+    def _train_epoch(self, progress: Progress) -> dict[str, float]:
+        state = self.state
+        start = time.monotonic()
+        for number, layer in enumerate(self.learner.random_layers()):
+            # Set anew in each epoch, so that an epoch is the same wherever the run was interrupted before.
+            layer.seed_generator.state.assign((self.learner.recipe.seed + number, 1000 * state.stage + state.epoch))
+        batches = self.inputs.epoch(self.indices.train, state.stage, state.epoch)
         with progress.bar(f"stage {state.stage + 1}, epoch {state.epoch + 1}", len(batches)) as advance:
-            watch = _Watch(state.stage + 1, state.epoch + 1, lambda: advance(1))
-            history = self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch]).history
+            check = _LossCheck(state.stage + 1, state.epoch + 1, lambda: advance(1))
+            history = self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[check]).history
         row = {
             "stage": state.stage + 1,
             "epoch": state.epoch + 1,
             "loss": float(history["loss"][0]),
             "learning_rate": float(self.model.optimizer.learning_rate),
         }
-        if len(self.films.validation):
+        if len(self.indices.validation):
             row |= self._validate()
-        return {**row, "seconds": time.monotonic() - began}
+        return {**row, "seconds": time.monotonic() - start}
 
     def _validate(self) -> dict[str, float]:
-        films = self.films.validation
-        logits = rest_logits(self.at_rest, self.material.at_rest(self.stage.release > 0), films)
-        labels = self.material.labels[films]
+        validation = self.indices.validation
+        logits = _logits(self.classifier, self.inputs.unaugmented(self.stage), validation)
+        labels = self.inputs.labels[validation]
         losses = np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)
-        loss = float(np.average(losses, weights=self.material.weights[films]))
+        loss = float(np.average(losses, weights=self.inputs.sample_weights[validation]))
         if not math.isfinite(loss):
-            raise _not_a_number("validation loss", self.state.stage + 1, self.state.epoch + 1)
+            raise _not_a_number("the validation loss", self.state.stage + 1, self.state.epoch + 1)
         return {"validation_loss": loss, "validation_auroc": auroc(labels > 0, logits)}
 
-    def _keep(self, row: dict[str, float]) -> None:
+    def _keep_weights(self, row: dict[str, float]) -> None:
+        """Keep the best epoch's weights (early stopping), or add to the mean of the last epochs' weights."""
         state, recipe = self.state, self.learner.recipe
         if recipe.patience:
             better = state.best_loss is None or row["validation_loss"] < state.best_loss
@@ -172,66 +200,53 @@ class _StageTrainer:
             state.kept = [k + (w - k) / state.averaged for k, w in zip(before, state.weights, strict=True)]
 
 
-class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Moves the bar, and ends the run at the first step whose loss is no number."""
+class _LossCheck(keras.callbacks.Callback):  # type: ignore[misc]
+    """Advances the progress bar, and stops training as soon as the loss is not a number."""
 
     def __init__(self, stage: int, epoch: int, advance: Any) -> None:
         super().__init__()
         self._stage, self._epoch, self._advance = stage, epoch, advance
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Look at the loss so far."""
+        """Check the mean loss of the epoch so far."""
         if not math.isfinite((logs or {})["loss"]):
-            raise _not_a_number("loss", self._stage, self._epoch)
+            raise _not_a_number("the loss", self._stage, self._epoch)
         self._advance()
 
 
-def rest_logits(model: keras.Model, inputs: Any, films: NDArray[np.intp], batch: int = 64) -> NDArray[np.float64]:
-    """Return a classifier's logits ``(n,)`` of films as they are, without dropout."""
-    logits = np.empty(len(films))
-    for start in range(0, len(films), batch):
-        some = films[start : start + batch]
-        # Always of one size, as another would be compiled anew.
-        outputs = model.predict_on_batch(np.asarray(inputs[np.resize(some, batch)], np.float32))
-        logits[start : start + batch] = outputs[: len(some), 0]
+def _logits(model: keras.Model, inputs: Any, indices: NDArray[np.intp], batch_size: int = 64) -> NDArray[np.float64]:
+    """Return a classifier's logits ``(n,)`` for n of its inputs, in inference mode."""
+    logits = np.empty(len(indices))
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        # Padded, because another batch size would be compiled again.
+        outputs = model.predict_on_batch(np.asarray(inputs[np.resize(batch, batch_size)], np.float32))
+        logits[start : start + batch_size] = outputs[: len(batch), 0]
     return logits
 
 
-def on_gpu() -> bool:
-    """Say whether Keras' backend has a GPU."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return bool(jax.default_backend() == "gpu")
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def _optimizer(recipe: Recipe, stage: Stage, films: int) -> keras.optimizers.Optimizer:
-    steps = math.ceil(films / recipe.batch_size)
-    rate: Any = stage.learning_rate
+def _optimizer(recipe: Recipe, stage: Stage, images: int) -> keras.optimizers.Optimizer:
+    steps = math.ceil(images / recipe.batch_size)
+    learning_rate: Any = stage.learning_rate
     if recipe.cosine:
-        rising = round(recipe.warmup * steps)
-        start = 0.0 if rising else stage.learning_rate
-        rate = keras.optimizers.schedules.CosineDecay(
-            start,
-            stage.epochs * steps - rising,
-            warmup_target=stage.learning_rate if rising else None,
-            warmup_steps=rising,
+        warmup_steps = round(recipe.warmup * steps)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup_steps else stage.learning_rate,
+            stage.epochs * steps - warmup_steps,
+            warmup_target=stage.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
         )
-    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    return keras.optimizers.AdamW(learning_rate, weight_decay=recipe.weight_decay)
 
 
-def _not_a_number(what: str, stage: int, epoch: int) -> TrainingFailure:
+def _not_a_number(value: str, stage: int, epoch: int) -> TrainingFailure:
     return TrainingFailure(
-        f"the {what} is no longer a number in stage {stage}, epoch {epoch}: "
-        "look for faulty films with bonescreen doctor, or begin anew elsewhere (--out) with another --seed or a larger "
-        "--batch-size"
+        f"{value} is not a number in stage {stage}, epoch {epoch}: check the images with bonescreen audit, or start "
+        "again in another --out with another --seed or a larger --batch-size"
     )
 
 
-def _line(row: dict[str, float], stage: Stage, stages: int) -> str:
+def _epoch_line(row: dict[str, float], stage: Stage, stages: int) -> str:
     text = f"stage {row['stage']}/{stages}, epoch {row['epoch']}/{stage.epochs}: loss {row['loss']:.4f}"
     if "validation_loss" in row:
         text += f", validation loss {row['validation_loss']:.4f}, AUROC {row['validation_auroc']:.4f}"

@@ -41,11 +41,11 @@ def test_data_that_cannot_be_split_are_an_error_with_the_reason() -> None:
     found = by_code(examine_distinct(examples))
     assert found["no-split"].severity is Severity.ERROR
     assert (
-        "that holds out a validation and a test part would stop at once: a test part of about 15%"
+        "by the recipe humerus-baseline or humerus would stop at once: a test part of about 15%"
         in found["no-split"].advice
     )
     assert found["no-folds"].severity is Severity.ERROR
-    assert "that cross-validates would stop at once: 1 group" in found["no-folds"].advice
+    assert "by the recipe fracture would stop at once: 1 group cannot be divided" in found["no-folds"].advice
     assert found["huge-group"].count == 8
 
 

@@ -200,10 +200,8 @@ def _span(gray: Values, weights: NDArray[np.int64]) -> float:
 
 
 def _quantiles(values: Values, weights: NDArray[np.int64]) -> tuple[float, float]:
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order])
-    low, high = np.searchsorted(below, (TAILS * below[-1], (1 - TAILS) * below[-1]))
-    return float(values[order[low]]), float(values[order[high]])
+    low, high = np.quantile(values, (TAILS, 1 - TAILS), weights=weights, method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _first(numbers: list[float], default: float) -> float:

@@ -1,4 +1,4 @@
-"""MURA's layout: the publisher's test part wherever it lies, whose terms hold, and what is passed over."""
+"""MURA's layout: the publisher's test part, the terms that apply, and skipped files."""
 
 import os
 import shutil
@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import Role
-from training.data.manifest import OWN
+from training.data.dataset import OWN_DATA, Role
 from training.data.mura import MURA
 from training.data.read_dataset import read_dataset
 from xray.errors import UsageError
 
 
-def parted(mura: Path) -> Path:
-    """Move the tree's last four patients into valid/ and the others into train/; returns MURA-v1.1."""
+def split_folder(mura: Path) -> Path:
+    """Move the last four patients into valid/ and the others into train/; return MURA-v1.1."""
     patients = sorted((mura / "XR_HUMERUS").iterdir())
     for place, patient in enumerate(patients):
         part = "valid" if place >= len(patients) - 4 else "train"
@@ -25,46 +24,44 @@ def parted(mura: Path) -> Path:
     return mura
 
 
-def test_the_publishers_test_part_is_known_from_the_folder_around_it_too(mura: Path) -> None:
-    root = parted(mura)
+def test_the_publishers_test_part_is_found_from_the_parent_folder_too(mura: Path) -> None:
+    root = split_folder(mura)
     for folder in (root, root.parent):
         roles = Counter(example.role for example in read_dataset(folder).examples)
         assert roles == {Role.TRAIN: 40, Role.TEST: 8}
     shutil.copytree(root / "valid/XR_HUMERUS/patient00023", root / "train/XR_HUMERUS/patient00023")
-    with pytest.raises(UsageError, match="patient00023 is both in train/ and in valid/"):
+    with pytest.raises(UsageError, match="patient00023 is in both train/ and valid/"):
         read_dataset(root.parent)
 
 
-def test_muras_terms_hold_for_its_tables_and_its_folder_and_not_for_a_tree_of_ones_own(
+def test_muras_terms_apply_to_its_tables_and_its_folder_but_not_to_own_data_in_its_layout(
     mura: Path, tmp_path: Path
 ) -> None:
     for folder in (mura, mura.parent, mura / "XR_HUMERUS"):
         assert read_dataset(folder).terms == MURA
     own = mura.rename(tmp_path / "own")
     dataset = read_dataset(own)
-    assert (dataset.terms, dataset.finding) == (OWN, "abnormality")
-    assert "own data in MURA's layout" in dataset.notes[0]
+    assert (dataset.terms, dataset.finding) == (OWN_DATA, "abnormality")
+    assert "treated as your own data in MURA's layout" in dataset.notes[0]
     assert read_dataset(own, finding="fracture").finding == "fracture"
     table = own / "train_image_paths.csv"
     table.write_text("own/XR_HUMERUS/patient00000/study1_negative/image1.png\n")
     assert read_dataset(own).terms == MURA
 
 
-def test_image_files_that_are_passed_over_are_counted_by_reason(mura: Path) -> None:
+def test_skipped_image_files_are_counted_by_reason(mura: Path) -> None:
     study = mura / "XR_HUMERUS/patient00000/study1_negative"
-    film = (study / "image1.png").read_bytes()
+    image = (study / "image1.png").read_bytes()
     for name in (".hidden.png", "readme.txt"):
-        (study / name).write_bytes(film)
+        (study / name).write_bytes(image)
     assert read_dataset(mura).notes == ()
-    Path(os.fsdecode(os.fsencode(study) + b"/\xff.png")).write_bytes(film)
-    (mura / "loose.png").write_bytes(film)
+    Path(os.fsdecode(os.fsencode(study) + b"/\xff.png")).write_bytes(image)
+    (mura / "loose.png").write_bytes(image)
     (mura / "XR_HAND").symlink_to(mura / "XR_HUMERUS")
     (note,) = read_dataset(mura).notes
-    assert note == (
-        "image files or folders were passed over: outside the layout (1), name not UTF-8 (1), linked folder (1)"
-    )
+    assert note == ("skipped image files or folders: outside the layout (1), name not UTF-8 (1), linked folder (1)")
 
 
 @pytest.mark.parametrize("all_parts", ["all", "ALL", "All"])
-def test_all_is_taken_for_every_body_part(mura: Path, all_parts: str) -> None:
+def test_all_selects_every_body_part(mura: Path, all_parts: str) -> None:
     assert len(read_dataset(mura, body_parts=[all_parts])) == 48

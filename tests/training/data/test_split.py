@@ -1,4 +1,4 @@
-"""Splits: groups stay together, classes are balanced, the publisher's test part stands."""
+"""Splits and folds keep groups together and balance classes; the publisher's test part is kept."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def dataset(groups: int = 40, size: int = 5, positive: float = 0.3) -> Dataset:
     return Dataset(Path("/nowhere"), FRACATLAS, "fracture", examples)
 
 
-def test_a_split_is_near_its_shares_parts_no_group_and_is_the_same_for_the_same_seed() -> None:
+def test_a_split_has_about_its_shares_divides_no_group_and_is_the_same_for_the_same_seed() -> None:
     data = dataset()
     split = make_split(data, validation=0.1, test=0.2, seed=3)
     assert split == make_split(data, validation=0.1, test=0.2, seed=3)
@@ -34,15 +34,17 @@ def test_a_split_is_near_its_shares_parts_no_group_and_is_the_same_for_the_same_
     assert all(abs(part.labels.mean() - data.labels.mean()) < 0.08 for part in shares.values())
 
 
-def test_the_publishers_test_part_stands() -> None:
+def test_the_publishers_test_part_is_kept() -> None:
     data = dataset()
     roles = {"group1": Role.TEST, "group2": Role.TEST, "group3": Role.TEST}
-    parted = replace(data, examples=tuple(replace(e, role=roles.get(e.group, Role.TRAIN)) for e in data.examples))
-    split = make_split(parted, validation=0.1, test=0.2, seed=0)
+    with_test_part = replace(
+        data, examples=tuple(replace(e, role=roles.get(e.group, Role.TRAIN)) for e in data.examples)
+    )
+    split = make_split(with_test_part, validation=0.1, test=0.2, seed=0)
     assert {group for group, role in split.roles.items() if role is Role.TEST} == set(roles)
 
 
-def test_a_split_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_split_is_read_back_from_its_file(tmp_path: Path) -> None:
     split = make_split(dataset(), validation=0.1, test=0.2, seed=3)
     (tmp_path / "split.csv").write_text(split.to_csv())
     assert read_split(tmp_path / "split.csv") == split
@@ -52,20 +54,20 @@ def test_a_split_comes_back_from_its_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("group,role\na,train\na,test\n", "line 3: the group 'a' is in two parts, train and test"),
-        ("group,role\na,exam\n", "line 2: the role 'exam' is none of train, validation, test"),
+        ("group,role\na,holdout\n", "line 2: the role 'holdout' is none of train, validation, test"),
         ("group\na\n", "has no column role"),
     ],
 )
-def test_a_split_file_that_is_wrong_says_where(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_split_file_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_split(tmp_path / "split.csv")
 
 
-def test_a_split_of_other_data_and_one_with_an_empty_or_one_sided_part_are_refused(tmp_path: Path) -> None:
+def test_a_split_of_other_data_or_with_an_empty_or_single_class_part_is_refused(tmp_path: Path) -> None:
     data = dataset(groups=4)
     (tmp_path / "split.csv").write_text("group,role\ngroup0,train\ngroup1,validation\ngroup2,train\n")
-    with pytest.raises(UsageError, match="says nothing of the group 'group3'"):
+    with pytest.raises(UsageError, match="the split has no group 'group3'"):
         read_split(tmp_path / "split.csv").part(data, Role.TRAIN)
     (tmp_path / "split.csv").write_text(
         "".join(f"{line}\n" for line in ("group,role", *(f"group{i},train" for i in range(4))))
@@ -77,7 +79,7 @@ def test_a_split_of_other_data_and_one_with_an_empty_or_one_sided_part_are_refus
         make_split(negative, validation=0.25, test=0.25, seed=0)
 
 
-def test_no_group_lies_in_two_folds_and_every_image_in_one() -> None:
+def test_every_image_is_in_one_fold_and_no_group_in_two() -> None:
     data = dataset()
     for seed in range(5):
         folds = assign_folds(data.labels, data.groups, 5, seed)
@@ -88,21 +90,21 @@ def test_no_group_lies_in_two_folds_and_every_image_in_one() -> None:
 @pytest.mark.parametrize(
     ("labels", "groups", "counted"),
     [
-        ([True, False] * 5, ["a"] * 5 + ["b"] * 5, "2 groups cannot be cut into 5 folds"),
-        ([True] * 5 + [False] * 15, [*"aaaaabbbbbcccccddddd"], "positive images are in 1 of them, negative in 3"),
-        ([True, True, False, False], [*"abcd"], "4 groups cannot be cut into 5 folds"),
+        ([True, False] * 5, ["a"] * 5 + ["b"] * 5, "2 groups cannot be divided into 5 folds"),
+        ([True] * 5 + [False] * 15, [*"aaaaabbbbbcccccddddd"], "with positive images: 1, with negative images: 3"),
+        ([True, True, False, False], [*"abcd"], "4 groups cannot be divided into 5 folds"),
     ],
 )
-def test_groups_that_leave_a_fold_with_one_class_are_refused_with_what_to_do(
+def test_groups_that_leave_a_fold_with_one_class_are_refused_with_advice(
     labels: list[bool], groups: list[str], counted: str
 ) -> None:
-    with pytest.raises(UsageError, match="train by a recipe without folds, or gather more groups") as refused:
+    with pytest.raises(UsageError, match="use a recipe without folds, or collect more groups") as refused:
         assign_folds(np.array(labels), np.array(groups), 5, 0)
     assert counted in str(refused.value)
 
 
 def small(*groups: str) -> Dataset:
-    """List an image for each letter: ``p`` and ``n`` are a positive and a negative film of the group."""
+    """List a group for each string, with a positive image for each ``p`` and a negative one for each ``n``."""
     return Dataset(
         Path("/nowhere"),
         FRACATLAS,
@@ -115,26 +117,27 @@ def small(*groups: str) -> Dataset:
     )
 
 
-def test_twenty_patients_of_two_films_and_one_label_are_split_with_whatever_seed() -> None:
+def test_twenty_patients_with_two_images_of_one_label_can_be_split_with_any_seed() -> None:
     data = small(*["pp", "nn"] * 10)
-    tested = {"group0", "group1", "group2", "group4"}
-    parted = replace(
-        data, examples=tuple(replace(e, role=Role.TEST if e.group in tested else Role.TRAIN) for e in data.examples)
+    test_groups = {"group0", "group1", "group2", "group4"}
+    with_test_part = replace(
+        data,
+        examples=tuple(replace(e, role=Role.TEST if e.group in test_groups else Role.TRAIN) for e in data.examples),
     )
     for seed in range(50):
-        for each in (data, parted):
+        for each in (data, with_test_part):
             split = make_split(each, validation=0.1, test=0.15, seed=seed)
             assert all(split.part(each, role).labels.any() for role in Role)
 
 
-def test_whatever_can_be_split_is_split() -> None:
+def test_every_data_set_that_can_be_split_is_split() -> None:
     rng = np.random.default_rng(0)
     split = 0
     for _ in range(300):
         data = small(*rng.choice(["p", "n", "pn", "nnn", "ppnn", "pppppp"], rng.integers(2, 7)))
         with_label = [len(set(data.groups[data.labels == label].tolist())) for label in (True, False)]
         if min(with_label) < 3:
-            with pytest.raises(UsageError, match=r"one class only|Gather more groups, or say the parts with --split"):
+            with pytest.raises(UsageError, match=r"one class only|Collect more groups, or give the parts with --split"):
                 make_split(data, validation=0.1, test=0.15, seed=0)
             continue
         made = make_split(data, validation=0.1, test=0.15, seed=0)

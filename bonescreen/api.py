@@ -1,0 +1,300 @@
+"""The Python API, for notebooks and scripts: the numbers of `bonescreen screen` without a database.
+
+Errors are those of `xray.errors`; all descend from `BonescreenError`.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bonescreen.context import open_ledger, settings_here
+from db import queries
+from db.queries import ResultFilter, StudyRow
+from xray.archives.files import read_image_file
+from xray.errors import FileFault, UsageError
+from xray.images.decode import decode
+from xray.images.preprocessing import Preprocessing
+from xray.network.card import Card
+from xray.network.engine import Engine
+from xray.network.heatmap import render_heat_map
+from xray.network.open_engine import open_engine
+from xray.network.package import ModelPackage, load_package
+from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Label
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ImageSource = str | Path | NDArray[np.uint8]
+"""An image file, or gray pixels ``uint8 (H, W)`` with bone bright, as `load_image` returns them."""
+
+IMAGES_AT_ONCE = 32
+"""Images of a list that are decoded and given to the engine together, so that memory does not grow with the list."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model's prediction for one image.
+
+    Attributes
+    ----------
+    probability : float
+        Calibrated probability of the finding, in [0, 1].
+    label : {"positive", "negative"}
+        Positive at or over the model's image threshold.
+    logit : float
+        The network's output before calibration.
+    cam : ndarray of float32, (h, w)
+        Signed class activation map over the network's square input, in units of the logit.
+    """
+
+    probability: float
+    label: Label
+    logit: float
+    cam: NDArray[np.float32] = field(repr=False)
+    _image: ImageSource = field(repr=False)
+    _card: Card = field(repr=False)
+
+    def heat_map(self) -> Image.Image:
+        """Draw the image, and beside it the same image under its heat map, as `bonescreen heatmap` does.
+
+        An image given as a file is read again.
+
+        Returns
+        -------
+        PIL.Image.Image
+            RGB. Negative CAM values are not drawn; the colour scale is the model's, the same for all images.
+
+        References
+        ----------
+        Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
+        """
+        label = self._card.wording if self.label is Label.POSITIVE else str(self.label)
+        name = [] if isinstance(self._image, np.ndarray) else [Path(self._image).name]
+        model = f"{self._card.name} {self._card.version}"
+        return render_heat_map(
+            _gray(self._image),
+            self.cam,
+            preprocessing=Preprocessing.from_id(self._card.preprocessing),
+            scale=self._card.heat_map_scale,
+            caption=[*name, f"{label}, probability {self.probability:.3f} ({model})", RESEARCH_NOTICE],
+        )
+
+
+class Model:
+    """A model package, loaded into an engine; made by `load_model`.
+
+    Attributes
+    ----------
+    package : ModelPackage
+        The package's folder, card and digest.
+    card : Card
+        Finding, body parts in scope, thresholds, metrics, training data and limits.
+    """
+
+    def __init__(self, package: ModelPackage, engine: Engine) -> None:
+        self.package = package
+        self.card = package.card
+        self._engine = engine
+        self._preprocessing = Preprocessing.from_id(package.card.preprocessing)
+
+    def __repr__(self) -> str:
+        return f"Model({self.card.name} {self.card.version}, {self._engine.name}, digest {self.package.digest[:12]})"
+
+    @overload
+    def predict(self, images: ImageSource) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence, too
+
+    @overload
+    def predict(self, images: Sequence[ImageSource]) -> list[Prediction]: ...
+
+    def predict(self, images: ImageSource | Sequence[ImageSource]) -> Prediction | list[Prediction]:
+        """Predict the finding for one image or several.
+
+        Parameters
+        ----------
+        images : str, Path or ndarray of uint8 (H, W), or a sequence of these
+            Image files in any format that screening reads, or gray pixels as `load_image` returns them.
+
+        Returns
+        -------
+        Prediction or list of Prediction
+            One for one image, a list for a sequence, in its order. The numbers are those of `bonescreen screen`.
+
+        Raises
+        ------
+        FileFault
+            A file cannot be read as a radiograph; the error's note names it.
+        UsageError
+            An array is not ``uint8 (H, W)``.
+        """
+        if isinstance(images, (str, Path, np.ndarray)):
+            return self._predict_group([images])[0]
+        groups = (images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE))
+        return [prediction for group in groups for prediction in self._predict_group(group)]
+
+    def _predict_group(self, images: Sequence[ImageSource]) -> list[Prediction]:
+        inputs = np.stack([self._preprocessing.apply(_gray(image)) for image in images])
+        inference = self._engine.infer(inputs)
+        probabilities = self.card.probability(inference.logits)
+        threshold = self.card.image_threshold.value
+        return [
+            Prediction(
+                probability=float(probability),
+                label=Label.POSITIVE if probability >= threshold else Label.NEGATIVE,
+                logit=float(logit),
+                cam=cam,
+                _image=image,
+                _card=self.card,
+            )
+            for image, probability, logit, cam in zip(
+                images, probabilities, inference.logits, inference.cams, strict=True
+            )
+        ]
+
+
+def load_model(name_or_path: str | Path) -> Model:
+    """Load a model package and check its network against the golden outputs.
+
+    The engine is the one that ``BONESCREEN_ENGINE`` names; derived graphs are kept in ``BONESCREEN_HOME``.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of an installed package (``bonescreen models list``), or a package's folder.
+
+    Raises
+    ------
+    PackageError
+        There is no such package, or it is damaged.
+    UsageError
+        The engine's libraries are not installed.
+    """
+    settings = settings_here()
+    package = load_package(name_or_path)
+    return Model(package, open_engine(package, settings.engine, settings.graph_cache))
+
+
+def load_image(path: str | Path) -> NDArray[np.uint8]:
+    """Decode an image file to gray at its full size, as screening does.
+
+    Parameters
+    ----------
+    path : str or Path
+        A PNG, JPEG, TIFF or DICOM file.
+
+    Returns
+    -------
+    ndarray of uint8, (H, W)
+        Bone bright, pixels square.
+
+    Raises
+    ------
+    FileFault
+        The file cannot be read as a radiograph; the error's note names it.
+    """
+    # The folder counts as the archive: caps and the kinds of failure are those of screening.
+    file = Path(os.path.realpath(path))
+    try:
+        return decode(read_image_file(file.parent, file.name))
+    except FileFault as fault:
+        fault.add_note(f"{path}: {REASON_TEXT[fault.reason]}")
+        raise
+
+
+@overload
+def results(
+    run: int | None = None,
+    *,
+    flagged: bool = ...,
+    min_score: float | None = ...,
+    threshold: float | None = ...,
+    body_part: str | None = ...,
+    label: str | None = ...,
+    limit: int | None = ...,
+    as_frame: Literal[False] = ...,
+) -> list[StudyRow]: ...
+
+
+@overload
+def results(
+    run: int | None = None,
+    *,
+    flagged: bool = ...,
+    min_score: float | None = ...,
+    threshold: float | None = ...,
+    body_part: str | None = ...,
+    label: str | None = ...,
+    limit: int | None = ...,
+    as_frame: Literal[True],
+) -> "DataFrame": ...
+
+
+def results(
+    run: int | None = None,
+    *,
+    flagged: bool = False,
+    min_score: float | None = None,
+    threshold: float | None = None,
+    body_part: str | None = None,
+    label: str | None = None,
+    limit: int | None = None,
+    as_frame: bool = False,
+) -> "list[StudyRow] | DataFrame":
+    """Return the studies that have been screened, the highest score first, as `bonescreen results` lists them.
+
+    Reads the database that the ``BONESCREEN_*`` settings name.
+
+    Parameters
+    ----------
+    run : int, optional
+        One run; by default the newest of each archive.
+    flagged : bool
+        Only studies at or over the study threshold.
+    min_score : float, optional
+        Only studies with at least this score, in [0, 1].
+    threshold : float, optional
+        A study threshold to use instead of the model's, in [0, 1].
+    body_part : str, optional
+        Only studies that show this body part, such as ``"WRIST"``.
+    label : {"positive", "negative"}, optional
+        Only studies with this predicted label.
+    limit : int, optional
+        At most this many.
+    as_frame : bool
+        Return a pandas DataFrame, one row a study; pandas must be installed.
+
+    Returns
+    -------
+    list of StudyRow, or DataFrame
+
+    Raises
+    ------
+    UsageError
+        Nothing has been screened yet, the label is neither of the two, or pandas is not installed.
+    """
+    if label is not None and label not in set(Label):
+        raise UsageError(f"the label {label!r} is neither positive nor negative")
+    wanted = ResultFilter(run, flagged, min_score, threshold, body_part, None if label is None else Label(label), limit)
+    with open_ledger(settings_here()) as database, closing(queries.results(database, wanted)) as rows:
+        listed = list(rows)
+    if not as_frame:
+        return listed
+    try:
+        from pandas import DataFrame
+    except ModuleNotFoundError as error:
+        raise UsageError("as_frame=True needs pandas: pip install pandas") from error
+    return DataFrame([asdict(row) for row in listed], columns=list(StudyRow.__dataclass_fields__))
+
+
+def _gray(image: ImageSource) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray):
+        return load_image(image)
+    if image.dtype != np.uint8 or image.ndim != 2:
+        raise UsageError(f"an image is uint8 (H, W), as load_image returns it, not {image.dtype} {image.shape}")
+    return image
