@@ -1,5 +1,6 @@
 """The context of a command: its settings, and an open database for commands that do not screen."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,20 @@ from xray.settings import Settings, read_settings
 def settings_here() -> Settings:
     """Read the settings from the environment; a command calls this once."""
     return read_settings(os.environ)
+
+
+def require_packages(command: str, *modules: str) -> None:
+    """Raise an error if modules that a command needs are not installed, before anything is imported or read.
+
+    Raises
+    ------
+    UsageError
+        A module is missing; says how to install it.
+    """
+    packages = {"sklearn": "scikit-learn"}
+    missing = [packages.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{command} needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
 
 
 @contextmanager

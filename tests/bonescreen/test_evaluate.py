@@ -1,4 +1,4 @@
-"""`bonescreen evaluate`: a real model, real films, and the page as a browser shows it."""
+"""`bonescreen evaluate`: a real model, real files, and the page as a browser shows it."""
 
 import csv
 import json
@@ -25,18 +25,18 @@ MARK = "<b>bold</b>"
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 24 studies of two films each, of 12 patients; six films are of a toe, one is cut short, one has markup."""
-    folder = tmp_path_factory.mktemp("films")
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 24 studies of two images, of 12 patients; six images are of a toe, one is truncated, one has markup."""
+    folder = tmp_path_factory.mktemp("radiographs")
     rng = np.random.default_rng(0)
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         for study in range(24):
             for view in range(2):
-                film = rng.integers(0, 256, (8, 6), np.uint8).repeat(8, 0).repeat(8, 1)
+                gray = rng.integers(0, 256, (8, 6), np.uint8).repeat(8, 0).repeat(8, 1)
                 name = f"{study}-{view}{MARK.replace('/', '') if study == 3 else ''}.png"
-                Image.fromarray(film).save(folder / name)
+                Image.fromarray(gray).save(folder / name)
                 label = "positive" if study % 2 else "negative"
                 part = "TOE" if study >= 21 else ("HAND", "WRIST")[study % 3 == 0]
                 writer.writerow([f"study{study}", name, label, part, f"patient{study // 2}"])
@@ -47,7 +47,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def graphs(home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tests of this file share a home, so that the tiny network is derived once."""
+    """Let the tests of this file share a home, so that the OpenVINO graph is converted once."""
     monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path_factory.getbasetemp() / "evaluate-home"))
 
 
@@ -63,20 +63,20 @@ def dom(page: Path, home: Path) -> str:
     """Return the page as a real browser has built it."""
     browser = shutil.which("chromium")
     if browser is None:
-        # CI has installed it, with the servers that this promises.
-        lack = "no browser here: apt-get install chromium"
-        pytest.fail(lack) if os.environ.get("BONESCREEN_TEST_DEBIAN") else pytest.skip(lack)
+        # CI installs it where it sets this variable.
+        reason = "no browser here: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("BONESCREEN_TEST_DEBIAN") else pytest.skip(reason)
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}", "--dump-dom"]
     command, seconds = [browser, *options, page.as_uri()], 90 * PATIENCE
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
 
 
-def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+def test_metrics_agree_with_scikit_learn_and_are_on_the_page(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     options = ("--aim", "sensitivity:0.95", "--against", tiny_package.path, "--engine", "openvino")
-    done = bonescreen("evaluate", tiny_package.path, "--data", films, "-o", out, *options)
+    done = bonescreen("evaluate", tiny_package.path, "--data", radiographs, "-o", out, *options)
     assert done.code == 0, done.err
     assert RESEARCH_NOTICE in done.err
     assert "6 images of TOE" in done.out
@@ -101,8 +101,8 @@ def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
     page = dom(out / "report.html", tmp_path / "browser")
     for text in (
         RESEARCH_NOTICE, "Whether the model was trained on these images is not known.", "WRIST", "Out of scope",
-        "chosen on the same data flatter", "Of 1,000 studies like these", "the file ends before the image does",
-        "Compared with tiny 1",
+        "chosen on the same data are too optimistic", "Of 1,000 studies like these",
+        "the file ends before the image does", "Compared with tiny 1",
     ):  # fmt: skip
         assert text in page, text
     for number in ("value", "low", "high"):
@@ -113,41 +113,43 @@ def test_a_model_is_measured_as_scikit_learn_would_and_the_page_shows_it(
 
 
 def test_only_the_test_part_of_the_packages_split_is_measured(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
     from training.data.read_dataset import read_dataset
 
-    groups = sorted(set(read_dataset(films).groups.tolist()))
+    groups = sorted(set(read_dataset(radiographs).groups.tolist()))
     package = with_split(
         tiny_package, tmp_path / "split", {group: ("train", "test")[i % 2] for i, group in enumerate(groups)}
     )
-    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "out", "--json", "--engine", "openvino")
+    done = bonescreen(
+        "evaluate", package, "--data", radiographs, "-o", tmp_path / "out", "--json", "--engine", "openvino"
+    )
     report = json.loads(done.out)
-    assert (report["data"]["part"], report["seen"]["verdict"]) == ("test", "held out")
+    assert (report["data"]["part"], report["leakage"]["verdict"]) == ("test", "held out")
     assert report["data"]["listed"] == 24
     assert "WARNING" not in done.err
 
     options = ("--part", "all", "--against", tmp_path / "out" / "predictions.csv", "--engine", "openvino")
-    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "all", *options)
+    done = bonescreen("evaluate", package, "--data", radiographs, "-o", tmp_path / "all", *options)
     assert (done.code, "not of the same images" in done.err) == (2, True)
-    assert "Running" not in done.err
+    assert "Predicting" not in done.err
     assert not (tmp_path / "all" / "predictions.csv").exists()
 
     options = ("--part", "train", *options[2:])
-    done = bonescreen("evaluate", package, "--data", films, "-o", tmp_path / "train", *options)
+    done = bonescreen("evaluate", package, "--data", radiographs, "-o", tmp_path / "train", *options)
     assert (done.code, "not of the same images" in done.err) == (2, True)
     assert not (tmp_path / "train").exists()
 
     done = bonescreen(
-        "evaluate", package, "--data", films, "-o", tmp_path / "all", "--part", "all", "--engine", "openvino"
+        "evaluate", package, "--data", radiographs, "-o", tmp_path / "all", "--part", "all", "--engine", "openvino"
     )
     assert "WARNING: The model was trained on" in done.err
 
 
-def test_an_earlier_evaluation_can_be_compared_with(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+def test_an_earlier_evaluation_can_be_the_baseline(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
-    first = ("evaluate", tiny_package.path, "--data", films, "--engine", "openvino", "--body-part", "HAND")
+    first = ("evaluate", tiny_package.path, "--data", radiographs, "--engine", "openvino", "--body-part", "HAND")
     assert bonescreen(*first, "-o", tmp_path / "one").code == 0
     table = tmp_path / "one" / "predictions.csv"
     found = json.loads(bonescreen(*first, "-o", tmp_path / "two", "--against", table, "--json").out)["comparison"]
@@ -157,28 +159,29 @@ def test_an_earlier_evaluation_can_be_compared_with(
     assert [d["measure"] for d in found["images"]] == ["auroc", "average_precision"]
 
 
-def test_a_rival_that_has_seen_the_films_is_told_from_its_package_and_from_its_table(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+def test_a_baseline_that_was_trained_on_the_images_is_recognised_by_its_package_and_by_its_table(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
     from training.data.read_dataset import read_dataset
 
-    learnt = with_split(tiny_package, tmp_path / "learnt", dict.fromkeys(read_dataset(films).groups.tolist(), "train"))
-    data = ("--data", films, "--engine", "openvino", "--body-part", "HAND", "-o")
+    roles = dict.fromkeys(read_dataset(radiographs).groups.tolist(), "train")
+    trained = with_split(tiny_package, tmp_path / "trained", roles)
+    data = ("--data", radiographs, "--engine", "openvino", "--body-part", "HAND", "-o")
     digests = [
         json.loads(bonescreen("models", "show", each, "--json").out)["digest"][:12]
-        for each in (tiny_package.path, learnt)
+        for each in (tiny_package.path, trained)
     ]
-    assert bonescreen("evaluate", learnt, *data, tmp_path / "table").code == 0
-    for rival in (learnt, tmp_path / "table" / "predictions.csv"):
-        done = bonescreen("evaluate", tiny_package.path, *data, tmp_path / "out", "--against", rival)
+    assert bonescreen("evaluate", trained, *data, tmp_path / "table").code == 0
+    for baseline in (trained, tmp_path / "table" / "predictions.csv"):
+        done = bonescreen("evaluate", tiny_package.path, *data, tmp_path / "out", "--against", baseline)
         (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
         assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model was trained on")
         assert f"tiny 1 ({digests[0]}) minus tiny 1 ({digests[1]})" in done.out
-        assert "images auroc +0.000 no interval 1.000" in " ".join(done.out.split())
+        assert "images AUROC +0.000 no interval 1.000" in " ".join(done.out.split())
 
 
-def test_what_was_inferred_is_kept_when_something_fails_after_it(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+def test_predictions_are_saved_before_a_baseline_that_fails(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
     broken, out = tmp_path / "broken", tmp_path / "out"
     shutil.copytree(tiny_package.path, broken)
@@ -190,18 +193,18 @@ def test_what_was_inferred_is_kept_when_something_fails_after_it(
     out.mkdir()
     (out / "report.json").write_text("of another model")
     done = bonescreen(
-        "evaluate", tiny_package.path, "--data", films, "-o", out, "--engine", "openvino", "--against", broken
+        "evaluate", tiny_package.path, "--data", radiographs, "-o", out, "--engine", "openvino", "--against", broken
     )
     assert (done.code, "golden" in done.err) == (2, True)
     assert len(Predictions.read(out / "predictions.csv")) == 47
     assert not (out / "report.json").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_any_film_is_read(
-    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, films: Path, tmp_path: Path
+def test_a_folder_that_cannot_be_made_is_an_error_before_any_image_is_read(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    done = bonescreen("evaluate", tiny_package.path, "--data", films, "-o", tmp_path / "file" / "out")
+    done = bonescreen("evaluate", tiny_package.path, "--data", radiographs, "-o", tmp_path / "file" / "out")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert done.err.startswith(f"error: cannot write to the folder {tmp_path / 'file' / 'out'}")
 
@@ -219,17 +222,17 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_film_is_read(
         (("--against", "nobody"), "no model package named 'nobody'"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_a_wrong_option_is_an_error_in_one_line(
     bonescreen: Bonescreen,
     graphs: None,
     tiny_package: ModelPackage,
-    films: Path,
+    radiographs: Path,
     tmp_path: Path,
     options: tuple[str, ...],
     message: str,
 ) -> None:
     done = bonescreen(
-        "evaluate", tiny_package.path, "--data", films, "-o", tmp_path / "out", "--engine", "openvino", *options
+        "evaluate", tiny_package.path, "--data", radiographs, "-o", tmp_path / "out", "--engine", "openvino", *options
     )
     error = done.err.splitlines()[-1]
     assert (done.code, error.startswith("error: ")) == (2, True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.predicted import predicted
+from tests.training.evaluate.predicted import predicted
 from training.disk import mapped_array
 from training.evaluate.predictions import Predictions
 from xray.errors import StorageOutage

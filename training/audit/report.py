@@ -1,16 +1,12 @@
-"""How many images of each label there are: over all, of each body part, in each part of the split."""
+"""The report of an audit: a page with pictures, the same as JSON, and suggested groups."""
 
-import io
 import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -18,30 +14,38 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.audit.examination import Examination
-from training.audit.findings import Finding, all_findings, verdict
+from training.audit.findings import Finding, all_findings, conclusion
 from training.audit.near_duplicates import join_groups
 from training.audit.survey import AuditedImage
 from training.data.dataset import Dataset, Role
-from training.disk import table_text, write_atomically
+from training.disk import table_text
+from training.report_page import BLUE, encode_image, figure_png, in_report_style, render_page, write_report
 from xray.errors import FileFault
 from xray.images.decode import decode
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, Label
 
+PAGE_FILE, JSON_FILE, GROUPS_FILE = "report.html", "report.json", "groups.csv"
 ALL = "all images"
+PALE, DEEP = "#c9d8e3", "#0b2438"
+EXAMPLES = 8
+"""Examples of a finding on the page; the JSON file has all of them."""
+
+THUMBNAIL_SIDE = 240
+"""Long side of a thumbnail in pixels: twice its size on the page, for sharp screens and print."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """One row of the table.
+class BalanceRow:
+    """Counts of one subset of the readable images.
 
     Attributes
     ----------
     of : str
         ``"data"``, ``"body part"`` or ``"part of the split"``.
     name : str
-        Which one.
+        Its name.
     images, positives, studies, groups : int
-        How many it has that can be read.
+        Numbers of images, of positive ones, and of studies and groups among them.
     """
 
     of: str
@@ -52,24 +56,24 @@ class Share:
     groups: int
 
     @property
-    def share(self) -> float:
-        """Positive images among all, in [0, 1]; 0 where there are none."""
+    def prevalence(self) -> float:
+        """Share of the images that is positive, in [0, 1]; 0 where there are none."""
         return self.positives / self.images if self.images else 0.0
 
 
-def balance(examined: Examination) -> tuple[Share, ...]:
-    """Count the images that can be read."""
-    dataset = examined.dataset
-    rows = [_share(dataset, "data", ALL, np.ones(len(dataset), np.bool_))]
+def balance(examination: Examination) -> tuple[BalanceRow, ...]:
+    """Count the readable images: all of them, by body part, and by part of the split."""
+    dataset = examination.dataset
+    rows = [_balance_row(dataset, "data", ALL, np.ones(len(dataset), np.bool_))]
     for part in sorted(set(dataset.body_parts.tolist())):
-        rows.append(_share(dataset, "body part", part or "unknown", dataset.body_parts == part))
-    if examined.has_split:
-        rows.extend(_share(dataset, "part of the split", role, examined.parts == role) for role in Role)
+        rows.append(_balance_row(dataset, "body part", part or "unknown", dataset.body_parts == part))
+    if examination.has_split:
+        rows.extend(_balance_row(dataset, "part of the split", role, examination.parts == role) for role in Role)
     return tuple(rows)
 
 
-def _share(dataset: Dataset, of: str, name: str, chosen: NDArray[np.bool_]) -> Share:
-    return Share(
+def _balance_row(dataset: Dataset, of: str, name: str, chosen: NDArray[np.bool_]) -> BalanceRow:
+    return BalanceRow(
         of,
         str(name),
         int(chosen.sum()),
@@ -79,113 +83,73 @@ def _share(dataset: Dataset, of: str, name: str, chosen: NDArray[np.bool_]) -> S
     )
 
 
-LONG_SIDE = 240
-"""Pixels; twice what a page shows, for sharp screens and print."""
+@in_report_style
+def balance_figure(rows: Sequence[BalanceRow]) -> Figure:
+    """Draw the positive and negative images of each row as a bar."""
+    figure = Figure(figsize=(6.4, 0.7 + 0.32 * len(rows)))
+    axes = figure.subplots()
+    positions = np.arange(len(rows))[::-1]
+    positives = np.array([row.positives for row in rows])
+    images = np.array([row.images for row in rows])
+    axes.barh(positions, positives, color=BLUE, label="positive", height=0.68)
+    axes.barh(positions, images - positives, left=positives, color=PALE, label="negative", height=0.68)
+    for position, row in zip(positions, rows, strict=True):
+        axes.annotate(f"{row.prevalence:.0%}", (row.images, position), (4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(positions, [row.name for row in rows])
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, max(1, images.max(initial=1)) * 1.08)
+    axes.set_xlabel("images (percentage: positive)")
+    axes.legend(loc="lower right")
+    return figure
 
 
-def thumbnail(file: Path) -> str | None:
-    """Return a film as a JPEG ``data:`` URI, or None when it cannot be read."""
-    try:
-        film = Image.fromarray(decode(file.read_bytes()))
-    except (FileFault, OSError):
-        return None
-    film.thumbnail((LONG_SIDE, LONG_SIDE))
-    jpeg = io.BytesIO()
-    film.save(jpeg, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{b64encode(jpeg.getvalue()).decode()}"
-
-
-ACCENT, PALE, INK = "#1f5f8b", "#c9d8e3", "#222222"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    # the same page for the same data
-    "svg.hashsalt": "bonescreen",
-}
-
-
-def plot_balance(shares: Sequence[Share]) -> str:
-    """Draw positive and negative images of each row as a bar; returns a ``data:`` URI."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 0.7 + 0.32 * len(shares)), layout="constrained")
-        axes = figure.subplots()
-        places = np.arange(len(shares))[::-1]
-        positives = np.array([share.positives for share in shares])
-        images = np.array([share.images for share in shares])
-        axes.barh(places, positives, color=ACCENT, label="positive", height=0.68)
-        axes.barh(places, images - positives, left=positives, color=PALE, label="negative", height=0.68)
-        for place, share in zip(places, shares, strict=True):
-            axes.annotate(f"{share.share:.0%}", (share.images, place), (4, 0), textcoords="offset points", va="center")
-        # A body part's name comes from a file, and is no formula.
-        axes.set_yticks(places, [share.name for share in shares], parse_math=False)
-        axes.set_xlim(0, max(1, images.max(initial=1)) * 1.08)
-        axes.set_xlabel("images (percentage: positive)")
-        axes.legend(frameon=False, loc="lower right")
-        return _svg(figure)
-
-
-def plot_sizes(films: Sequence[AuditedImage]) -> str:
-    """Draw how wide and high films are, and their proportions; returns a ``data:`` URI."""
-    width, height = (np.array([getattr(film, side) for film in films]) for side in ("width", "height"))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 2.9), layout="constrained")
-        sizes, proportions = figure.subplots(1, 2)
-        top = 1.05 * max(int(width.max()), int(height.max()))
-        blues = LinearSegmentedColormap.from_list("accent", [PALE, ACCENT, "#0b2438"])
-        drawn = sizes.hist2d(width, height, bins=40, range=((0, top), (0, top)), cmin=1, cmap=blues, norm=LogNorm())
-        figure.colorbar(drawn[3], ax=sizes, label="images", ticks=LogLocator(subs=(1.0,)), format="%g")
-        sizes.set(xlabel="width, pixels", ylabel="height, pixels", aspect="equal")
-        proportions.hist(width / height, bins=30, color=ACCENT)
-        proportions.set(xlabel="width / height", ylabel="images")
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{b64encode(file.getvalue()).decode()}"
-
-
-PAGE, RECORD, GROUPS = "report.html", "report.json", "groups.csv"
-SHOWN = 8
-"""Examples of a finding on the page; the record has all."""
+@in_report_style
+def sizes_figure(images: Sequence[AuditedImage]) -> Figure:
+    """Draw the widths, heights and proportions of images."""
+    width, height = (np.array([getattr(image, side) for image in images]) for side in ("width", "height"))
+    figure = Figure(figsize=(6.4, 2.9))
+    sizes, proportions = figure.subplots(1, 2)
+    top = 1.05 * max(int(width.max()), int(height.max()))
+    blues = LinearSegmentedColormap.from_list("blues", [PALE, BLUE, DEEP])
+    drawn = sizes.hist2d(width, height, bins=40, range=((0, top), (0, top)), cmin=1, cmap=blues, norm=LogNorm())
+    figure.colorbar(drawn[3], ax=sizes, label="images", ticks=LogLocator(subs=(1.0,)), format="%g")
+    sizes.set(xlabel="width, pixels", ylabel="height, pixels", aspect="equal")
+    proportions.hist(width / height, bins=30, color=BLUE)
+    proportions.set(xlabel="width / height", ylabel="images")
+    return figure
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the three files say.
+    """All that the three files hold.
 
     Attributes
     ----------
-    examined : Examined
-        What was looked at.
+    examination : Examination
+        The data that were audited.
     findings : tuple of Finding
         The worst first.
     groups : mapping of str to str
         From image to suggested group, of the whole data set.
     """
 
-    examined: Examination
+    examination: Examination
     findings: tuple[Finding, ...]
     groups: Mapping[str, str]
 
     @classmethod
-    def of(cls, examined: Examination, whole: Dataset) -> "AuditReport":
-        """Judge what was looked at; `whole` also has the body parts that were left aside, as groups need all images."""
-        joined = join_groups(examined.dataset.groups.tolist(), examined.pairs)
+    def of(cls, examination: Examination, whole: Dataset) -> "AuditReport":
+        """Report on an examination; `whole` also has the body parts that were left out, as groups need all images."""
+        joined = join_groups(examination.dataset.groups.tolist(), examination.pairs)
         groups = {example.image: joined.get(example.group, example.group) for example in whole.examples}
-        return cls(examined, all_findings(examined), groups)
+        return cls(examination, all_findings(examination), groups)
 
-    def record(self) -> dict[str, Any]:
-        """Return everything as JSON's types."""
-        listed, dataset = self.examined.listed, self.examined.dataset
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as values that JSON can hold."""
+        listed, dataset = self.examination.listed, self.examination.dataset
         return {
             "notice": RESEARCH_NOTICE,
-            "verdict": verdict(self.findings),
+            "conclusion": conclusion(self.findings),
             "data": {
                 "name": listed.terms.name,
                 "folder": str(listed.root),
@@ -197,74 +161,76 @@ class AuditReport:
                 "groups": len(np.unique(dataset.groups)),
                 "suggested_groups": len({self.groups[image] for image in dataset.images.tolist()}),
             },
-            "split": self.examined.split,
+            "split": self.examination.split,
             "findings": [asdict(finding) for finding in self.findings],
-            "balance": [asdict(share) for share in balance(self.examined)],
-            "sizes": _sizes(self.examined),
+            "balance": [asdict(row) for row in balance(self.examination)],
+            "sizes": _sizes(self.examination.images),
         }
 
     def write(self, folder: Path) -> None:
-        """Write the three files; the folder is made if missing.
+        """Write the three files; the folder is made if it is missing.
 
         Raises
         ------
         StorageOutage
             If one cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in ((GROUPS, self._groups_csv()), (RECORD, json.dumps(self.record(), indent=2) + "\n")):
-            content = text.encode("utf-8", "surrogateescape")
-            write_atomically(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        page = self._page().encode("utf-8", "backslashreplace")
-        write_atomically(folder / PAGE, lambda file: file.write(page))
-
-    def _groups_csv(self) -> str:
-        return table_text(("image", "group"), self.groups.items())
+        # Group names go back to the reader byte by byte, also where they are not in the locale's encoding.
+        groups = table_text(("image", "group"), self.groups.items()).encode("utf-8", "surrogateescape")
+        numbers = json.dumps(self.to_dict(), indent=2) + "\n"
+        write_report(folder, {GROUPS_FILE: groups, JSON_FILE: numbers, PAGE_FILE: self._page()})
 
     def _page(self) -> str:
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        shares = balance(self.examined)
-        return environment.get_template("report.html.j2").render(
-            record=self.record(),
+        rows, images = balance(self.examination), self.examination.images
+        return render_page(
+            "audit.html.j2",
+            report=self.to_dict(),
             findings=self.findings,
-            shown=[_shown(self.examined, finding) for finding in self.findings],
-            shares=shares,
-            balance_plot=plot_balance(shares),
-            sizes_plot=plot_sizes(self.examined.films) if self.examined.films else None,
+            examples=[_examples(self.examination, finding) for finding in self.findings],
+            balance=rows,
+            balance_plot=figure_png(balance_figure(rows)),
+            sizes_plot=figure_png(sizes_figure(images)) if images else None,
         )
 
 
-def _sizes(examined: Examination) -> dict[str, Any]:
-    if not examined.films:
+def _sizes(images: Sequence[AuditedImage]) -> dict[str, Any]:
+    if not images:
         return {}
-    sides = {side: [getattr(film, side) for film in examined.films] for side in ("width", "height")}
-    spread = {side: {"least": min(s), "median": int(np.median(s)), "most": max(s)} for side, s in sides.items()}
+    sides = {side: [getattr(image, side) for image in images] for side in ("width", "height")}
+    ranges = {side: {"least": min(s), "median": int(np.median(s)), "most": max(s)} for side, s in sides.items()}
     aspects = np.array(sides["width"]) / np.array(sides["height"])
-    names = zip(("least", "median", "most"), (aspects.min(), np.median(aspects), aspects.max()), strict=True)
-    return {**spread, "width_by_height": {name: round(float(value), 3) for name, value in names}}
+    named = zip(("least", "median", "most"), (aspects.min(), np.median(aspects), aspects.max()), strict=True)
+    return {**ranges, "width_by_height": {name: round(float(value), 3) for name, value in named}}
 
 
-def _shown(examined: Examination, finding: Finding) -> Sequence[Mapping[str, Any]]:
-    """Return the first examples of a finding with pictures, and what a person must know of each film."""
-    parts = dict(zip(examined.dataset.images.tolist(), examined.parts.tolist(), strict=True))
-    known = {example.image: example for example in examined.listed.examples}
+def _examples(examination: Examination, finding: Finding) -> Sequence[Mapping[str, Any]]:
+    """Return the first examples of a finding: each with its caption, and a picture and the labels of its images."""
+    parts = dict(zip(examination.dataset.images.tolist(), examination.parts.tolist(), strict=True))
+    labelled = {example.image: example for example in examination.listed.examples}
+    captions = finding.captions or ("",) * len(finding.images)
     return [
         {
             "caption": caption,
-            "films": [
+            "images": [
                 {
-                    "image": image,
-                    "picture": thumbnail(examined.listed.root / image) if image in parts else None,
-                    "label": "positive" if known[image].label else "negative",
-                    "group": known[image].group,
+                    "name": image,
+                    "picture": thumbnail(examination.listed.root / image) if image in parts else None,
+                    "label": Label.POSITIVE if labelled[image].label else Label.NEGATIVE,
+                    "group": labelled[image].group,
                     "part": parts.get(image, ""),
                 }
-                for image in together[:SHOWN]
+                for image in together[:EXAMPLES]
             ],
         }
-        for together, caption in zip(
-            finding.images[:SHOWN], finding.captions[:SHOWN] or ("",) * len(finding.images[:SHOWN]), strict=True
-        )
+        for together, caption in zip(finding.images[:EXAMPLES], captions[:EXAMPLES], strict=True)
     ]
+
+
+def thumbnail(file: Path) -> bytes | None:
+    """Return an image as a small JPEG, or None where it cannot be read."""
+    try:
+        image = Image.fromarray(decode(file.read_bytes()))
+    except (FileFault, OSError):
+        return None
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return encode_image(image, "JPEG", quality=80)

@@ -1,4 +1,4 @@
-"""One pass over a data set's files: what each film is, kept small enough to compare all with all."""
+"""One pass over the files of a data set: what each image holds, small enough to compare all of them in memory."""
 
 import hashlib
 import os
@@ -19,25 +19,25 @@ from xray.images.decode import decode
 from xray.vocabulary import Reason
 
 SIDE = 64
-"""Side of the small copy by which films are compared, pixels."""
+"""Side of the small copies by which images are compared, pixels."""
 
 CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedImage:
-    """One file that could be read; about 4.5 KB, so 40,000 take 180 MB.
+    """A file that could be read; about 4.5 KB, so 40,000 take 180 MB.
 
     Attributes
     ----------
     sha256 : str
-        Of the file's bytes.
+        SHA-256 of the file's bytes.
     pixels : str
-        SHA-256 of the decoded gray and its shape: the same for the same picture in another file format.
+        SHA-256 of the decoded gray values and their shape: equal for equal pixels in another file format.
     height, width : int
-        Pixels.
+        Size in pixels.
     small : bytes
-        The film squashed to ``uint8 (SIDE, SIDE)``, antialiased, row by row.
+        The image resized to ``uint8 (SIDE, SIDE)``, antialiased, row by row.
     """
 
     sha256: str
@@ -48,32 +48,32 @@ class AuditedImage:
 
 
 def survey(dataset: Dataset) -> Iterator[AuditedImage | Reason]:
-    """Read every file of a data set once, in its order, in as many threads as there are processors.
+    """Read every file of a data set once, in order, in as many threads as there are processors.
 
     Yields
     ------
-    Film or Reason
-        What a file holds, or why it cannot be read: training leaves it out for the same reason.
+    AuditedImage or Reason
+        What the file holds, or why it cannot be read: training leaves it out for the same reason.
 
     Raises
     ------
     ArchiveOutage
-        If the storage fails, which says nothing of the files.
+        If the storage fails, which is no fault of a file.
     """
-    look = partial(_look, dataset.root)
+    read = partial(_read, dataset.root)
     images = [example.image for example in dataset.examples]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        # In chunks, so that an interrupted pass ends soon.
+        # In chunks, so that an interrupt ends the pass soon.
         for start in range(0, len(images), CHUNK):
-            yield from threads.map(look, images[start : start + CHUNK])
+            yield from threads.map(read, images[start : start + CHUNK])
 
 
-def stack_small(films: Sequence[AuditedImage]) -> NDArray[np.uint8]:
-    """Return the small copies of N films, ``uint8 (N, SIDE, SIDE)``."""
-    return np.frombuffer(b"".join(film.small for film in films), np.uint8).reshape(-1, SIDE, SIDE)
+def stack_small(images: Sequence[AuditedImage]) -> NDArray[np.uint8]:
+    """Return the small copies of N images, ``uint8 (N, SIDE, SIDE)``."""
+    return np.frombuffer(b"".join(image.small for image in images), np.uint8).reshape(-1, SIDE, SIDE)
 
 
-def _look(root: Path, image: str) -> AuditedImage | Reason:
+def _read(root: Path, image: str) -> AuditedImage | Reason:
     try:
         data = read_image_file(root, image)
         gray = decode(data)
@@ -87,40 +87,40 @@ def _look(root: Path, image: str) -> AuditedImage | Reason:
 
 
 BLANK = 4.0
-"""Standard deviation of a small copy, in gray values, below which there is nothing to see. FracAtlas's least is 14."""
+"""Standard deviation of a small copy, in gray values, below which it shows nothing. The least in FracAtlas is 14."""
 
 BORDER = 4
 BRIGHT_BORDER, BRIGHT_MEDIAN = 0.6, 0.5
 
 
-def blank(small: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say which of N films ``uint8 (N, side, side)`` are nearly constant: ``(N,)`` bool."""
-    return np.array([film.std() < BLANK for film in small], np.bool_)
+def is_blank(small: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which of N images ``uint8 (N, side, side)`` are nearly constant, ``(N,)`` bool."""
+    return np.array([image.std() < BLANK for image in small], np.bool_)
 
 
 def looks_inverted(small: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say which films have bright air around dark bone, as MONOCHROME1 taken as it is.
+    """Return which images have bright air around dark bone, as MONOCHROME1 pixels shown without inversion do.
 
-    Air lies at a film's border and takes most of its area. So a film is named when, on a scale from its 5th to its 95th
-    percentile of gray, the median of its border (4 pixels of the 64) is over 0.6 and the median of all of it over 0.5.
-    On FracAtlas, which has no inverted film, it names 1 of 3,002 (a knee on a white cassette); of the same films
-    inverted it names 97 %.
+    Air is at the border of a radiograph and covers most of it. An image looks inverted when, on a scale from its 5th to
+    its 95th percentile of gray, the median of its border (4 of 64 pixels) is over 0.6 and the median of the whole over
+    0.5. FracAtlas has no inverted image: 1 of its 3,002 is reported (a knee on a white cassette), and 97 % of them once
+    they are inverted.
 
     Parameters
     ----------
     small : ndarray of uint8, (N, side, side)
-        Films, squashed to a square.
+        Images, resized to a square.
 
     Returns
     -------
     ndarray of bool, (N,)
-        Never true for a blank film.
+        False for a blank image.
     """
-    ring = np.ones(small.shape[1:], np.bool_)
-    ring[BORDER:-BORDER, BORDER:-BORDER] = False
-    # Film by film, as NumPy would make floats of all of them at once.
-    levels = np.array([np.percentile(film, (5, 50, 95)) for film in small]).reshape(-1, 3)
-    border = np.median(small[:, ring], axis=1)
+    border = np.ones(small.shape[1:], np.bool_)
+    border[BORDER:-BORDER, BORDER:-BORDER] = False
+    # One image at a time, as NumPy would convert all of them to floats at once.
+    levels = np.array([np.percentile(image, (5, 50, 95)) for image in small]).reshape(-1, 3)
+    border_median = np.median(small[:, border], axis=1)
     low, span = levels[:, 0], np.maximum(levels[:, 2] - levels[:, 0], 1.0)
-    bright = ((border - low) / span > BRIGHT_BORDER) & ((levels[:, 1] - low) / span > BRIGHT_MEDIAN)
-    return np.asarray(bright & ~blank(small), np.bool_)
+    bright = ((border_median - low) / span > BRIGHT_BORDER) & ((levels[:, 1] - low) / span > BRIGHT_MEDIAN)
+    return np.asarray(bright & ~is_blank(small), np.bool_)

@@ -1,4 +1,4 @@
-"""How logits become probabilities, and whether these say how often one is right."""
+"""Calibration: from logits to probabilities, and how well probabilities agree with the labels."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,8 @@ from training.evaluate.predictions import Predictions
 from xray.network.card import Calibration
 
 BINS = 15
-"""As many as Guo et al. 2017 take; fewer where a bin would hold fewer than `LEAST_IN_BIN` rows."""
+"""As in Guo et al. 2017; fewer where a bin would have fewer than `LEAST_IN_BIN` rows."""
 LEAST_IN_BIN = 10
-
-HEAT_MAP_PERCENTILE = 95
 
 _STEEPEST = 100.0
 _NEAR_AN_END = 1.001
@@ -27,14 +25,14 @@ class Bin:
     Attributes
     ----------
     n, groups : int
-        Rows, and groups they belong to.
+        Number of rows, and of groups among them.
     probability : float
-        The mean of their probabilities.
+        Mean probability, in [0, 1].
     positive : float
-        The share of them that is positive.
+        Share of the rows that is positive, in [0, 1].
     low, high : float
-        95 % interval of that share (Wilson 1927, JASA), as if from one row a group: rows of a group are alike, and
-        a bootstrap would be sure of a share of 0.
+        95 % interval of that share (Wilson 1927, JASA), computed as if each group had one row: rows of a group are
+        alike. A bootstrap would give a share of 0 no interval at all.
     """
 
     n: int
@@ -46,19 +44,19 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How well probabilities agree with how often the finding is there.
+class CalibrationSummary:
+    """How well probabilities agree with how often the finding is present.
 
     Attributes
     ----------
     mean_probability, prevalence : float
-        Of all rows; alike when probabilities are right on the whole.
+        Mean probability and share of positives of all rows, in [0, 1]; about equal where probabilities are calibrated.
     expected_calibration_error : float
         See :func:`expected_calibration_error`.
     brier : float
-        Mean squared difference of probability and label (Brier 1950, Monthly Weather Review).
+        Brier score: mean squared difference of probability and label (Brier 1950, Monthly Weather Review).
     bins : tuple of Bin
-        For a reliability plot, from the lowest probability up.
+        For a reliability diagram, from the lowest probability up.
     """
 
     mean_probability: float
@@ -70,14 +68,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Temperature:
-    """What temperature scaling would do, fitted to the same rows: it flatters.
+    """Temperature scaling fitted to the same rows, so that its errors are optimistic.
 
     Attributes
     ----------
     temperature : float
-        Logits divided by it fit the labels best.
+        The logits divided by it fit the labels best.
     expected_calibration_error, brier : float
-        Of the probabilities it makes.
+        Errors of the probabilities that it gives.
     """
 
     temperature: float
@@ -86,12 +84,12 @@ class Temperature:
 
 
 def fit_platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
-    """Fit Platt's scaling (Platt 1999) by maximum likelihood, without class weights.
+    """Fit Platt scaling (Platt 1999) by maximum likelihood, without class weights.
 
     Parameters
     ----------
     logits : ndarray of float64, (N,)
-        The network's.
+        Outputs of the network.
     labels : ndarray of bool, (N,)
         Human labels, both classes.
     """
@@ -105,15 +103,15 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> C
     Parameters
     ----------
     logits : ndarray of float64, (N,)
-        The network's.
+        Outputs of the network.
     labels : ndarray of bool, (N,)
         Human labels.
 
     Returns
     -------
     Calibration
-        Its slope is in [0.01, 100], and at an end of that where the likelihood has no largest value inside: logits
-        that part the classes without error, or that speak against them.
+        With a slope in [0.01, 100]; it is at an end of that range where the likelihood has no maximum inside, as for
+        logits that separate the classes perfectly, or that rank them the wrong way round.
     """
     low, high = 1 / _STEEPEST, _STEEPEST
     # The log likelihood is concave in the slope, so its derivative crosses zero once.
@@ -124,17 +122,17 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> C
     return Calibration((low * high) ** 0.5, 0.0)
 
 
-def reliability(predictions: Predictions, bins: int = BINS) -> tuple[Bin, ...]:
+def reliability_bins(predictions: Predictions, bins: int = BINS) -> tuple[Bin, ...]:
     """Sort rows into bins of equal mass, equal probabilities together (Nixon et al. 2019, CVPR workshops).
 
-    Bins of equal width would hold nearly all films in the lowest, and a handful, with all their chance, in each other.
+    Bins of equal width would put nearly all images into the lowest one, and too few for a stable share into the others.
 
     Parameters
     ----------
     predictions : Predictions
         N rows, at least one.
     bins : int
-        At most so many: ties leave fewer.
+        The largest number of bins: ties leave fewer.
     """
     p = predictions.probabilities
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
@@ -145,15 +143,15 @@ def reliability(predictions: Predictions, bins: int = BINS) -> tuple[Bin, ...]:
 def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
     """Return the mean distance of probability and share of positives, bins weighted by rows (Naeini et al. 2015, AAAI).
 
-    It is never below zero, so with few rows a model without fault has one as well.
+    It is never below zero, so with few rows it is above zero for a perfectly calibrated model too.
     """
     return sum(b.n * abs(b.probability - b.positive) for b in bins) / sum(b.n for b in bins)
 
 
-def agreement(predictions: Predictions) -> Agreement:
-    """Say how well N probabilities agree with N labels."""
-    bins = reliability(predictions, min(BINS, max(2, len(predictions) // LEAST_IN_BIN)))
-    return Agreement(
+def summarise_calibration(predictions: Predictions) -> CalibrationSummary:
+    """Compare N probabilities with N labels."""
+    bins = reliability_bins(predictions, min(BINS, max(2, len(predictions) // LEAST_IN_BIN)))
+    return CalibrationSummary(
         mean_probability=float(predictions.probabilities.mean()),
         prevalence=float(predictions.labels.mean()),
         expected_calibration_error=expected_calibration_error(bins),
@@ -169,21 +167,8 @@ def best_temperature(predictions: Predictions) -> Temperature | None:
     scaling = fit_temperature(predictions.logits, predictions.labels)
     if max(scaling.slope, 1 / scaling.slope) * _NEAR_AN_END > _STEEPEST:
         return None
-    scaled = agreement(replace(predictions, probabilities=scaling.apply(predictions.logits)))
+    scaled = summarise_calibration(replace(predictions, probabilities=scaling.apply(predictions.logits)))
     return Temperature(1 / scaling.slope, scaled.expected_calibration_error, scaled.brier)
-
-
-def heat_map_scale(cam_maxima: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Return the CAM value that few positive films exceed, so that films without evidence stay dark.
-
-    Parameters
-    ----------
-    cam_maxima : ndarray of float64, (N,)
-        The largest CAM value of each image, out of fold.
-    labels : ndarray of bool, (N,)
-        Human labels.
-    """
-    return float(np.percentile(cam_maxima[labels], HEAT_MAP_PERCENTILE))
 
 
 def _bin(members: Predictions) -> Bin:

@@ -1,7 +1,7 @@
-"""How well probabilities agree with human labels, and how sure one can be of it.
+"""Metrics of a binary classifier: ROC and precision-recall areas, rates at a threshold, choice of a threshold.
 
-Everywhere ``labels`` is ``(N,)`` bool, true for positive; ``scores`` is ``(N,)``, higher for more positive; a score
-at or over a threshold is positive.
+In all functions ``labels`` is ``(N,)`` bool, true for positive; ``scores`` is ``(N,)``, higher for more positive; a
+score at or over a threshold is classified positive.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,15 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates at one threshold, each in [0, 1]; and how far accuracy is beyond chance, in [-1, 1].
+    """Rates at one threshold.
 
     Attributes
     ----------
     sensitivity, specificity, accuracy : float
-        Shares of the positives, the negatives and all that are called right.
+        Share of the positives, of the negatives and of all rows that are classified correctly, in [0, 1].
     kappa : float
-        Cohen's kappa (Cohen 1960, Educational and Psychological Measurement) of calls and labels.
+        Cohen's kappa (Cohen 1960, Educational and Psychological Measurement): agreement of classification and labels
+        beyond chance, in [-1, 1].
     """
 
     sensitivity: float
@@ -33,12 +34,12 @@ class Rates:
 
 
 def auroc(labels: Labels, scores: Scores) -> float:
-    """Return the area under the ROC curve, ties counted half (Hanley and McNeil 1982, Radiology).
+    """Return the area under the ROC curve, counting ties half (Hanley and McNeil 1982, Radiology).
 
     Raises
     ------
     ValueError
-        If there are not both classes.
+        If one of the classes is missing.
     """
     labels = np.asarray(labels, np.bool_)
     positives, negatives = _both_classes(labels)
@@ -52,12 +53,12 @@ def average_precision(labels: Labels, scores: Scores) -> float:
     Raises
     ------
     ValueError
-        If there are not both classes.
+        If one of the classes is missing.
     """
     positives, _ = _both_classes(np.asarray(labels, np.bool_))
-    hits, calls, _ = _counts_by_threshold(labels, scores)
-    gained = np.diff(hits, prepend=0) / positives
-    return float((gained * hits / calls).sum())
+    true_positives, flagged, _ = _counts_by_threshold(labels, scores)
+    recall_steps = np.diff(true_positives, prepend=0) / positives
+    return float((recall_steps * true_positives / flagged).sum())
 
 
 def rates(labels: Labels, scores: Scores, threshold: float) -> Rates:
@@ -66,54 +67,54 @@ def rates(labels: Labels, scores: Scores, threshold: float) -> Rates:
     Raises
     ------
     ValueError
-        If there are not both classes.
+        If one of the classes is missing.
     """
     labels = np.asarray(labels, np.bool_)
     _both_classes(labels)
-    called = np.asarray(scores) >= threshold
-    accuracy = float((called == labels).mean())
-    by_chance = float(called.mean() * labels.mean() + (~called).mean() * (~labels).mean())
+    flagged = np.asarray(scores) >= threshold
+    accuracy = float((flagged == labels).mean())
+    by_chance = float(flagged.mean() * labels.mean() + (~flagged).mean() * (~labels).mean())
     return Rates(
-        sensitivity=float(called[labels].mean()),
-        specificity=float((~called[~labels]).mean()),
+        sensitivity=float(flagged[labels].mean()),
+        specificity=float((~flagged[~labels]).mean()),
         accuracy=accuracy,
         kappa=(accuracy - by_chance) / (1 - by_chance),
     )
 
 
 def youden_threshold(labels: Labels, scores: Scores) -> float:
-    """Return the score whose use as threshold has the largest sensitivity + specificity (Youden 1950, Cancer).
+    """Return the score that as a threshold gives the largest sensitivity + specificity (Youden 1950, Cancer).
 
     Raises
     ------
     ValueError
-        If there are not both classes.
+        If one of the classes is missing.
     """
     positives, negatives = _both_classes(np.asarray(labels, np.bool_))
-    hits, calls, thresholds = _counts_by_threshold(labels, scores)
-    return float(thresholds[np.argmax(hits / positives - (calls - hits) / negatives)])
+    true_positives, flagged, thresholds = _counts_by_threshold(labels, scores)
+    return float(thresholds[np.argmax(true_positives / positives - (flagged - true_positives) / negatives)])
 
 
-def sensitivity_threshold(labels: Labels, scores: Scores, aim: float) -> float:
-    """Return the highest score whose use as threshold has at least this sensitivity.
+def sensitivity_threshold(labels: Labels, scores: Scores, least: float) -> float:
+    """Return the highest score that as a threshold gives at least this sensitivity.
 
     Parameters
     ----------
     labels, scores : ndarray, (N,)
-        As everywhere in this module.
-    aim : float
+        As in all functions of this module.
+    least : float
         Sensitivity, in (0, 1].
 
     Raises
     ------
     ValueError
-        If there are not both classes, or the aim is not in (0, 1].
+        If one of the classes is missing, or the sensitivity is not in (0, 1].
     """
     positives, _ = _both_classes(np.asarray(labels, np.bool_))
-    if not 0 < aim <= 1:
-        raise ValueError(f"a sensitivity of {aim} cannot be aimed at")
-    hits, _, thresholds = _counts_by_threshold(labels, scores)
-    return float(thresholds[np.argmax(hits / positives >= aim)])
+    if not 0 < least <= 1:
+        raise ValueError(f"the sensitivity must be over 0 and at most 1, and is {least}")
+    true_positives, _, thresholds = _counts_by_threshold(labels, scores)
+    return float(thresholds[np.argmax(true_positives / positives >= least)])
 
 
 def _both_classes(labels: Labels) -> tuple[int, int]:
@@ -126,9 +127,9 @@ def _both_classes(labels: Labels) -> tuple[int, int]:
 def _counts_by_threshold(
     labels: Labels, scores: Scores
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-    """Return true positives and all positives called at each distinct score, highest score first."""
+    """Return, with each distinct score as threshold, true positives and rows flagged; and the scores, highest first."""
     order = np.argsort(-np.asarray(scores), kind="stable")
     ordered = np.asarray(scores)[order]
     last_of_ties = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    hits = np.cumsum(np.asarray(labels, np.int64)[order])[last_of_ties]
-    return hits, last_of_ties + 1, ordered[last_of_ties]
+    true_positives = np.cumsum(np.asarray(labels, np.int64)[order])[last_of_ties]
+    return true_positives, last_of_ties + 1, ordered[last_of_ties]

@@ -1,13 +1,13 @@
-"""The worst mistakes of a model: what it was most sure of, and a person says otherwise."""
+"""The worst mistakes of a model: images that it classifies against their human label with the most certainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from training.evaluate.predictions import Predictions
+from training.report_page import encode_image
 from xray.errors import FileFault
 from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
@@ -17,23 +17,23 @@ from xray.network.heatmap import render_heat_map
 from xray.vocabulary import RESEARCH_NOTICE, Label
 
 WORST = 6
-"""Shown of each kind."""
+"""Mistakes of each kind in a report."""
 
-_QUALITY = 85
+_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image that the model calls what its human label is not.
+    """One image that the model classifies against its human label.
 
     Attributes
     ----------
     image, study, body_part : str
         As in :class:`training.evaluate.predictions.Predictions`.
     human_label : Label
-        What a person says.
+        What a person found.
     probability : float
-        What the model says.
+        What the model predicts, in [0, 1].
     """
 
     image: str
@@ -44,7 +44,7 @@ class Mistake:
 
 
 def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORST) -> tuple[Mistake, ...]:
-    """Return the positives of the lowest and the negatives of the highest probability, the worst first.
+    """Return the missed positives of the lowest and the flagged negatives of the highest probability, worst first.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORS
     threshold : float
         A probability at or over it is positive.
     count : int
-        At most so many of each.
+        The largest number of each kind.
     """
     probabilities = predictions.probabilities
-    called = probabilities >= threshold
+    flagged = probabilities >= threshold
     order = np.argsort(probabilities, kind="stable")
-    missed = [i for i in order.tolist() if predictions.labels[i] and not called[i]][:count]
-    alarms = [i for i in order[::-1].tolist() if called[i] and not predictions.labels[i]][:count]
+    missed = [i for i in order.tolist() if predictions.labels[i] and not flagged[i]][:count]
+    false_alarms = [i for i in order[::-1].tolist() if flagged[i] and not predictions.labels[i]][:count]
     return tuple(
         Mistake(
             str(predictions.images[i]),
@@ -68,17 +68,17 @@ def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORS
             Label.POSITIVE if predictions.labels[i] else Label.NEGATIVE,
             float(probabilities[i]),
         )
-        for i in (*missed, *alarms)
+        for i in (*missed, *false_alarms)
     )
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], root: Path, card: Card, engine: Engine) -> list[bytes | None]:
-    """Draw each image with its heat map, on the card's scale.
+    """Draw each image beside its heat map, on the card's scale.
 
     Returns
     -------
     list of bytes or None
-        JPEG; None where the file cannot be read any more.
+        JPEG; None where the file can no longer be read.
     """
     return [_draw(mistake, root / mistake.image, card, engine) for mistake in mistakes]
 
@@ -100,6 +100,4 @@ def _draw(mistake: Mistake, file: Path, card: Card, engine: Engine) -> bytes | N
             RESEARCH_NOTICE,
         ],
     )
-    file_like = BytesIO()
-    drawn.save(file_like, "JPEG", quality=_QUALITY)
-    return file_like.getvalue()
+    return encode_image(drawn, "JPEG", quality=_JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""What a model says of labelled images: the one table that every measurement starts from."""
+"""A model's predictions of labelled images: the table from which every metric is computed."""
 
 import csv
 import io
@@ -15,12 +15,31 @@ from xray.errors import UsageError
 from xray.network.card import Card
 from xray.network.engine import Engine
 
+PREDICTIONS_FILE = "predictions.csv"
 COLUMNS = ("image", "study", "group", "body_part", "label", "logit", "probability")
+CHUNK = 64
+"""Images in one call of the engine."""
+
+
+@dataclass(frozen=True)
+class NetworkOutputs:
+    """Outputs of a network for n images.
+
+    Attributes
+    ----------
+    logits : ndarray of float64, (n,)
+        Before calibration.
+    cam_maxima : ndarray of float64, (n,)
+        The largest value of each image's class activation map, in units of the logit.
+    """
+
+    logits: NDArray[np.float64]
+    cam_maxima: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row an image, N of them.
+    """Labels and predictions of N images, one row each.
 
     Attributes
     ----------
@@ -44,7 +63,7 @@ class Predictions:
 
     @classmethod
     def of(cls, dataset: Dataset, logits: NDArray[np.floating], probabilities: NDArray[np.floating]) -> "Predictions":
-        """Put a data set's N labels and a model's N outputs beside each other."""
+        """Combine the N labels of a data set with a model's N logits and probabilities."""
         return cls(
             dataset.images,
             dataset.studies,
@@ -71,10 +90,10 @@ class Predictions:
         )
 
     def by_study(self) -> "Predictions":
-        """Return one row a study: its score is the mean of its images' probabilities (Rajpurkar et al. 2018).
+        """Return one row a study: its probability is the mean of its images' (Rajpurkar et al. 2018).
 
-        A study is positive when one of its images is; its body part and group are its first image's. ``logits`` are
-        their mean, and ``images`` the first one.
+        A study is positive when one of its images is; its body part and group are its first image's. its logit is
+        the mean of its images' logits, and ``images`` has the first of them.
         """
         _, first, inverse, counts = np.unique(self.studies, return_index=True, return_inverse=True, return_counts=True)
         return Predictions(
@@ -88,7 +107,7 @@ class Predictions:
         )
 
     def write(self, table: Path) -> None:
-        """Write the rows as CSV, all or none; numbers round-trip exactly.
+        """Write the rows as CSV, the whole file or none of it; numbers are read back exactly.
 
         Raises
         ------
@@ -103,19 +122,19 @@ class Predictions:
             self.probabilities, strict=True,
         ):  # fmt: skip
             writer.writerow([*row[:5], repr(float(row[5])), repr(float(row[6]))])
-        # what the locale could not decode of a file's name
+        # A file name that is not in the locale's encoding comes as lone surrogates, which UTF-8 has not.
         write_atomically(table, text.getvalue().encode("utf-8", "backslashreplace"))
 
     @classmethod
     def read(cls, table: Path) -> "Predictions":
-        """Read what :meth:`write` has written.
+        """Read a table that :meth:`write` has written.
 
         Raises
         ------
         UsageError
-            If the file cannot be read, lacks a column, or a cell is wrong.
+            If the file cannot be read, a column is missing, or a cell is wrong.
         """
-        rows = [_checked(table, line, record) for line, record in read_table(table, COLUMNS)]
+        rows = [_check_record(table, line, record) for line, record in read_table(table, COLUMNS)]
         if not rows:
             raise UsageError(f"{table} has no rows")
         text = {column: np.array([row[column] for row in rows], np.str_) for column in COLUMNS[:4]}
@@ -130,36 +149,33 @@ class Predictions:
         )
 
 
-def _checked(table: Path, line: int, record: Mapping[str, str]) -> Mapping[str, str]:
+def _check_record(table: Path, line: int, record: Mapping[str, str]) -> Mapping[str, str]:
     try:
-        sound = np.isfinite(float(record["logit"])) and 0 <= float(record["probability"]) <= 1
+        valid = np.isfinite(float(record["logit"])) and 0 <= float(record["probability"]) <= 1
     except ValueError:
-        sound = False
-    if not sound or record["label"] not in ("0", "1"):
+        valid = False
+    if not valid or record["label"] not in ("0", "1"):
         raise UsageError(f"{table}, line {line}: not a label 0 or 1, a finite logit and a probability in [0, 1]")
     return record
-
-
-CHUNK = 64
 
 
 def infer_predictions(
     engine: Engine, card: Card, dataset: Dataset, images: NDArray[np.uint8], step: Callable[[int], None]
 ) -> Predictions:
-    """Run a network over images, with probabilities as its card makes them of logits.
+    """Predict labelled images with a model: the network's logits, and probabilities by its card's calibration.
 
     Parameters
     ----------
     engine : Engine
-        Holds the network.
+        The network, ready to run.
     card : Card
-        Its package's card.
+        The card of its package.
     dataset : Dataset
-        The N examples.
+        N labelled images.
     images : ndarray of uint8, (N, size, size)
-        Their images, as the card's preprocessing makes them.
+        Their pixels, prepared as the card's preprocessing says.
     step : callable
-        Called with how many images were done since.
+        Called with the number of images processed since the last call.
     """
     logits = np.empty(len(images), np.float64)
     for start in range(0, len(images), CHUNK):
@@ -170,7 +186,15 @@ def infer_predictions(
 
 
 def in_scope(rows: Predictions | Dataset, scope: Collection[str] | None) -> NDArray[np.bool_]:
-    """Say which images, ``(N,)`` bool, a model is for: as in screening, those of an unknown body part too."""
+    """Return which images, ``(N,)`` bool, are in a model's scope: as in screening, an unknown body part is.
+
+    Parameters
+    ----------
+    rows : Predictions or Dataset
+        N images.
+    scope : collection of str or None
+        Body parts that the model knows; None is for all.
+    """
     if scope is None:
         return np.ones(len(rows), np.bool_)
     return np.isin(rows.body_parts, [*scope, ""])
@@ -179,7 +203,7 @@ def in_scope(rows: Predictions | Dataset, scope: Collection[str] | None) -> NDAr
 def in_both_scopes(
     rows: Predictions | Dataset, card: Card, other: str, scope: Collection[str] | None
 ) -> NDArray[np.bool_]:
-    """Say which images, ``(N,)`` bool, a model and another one, of this name and scope, are for.
+    """Return which images, ``(N,)`` bool, are in scope of a model and of another one with this name and scope.
 
     Raises
     ------
@@ -193,12 +217,12 @@ def in_both_scopes(
 
 
 def require_in_scope(dataset: Dataset, card: Card) -> None:
-    """Refuse images on which a model cannot be measured.
+    """Raise an error if a model cannot be evaluated on a data set.
 
     Raises
     ------
     UsageError
-        If none is in scope, or those that are have one class only.
+        If no image is in scope, or those that are have one class only.
     """
     labels = dataset.labels[in_scope(dataset, card.body_parts)]
     known = f"{card.name} knows {', '.join(card.body_parts)}"
@@ -207,19 +231,3 @@ def require_in_scope(dataset: Dataset, card: Card) -> None:
     if labels.all() or not labels.any():
         only = "positive" if labels.all() else "negative"
         raise UsageError(f"all {len(labels):,} images in scope are {only}, and both classes are needed: {known}")
-
-
-@dataclass(frozen=True)
-class NetworkOutputs:
-    """What a network says of n films.
-
-    Attributes
-    ----------
-    logits : ndarray of float64, (n,)
-        Before calibration.
-    cam_maxima : ndarray of float64, (n,)
-        The largest value of each film's class activation map, in units of the logit.
-    """
-
-    logits: NDArray[np.float64]
-    cam_maxima: NDArray[np.float64]

@@ -1,34 +1,40 @@
-"""What an evaluation's page and its JSON say, as plain values."""
+"""The report of an evaluation, as a page and as JSON."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from training.data.leakage import Leakage
+from training.data.leakage import Leakage, LeakageVerdict
 from training.evaluate.baseline import Comparison
-from training.evaluate.evaluation import ALL, AtThreshold, Evaluation, Population
+from training.evaluate.evaluation import ALL, METRIC_NAMES, AtThreshold, Evaluation, Population
 from training.evaluate.mistakes import Mistake
 from training.evaluate.plots import (
-    Curve,
+    PlotData,
     confusion_figure,
-    png,
     precision_recall_figure,
     reliability_figure,
     roc_figure,
 )
 from training.evaluate.predictions import Predictions
+from training.report_page import figure_png, render_page
 from xray.network.card import Calibration
 from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE
 
-SCHEMA = 1
+SCHEMA = 2
+PAGE_FILE = "report.html"
+
+_LEAKAGE_TITLES = {
+    LeakageVerdict.TRAINED_ON: "The model was trained on these images.",
+    LeakageVerdict.TUNED_ON: "The model was tuned on these images.",
+    LeakageVerdict.UNKNOWN: "Whether the model was trained on these images is not known.",
+    LeakageVerdict.HELD_OUT: "The model was not trained on these images.",
+}
+_EXAMPLE_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that was measured; see :class:`xray.network.card.Card` for the fields."""
+    """The model that was evaluated; see :class:`xray.network.card.Card` for the fields."""
 
     name: str
     version: str
@@ -42,12 +48,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """What it was measured on.
+    """The data that it was evaluated on.
 
     Attributes
     ----------
     name, folder : str
-        The data set's, and where it lies.
+        Name of the data set, and its folder.
     part : str
         One of :data:`training.data.leakage.PARTS`.
     listed, measured : int
@@ -55,7 +61,7 @@ class Data:
     unreadable : mapping of str to int
         Images left out, by reason code.
     notes : tuple of str
-        What the reader of the data noticed.
+        Remarks of the reader of the data set.
     """
 
     name: str
@@ -69,17 +75,21 @@ class Data:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All of it.
+    """All that the page and the JSON file hold.
 
     Attributes
     ----------
+    leakage : Leakage
+        Whether the model was trained on these images.
     aim : str or None
-        What thresholds were also chosen for on these data: the last ones of `evaluation`, which flatter.
+        What thresholds were also chosen for on these data: the last ones of `evaluation`, whose numbers are optimistic.
+    comparison : Comparison or None
+        With a baseline, where there is one.
     """
 
     model: Model
     data: Data
-    seen: Leakage
+    leakage: Leakage
     evaluation: Evaluation
     aim: str | None
     mistakes: tuple[Mistake, ...]
@@ -87,7 +97,7 @@ class EvaluationReport:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The model and the one it is compared with, told apart by their digests where they are called alike."""
+        """The names of the model and the baseline, with their digests where both have the same name."""
         name = f"{self.model.name} {self.model.version}"
         if self.comparison is None or self.comparison.name != name:
             return name, "" if self.comparison is None else self.comparison.name
@@ -99,81 +109,63 @@ class EvaluationReport:
         return json.dumps({"schema": SCHEMA, "notice": RESEARCH_NOTICE, **asdict(self)}, indent=2, allow_nan=False)
 
 
-FILMS = 1000
-
-_MEASURES = {
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "accuracy": "accuracy",
-    "kappa": "Cohen's kappa",
-}
-
-
-def render_page(report: EvaluationReport, rows: Predictions, pictures: Sequence[bytes | None]) -> str:
-    """Render the page.
+def evaluation_page(report: EvaluationReport, rows: Predictions, pictures: Sequence[bytes | None]) -> str:
+    """Return the page, HTML.
 
     Parameters
     ----------
-    report : Report
+    report : EvaluationReport
         What was measured.
     rows : Predictions
         The images in scope.
     pictures : sequence of bytes or None
         JPEG of each of the report's mistakes, with its heat map.
     """
-    environment = Environment(
-        loader=PackageLoader("training", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_url=data_url, consequence=consequence, count="{:,}".format)
     evaluation, finding = report.evaluation, report.model.finding
-    levels = [("image", evaluation.images, figures(Curve(rows, evaluation.images), finding))]
+    levels = [("image", evaluation.images, level_plots(PlotData(rows, evaluation.images), finding))]
     if not evaluation.studies_repeat_images:
-        levels.append(("study", evaluation.studies, figures(Curve(rows.by_study(), evaluation.studies), finding)))
-    return environment.get_template("page.html.j2").render(
+        plots = level_plots(PlotData(rows.by_study(), evaluation.studies), finding)
+        levels.append(("study", evaluation.studies, plots))
+    return render_page(
+        "evaluation.html.j2",
         report=report,
+        leakage_title=_LEAKAGE_TITLES[report.leakage.verdict],
+        leaks=_leaks,
+        consequence=consequence,
         levels=levels,
         mistakes=list(zip(report.mistakes, pictures, strict=True)),
-        measures=_MEASURES,
+        metrics=METRIC_NAMES,
         reasons={str(reason): text for reason, text in REASON_TEXT.items()},
         everyone=ALL,
-        notice=RESEARCH_NOTICE,
     )
 
 
-def figures(curve: Curve, finding: str) -> list[tuple[str, bytes]]:
-    """Draw a level's pictures: what each shows, and PNG; none where there is one class only."""
-    everyone = curve.level.populations[0]
-    if everyone.auroc is None:
+def _leaks(leakage: Leakage) -> bool:
+    return leakage.verdict is not LeakageVerdict.HELD_OUT
+
+
+def level_plots(data: PlotData, finding: str) -> list[tuple[str, bytes]]:
+    """Draw the plots of one level: caption and PNG of each; none where there is one class only."""
+    population = data.level.populations[0]
+    if population.auroc is None:
         return []
-    at = everyone.at[0]
+    at = population.at[0]
     return [
-        ("ROC curve with the operating point", png(roc_figure(curve))),
-        ("Precision by recall", png(precision_recall_figure(curve))),
-        (f"Confusion at the threshold {at.threshold:.3f}", png(confusion_figure(at, finding))),
-        ("Reliability: the share of positives by probability", png(reliability_figure(curve))),
+        ("ROC curve with the operating point", figure_png(roc_figure(data))),
+        ("Precision by recall", figure_png(precision_recall_figure(data))),
+        (f"Confusion matrix at the threshold {at.threshold:.3f}", figure_png(confusion_figure(at, finding))),
+        ("Reliability: the share of positives by probability", figure_png(reliability_figure(data))),
     ]
 
 
 def consequence(at: AtThreshold, population: Population, what: str) -> str:
-    """Say what a threshold would mean for a thousand images or studies like these."""
-    share = FILMS / population.n
+    """Describe what a threshold would mean for a thousand images or studies like these."""
+    share = _EXAMPLE_SIZE / population.n
     flagged = at.true_positives + at.false_positives
-    right = f"{at.true_positives / flagged:.0%} of those flagged are positive" if flagged else "none is flagged"
+    precision = f"{at.true_positives / flagged:.0%} of those flagged are positive" if flagged else "none is flagged"
     return (
-        f"Of {FILMS:,} {what} like these, {share * population.positives:.0f} are positive: "
+        f"Of {_EXAMPLE_SIZE:,} {what} like these, {share * population.positives:.0f} are positive: "
         f"{share * at.true_positives:.0f} of them would be flagged and {share * at.false_negatives:.0f} missed. "
         f"Of the {share * (population.n - population.positives):.0f} negatives, {share * at.false_positives:.0f} would "
-        f"be flagged as well; {right}."
+        f"be flagged as well; {precision}."
     )
-
-
-def data_url(picture: bytes) -> str:
-    """Return a PNG or JPEG as a URL that holds it."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -1,52 +1,54 @@
-"""Pictures: a layer's Grad-CAM and channels beside the film, and maps in a row as the network forgets."""
+"""Pictures and plots of explanations: layers beside the radiograph, and the results of the map check."""
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.explain.grad_cam import InputImage
+from training.explain.input_images import InputImage
 from training.explain.layers import Channels, to_unit_range
-from training.explain.map_check import Check
-from training.explain.randomisation import Cascade
+from training.explain.map_check import MapCheck
+from training.explain.randomisation import RandomisationTest
+from training.report_page import BLUE, GRAY, ORANGE, in_report_style
 from xray.images.preprocessing import Preprocessing
 from xray.network.heatmap import blend, cam_at_image_size, colour, wrap_text
 
 GAP = 16
 BAR = 14
 LABEL = 20
-SMALL = 14
+FONT_SIZE = 14
 LEAST_TILE = 36
-ROW_SIDE = 150
+MAP_SIDE = 150
 INK, PAPER = (32, 32, 32), (255, 255, 255)
+PLOT_SIZE = (6.4, 3.2)
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def draw_layer(
-    film: InputImage,
+    image: InputImage,
     cam: NDArray[np.floating],
     scale: float,
     channels: Channels,
     preprocessing: Preprocessing,
     caption: Sequence[str],
 ) -> Image.Image:
-    """Draw a film, the film under a layer's Grad-CAM with a legend, and the layer's most active channels, numbered.
+    """Draw an image, the image under a layer's Grad-CAM with a legend, and the layer's most active channels, numbered.
 
     Parameters
     ----------
-    film : Film
+    image : InputImage
         The radiograph.
     cam : ndarray of float, (h, w)
-        Signed Grad-CAM; what is negative is not drawn.
+        Signed Grad-CAM; negative values are not drawn.
     scale : float
-        Its value at the colours' top; 0 draws nothing.
+        The value that gets the top colour; 0 draws nothing.
     channels : Channels
-        n channels; each is drawn from its own least to its own greatest value over the film.
+        n channels; the colours of each reach from its own least to its own greatest value.
     preprocessing : Preprocessing
-        How the film became the network's input.
+        How the image became the network's input.
     caption : sequence of str
         Lines below the pictures.
 
@@ -55,84 +57,80 @@ def draw_layer(
     PIL.Image.Image
         RGB, on white.
     """
-    height, width = film.gray.shape
-    font = ImageFont.load_default(SMALL)
-    grid = _channel_grid(channels, height, width, preprocessing, font)
+    height, width = image.gray.shape
+    font = ImageFont.load_default(FONT_SIZE)
     parts = [
-        ("film", Image.fromarray(film.gray).convert("RGB")),
-        ("Grad-CAM", Image.fromarray(overlay(film, cam, scale, preprocessing))),
+        ("radiograph", Image.fromarray(image.gray).convert("RGB")),
+        ("Grad-CAM", Image.fromarray(overlay(image, cam, scale, preprocessing))),
         ("", _legend(height, scale, font)),
-        (f"the {len(channels.numbers)} most active channels", grid),
+        (
+            f"the {len(channels.numbers)} most active channels",
+            _channel_grid(channels, height, width, preprocessing, font),
+        ),
     ]
-    return _beside(parts, caption, font)
+    return _side_by_side(parts, caption, font)
 
 
 def overlay(
-    film: InputImage, cam: NDArray[np.floating], scale: float, preprocessing: Preprocessing
+    image: InputImage, cam: NDArray[np.floating], scale: float, preprocessing: Preprocessing
 ) -> NDArray[np.uint8]:
-    """Colour a film by the positive part of a map.
+    """Colour an image by the positive part of a map.
 
     Parameters
     ----------
-    film : Film
+    image : InputImage
         The radiograph, ``(H, W)`` as drawn.
     cam : ndarray of float, (h, w)
         Signed.
     scale : float
-        The value at the colours' top; 0 draws nothing.
+        The value that gets the top colour; 0 draws nothing.
     preprocessing : Preprocessing
-        How the film became the network's input.
+        How the image became the network's input.
 
     Returns
     -------
     ndarray of uint8, (H, W, 3)
     """
-    height, width = film.gray.shape
+    height, width = image.gray.shape
     values = cam_at_image_size(cam, height, width, preprocessing)
     evidence = np.clip(values / scale, 0, 1) if scale > 0 else np.zeros(values.shape)
-    return blend(np.repeat(film.gray[..., None], 3, axis=-1), evidence)
+    return blend(np.repeat(image.gray[..., None], 3, axis=-1), evidence)
 
 
-def draw_rows(
-    films: Sequence[InputImage], maps: NDArray[np.floating], titles: Sequence[str], preprocessing: Preprocessing
+def draw_map_rows(
+    images: Sequence[InputImage], maps: NDArray[np.floating], titles: Sequence[str], preprocessing: Preprocessing
 ) -> Image.Image:
-    """Draw each film's maps in a row, each from its own least to its own greatest value, as rank correlation sees them.
+    """Draw the maps of each image in a row, each from its own least to its own greatest value, as ranks compare them.
 
     Parameters
     ----------
-    films : sequence of Film
-        N films.
+    images : sequence of InputImage
+        N images.
     maps : ndarray of float, (S, N, h, w)
         Signed.
     titles : sequence of str
         S column titles.
     preprocessing : Preprocessing
-        How films became the network's input.
+        How the images became the network's input.
 
     Returns
     -------
     PIL.Image.Image
-        RGB, on white, one square cell of 150 pixels a map.
+        RGB, on white, with one square of 150 pixels for each map.
     """
-    step = ROW_SIDE + GAP // 2
-    canvas = Image.new("RGB", (len(titles) * step, LABEL + len(films) * step), PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(SMALL)
+    step = MAP_SIDE + GAP // 2
+    canvas = Image.new("RGB", (len(titles) * step, LABEL + len(images) * step), PAPER)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE)
     for column, title in enumerate(titles):
         draw.text((column * step, 0), title, fill=INK, font=font)
-        for row, film in enumerate(films):
-            picture = Image.fromarray(overlay(film, to_unit_range(maps[column, row]), 1.0, preprocessing))
-            picture.thumbnail((ROW_SIDE, ROW_SIDE))
+        for row, image in enumerate(images):
+            picture = Image.fromarray(overlay(image, to_unit_range(maps[column, row]), 1.0, preprocessing))
+            picture.thumbnail((MAP_SIDE, MAP_SIDE))
             canvas.paste(picture, (column * step, LABEL + row * step))
     return canvas
 
 
-def _channel_grid(
-    channels: Channels,
-    height: int,
-    width: int,
-    preprocessing: Preprocessing,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> Image.Image:
+def _channel_grid(channels: Channels, height: int, width: int, preprocessing: Preprocessing, font: Font) -> Image.Image:
     columns = int(np.ceil(np.sqrt(len(channels.numbers))))
     rows = -(-len(channels.numbers) // columns)
     tile_height = max(LEAST_TILE, height // rows - LABEL)
@@ -140,17 +138,17 @@ def _channel_grid(
     step_x, step_y = tile_width + GAP // 2, tile_height + LABEL
     grid = Image.new("RGB", (columns * step_x, rows * step_y), PAPER)
     draw = ImageDraw.Draw(grid)
-    for place, (number, values) in enumerate(zip(channels.numbers, channels.grids, strict=True)):
-        left, top = place % columns * step_x, place // columns * step_y
-        seen = to_unit_range(cam_at_image_size(values, tile_height, tile_width, preprocessing))
-        grid.paste(Image.fromarray(colour(seen)), (left, top))
+    for position, (number, values) in enumerate(zip(channels.numbers, channels.grids, strict=True)):
+        left, top = position % columns * step_x, position // columns * step_y
+        tile = to_unit_range(cam_at_image_size(values, tile_height, tile_width, preprocessing))
+        grid.paste(Image.fromarray(colour(tile)), (left, top))
         draw.text((left, top + tile_height + 1), str(number), fill=INK, font=font)
     return grid
 
 
-def _legend(height: int, scale: float, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
-    """Draw the bar as the colours look over mid-gray, from no evidence (bottom) to ``scale`` (top)."""
-    legend = Image.new("RGB", (BAR + 5 * SMALL, height), PAPER)
+def _legend(height: int, scale: float, font: Font) -> Image.Image:
+    """Draw the bar with the colours as they look over mid-gray, from no evidence (bottom) to `scale` (top)."""
+    legend = Image.new("RGB", (BAR + 5 * FONT_SIZE, height), PAPER)
     evidence = np.repeat(np.linspace(1, 0, height)[:, None], BAR, axis=1)
     legend.paste(Image.fromarray(blend(np.full((height, BAR, 3), 96, np.uint8), evidence)), (0, 0))
     draw = ImageDraw.Draw(legend)
@@ -159,12 +157,8 @@ def _legend(height: int, scale: float, font: ImageFont.ImageFont | ImageFont.Fre
     return legend
 
 
-def _beside(
-    parts: Sequence[tuple[str, Image.Image]],
-    caption: Sequence[str],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> Image.Image:
-    """Put titled pictures beside each other, and the caption below them all."""
+def _side_by_side(parts: Sequence[tuple[str, Image.Image]], caption: Sequence[str], font: Font) -> Image.Image:
+    """Place titled pictures side by side, and the caption below all of them."""
     width = sum(picture.width for _, picture in parts) + GAP * (len(parts) + 1)
     height = max(picture.height for _, picture in parts)
     lines = [line for text in caption for line in wrap_text(text, width - 2 * GAP, font)]
@@ -180,61 +174,46 @@ def _beside(
     return canvas
 
 
-ACCENT, SECOND, GRID = "#1f5f8b", "#b5651d", "#d9d9d9"
-DPI = 160
-
-
-def draw_forgetting(cascade: Cascade) -> bytes:
-    """Draw rank correlation and SSIM against the stages randomised, mean and range over draws; PNG."""
-    figure = Figure((6.4, 3.2), layout="constrained")
+@in_report_style
+def randomisation_figure(test: RandomisationTest) -> Figure:
+    """Draw rank correlation and SSIM against the stages randomised: the mean and the range over draws."""
+    figure = Figure(figsize=PLOT_SIZE)
     axes = figure.subplots()
-    places = np.arange(len(cascade.stages) + 1)
+    positions = np.arange(len(test.stages) + 1)
     for name, values, ink in (
-        ("rank correlation (Spearman)", cascade.rank_correlations, ACCENT),
-        ("SSIM", cascade.similarities, SECOND),
+        ("rank correlation (Spearman)", test.rank_correlations, BLUE),
+        ("SSIM", test.similarities, ORANGE),
     ):
         draws = np.pad(values.mean(axis=2), ((0, 0), (1, 0)), constant_values=1.0)
-        axes.fill_between(places, draws.min(axis=0), draws.max(axis=0), color=ink, alpha=0.15, linewidth=0)
-        axes.plot(places, draws.mean(axis=0), color=ink, marker="o", markersize=4, label=name)
-    axes.axhline(0, color="#202020", linewidth=0.8)
-    axes.set_xticks(places, ["as trained", *cascade.stages], fontsize=8)
-    axes.set(xlabel="randomised down to, layers of this size included", ylabel="with the trained map", ylim=(-1, 1.05))
-    _finish(axes)
-    return _png(figure)
+        axes.fill_between(positions, draws.min(axis=0), draws.max(axis=0), color=ink, alpha=0.15, linewidth=0)
+        axes.plot(positions, draws.mean(axis=0), color=ink, marker="o", markersize=4, label=name)
+    axes.axhline(0, color=GRAY, linewidth=0.8)
+    axes.set_xticks(positions, ["as trained", *test.stages], fontsize=8)
+    axes.set(xlabel="randomised down to and including this stage", ylabel="with the trained map", ylim=(-1, 1.05))
+    axes.legend()
+    return figure
 
 
-def draw_areas(check: Check) -> bytes:
-    """Draw the mean deletion and insertion curves, and those of random orders; PNG."""
-    figure = Figure((6.4, 3.2), layout="constrained")
+@in_report_style
+def deletion_insertion_figure(check: MapCheck) -> Figure:
+    """Draw the mean deletion and insertion curves, and those of random orders."""
+    figure = Figure(figsize=PLOT_SIZE)
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, title, own, chance in (
+    shares = np.linspace(0, 1, 41)
+    for axes, title, own, random in (
         (left, "deletion", [c.deletion for c in check.curves], [c.random_deletion for c in check.curves]),
         (right, "insertion", [c.insertion for c in check.curves], [c.random_insertion for c in check.curves]),
     ):
-        shares = np.linspace(0, 1, 41)
-        axes.plot(shares, _mean_curve(check, own, shares), color=ACCENT, label="in the map's order")
-        average = [each.mean(axis=0) for each in chance]
-        axes.plot(shares, _mean_curve(check, average, shares), color=SECOND, linestyle="--", label="in random order")
-        axes.set(xlabel="share of the film", title=title, ylim=(0, 1))
-        _finish(axes)
+        axes.plot(shares, _mean_curve(check, own, shares), color=BLUE, label="in the map's order")
+        average = [each.mean(axis=0) for each in random]
+        axes.plot(shares, _mean_curve(check, average, shares), color=ORANGE, linestyle="--", label="in random order")
+        axes.set(xlabel="share of the image", title=title, ylim=(0, 1))
+        axes.legend()
     left.set_ylabel("mean probability")
-    return _png(figure)
+    return figure
 
 
-def _mean_curve(check: Check, curves: list[NDArray[np.float64]], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average curves whose films have different numbers of cells."""
+def _mean_curve(check: MapCheck, curves: list[NDArray[np.float64]], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average the curves of images with different numbers of cells."""
     sampled = [np.interp(shares, each.shares, curve) for each, curve in zip(check.curves, curves, strict=True)]
     return np.asarray(np.mean(sampled, axis=0), np.float64)
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""How alike two maps are: by rank, and by structure."""
+"""Cascading randomisation (Adebayo et al. 2018): whether a map depends on the trained weights of its network."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,165 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from training.explain.layers import film_part, to_unit_range
+from training.explain.layers import to_unit_range, without_padding
 from xray.network.builder import backbone_of, build_network, network_weights
 from xray.network.card import Card
+
+Explain = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+Similarity = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
+
+DRAWS = 3
+ENOUGH_IMAGES = 10
+DEPENDENT, PARTLY_DEPENDENT = 0.2, 0.5
+"""Largest rank correlation that may remain for a map to depend on the trained weights, fully or in part."""
+
+NO_MAP = 1e-4
+"""Largest value of a map, as a share of the logit or of 1 if that is more, below which it is rounding and no map."""
+
+
+@dataclass(frozen=True)
+class RandomisationTest:
+    """How the maps of N images change as S stages of a network are randomised, in D draws of random weights.
+
+    Attributes
+    ----------
+    stages : tuple of str
+        The S stages in the order of randomisation; each includes those before.
+    maps : ndarray of float32, (S + 1, N, h, w)
+        Maps of the first draw, signed; ``maps[0]`` are those of the trained network, zero where it has none.
+    has_map : ndarray of bool, (N,)
+        For which images the trained network has a map.
+    rank_correlations, similarities : ndarray of float64, (D, S, M)
+        Spearman's rank correlation and SSIM with the trained network's maps, in [-1, 1], over the cells that overlap
+        the image; of the M images that have a map, or of all where none has.
+    """
+
+    stages: tuple[str, ...]
+    maps: NDArray[np.float32]
+    has_map: NDArray[np.bool_]
+    rank_correlations: NDArray[np.float64]
+    similarities: NDArray[np.float64]
+
+    @property
+    def draws(self) -> int:
+        """Number of draws of random weights, D."""
+        return len(self.rank_correlations)
+
+    @property
+    def means(self) -> list[tuple[str, float, float]]:
+        """The name of each stage, and mean rank correlation and SSIM over draws and images, in [-1, 1]."""
+        by_stage = self.rank_correlations.mean(axis=(0, 2)), self.similarities.mean(axis=(0, 2))
+        return list(zip(self.stages, *(values.tolist() for values in by_stage), strict=True))
+
+    @property
+    def remaining_correlation(self) -> float:
+        """Rank correlation that remains with all weights random, in [0, 1].
+
+        It is the mean over draws of the absolute value of each draw's mean over images: a random head may invert a map,
+        and two such draws must not cancel out.
+        """
+        return float(np.abs(self.rank_correlations[:, -1].mean(axis=1)).mean())
+
+    @property
+    def conclusion(self) -> str:
+        """What the remaining rank correlation means, in a sentence."""
+        images, without = int(self.has_map.sum()), int((~self.has_map).sum())
+        if not images:
+            return (
+                f"The network has no map to check: for none of the {without} images does its largest value reach "
+                f"{NO_MAP:g} of the logit."
+            )
+        if self.remaining_correlation <= DEPENDENT:
+            meaning = "the map depends on the trained weights"
+        elif self.remaining_correlation <= PARTLY_DEPENDENT:
+            meaning = "the map depends on the trained weights only in part, and in part on image and architecture"
+        else:
+            meaning = "the map hardly depends on the trained weights: do not use it as an explanation"
+        hint = f" With {images} images, and {ENOUGH_IMAGES} needed, this is only a hint." * (images < ENOUGH_IMAGES)
+        if without:
+            hint += f" {without} {'image has' if without == 1 else 'images have'} no map and did not count."
+        return (
+            f"With all weights random a rank correlation of {self.remaining_correlation:.2f} remains: {meaning}.{hint}"
+        )
+
+
+def randomise_in_cascade(
+    network: keras.Model,
+    random_networks: Iterable[keras.Model],
+    images: NDArray[np.uint8],
+    explain: Explain,
+    *,
+    placements: Sequence[tuple[int, int, int, int]],
+    logits: Sequence[float],
+) -> RandomisationTest:
+    """Randomise a network from its head down, stage by stage, and compare its maps with those of the trained weights.
+
+    A stage is the head, or all layers of one resolution. Each weight is replaced by that of a new network: kernels from
+    their initialiser, batch normalisation with initial statistics. The trained weights are restored afterwards.
+
+    Parameters
+    ----------
+    network : keras.Model
+        From :func:`xray.network.builder.build_network`.
+    random_networks : iterable of keras.Model
+        D networks of the same architecture with random weights, as from :func:`random_network`.
+    images : ndarray of uint8, (N, size, size)
+        Preprocessed radiographs.
+    explain : callable
+        From such images to maps ``(N, h, w)``, float, signed, by the current weights of `network`.
+    placements : sequence of tuple of int
+        Where each image is in its square, as in :func:`training.explain.layers.without_padding`.
+    logits : sequence of float
+        The trained network's logit of each image.
+
+    References
+    ----------
+    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, arXiv:1810.03292.
+    """
+    trained_weights = network_weights(network)
+    trained_maps = np.asarray(explain(images), np.float32)
+    stages = network_stages(network)
+    draws = []
+    try:
+        for other in random_networks:
+            maps = []
+            for layers, new_layers in zip(stages.values(), network_stages(other).values(), strict=True):
+                for layer, new in zip(layers, new_layers, strict=True):
+                    layer.set_weights(new.get_weights())
+                maps.append(np.asarray(explain(images), np.float32))
+            draws.append(np.stack(maps))
+            network.set_weights(trained_weights)
+    finally:
+        network.set_weights(trained_weights)
+    crops = [partial(without_padding, placement=placement, size=images.shape[1]) for placement in placements]
+    return _compare(tuple(stages), np.stack(draws), trained_maps, crops, np.asarray(logits))
+
+
+def random_network(card: Card, seed: int) -> keras.Model:
+    """Build a card's network with weights from their initialisers; seeds the random numbers of Keras."""
+    keras.utils.set_random_seed(seed)
+    return build_network(card.backbone, card.input_size, card.head)
+
+
+def network_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """Return a network's layers with weights by stage: the head, then each resolution of the backbone, coarse to fine.
+
+    A layer that weights channels (1 x 1, squeeze and excitation) belongs to the resolution before it.
+    """
+    backbone = backbone_of(network)
+    coarsest = backbone.output.shape[1] * backbone.output.shape[2]
+    by_resolution: dict[tuple[int, int], list[keras.layers.Layer]] = {}
+    resolution = tuple(backbone.input.shape[1:3])
+    for layer in backbone.layers:
+        shape = tuple(layer.output.shape)
+        if len(shape) == 4 and shape[1] * shape[2] >= coarsest:
+            resolution = shape[1:3]
+        if layer.weights:
+            by_resolution.setdefault(resolution, []).append(layer)
+    stages = {
+        f"{height} x {width}": by_resolution[height, width] for height, width in sorted(by_resolution, key=np.prod)
+    }
+    return {"head": [network.get_layer("head")], **stages}
 
 
 def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -25,7 +181,7 @@ def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> 
     Returns
     -------
     float
-        In [-1, 1]; 0 when a map is the same everywhere, as it orders nothing.
+        In [-1, 1]; 0 where a map is constant, and so has no order.
 
     References
     ----------
@@ -43,7 +199,7 @@ def structural_similarity(one: NDArray[np.floating], other: NDArray[np.floating]
     .. math:: \frac{(2 \mu_x \mu_y + c_1)(2 \sigma_{xy} + c_2)}
        {(\mu_x^2 + \mu_y^2 + c_1)(\sigma_x^2 + \sigma_y^2 + c_2)}, \qquad c_1 = 0.01^2, \; c_2 = 0.03^2
 
-    in one window over the whole map: a map of 7 x 7 cells is about as large as the paper's 8 x 8 window.
+    in one window over the whole map: a map of 7 x 7 cells is about the size of the paper's 8 x 8 window.
 
     Parameters
     ----------
@@ -53,7 +209,7 @@ def structural_similarity(one: NDArray[np.floating], other: NDArray[np.floating]
     Returns
     -------
     float
-        In [-1, 1]; 1 for maps that are the same up to scale and offset.
+        In [-1, 1]; 1 for maps that are equal up to scale and offset.
 
     References
     ----------
@@ -67,176 +223,26 @@ def structural_similarity(one: NDArray[np.floating], other: NDArray[np.floating]
     return float(light * structure)
 
 
-Explain = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
-Measure = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
-
-DRAWS = 3
-ENOUGH_FILMS = 10
-FALLEN, KEPT = 0.2, 0.5
-
-FAINT = 1e-4
-"""Largest value of a map, as a share of the logit or of 1 if that is more, below which it is rounding and no map."""
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """How the maps of N films change as S stages of a network are randomised, in D draws of random weights.
-
-    Attributes
-    ----------
-    stages : tuple of str
-        The S stages in the order they were randomised; each adds to those before.
-    maps : ndarray of float32, (S + 1, N, h, w)
-        The first draw's maps, signed; ``maps[0]`` are the network's own, 0 all over where there is none.
-    mapped : ndarray of bool, (N,)
-        On which films the network has a map.
-    rank_correlations, similarities : ndarray of float64, (D, S, M)
-        Spearman's rank correlation and SSIM with the network's own maps, in [-1, 1], over the cells that the film
-        touches; of the M films that have a map, or of all where none has.
-    """
-
-    stages: tuple[str, ...]
-    maps: NDArray[np.float32]
-    mapped: NDArray[np.bool_]
-    rank_correlations: NDArray[np.float64]
-    similarities: NDArray[np.float64]
-
-    @property
-    def draws(self) -> int:
-        """How often weights were drawn, D."""
-        return len(self.rank_correlations)
-
-    @property
-    def means(self) -> list[tuple[str, float, float]]:
-        """For each stage its name, and rank correlation and SSIM over draws and films, in [-1, 1]."""
-        by_stage = self.rank_correlations.mean(axis=(0, 2)), self.similarities.mean(axis=(0, 2))
-        return list(zip(self.stages, *(values.tolist() for values in by_stage), strict=True))
-
-    @property
-    def left(self) -> float:
-        """What is left with all weights random, in [0, 1]: the size of each draw's mean over films, averaged.
-
-        The sign is dropped, as a random head may turn a map around, and two such draws are not to cancel out.
-        """
-        return float(np.abs(self.rank_correlations[:, -1].mean(axis=1)).mean())
-
-    @property
-    def verdict(self) -> str:
-        """Say in a sentence what the rank correlation that is left means."""
-        films, without = int(self.mapped.sum()), int((~self.mapped).sum())
-        if not films:
-            return (
-                f"The network has no map to check: on none of the {without} films does its largest value come to "
-                f"{FAINT:g} of the logit."
-            )
-        if self.left <= FALLEN:
-            said = "the map depends on what the network has learnt"
-        elif self.left <= KEPT:
-            said = "the map depends only in part on what the network has learnt, and in part on film and architecture"
-        else:
-            said = "the map hardly depends on what the network has learnt: do not take it for an explanation"
-        hint = f" With {films} of the {ENOUGH_FILMS} films that are wanted, it is only a hint." * (films < ENOUGH_FILMS)
-        hint += f" {without} without a map are left out." * bool(without)
-        return f"With all weights random a rank correlation of size {self.left:.2f} is left, so {said}.{hint}"
-
-
-def cascade(
-    network: keras.Model,
-    fresh: Iterable[keras.Model],
-    images: NDArray[np.uint8],
-    explain: Explain,
-    *,
-    placements: Sequence[tuple[int, int, int, int]],
-    logits: Sequence[float],
-) -> Cascade:
-    """Randomise a network from its head down, stage by stage, and compare its maps with those it gave before.
-
-    A stage is the head, or all layers of one resolution. Each weight becomes what a new network has there: kernels from
-    their initialiser, batch normalisation reset with its statistics. The network has its own weights again afterwards.
-
-    Parameters
-    ----------
-    network : keras.Model
-        From :func:`xray.network.builder.build_network`.
-    fresh : iterable of keras.Model
-        D networks of the same build with random weights, such as :func:`random_network` makes.
-    images : ndarray of uint8, (N, size, size)
-        Preprocessed radiographs.
-    explain : callable
-        From such images to maps ``(N, h, w)``, float, signed, by the weights that `network` has at the moment.
-    placements : sequence of tuple of int
-        Where each film lies in its image, as of :func:`training.explain.layers.film_part`.
-    logits : sequence of float
-        What the network says of each film.
-
-    References
-    ----------
-    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, arXiv:1810.03292.
-    """
-    own = network_weights(network)
-    before = np.asarray(explain(images), np.float32)
-    stages = randomised_stages(network)
-    draws = []
-    try:
-        for other in fresh:
-            maps = []
-            for layers, new_layers in zip(stages.values(), randomised_stages(other).values(), strict=True):
-                for layer, new in zip(layers, new_layers, strict=True):
-                    layer.set_weights(new.get_weights())
-                maps.append(np.asarray(explain(images), np.float32))
-            draws.append(np.stack(maps))
-            network.set_weights(own)
-    finally:
-        network.set_weights(own)
-    films = [partial(film_part, placement=placement, size=images.shape[1]) for placement in placements]
-    return _compare(tuple(stages), np.stack(draws), before, films, np.asarray(logits))
-
-
-def random_network(card: Card, seed: int) -> keras.Model:
-    """Build a card's network with weights from their initialisers; seeds Keras' random numbers."""
-    keras.utils.set_random_seed(seed)
-    return build_network(card.backbone, card.input_size, card.head)
-
-
-def randomised_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Return a network's layers with weights by stage: the head, then each resolution of the backbone, coarse to fine.
-
-    A layer that gates channels (1 x 1, squeeze and excitation) belongs to the resolution before it.
-    """
-    backbone = backbone_of(network)
-    coarsest = backbone.output.shape[1] * backbone.output.shape[2]
-    found: dict[tuple[int, int], list[keras.layers.Layer]] = {}
-    place = tuple(backbone.input.shape[1:3])
-    for layer in backbone.layers:
-        shape = tuple(layer.output.shape)
-        if len(shape) == 4 and shape[1] * shape[2] >= coarsest:
-            place = shape[1:3]
-        if layer.weights:
-            found.setdefault(place, []).append(layer)
-    stages = {f"{height} x {width}": found[height, width] for height, width in sorted(found, key=np.prod)}
-    return {"head": [network.get_layer("head")], **stages}
-
-
 def _compare(
     stages: tuple[str, ...],
     draws: NDArray[np.float32],
-    before: NDArray[np.float32],
-    films: Sequence[Callable[[NDArray[np.float32]], NDArray[np.float32]]],
+    trained: NDArray[np.float32],
+    crops: Sequence[Callable[[NDArray[np.float32]], NDArray[np.float32]]],
     logits: NDArray[np.floating],
-) -> Cascade:
-    """Compare maps ``(D, S, N, h, w)`` with those before, ``(N, h, w)``, over what each film cuts out of a map."""
-    largest = np.array([np.abs(film(own)).max() for film, own in zip(films, before, strict=True)])
-    mapped = largest >= FAINT * np.maximum(1, np.abs(logits))
-    before = np.where(mapped[:, None, None], before, 0)
-    measured = np.flatnonzero(mapped | ~mapped.any()).tolist()
+) -> RandomisationTest:
+    """Compare maps ``(D, S, N, h, w)`` with the trained network's, ``(N, h, w)``, each cropped to its image."""
+    largest = np.array([np.abs(crop(own)).max() for crop, own in zip(crops, trained, strict=True)])
+    has_map = largest >= NO_MAP * np.maximum(1, np.abs(logits))
+    trained = np.where(has_map[:, None, None], trained, 0)
+    measured = np.flatnonzero(has_map | ~has_map.any()).tolist()
 
-    def measure(similarity: Measure) -> NDArray[np.float64]:
+    def measure(similarity: Similarity) -> NDArray[np.float64]:
         return np.array(
             [
-                [[similarity(films[n](before[n]), films[n](maps[n])) for n in measured] for maps in draw]
+                [[similarity(crops[n](trained[n]), crops[n](maps[n])) for n in measured] for maps in draw]
                 for draw in draws
             ]
         )
 
-    maps = np.concatenate([before[None], draws[0]])
-    return Cascade(stages, maps, mapped, measure(rank_correlation), measure(structural_similarity))
+    maps = np.concatenate([trained[None], draws[0]])
+    return RandomisationTest(stages, maps, has_map, measure(rank_correlation), measure(structural_similarity))

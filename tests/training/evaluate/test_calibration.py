@@ -1,18 +1,17 @@
-"""Calibration: what made the labels is found again, and how far off probabilities are is said rightly."""
+"""Calibration: fits recover the parameters that generated the labels, and errors are computed correctly."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from tests.training.predicted import of, predicted
+from tests.training.evaluate.predicted import of, predicted
 from training.evaluate.calibration import (
-    agreement,
     best_temperature,
     expected_calibration_error,
     fit_platt,
     fit_temperature,
-    heat_map_scale,
-    reliability,
+    reliability_bins,
+    summarise_calibration,
 )
 from xray.network.card import Calibration
 
@@ -23,12 +22,12 @@ def drawn(slope: float, intercept: float, n: int = 40_000) -> tuple[np.ndarray, 
     return logits, rng.random(n) < Calibration(slope, intercept).apply(logits)
 
 
-def test_platts_scaling_finds_the_probabilities_that_made_the_labels() -> None:
+def test_platt_scaling_recovers_the_slope_and_intercept_that_generated_the_labels() -> None:
     found = fit_platt(*drawn(0.6, -1.0))
     assert (found.slope, found.intercept) == pytest.approx((0.6, -1.0), abs=0.05)
 
 
-def test_temperature_scaling_finds_the_temperature_that_made_the_labels_and_shifts_nothing() -> None:
+def test_temperature_scaling_recovers_the_temperature_that_generated_the_labels_and_has_no_intercept() -> None:
     found = fit_temperature(*drawn(0.4, 0.0))
     assert 1 / found.slope == pytest.approx(2.5, abs=0.1)
     assert found.intercept == 0
@@ -42,55 +41,55 @@ def test_no_other_temperature_is_likelier() -> None:
     assert min(loss, key=loss.__getitem__) == best
 
 
-@pytest.mark.parametrize(("turn", "slope"), [(1, 100.0), (-1, 0.01)])
-def test_logits_that_part_the_classes_or_contradict_them_get_the_end_of_the_range(turn: int, slope: float) -> None:
+@pytest.mark.parametrize(("sign", "slope"), [(1, 100.0), (-1, 0.01)])
+def test_logits_that_separate_the_classes_or_contradict_them_get_the_end_of_the_range(sign: int, slope: float) -> None:
     logits = np.array([-2.0, -1.0, 1.0, 2.0])
-    assert fit_temperature(turn * logits, logits > 0).slope == pytest.approx(slope)
+    assert fit_temperature(sign * logits, logits > 0).slope == pytest.approx(slope)
 
 
 def test_one_class_has_no_best_temperature() -> None:
     assert best_temperature(of(np.arange(3.0), np.ones(3, np.bool_))) is None
 
 
-@pytest.mark.parametrize("turn", [1, -1])
-def test_logits_that_part_the_classes_or_contradict_them_have_no_best_temperature(turn: int) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_logits_that_separate_the_classes_or_contradict_them_have_no_best_temperature(sign: int) -> None:
     logits = np.array([-2.0, -1.0, 1.0, 2.0])
-    assert best_temperature(of(turn * logits, logits > 0)) is None
+    assert best_temperature(of(sign * logits, logits > 0)) is None
 
 
-def test_overconfident_probabilities_are_found_out_and_a_temperature_mends_them() -> None:
+def test_overconfident_probabilities_have_a_calibration_error_that_a_temperature_corrects() -> None:
     logits, labels = drawn(0.4, 0.0)
     rows = of(logits, labels)
     best = best_temperature(rows)
     assert best is not None
     assert best.temperature == pytest.approx(2.5, abs=0.1)
-    assert agreement(rows).expected_calibration_error > 0.1
+    assert summarise_calibration(rows).expected_calibration_error > 0.1
     assert best.expected_calibration_error < 0.02
 
 
 def test_the_calibration_error_is_the_mean_distance_over_the_bins() -> None:
-    # two bins of two: 0.1 said and half are positive; 0.9 said and all are
+    # Two bins of two: probability 0.1 and half are positive; probability 0.9 and all are.
     rows = of(np.log([1 / 9, 1 / 9, 9, 9]), np.array([True, False, True, True]))
-    bins = reliability(rows, bins=2)
+    bins = reliability_bins(rows, bins=2)
     assert [(b.n, b.positive) for b in bins] == [(2, 0.5), (2, 1.0)]
     assert expected_calibration_error(bins) == pytest.approx((0.4 + 0.1) / 2)
 
 
 def test_bins_are_of_about_equal_mass_and_keep_equal_probabilities_together() -> None:
     rows = predicted(groups=150)
-    bins = reliability(rows)
+    bins = reliability_bins(rows)
     assert sum(b.n for b in bins) == len(rows)
     assert len(bins) == 15
     assert max(b.n for b in bins) < 2 * len(rows) / 15
     assert [b.probability for b in bins] == sorted(b.probability for b in bins)
-    same = reliability(of(np.zeros(10), np.arange(10) < 3))
+    same = reliability_bins(of(np.zeros(10), np.arange(10) < 3))
     assert [(b.n, b.positive) for b in same] == [(10, 0.3)]
 
 
 def test_a_share_of_zero_still_has_an_interval_and_images_of_one_group_count_once() -> None:
     labels = np.zeros(20, np.bool_)
-    (alone,) = reliability(of(np.zeros(20), labels))
-    (together,) = reliability(of(np.zeros(20), labels, groups=np.repeat(["a", "b"], 10)))
+    (alone,) = reliability_bins(of(np.zeros(20), labels))
+    (together,) = reliability_bins(of(np.zeros(20), labels, groups=np.repeat(["a", "b"], 10)))
     assert (alone.low, together.low) == (0, 0)
     # Wilson's upper end for none of n is z^2 / (n + z^2)
     assert alone.high == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
@@ -99,11 +98,6 @@ def test_a_share_of_zero_still_has_an_interval_and_images_of_one_group_count_onc
 
 def test_the_brier_score_agrees_with_scikit_learn() -> None:
     rows = predicted()
-    found = agreement(rows)
+    found = summarise_calibration(rows)
     assert found.brier == pytest.approx(brier_score_loss(rows.labels, rows.probabilities), abs=1e-9)
     assert (found.prevalence, found.mean_probability) == (rows.labels.mean(), rows.probabilities.mean())
-
-
-def test_few_positive_films_exceed_the_heat_map_scale() -> None:
-    maxima, labels = np.arange(200.0), np.arange(200) >= 100
-    assert (maxima[labels] > heat_map_scale(maxima, labels)).sum() == 5

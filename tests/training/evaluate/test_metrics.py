@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and the interval against what it is for."""
+"""Metrics against scikit-learn, and the slow bootstrap that the fast one is tested against."""
 
 import numpy as np
 import pytest
@@ -47,25 +47,25 @@ def test_rates_at_a_threshold_agree_with_scikit_learn() -> None:
         assert found.kappa == pytest.approx(sklearn_metrics.cohen_kappa_score(labels, scores >= threshold), abs=1e-9)
 
 
-def test_calling_everything_positive_is_no_better_than_chance() -> None:
+def test_classifying_everything_positive_has_a_kappa_of_zero() -> None:
     assert rates(np.array([True, False, False]), np.ones(3), 0.5).kappa == 0
 
 
-def test_no_threshold_beats_youdens() -> None:
+def test_no_threshold_has_a_larger_sensitivity_plus_specificity_than_youdens() -> None:
     for labels, scores in cases():
         fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores)
         found = rates(labels, scores, youden_threshold(labels, scores))
         assert found.sensitivity + found.specificity - 1 == pytest.approx((tpr - fpr).max(), abs=1e-9)
 
 
-def test_the_sensitivity_threshold_is_the_highest_that_reaches_the_aim() -> None:
+def test_the_sensitivity_threshold_is_the_highest_that_reaches_the_sensitivity() -> None:
     for labels, scores in cases():
         threshold = sensitivity_threshold(labels, scores, 0.9)
         assert rates(labels, scores, threshold).sensitivity >= 0.9
         assert rates(labels, scores, float(np.nextafter(threshold, np.inf))).sensitivity < 0.9
 
 
-def test_one_class_alone_has_no_metric() -> None:
+def test_metrics_of_one_class_alone_are_refused() -> None:
     for metric in (auroc, average_precision, youden_threshold):
         with pytest.raises(ValueError, match="both classes"):
             metric(np.ones(3, np.bool_), np.arange(3.0))
@@ -93,6 +93,6 @@ def test_the_interval_is_the_same_for_the_same_seed() -> None:
     assert found[0] == found[1]
 
 
-def test_an_interval_that_never_sees_both_classes_is_refused() -> None:
+def test_an_interval_without_resamples_of_both_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="too few resamples"):
         group_interval(lambda _: auroc(np.ones(3, np.bool_), np.ones(3)), np.arange(3), repeats=5)

@@ -22,10 +22,10 @@ class Row:
 
 
 def limb(seed: int) -> NDArray[np.uint8]:
-    """Draw a radiograph of a limb with two bones: the same view for all seeds, another person for each."""
+    """Draw a limb with two bones: the same view for all seeds, another person for each."""
     rng = np.random.default_rng(seed)
-    image = Image.new("L", (200, 260), 12)
-    draw = ImageDraw.Draw(image)
+    drawing = Image.new("L", (200, 260), 12)
+    draw = ImageDraw.Draw(drawing)
     x, lean, wide = 100 + rng.integers(-25, 25), rng.integers(-35, 35), rng.integers(28, 48)
     draw.line((x, -20, x + lean, 150), fill=90, width=2 * int(wide))
     for offset in (-wide // 2, wide // 2):
@@ -36,33 +36,33 @@ def limb(seed: int) -> NDArray[np.uint8]:
         tip = (x + lean - 50 + 25 * finger + along[0], 225 + along[1])
         draw.line((x + lean - 20 + 10 * finger, 140, *tip), fill=int(rng.integers(110, 190)), width=14)
     noise = rng.normal(0, 3, (260, 200))
-    return np.clip(np.asarray(image.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(drawing.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
 
 
-def planted(folder: Path) -> list[Row]:
-    """Write 60 images of 30 groups, and faulty copies of some."""
+def write_faulty_data(folder: Path) -> list[Row]:
+    """Write 60 images of 30 groups, and the faulty ones."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for seed in range(60):
-        rows.append(Row(f"film{seed:02d}.png", seed % 3 == 0, f"p{seed // 2:02d}"))
+        rows.append(Row(f"image{seed:02d}.png", seed % 3 == 0, f"p{seed // 2:02d}"))
         Image.fromarray(limb(seed)).save(folder / "images" / rows[-1].image)
-    whole = (folder / "images" / "film01.png").read_bytes()
+    whole = (folder / "images" / "image01.png").read_bytes()
     (folder / "images" / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (folder / "images" / "exact.png").write_bytes(whole)
     rows += [Row("truncated.png", False, "p00"), Row("exact.png", False, "p00")]
-    flat: NDArray[np.uint8] = np.full((260, 200), 7, np.uint8)
+    constant: NDArray[np.uint8] = np.full((260, 200), 7, np.uint8)
     copies: dict[str, tuple[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
-        "tiff.tif": (2, lambda image: image),
-        "jpeg.jpg": (4, lambda image: image),
-        "smaller.png": (7, lambda image: np.asarray(Image.fromarray(image).resize((150, 195)))),
-        "brighter.png": (8, lambda image: np.clip(image * 1.15 + 10.0, 0, 255).astype(np.uint8)),
-        "mirrored.png": (10, lambda image: image[:, ::-1].copy()),
-        "inverted.png": (11, lambda image: 255 - image),
-        "relabelled.jpg": (13, lambda image: image),
-        "elsewhere.jpg": (16, lambda image: image),
-        "blank.png": (17, lambda image: flat),
-        "blank2.png": (19, lambda image: flat),
-        HOSTILE.replace("/", "_"): (20, lambda image: image),
+        "tiff.tif": (2, lambda gray: gray),
+        "jpeg.jpg": (4, lambda gray: gray),
+        "smaller.png": (7, lambda gray: np.asarray(Image.fromarray(gray).resize((150, 195)))),
+        "brighter.png": (8, lambda gray: np.clip(gray * 1.15 + 10.0, 0, 255).astype(np.uint8)),
+        "mirrored.png": (10, lambda gray: gray[:, ::-1].copy()),
+        "inverted.png": (11, lambda gray: 255 - gray),
+        "relabelled.jpg": (13, lambda gray: gray),
+        "elsewhere.jpg": (16, lambda gray: gray),
+        "blank.png": (17, lambda gray: constant),
+        "blank2.png": (19, lambda gray: constant),
+        HOSTILE.replace("/", "_"): (20, lambda gray: gray),
     }
     for name, (seed, change) in copies.items():
         Image.fromarray(change(limb(seed))).save(folder / "images" / name)

@@ -1,4 +1,4 @@
-"""Predictions of made-up films: groups of alike ones, probabilities with ties, studies of several images."""
+"""Predictions of made-up images: groups of similar ones, probabilities with ties, studies of several images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ PARTS = np.array(["HAND", "LEG", "WRIST"])
 def predicted(
     seed: int = 0, groups: int = 60, group_size: int = 4, study_size: int = 2, effect: float = 1.5, decimals: int = 2
 ) -> Predictions:
-    """Make films whose groups share something that the model sees, so that they are not independent."""
+    """Make predictions whose logits share a random part within each group, so that they are not independent."""
     rng = np.random.default_rng(seed)
     n = groups * group_size
     group = np.arange(n) // group_size
@@ -30,7 +30,7 @@ def of(
     studies: NDArray[np.int_] | None = None,
     body_parts: NDArray[np.str_] | None = None,
 ) -> Predictions:
-    """Make predictions with what is not given filled in: each image its own group and study, of unknown body part."""
+    """Make predictions; by default each image is its own group and study, of an unknown body part."""
     names = np.char.add("image", np.arange(len(labels)).astype(str))
     return Predictions(
         names,
