@@ -9,7 +9,7 @@ from pathlib import Path
 from db import migrate
 from db.runs import archive_roots
 from db.session import Database
-from xray.errors import UsageError
+from xray.errors import MissingExtra, UsageError
 from xray.settings import Settings, read_settings
 
 
@@ -23,13 +23,13 @@ def require_packages(command: str, *modules: str) -> None:
 
     Raises
     ------
-    UsageError
+    MissingExtra
         A module is missing; says how to install it.
     """
     packages = {"sklearn": "scikit-learn"}
     missing = [packages.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"{command} needs {' and '.join(missing)}: pip install 'bonescreen[tensorflow]'")
+        raise MissingExtra(f"{command} needs {' and '.join(missing)}", "tensorflow")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from xray.errors import DatabaseOutage, StorageOutage, UsageError
+from xray.errors import DatabaseOutage, MissingExtra, StorageOutage, UsageError
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ def _engine(url: str) -> Engine:
                 hide_parameters=True,
             )
         except (ModuleNotFoundError, NoSuchModuleError) as error:
-            raise UsageError("PostgreSQL needs its driver: pip install 'bonescreen[postgres]'") from error
+            raise MissingExtra("PostgreSQL needs its driver", "postgres") from error
         # psycopg would insert many rows in a pipeline, and the message that ends it stops the server's idle timer,
         # which `_SET_IDLE_TIMEOUT` has set. SQLAlchemy's single statement does not.
         engine.dialect.use_insertmanyvalues_wo_returning = True

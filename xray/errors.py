@@ -4,6 +4,7 @@
 
     BonescreenError
     ├── UsageError           the user must change the command or a setting      (exit code 2)
+    │   └── MissingExtra     a part of bonescreen is not installed
     ├── PackageError         a model package is missing, damaged or foreign     (exit code 2)
     ├── TrainingFailure      the loss of a training run is not a number         (exit code 1)
     ├── TakenOver            another process has taken over this work           (exit code 1)
@@ -28,6 +29,21 @@ class BonescreenError(Exception):
 
 class UsageError(BonescreenError):
     """The user must change the command or a setting; the text names it and says what to do next."""
+
+
+class MissingExtra(UsageError):
+    """A library of an optional part of bonescreen is not installed.
+
+    Parameters
+    ----------
+    need : str
+        What needs which library: ``"evaluate needs scikit-learn"``.
+    extra : str
+        The extra of ``pyproject.toml`` that installs it.
+    """
+
+    def __init__(self, need: str, extra: str) -> None:
+        super().__init__(f"{need}; in bonescreen's folder, run: make install EXTRAS={extra}")
 
 
 class PackageError(BonescreenError):

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from xray.errors import PackageError, UsageError
+from xray.errors import MissingExtra, PackageError, UsageError
 from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, Inference, keras_backend, keras_has_gpu
 from xray.network.package import ModelPackage
 from xray.settings import EngineName
@@ -60,8 +60,10 @@ def require_engine(name: EngineName) -> None:
     if backend not in KERAS_ENGINE_BACKENDS:
         raise UsageError(f"the keras engine needs TensorFlow or JAX; KERAS_BACKEND is {backend}")
     if not importlib.util.find_spec(backend):
-        remedy = "pip install 'bonescreen[tensorflow]'" if backend == "tensorflow" else "pip install jax"
-        raise UsageError(f"the keras engine needs TensorFlow or JAX, and {backend} is not installed: {remedy}")
+        missing = f"the keras engine needs TensorFlow or JAX, and {backend} is not installed"
+        if backend == "tensorflow":
+            raise MissingExtra(missing, "tensorflow")
+        raise UsageError(f"{missing}; install it in bonescreen's environment: .venv/bin/python -m pip install jax")
 
 
 def check_golden(package: ModelPackage, engine: Engine) -> None:
