@@ -2,7 +2,7 @@
 
     python -m benchmarks.contact_sheet FOLDER -o sheet.png
 
-Each film with its name and, of DICOM, its transfer syntax; where there is no film, the reason. Bone must be bright.
+Each image has its name and, for DICOM, its transfer syntax; an unreadable file has its reason. Bone must be bright.
 """
 
 import argparse

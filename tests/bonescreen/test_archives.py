@@ -28,7 +28,7 @@ def zipped(folder: Path, target: Path) -> Path:
 
 def test_a_zip_is_screened_as_its_folder_is_and_nothing_is_unpacked(tmp_path: Path, environ: dict[str, str]) -> None:
     mura_tree(tmp_path / "mura", 6)
-    container = zipped(tmp_path / "mura", tmp_path / "films.zip")
+    container = zipped(tmp_path / "mura", tmp_path / "images.zip")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     done = run({**environ, "TMPDIR": str(scratch)}, "screen", container)

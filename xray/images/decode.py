@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
-from xray.images.raster import decode_raster, is_raster
-from xray.images.raster import decoded_pixel_count as raster_pixel_count
+from xray.images.raster import decode_raster, is_raster, raster_pixel_count
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000

@@ -76,7 +76,7 @@ def decode_raster(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise _fault(data, error) from error
 
 
-def decoded_pixel_count(data: bytes) -> int:
+def raster_pixel_count(data: bytes) -> int:
     """Return how many pixels decoding a file holds in memory, from its header; 0 for a file of another format.
 
     Colour with 16 bits a channel is decoded twice and counts double.

@@ -1,4 +1,4 @@
-"""Decoding and preprocessing: every form of film we read, and every kind of damage."""
+"""Decoding and preprocessing: every form of image that is read, and every kind of damage."""
 
 import io
 import random
@@ -48,7 +48,7 @@ def reason_of(data: bytes, **options: int) -> Reason:
     return fault.value.reason
 
 
-def film_or_fault(data: bytes) -> np.ndarray | FileFault:
+def gray_or_fault(data: bytes) -> np.ndarray | FileFault:
     try:
         return decode(data, max_pixels=1_000_000)
     except FileFault as fault:
@@ -61,7 +61,7 @@ def twelve_bits() -> np.ndarray:
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
-def test_a_gray_film_comes_out_the_same_in_every_lossless_form(file_format, mode):
+def test_a_gray_image_is_decoded_to_the_same_pixels_in_every_lossless_form(file_format, mode):
     data = encoded(Image.fromarray(GRAY).convert(mode), file_format)
 
     assert np.array_equal(decode(data), GRAY)
@@ -104,7 +104,7 @@ def test_thirty_two_bits_are_mapped_as_sixteen(dtype):
 
 @pytest.mark.parametrize("deflated", [False, True])
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32])
-def test_a_big_endian_film_comes_out_as_a_little_endian_one(dtype, deflated):
+def test_a_big_endian_image_is_decoded_like_a_little_endian_one(dtype, deflated):
     pixels = twelve_bits().astype(dtype)
 
     decoded = decode(tiff_of(pixels, byte_order=">", deflated=deflated))
@@ -130,7 +130,7 @@ def test_thirty_two_bits_are_unsigned_where_the_file_does_not_say():
     assert decode(tiff_of(pixels, {339: []})).tolist() == [[0, 128, 255]]
 
 
-def test_a_deep_film_of_one_value_is_black():
+def test_a_deep_image_of_one_value_is_black():
     assert not decode(png_of(np.full((4, 4), 900, np.uint16), bits=16)).any()
 
 
@@ -179,7 +179,7 @@ def test_the_exif_orientation_is_applied(file_format):
     assert turned.shape == (image.width, image.height)
 
 
-def test_a_damaged_exif_block_does_not_lose_the_film():
+def test_a_damaged_exif_block_does_not_lose_the_image():
     data = encoded(Image.fromarray(GRAY), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF")
 
     assert decode(data).shape == GRAY.shape
@@ -340,7 +340,7 @@ def test_deep_colour_with_a_colour_for_what_is_transparent_is_unsupported():
         decode(data[:33] + png_chunk(b"tRNS", bytes(6)) + data[33:])
 
 
-def test_half_a_film_of_deep_colour_is_truncated():
+def test_half_an_image_of_deep_colour_is_truncated():
     assert reason_of(truncated(png_of(deep_colour(3, 65535), bits=16))) is Reason.TRUNCATED
 
 
@@ -383,7 +383,7 @@ def test_numbers_in_an_exif_directory_count(byte_order, big):
         decode(tiff_of(GRAY, {50000: np.ones(1000)}, exif=numbers, byte_order=byte_order, big=big))
 
 
-def test_a_field_that_the_file_is_too_short_for_does_not_lose_the_film():
+def test_a_field_that_the_file_is_too_short_for_does_not_lose_the_image():
     data = bytearray(tiff_of(GRAY, {50000: [7, 7, 7]}))
     entry = data.index(struct.pack("<HHI", 50000, 3, 3))
     data[entry + 4 : entry + 8] = b"\xff\xff\xff\xff"
@@ -391,7 +391,7 @@ def test_a_field_that_the_file_is_too_short_for_does_not_lose_the_film():
     assert np.array_equal(decode(bytes(data)), GRAY)
 
 
-def test_a_damaged_pointer_in_a_bigtiff_does_not_lose_the_film():
+def test_a_damaged_pointer_in_a_bigtiff_does_not_lose_the_image():
     data = bytearray(tiff_of(GRAY, exif={37121: [1]}, big=True))
     pointer = data.index(struct.pack("<HHQ", 34665, 4, 1)) + 12
     data[pointer : pointer + 4] = struct.pack("<I", 20)
@@ -406,7 +406,7 @@ def test_a_directory_of_more_fields_than_there_are_tags_is_corrupt():
         decode(data)
 
 
-def test_strips_that_cover_the_film_again_and_again_are_refused():
+def test_strips_that_cover_the_image_again_and_again_are_refused():
     twice = [8, 8 + GRAY.size // 2]
 
     assert np.array_equal(decode(tiff_of(GRAY, {273: twice, 279: [240, 240], 278: [12]})), GRAY)
@@ -425,7 +425,7 @@ def test_chunks_that_pillow_would_keep_objects_for_are_bounded(name, most):
 @pytest.mark.parametrize(
     ("name", "head"), [(b"zTXt", b"History\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"t\0\1\0\0\0")]
 )
-def test_long_texts_and_profiles_in_a_png_do_not_lose_the_film(name, head):
+def test_long_texts_and_profiles_in_a_png_do_not_lose_the_image(name, head):
     whole = png(7)
     long, too_long = (head + zlib.compress(bytes(size)) for size in (2**24, 2**24 + 1))
 
@@ -471,7 +471,7 @@ def test_the_cap_is_inclusive():
     assert reason_of(png(1), max_pixels=GRAY.size - 1) is Reason.TOO_MANY_PIXELS
 
 
-def test_a_jpeg_that_goes_over_the_film_again_and_again_is_refused_before_it_does():
+def test_a_jpeg_that_decodes_the_image_again_and_again_is_refused_before_it_does():
     usual = jpeg_scanned_again(1, 0).count(b"\xff\xda")
 
     assert decode(jpeg_scanned_again(1, 100 - usual)).shape == image_pixels(1).shape
@@ -526,14 +526,14 @@ SEEDS = [
 
 @settings(deadline=None)
 @given(st.sampled_from(SEEDS), st.integers(0, 2**32), st.integers(1, 12))
-def test_mutated_bytes_give_a_film_or_a_fault(data, seed, changes):
+def test_mutated_bytes_give_an_image_or_a_fault(data, seed, changes):
     chance, mutated = random.Random(seed), bytearray(data)
     for _ in range(changes):
         place = chance.randrange(min(len(mutated), chance.choice([48, 4096])))
         mutated[place] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
     if chance.random() < 0.3:
         del mutated[chance.randrange(len(mutated)) :]
-    outcome = film_or_fault(bytes(mutated))
+    outcome = gray_or_fault(bytes(mutated))
     if isinstance(outcome, FileFault):
         assert all(" " <= character <= "~" for character in outcome.detail)
     else:
@@ -548,7 +548,7 @@ def test_decoding_in_threads_leaves_the_warning_filters_alone():
 
     def decode_all() -> None:
         for item in data:
-            film_or_fault(item)
+            gray_or_fault(item)
 
     threads = [threading.Thread(target=decode_all) for _ in range(4)]
     for thread in threads:
@@ -575,7 +575,7 @@ def test_an_unknown_id_is_refused(text):
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(10, 512))
-def test_a_padded_film_is_centred_and_keeps_its_proportions(height, width, size):
+def test_a_padded_image_is_centred_and_keeps_its_proportions(height, width, size):
     top, left, h, w = Preprocessing(size, "pad").placement(height, width)
 
     assert max(h, w) == size
@@ -584,7 +584,7 @@ def test_a_padded_film_is_centred_and_keeps_its_proportions(height, width, size)
     assert abs(h * max(height, width) - height * size) <= max(height, width)
 
 
-def test_padding_is_black_and_the_film_lies_where_placement_says():
+def test_padding_is_black_and_the_image_is_where_placement_says():
     preprocessing = Preprocessing(64, "pad")
     bright = np.full((100, 50), 200, np.uint8)
 
