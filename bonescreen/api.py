@@ -26,6 +26,7 @@ from xray.network.engine import Engine
 from xray.network.heatmap import render_heat_map
 from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage, load_package
+from xray.thresholds import label_of
 from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Label
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Prediction:
         ----------
         Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
         """
-        label = self._card.wording if self.label is Label.POSITIVE else str(self.label)
+        label = self._card.worded(self.label)
         name = [] if isinstance(self._image, np.ndarray) else [Path(self._image).name]
         model = f"{self._card.name} {self._card.version}"
         return render_heat_map(
@@ -146,7 +147,7 @@ class Model:
         return [
             Prediction(
                 probability=float(probability),
-                label=Label.POSITIVE if probability >= threshold else Label.NEGATIVE,
+                label=label_of(probability, threshold),
                 logit=float(logit),
                 cam=cam,
                 _image=image,

@@ -11,6 +11,7 @@ from db.session import Database
 from db.study_results import STATUSES_WITH_SCORE
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
+from xray.thresholds import is_in_scope, label_of
 from xray.vocabulary import Label, StudyStatus
 
 
@@ -179,6 +180,7 @@ def _select_studies(threshold: float | None) -> Select[tuple[object, ...]]:
     score = case((status.in_(STATUSES_WITH_SCORE), study_results.c.score))
     flagged: ColumnElement[bool] = func.coalesce(study_results.c.flagged, False)
     if threshold is not None:
+        # In SQL as in `xray.thresholds.is_positive`.
         flagged = func.coalesce(score, -1.0) >= threshold
     label = case(
         (flagged, literal(Label.POSITIVE.value)),
@@ -246,10 +248,9 @@ def _select_images(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
 
 def _image_row(values: dict[str, Any], threshold: float, body_parts: frozenset[str]) -> ImageRow:
     rows, columns, digest = values.pop("cam_rows"), values.pop("cam_columns"), values.pop("sha256")
-    in_scope = values["body_part"] is None or values["body_part"] in body_parts
-    label = None
-    if in_scope and values["probability"] is not None:
-        label = Label.POSITIVE if values["probability"] >= threshold else Label.NEGATIVE
+    in_scope = is_in_scope(values["body_part"], body_parts)
+    has_label = in_scope and values["probability"] is not None
+    label = label_of(values["probability"], threshold) if has_label else None
     return ImageRow(
         image=values.pop("path"),
         in_scope=in_scope,

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, case, delete, func, or_, s
 
 from db.session import chunks, insert_into
 from db.tables import images, models, outcomes, predictions, runs, study_results
+from xray.thresholds import is_positive
 from xray.vocabulary import StudyStatus
 
 STATUSES_WITH_SCORE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
@@ -117,7 +118,7 @@ def _result_row(run_id: int, study: Row[Any], threshold: float) -> dict[str, Any
         "study_id": study.id,
         "status": status,
         "score": study.score,
-        "flagged": has_score and study.score >= threshold,
+        "flagged": has_score and is_positive(study.score, threshold),
         "images": study.images,
         "failed": study.processed - study.scored,
     }

@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 """Which packages a package may import, besides itself."""
 
-DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message", "xray.archives.archive_file"}
+DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.archives.archive_file"}
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 
 KERAS_MODULES = {"xray.network.builder", "xray.network.engine", "xray.network.keras_engine"}

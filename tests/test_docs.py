@@ -77,12 +77,16 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_and_tests_that_a_page_names_exist(page: Path) -> None:
+def test_the_links_modules_and_tests_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
     tests = {ROOT / name for name in re.findall(r"`(tests/[a-z_/.]+)`", text)}
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert [str(test) for test in tests if not test.exists()] == []
+    modules = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)
+    assert [module for module in modules if not (ROOT / module).exists()] == []
+    named = re.findall(r"`(\w+)` in `([a-z_/]+\.py)`", text)
+    assert [(name, module) for name, module in named if f"def {name}(" not in (ROOT / module).read_text()] == []
     assert "@@" not in text
 
 

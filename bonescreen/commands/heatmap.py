@@ -144,7 +144,7 @@ def _render(image: ImageRow, study: Study, package: "ModelPackage", roots: Mappi
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise _Changed
     cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
-    label = package.card.wording if image.label == Label.POSITIVE else image.label or study.row.status
+    label = package.card.worded(Label(image.label)) if image.label else study.row.status
     drawn = render_heat_map(
         decode(data),
         cam,

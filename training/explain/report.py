@@ -17,7 +17,8 @@ from training.explain.map_check import MapCheck
 from training.report_page import encode_image, figure_png, render_page, write_report
 from xray.images.preprocessing import Preprocessing
 from xray.network.package import ModelPackage
-from xray.vocabulary import RESEARCH_NOTICE, Label
+from xray.thresholds import label_of
+from xray.vocabulary import RESEARCH_NOTICE
 
 PAGE_FILE, JSON_FILE = "layers.html", "layers.json"
 MAPS_FILE, RANDOMISATION_FILE, DELETION_FILE = "check-maps.png", "check-randomised.png", "check-deletion.png"
@@ -71,7 +72,7 @@ class ExplainReport:
 def prediction_text(explanation: ImageExplanation, report: ExplainReport) -> str:
     """Return the model's prediction for an image, in the wording of its card."""
     card = report.package.card
-    label = card.wording if explanation.probability >= card.image_threshold.value else Label.NEGATIVE
+    label = card.worded(label_of(explanation.probability, card.image_threshold.value))
     return f"{label}, probability {explanation.probability:.3f} (logit {explanation.logit:.2f})"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xray.errors import PackageError
-from xray.vocabulary import BODY_PARTS
+from xray.vocabulary import BODY_PARTS, Label
 
 SCHEMA = 1
 
@@ -184,6 +184,10 @@ class Card:
             Probabilities in [0, 1], same shape.
         """
         return self.calibration.apply(logits)
+
+    def worded(self, label: Label) -> str:
+        """Return a predicted label in the card's wording, such as ``"positive: fracture"``."""
+        return self.wording if label is Label.POSITIVE else str(label)
 
     def to_json(self) -> str:
         """Return the card as JSON text; equal cards give equal text."""
