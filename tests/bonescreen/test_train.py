@@ -70,8 +70,12 @@ def test_invalid_arguments_are_refused_in_one_line(
     arguments: list[str],
     message: str,
     mura: Path,  # noqa: F811
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The default of --out is a folder in the working directory.
+    monkeypatch.chdir(tmp_path)
     code, _, error = run(capsys, *(str(mura) if word == "MURA" else word for word in arguments))
     assert code == 2
     assert message in error
