@@ -104,5 +104,5 @@ def test_a_model_is_trained_once_and_the_next_step_is_printed(
     code, out, _ = run(capsys, "humerus-baseline", *options, "--out", "trained", "--deterministic")
     assert (code, f"already trained: trained/humerus-baseline-1 (digest {digest[:12]})" in out) == (0, True)
     code, _, error = run(capsys, "humerus-baseline", *options, "--out", "trained")
-    assert (code, "trained/humerus-baseline-1 exists and was made by another command" in error) == (2, True)
-    assert "choose another --out" in error
+    assert (code, "trained/humerus-baseline-1 exists and was made by a different command" in error) == (2, True)
+    assert "choose a different --out" in error
