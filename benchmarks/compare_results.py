@@ -1,7 +1,7 @@
 """Compare what two screenings of one archive have stored: every prediction, study result and failure.
 
     BONESCREEN_HOME=/tmp/before bonescreen screen ARCHIVE       # with one version of the code
-    BONESCREEN_HOME=/tmp/after bonescreen screen ARCHIVE        # with another
+    BONESCREEN_HOME=/tmp/after bonescreen screen ARCHIVE        # with a different version
     python -m benchmarks.compare_results /tmp/before/bonescreen.db /tmp/after/bonescreen.db
 
 Logits, probabilities, CAMs and scores must be equal to the bit, so both screenings have to run on one machine. The text
@@ -54,7 +54,7 @@ def main() -> None:
     """Compare two databases and print what differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path, help="an SQLite database of bonescreen")
-    parser.add_argument("after", type=Path, help="another one")
+    parser.add_argument("after", type=Path, help="the other one")
     chosen = parser.parse_args()
     before, after = read_rows(chosen.before), read_rows(chosen.after)
     different = sum(print_differences(name, before[name], after[name]) for name in QUERIES)

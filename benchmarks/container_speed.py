@@ -3,7 +3,7 @@
     python -m benchmarks.container_speed /data/images --images 2000 --rounds 3
 
 Copies the first images of a folder to a new folder, a zip (stored, as JPEG does not deflate) and a tar, and screens
-each with `bonescreen screen` in a new home. Each round screens all three, in another order, as the machine's speed
+each with `bonescreen screen` in a new home. Each round screens all three, in a different order, as the machine's speed
 changes over time. Prints the seconds of each, and its speed relative to the folder: median and range over the rounds.
 """
 

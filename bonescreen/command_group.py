@@ -1,4 +1,4 @@
-"""How the command line explains itself: commands under headings, plain options, usage errors of one line."""
+"""Help and usage errors of the command line."""
 
 import re
 from difflib import get_close_matches
@@ -146,5 +146,5 @@ def _accepted(parameter: Any) -> str:
     if low is None and high is None:
         return number
     if high is None:
-        return f"{number} from {low} up"
+        return f"{number} of at least {low}"
     return f"{number} from {low} to {high}" if low is not None else f"{number} up to {high}"

@@ -110,7 +110,9 @@ def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: t
     try:
         flower.start_http_server()
     except OSError as error:
-        raise Outage(f"cannot listen on {host} port {port} ({error.strerror}); choose another with --port") from error
+        raise Outage(
+            f"cannot listen on {host} port {port} ({error.strerror}); choose a different one with --port"
+        ) from error
     _serve(flower, host, port, credentials)
 
 
@@ -124,7 +126,7 @@ def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | 
     options.address = host
     options.port = port
     options.basic_auth = [":".join(credentials)] if credentials else []
-    # The ledger owns the work: nobody must send or revoke tasks here, or move a worker to another queue.
+    # The ledger owns the work: nobody must send or revoke tasks here, or move a worker to a different queue.
     options.read_only = True
     options.persistent = True
     options.db = str(home / "flower.db")

@@ -110,7 +110,8 @@ def find_problems(state: SystemState) -> list[Problem]:
     found += _process_problems(state)
     for run in state.runs:
         if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
-            text = f"Run {run.run} has quarantined {count(quarantined, 'image')}, on which workers died three times."
+            crashed = "crashed three workers and is" if quarantined == 1 else "each crashed three workers and are"
+            text = f"Run {run.run}: {count(quarantined, 'image')} {crashed} quarantined."
             remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
             found.append(Problem(text, remedy, hinders=False))
     return found
@@ -180,7 +181,7 @@ def broker_fault(url: str) -> str | None:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # redis-py uses another scheme for Unix sockets than Celery.
+    # For Unix sockets, redis-py uses a different scheme than Celery.
     address = url.replace("redis+socket://", "unix://", 1)
     try:
         client = redis.Redis.from_url(

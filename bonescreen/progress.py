@@ -106,12 +106,12 @@ def progress_text(now: Progress, speed: float | None) -> str:
         left = (now.images - now.processed) / speed
         parts = [f"{speed:.1f} images/s", f"{duration(left)} left"]
     if now.failed:
-        parts.append(f"{now.failed:,} unreadable")
+        parts.append(f"{now.failed:,} failed")
     return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:
-    """Write a duration for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    """Write a duration as text: ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -41,7 +41,7 @@ def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> t
         except (UsageError, ArchiveOutage) as error:
             errors.append(error)
             if len(archives) > 1:
-                # At once for those who watch, and again at the end for those who come back.
+                # Shown immediately, and repeated at the end.
                 print_notice(f"not screened: {error}")
     return reports, errors
 

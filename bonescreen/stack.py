@@ -43,7 +43,7 @@ def home_lock(settings: Settings) -> Iterator[None]:
         except OSError as error:
             raise UsageError(
                 f"another `bonescreen screen` is running in {settings.home}; "
-                "watch it with: bonescreen status (or set another BONESCREEN_HOME for this one)"
+                "watch it with: bonescreen status (or set a different BONESCREEN_HOME for this one)"
             ) from error
         yield
 
@@ -122,7 +122,7 @@ def _require_archive(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"there is no {path}; {next_step}") from error
+        raise UsageError(f"{path} does not exist; {next_step}") from error
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS:
             raise ArchiveOutage(f"the archive at {path} does not answer: {error.strerror}") from error

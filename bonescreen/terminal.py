@@ -1,4 +1,4 @@
-"""Print for people and scripts: data to standard output, everything else to standard error."""
+"""Print data to standard output, for scripts too, and everything else to standard error."""
 
 import json
 import sys

@@ -49,7 +49,7 @@ def mark_sent(database: Database, queue: str, limit: int, epoch: str) -> list[tu
     limit : int
         The most batches to mark.
     epoch : str
-        Identifies the broker's data: another epoch means that the messages are lost.
+        Identifies the broker's data: a different epoch means that the messages are lost.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def mark_unsent(database: Database, batch_ids: Sequence[int]) -> None:
 
 
 def requeue_after_broker_loss(database: Database, epoch: str) -> int:
-    """Make batches pending again that were sent in another epoch: the broker has lost its data since."""
+    """Make batches pending again that were sent in a different epoch: the broker has lost its data since."""
     return _requeue_sent(database, batches.c.epoch.is_distinct_from(epoch))
 
 

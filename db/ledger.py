@@ -48,7 +48,7 @@ class BatchImage:
 
 
 def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim | None:
-    """Claim a sent or pending batch for a worker, or return None if it is in another state or does not exist."""
+    """Claim a sent or pending batch for a worker, or return None if it is in a different state or does not exist."""
     with database.write() as connection:
         row = connection.execute(
             update(batches)

@@ -18,7 +18,7 @@ MERGE_ROWS = 5_000
 """Staging rows that one transaction merges: few enough that workers on SQLite do not wait long."""
 
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
-"""Failures of a file that was away or changed: when the file is back, it is read again."""
+"""Failures of a file that was missing or changed: when the file is back, it is read again."""
 
 IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""

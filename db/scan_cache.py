@@ -39,7 +39,7 @@ class ScanDifference:
     unprocessed : int
         Files known from an earlier scan, which the run has not processed.
     changed : int
-        Files of which only another version is known.
+        Files of which only a different version is known.
     current : int
         Files of which a version is a current image.
     """

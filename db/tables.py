@@ -49,7 +49,8 @@ archives = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("root", Text, nullable=False),
     Column("layout", String(20)),
-    # Identifies the pseudonym key that its headers were read with (not the key itself); another key reads them again.
+    # Identifies the pseudonym key that its headers were read with (not the key itself); with a different key they are
+    # read again.
     Column("pseudonym_key", String(16)),
 )
 
@@ -182,7 +183,7 @@ batches = Table(
     Column("worker", String(200)),
     Column("lease_expires_at", Double),
     Column("sent_at", Double),
-    # Identifies the broker's data when the message was sent: in another epoch the message is lost.
+    # Identifies the broker's data when the message was sent: in a different epoch the message is lost.
     Column("epoch", String(32)),
     Index("ix_batches_run_id_state", "run_id", "state"),
     Index("ix_batches_state", "state"),

@@ -167,7 +167,7 @@ class Feeder:
         if not abandoned:
             self._scan_problem = None
             return
-        # In turn, so that a scan whose archive is away does not delay the others.
+        # In turn, so that a scan whose archive is unavailable does not delay the others.
         chosen = next((one for one in abandoned if one[0] > self._last_scan_id), abandoned[0])
         self._last_scan_id = chosen[0]
         self._scan_thread = threading.Thread(target=self._scan, args=chosen, daemon=True)

@@ -36,7 +36,7 @@ def find_files(source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
     UsageError
         There is nothing to read at the root, or its manifest is wrong.
     ArchiveOutage
-        The storage does not answer, or the root went away: the files yielded are not the whole archive.
+        The storage does not answer, or the root became unavailable: the files yielded are not the whole archive.
     """
     if source.layout is Layout.MANIFEST:
         yield from _postpone_recent(_listed(source), source, wait)

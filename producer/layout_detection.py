@@ -45,7 +45,7 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
     Raises
     ------
     UsageError
-        The user asks for another layout than that of the earlier scan, or there is nothing to scan.
+        The user asks for a different layout than that of the earlier scan, or there is nothing to scan.
     ArchiveOutage
         The storage does not answer.
     """
@@ -58,7 +58,7 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
     else:
         raise UsageError(
             f"the archive {name!r} was scanned with --layout {earlier} before; "
-            f"use that layout again, or give the archive another name in BONESCREEN_ARCHIVES"
+            f"use that layout again, or give the archive a different name in BONESCREEN_ARCHIVES"
         )
     return replace(source, layout=chosen)
 

@@ -88,7 +88,7 @@ def finish_abandoned_scan(database: Database, scan_id: int, source: Source, hold
     UsageError
         The archive cannot be scanned; the scan is closed.
     ArchiveOutage
-        The archive is away; the scan stays open.
+        The archive is unavailable; the scan stays open.
     """
     require_root(source.root)
     scan = scans.take_over(database, scan_id, holder)
@@ -120,7 +120,7 @@ class LedgerSink:
     scan : Scan
         The scan, whose lease each write renews.
     pseudonym_key : bytes or None
-        With another key than in earlier scans, all headers are read again.
+        With a different key than in earlier scans, all headers are read again.
     """
 
     def __init__(self, database: Database, scan: Scan, pseudonym_key: bytes | None) -> None:
@@ -207,5 +207,5 @@ def _nothing_found(source: Source, report: ScanReport) -> str:
     text = f"no image found in {source.root}"
     if report.skipped:
         text += f" (skipped {', '.join(describe_skipped(*item) for item in report.skipped.most_common())})"
-    hint = "; another --layout may fit" if SkipReason.OUTSIDE_LAYOUT in report.skipped else ""
+    hint = "; a different --layout may fit" if SkipReason.OUTSIDE_LAYOUT in report.skipped else ""
     return f"{text}; nothing was changed{hint}"

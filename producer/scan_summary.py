@@ -95,7 +95,7 @@ class DryRunReport(ScanSummary):
     new : int
         Images that no earlier scan has found.
     changed : int
-        Images of which earlier scans have found another version.
+        Images of which earlier scans have found a different version.
     unprocessed : int
         Images of earlier scans that the model version's run has not processed.
     processed : int

@@ -12,7 +12,7 @@ WAIT_SECONDS = 0.5
 """The longest single wait, after which a scan renews its lease."""
 
 Wait = Callable[[float], None]
-"""Waits so many seconds."""
+"""Waits this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Source:
     layout : Layout
         How its files are grouped in studies.
     quiet_seconds : float
-        A file that changed less than so many seconds ago may still be written.
+        A file modified within this many seconds may still be being written.
     pseudonym_key : bytes or None
         Turns patients into keyed hashes.
     """

@@ -32,7 +32,7 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
     UsageError
         There is no folder at `root`, or it cannot be listed.
     ArchiveOutage
-        The storage does not answer, or the root went away: the files yielded are not the whole archive.
+        The storage does not answer, or the root became unavailable: the files yielded are not the whole archive.
     """
     identity = _identity(root)
     levels = [("", list_root(root))]
@@ -64,7 +64,7 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
         for _, entries in levels:
             entries.close()
     if _identity(root) != identity:
-        raise ArchiveOutage(f"the archive at {root} went away during the scan")
+        raise ArchiveOutage(f"the archive at {root} became unavailable during the scan")
 
 
 def list_root(root: Path) -> "os._ScandirIterator[str]":

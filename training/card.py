@@ -1,4 +1,4 @@
-"""The model card of a trained package: terms of the data, metrics and limits, as JSON and as a page for people."""
+"""The model card of a trained package: terms of the data, metrics and limits, as JSON and as Markdown."""
 
 import dataclasses
 import itertools
@@ -85,7 +85,7 @@ def make_card(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Data
 
 
 def make_readme(card: Card) -> str:
-    """Return the card as a page for people, Markdown."""
+    """Return the card as a human-readable page, Markdown."""
     metrics = "\n\n".join(
         f"{population}:\n\n| metric | value | 95 % interval |\n|---|---|---|\n"
         + "\n".join(f"| {metric.name} | {metric.value:.3f} | {metric.interval} |" for metric in group)
@@ -148,7 +148,8 @@ def initial_weights_terms(initial_weights: InitialWeights) -> tuple[TrainingData
     if isinstance(initial_weights, Path):
         name = initial_weights.name
         if "imagenet" in name.lower():
-            return (replace(IMAGENET, role=f"initial weights of the backbone, from {name}, ImageNet's by its name"),)
+            role = f"initial weights of the backbone, from {name} (ImageNet, judging by the file name)"
+            return (replace(IMAGENET, role=role),)
         return (
             TrainingData(
                 name=f"the weights file {name}",
@@ -185,7 +186,7 @@ def _limits(config: TrainingConfig, dataset: Dataset, unreadable: str) -> tuple[
         limits += [
             "Thresholds and calibration were chosen on the same out-of-fold predictions as the metrics at thresholds.",
             "If the recipe's settings were chosen on folds of the same data set, as those of the recipe fracture were "
-            "on FracAtlas, the metrics are too good.",
+            "on FracAtlas, the metrics are optimistic.",
             "The model in this package was trained on all images, so it cannot be evaluated on this data set.",
         ]
     if dataset.finding == "abnormality":

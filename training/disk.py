@@ -30,7 +30,9 @@ def make_folder(path: Path) -> None:
         with TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UsageError(f"cannot write to the folder {path} ({error.strerror or error}): choose another") from error
+        raise UsageError(
+            f"cannot write to the folder {path} ({error.strerror or error}): choose a different one"
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -98,7 +100,7 @@ def mapped_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.me
         path.unlink(missing_ok=True)
         raise StorageOutage(
             f"{path.parent} has {_size_text(free)} free and {_size_text(size)} are needed "
-            f"({error.strerror or error}): free some space, or choose another folder"
+            f"({error.strerror or error}): free some space, or choose a different folder"
         ) from error
     return mapped
 

@@ -203,12 +203,13 @@ def _fingerprint(config: TrainingConfig, dataset: Dataset, learner: Learner, fea
 
 
 def _require_same_command(config: TrainingConfig) -> None:
-    """Refuse an existing package of another command before time is spent on reading the data."""
+    """Refuse an existing package of a different command before time is spent on reading the data."""
     if config.package_path.exists():
         made_by = load_package(config.package_path).card.command
         if made_by != config.command:
             raise UsageError(
-                f"{config.package_path} exists and was made by another command ({made_by}): choose another --out"
+                f"{config.package_path} exists and was made by a different command ({made_by}): choose a "
+                "different --out"
             )
 
 
@@ -219,13 +220,13 @@ def _finished_package(config: TrainingConfig, folder: Path, fingerprint: str) ->
         state = read_checkpoint(checkpoint, fingerprint)
     except UsageError as error:
         raise UsageError(
-            f"{config.package_path} exists and was made with another recipe, data, weights or library version: choose "
-            "another --out"
+            f"{config.package_path} exists and was made with a different recipe, data, weights or library version: "
+            "choose a different --out"
         ) from error
     if state is None:
         raise UsageError(
             f"{config.package_path} exists, but the checkpoint of its run is missing ({checkpoint}): choose "
-            "another --out"
+            "a different --out"
         )
     return load_package(config.package_path)
 
@@ -244,7 +245,7 @@ def _lock(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"another training run is using {out}: wait until it ends, or choose another --out"
+                f"another training run is using {out}: wait until it ends, or choose a different --out"
             ) from error
         yield
 

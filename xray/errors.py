@@ -10,7 +10,7 @@
     ├── TakenOver            another process has taken over this work           (exit code 1)
     ├── FileFault            one file is unreadable: it becomes a failure with a reason code
     ├── ContainerFault       one zip or tar is damaged or over a cap: it is skipped with a reason
-    └── Outage               something that the work needs is away: wait and try again (exit code 1)
+    └── Outage               something that the work needs is unavailable: wait and try again (exit code 1)
         ├── ArchiveOutage    an archive root is missing or unreadable
         ├── DatabaseOutage   the database does not answer
         ├── BrokerOutage     the broker does not answer
@@ -66,7 +66,7 @@ class FileFault(BonescreenError):
     reason : Reason
         The code stored with the failure.
     detail : str
-        One line for people; never contains a path, as it may be logged.
+        One human-readable line; never contains a path, as it may be logged.
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -83,7 +83,7 @@ class ContainerFault(BonescreenError):
     reason : SkipReason
         The reason that the scan counts.
     detail : str
-        One line for people; never contains a path or a member's name, as it may be logged.
+        One human-readable line; never contains a path or a member's name, as it may be logged.
     """
 
     def __init__(self, reason: SkipReason, detail: str) -> None:
@@ -93,7 +93,7 @@ class ContainerFault(BonescreenError):
 
 
 class Outage(BonescreenError):
-    """Something that the work needs is away; no image is marked as failed because of it."""
+    """Something that the work needs is unavailable; no image is marked as failed because of it."""
 
 
 class ArchiveOutage(Outage):

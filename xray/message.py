@@ -1,6 +1,7 @@
 """What producer and worker must agree on: the name of the task, its queue, and the timing of leases.
 
-A message is ``screen_batch(run_id, batch_id)``: two integers. No path, patient or pixel enters the broker.
+A message is ``screen_batch(run_id, batch_id)``: two integers. The broker never contains file paths, patient data
+or image data.
 """
 
 TASK_NAME = "bonescreen.screen_batch"
@@ -18,7 +19,7 @@ VISIBILITY_TIMEOUT_SECONDS = 3600
 """Longer than any batch takes: the feeder, not redelivery by kombu, recovers lost messages."""
 
 DEFAULT_BATCH_SIZE = 256
-"""Images in a batch; the engine's batch size is another number."""
+"""Images in a batch; the engine's batch size is a different number."""
 
 MAX_ATTEMPTS = 3
 """How many workers may vanish while they process an image before it is quarantined."""

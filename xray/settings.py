@@ -32,7 +32,8 @@ class Settings:
     ----------
     home : Path
         ``BONESCREEN_HOME``, default ``~/.bonescreen``: Folder of the embedded database and broker, the logs and the
-        network graphs made on this machine. It must be on a local disk, and its path without ``?``, ``#`` and ``%``.
+        network graphs made on this machine. It must be on a local disk, and its path must not contain ``?``, ``#`` or
+        ``%``.
     broker_url : str or None
         ``BONESCREEN_BROKER_URL``, default the embedded broker: A broker that speaks the Redis protocol:
         ``redis://host/0``, ``rediss://...`` or ``redis+socket:///path``.
@@ -41,7 +42,7 @@ class Settings:
         ``sqlite:////folder/file.db``.
     archives : mapping of str to Path
         ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``. Workers read below
-        these paths and nowhere else. A path cannot have a comma in it, or a space at its end.
+        these paths and nowhere else. A path must not contain a comma or end with a space.
     model : str
         ``BONESCREEN_MODEL``, default ``fracture-3``: The model package, by name or folder.
     engine : str
@@ -50,13 +51,13 @@ class Settings:
     batch_size : int
         ``BONESCREEN_BATCH_SIZE``, default ``256``: Images in a batch, the unit of work that a worker is given.
     quiet_seconds : float
-        ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file that changed less than so many seconds ago may still be
-        being written, and is checked again at the end of the scan; ``0`` takes every file at once.
+        ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file modified within this many seconds is assumed to be still
+        being written and is checked again at the end of the scan; ``0`` accepts every file immediately.
     pseudonym_key : bytes or None
         ``BONESCREEN_PSEUDONYM_KEY``, default none: At least 16 characters, as from ``openssl rand -hex 32``. With it, a
-        keyed hash of each patient is stored, which tells which images are of one patient; without it, nothing of the
-        patient is stored. Keep it as secret as patients' names, and the same on every machine that scans: with another
-        key, all headers are read again.
+        keyed hash of each patient is stored, which links images of the same patient; without it no patient information
+        is stored. Keep it as secret as patients' names, and the same on every machine that scans: with a different key,
+        all headers are read again.
     worker_name : str
         ``BONESCREEN_WORKER_NAME``, default the host's name: The worker's name in `bonescreen status` and Flower:
         letters, digits, ``.``, ``-`` and ``_``. It must be unique in a cluster; two workers on one host could be
@@ -172,7 +173,9 @@ def _home(text: str) -> Path:
         raise UsageError(f"BONESCREEN_HOME={text!r} is the home of a user that does not exist here") from error
     # It becomes part of two URLs, whose readers escape these characters differently.
     if any(character in "?#%" or not character.isprintable() for character in str(home)):
-        raise UsageError(f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose another")
+        raise UsageError(
+            f"BONESCREEN_HOME: {str(home)!r} has a '?', '#', '%' or unprintable character; choose a different one"
+        )
     return home
 
 

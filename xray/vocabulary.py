@@ -59,22 +59,22 @@ class Reason(StrEnum):
 
 
 REASON_TEXT: dict[Reason, str] = {
-    Reason.EMPTY: "the file has no bytes",
+    Reason.EMPTY: "the file is empty",
     Reason.TRUNCATED: "the file ends before the image does",
     Reason.CORRUPT: "the image data are damaged",
     Reason.NOT_AN_IMAGE: "the content is not PNG, JPEG, TIFF or DICOM",
     Reason.UNSUPPORTED: "the pixel format is not supported",
     Reason.MULTI_FRAME: "the file holds more than one frame",
     Reason.NOT_RADIOGRAPH: "the DICOM object is not a projection radiograph",
-    Reason.NO_PIXELS: "the DICOM object holds no pixels",
-    Reason.TOO_LARGE: "the file is over the byte cap",
-    Reason.TOO_MANY_PIXELS: "the image is over the pixel cap",
+    Reason.NO_PIXELS: "the DICOM object contains no pixel data",
+    Reason.TOO_LARGE: "the file exceeds the file size limit",
+    Reason.TOO_MANY_PIXELS: "the image exceeds the pixel limit",
     Reason.UNREADABLE: "the file cannot be opened",
     Reason.VANISHED: "the file is no longer in the archive",
     Reason.CHANGED: "the file has changed since it was scanned: scan the archive again",
     Reason.BROKEN_LINK: "the file that the link points to does not exist",
-    Reason.OUTSIDE_ARCHIVE: "the path leads out of the archive",
-    Reason.QUARANTINED: "three workers were lost while processing this image alone",
+    Reason.OUTSIDE_ARCHIVE: "the path points outside the archive",
+    Reason.QUARANTINED: "three workers crashed while processing this image on its own",
 }
 
 # MURA's seven upper-limb parts (Rajpurkar et al. 2018) and the other DICOM Body Part Examined terms
@@ -97,7 +97,7 @@ class Layout(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a scan skips a file or folder; the values are stored, `describe_skipped` is for people."""
+    """Why a scan skips a file or folder; the values are stored, `describe_skipped` writes them as text."""
 
     HIDDEN = "hidden"
     NOT_AN_IMAGE = "not an image"
@@ -133,8 +133,8 @@ SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
     SkipReason.NESTED_TOO_DEEP: ("folder that is nested too deeply", "folders that are nested too deeply"),
     SkipReason.PATH_TOO_LONG: ("path that is too long", "paths that are too long"),
     SkipReason.VANISHED: ("file that vanished during the scan", "files that vanished during the scan"),
-    SkipReason.OUTSIDE_ARCHIVE: ("path that leads out of the archive", "paths that lead out of the archive"),
-    SkipReason.IMPOSSIBLE_NAME: ("name that no file can have", "names that no file can have"),
+    SkipReason.OUTSIDE_ARCHIVE: ("path that points outside the archive", "paths that point outside the archive"),
+    SkipReason.IMPOSSIBLE_NAME: ("invalid file name", "invalid file names"),
     SkipReason.DUPLICATE_NAME: ("repeated name in a zip or tar", "repeated names in zips or tars"),
     SkipReason.DAMAGED_CONTAINER: ("damaged zip or tar", "damaged zips or tars"),
     SkipReason.CONTAINER_TOO_LARGE: ("zip or tar that is too large", "zips or tars that are too large"),
@@ -149,7 +149,7 @@ SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
 
 
 def describe_skipped(reason: str, number: int) -> str:
-    """Describe skipped files for people, as in "2 files that are not images".
+    """Describe skipped files as text, as in "2 files that are not images".
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""The commands, one module a noun."""
+"""One module per command or group of commands."""

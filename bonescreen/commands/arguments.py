@@ -21,7 +21,8 @@ def as_count(number: int | None) -> int | None:
         It is below 1, or larger than a database column stores.
     """
     if number is not None and not 1 <= number <= LARGEST_NUMBER:
-        raise typer.BadParameter(f"must be a whole number from 1 {'up' if number < 1 else f'to {LARGEST_NUMBER}'}")
+        allowed = "of at least 1" if number < 1 else f"from 1 to {LARGEST_NUMBER}"
+        raise typer.BadParameter(f"must be a whole number {allowed}")
     return number
 
 
@@ -65,7 +66,7 @@ def as_utf8(text: str | None) -> str | None:
         # What the locale could not decode is in the text as surrogates, byte for byte.
         return text.encode(errors="surrogateescape").decode()
     except UnicodeError as error:
-        raise typer.BadParameter("is not UTF-8, as every text in the database is") from error
+        raise typer.BadParameter("must be valid UTF-8") from error
 
 
 def as_study_key(text: str) -> str | None:
@@ -97,7 +98,7 @@ ArchivePaths = Annotated[
 LayoutOption = Annotated[
     Layout, typer.Option(metavar="LAYOUT", help=f"How files are grouped into studies: {', '.join(Layout)}.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done without changing anything.")]
 RunNumber = Annotated[
     int, typer.Argument(metavar="RUN", callback=as_count, help="The run's number, see: bonescreen runs")
 ]
@@ -109,7 +110,7 @@ StudyKey = Annotated[
     typer.Argument(
         metavar="STUDY",
         callback=as_study_key,
-        help="The study's name in `bonescreen results`, or the end of it.",
+        help="The study's name in `bonescreen results`, or an unambiguous ending of it.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]

@@ -30,17 +30,21 @@ def audit(
         list[str] | None, typer.Option(metavar="PART", help="Only images of this body part, repeatable.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV image,group: images that belong together.")
+        Path | None, typer.Option(metavar="FILE", help="CSV file (columns image,group): images that belong together.")
     ] = None,
     split: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV group,role: the split to check, as training writes it.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV file (columns group,role) with the split to check, such as a package's split.csv.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check labelled data before training: unreadable files, duplicates, conflicting labels, balance, inverted images.
 
-    Writes a page with pictures, the same as JSON, and groups.csv, which keeps duplicates in one part of a split.
-    The exit code is 0 whatever is found.
+    Writes an HTML report, the same data as JSON, and groups.csv, which keeps duplicates in the same part of a split.
+    Findings do not affect the exit code.
 
     Example: bonescreen audit fracatlas -o checked
     """

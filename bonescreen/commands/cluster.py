@@ -1,6 +1,5 @@
 """The processes that `screen` runs on one machine, each as a command for a cluster, and their health check."""
 
-import os
 import signal
 import socket
 import threading
@@ -30,7 +29,7 @@ from producer.source import Source
 from xray.errors import BrokerOutage, Outage, UsageError
 from xray.network.open_engine import require_engine
 from xray.network.package import load_package
-from xray.settings import Settings, read_settings
+from xray.settings import Settings
 from xray.vocabulary import Layout
 
 
@@ -47,7 +46,7 @@ def enqueue(
 
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
-    settings = read_settings(os.environ)
+    settings = settings_here()
     if dry_run:
         print_plans(settings, paths, layout, for_workers=True)
         return
@@ -77,7 +76,7 @@ def worker() -> None:
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen worker
     """
-    settings = read_settings(os.environ)
+    settings = settings_here()
     if settings.broker_url is None:
         raise UsageError("set BONESCREEN_BROKER_URL; to screen on this machine alone, use: bonescreen screen PATH")
     require_engine(settings.engine)
@@ -110,7 +109,7 @@ def feed() -> None:
     # Celery takes half a second to import, which the other commands need not wait for.
     from producer.__main__ import run_feeder
 
-    run_feeder(read_settings(os.environ))
+    run_feeder(settings_here())
 
 
 def flower(
@@ -119,8 +118,9 @@ def flower(
 ) -> None:
     """Serve Flower, a web page of the workers and their batches.
 
-    It is read-only: use cancel, resume and retry instead. It asks for BONESCREEN_FLOWER_USER and
-    BONESCREEN_FLOWER_PASSWORD; without them it is reachable from this machine only and has no API. Stop it with Ctrl-C.
+    It is read-only: to control runs, use cancel, resume and retry. It requires the login set in BONESCREEN_FLOWER_USER
+    and BONESCREEN_FLOWER_PASSWORD; without these it is reachable from this machine only and has no API. Stop it with
+    Ctrl-C.
 
     Example: BONESCREEN_BROKER_URL=redis://queue/0 bonescreen flower
     """
@@ -160,8 +160,8 @@ class Role(StrEnum):
 def health(roles: Annotated[list[Role], typer.Argument(metavar="ROLE", help="worker, feeder, or both.")]) -> None:
     """Check that this machine's worker and feeder are alive and not waiting.
 
-    Meant as the health check of a container: the exit code is 0 if they are, and 1 if not or if the database does not
-    answer. For people there is: bonescreen status
+    Intended as a container health check: the exit code is 0 if they are, and 1 if not or if the database does not
+    answer. For interactive use, run: bonescreen status
 
     Example: bonescreen health worker feeder
     """

@@ -60,7 +60,9 @@ def evaluate(
     ] = None,
     part: Annotated[
         str | None,
-        typer.Option(metavar="PART", help="Part of the data by the model's own split: test, validation, train or all."),
+        typer.Option(
+            metavar="PART", help="Which part of the model's own split to evaluate: test, validation, train or all."
+        ),
     ] = None,
     aim: Annotated[
         str | None,
@@ -70,9 +72,12 @@ def evaluate(
         list[str] | None, typer.Option(metavar="PART", help="Only images of this body part, repeatable.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV image,group: images that belong together.")
+        Path | None, typer.Option(metavar="FILE", help="CSV file (columns image,group): images that belong together.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(metavar="ENGINE", help="auto, openvino or keras.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ENGINE", help="Inference engine: auto, openvino or keras (default: BONESCREEN_ENGINE)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model against human labels: per image, study and body part, with 95 % intervals.
@@ -124,7 +129,7 @@ def evaluate(
 
 def _require_one_of(option: str, given: str | None, known: tuple[str, ...]) -> None:
     if given is not None and given not in known:
-        raise UsageError(f"--{option} {given!r} is none of {', '.join(known)}")
+        raise UsageError(f"--{option} must be one of {', '.join(known)}, not {given!r}")
 
 
 def _open_baseline(against: str | None) -> "Baseline | ModelPackage | None":
@@ -167,7 +172,7 @@ def _predict(
 
 
 def _save_predictions(predictions: "Predictions", output: Path) -> None:
-    """Save the predictions at once, as they took longest; a report of another model must not stay beside them."""
+    """Save the predictions first, as they took longest; a report of a different model must not stay beside them."""
     from training.evaluate.baseline import JSON_FILE
     from training.evaluate.predictions import PREDICTIONS_FILE
     from training.evaluate.report import PAGE_FILE

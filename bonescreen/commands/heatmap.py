@@ -42,8 +42,8 @@ def heatmap(
     """Draw heat maps of a study's images as PNG files.
 
     They show which areas raised the fracture score; all images share one colour scale, so normal images stay dark.
-    Prints the paths of the pictures, which have the images' folders and names below DIR. Without --run, the newest run
-    is drawn.
+    Prints the paths of the pictures; DIR mirrors the archive's folder structure. Without --run, the newest run is
+    drawn.
 
     Example: bonescreen heatmap patient00001/study1_positive -o heatmaps
     """
@@ -76,7 +76,7 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
         if folder.is_relative_to(os.path.realpath(root)):
             raise UsageError(
                 f"{output} is in the archive {name}: its next scan would take the pictures for radiographs; "
-                "choose another folder"
+                "choose a different folder"
             )
 
 

@@ -24,7 +24,7 @@ MOST_CHANNELS = 64
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An installed package's name, or a package's folder.")],
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Radiographs: PNG, JPEG, TIFF or DICOM files.")
+        list[Path] | None, typer.Argument(metavar="IMAGE", help="Radiographs: PNG, JPEG, TIFF or DICOM files.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for layers.html and the pictures.")
@@ -38,7 +38,12 @@ def layers(
         int, typer.Option(min=1, max=MOST_CHANNELS, help="Number of channels to draw of each layer.")
     ] = 16,
     check: Annotated[
-        bool, typer.Option("--check", help="Check whether the map depends on the trained weights and on the evidence.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Check whether the map depends on the trained weights, and the prediction on the highlighted areas "
+            "(randomisation, deletion and insertion).",
+        ),
     ] = False,
 ) -> None:
     """Explain a model's predictions: activations and Grad-CAM at its layers, as a page with pictures.

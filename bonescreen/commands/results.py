@@ -41,7 +41,7 @@ class Format(StrEnum):
 
 def results(
     run: RunOption = None,
-    flagged: Annotated[bool, typer.Option("--flagged", help="Only studies at or over the study threshold.")] = False,
+    flagged: Annotated[bool, typer.Option("--flagged", help="Only studies at or above the study threshold.")] = False,
     min_score: Annotated[
         float | None,
         typer.Option(metavar="SCORE", callback=as_score, help="Only studies with at least this score, from 0 to 1."),
@@ -64,7 +64,7 @@ def results(
         typer.Option(
             metavar="N",
             callback=as_count,
-            help=f"At most so many studies. By default {TABLE_ROWS} in a table; CSV and JSON list all.",
+            help=f"Show at most N studies (default: {TABLE_ROWS} in a table, all in CSV and JSON).",
         ),
     ] = None,
     form: Annotated[
@@ -97,13 +97,13 @@ def results(
             print_notice(text)
 
 
-def _check_body_part(asked: str, here: Sequence[str]) -> None:
-    if asked.upper() in here:
+def _check_body_part(body_part: str, present: Sequence[str]) -> None:
+    if body_part.upper() in present:
         return
-    known = f"body parts in these results: {', '.join(here)}" if here else "no body part is known of these images"
-    if asked.upper() not in BODY_PARTS:
-        raise UsageError(f"--body-part {asked!r} is not known; {known}")
-    print_notice(f"No image shows {asked.upper()}; {known}.")
+    known = f"body parts in these results: {', '.join(present)}" if present else "no body part is known of these images"
+    if body_part.upper() not in BODY_PARTS:
+        raise UsageError(f"--body-part {body_part!r} is not known; {known}")
+    print_notice(f"No image shows {body_part.upper()}; {known}.")
 
 
 def run_heading(run: RunSummary, threshold: float | None = None) -> str:
@@ -172,8 +172,8 @@ def _print_without_result(database: Database, everything: ResultFilter) -> None:
     total = sum(numbers.values())
     if total:
         reasons = ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)
-        verb, these = ("has", "it") if total == 1 else ("have", "these")
-        print_line(f"{count(total, 'study')} {verb} no result: {reasons}; read {these} yourself", "yellow")
+        verb, them = ("has", "it") if total == 1 else ("have", "them")
+        print_line(f"{count(total, 'study')} {verb} no result: {reasons}; review {them} yourself", "yellow")
     if pending := counted.get(StudyStatus.PENDING, 0):
         print_line(f"{count(pending, 'study')} not screened yet", "yellow")
 

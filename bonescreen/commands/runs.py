@@ -38,7 +38,7 @@ def runs(as_json: Json = False) -> None:
 def resume(run: RunNumber) -> None:
     """Continue a cancelled run.
 
-    Also screens what a scan for another model has found since, when `bonescreen runs` lists the run as behind.
+    Also screens images that a later scan for a different model has added (state 'behind').
 
     Example: bonescreen resume 3
     """
@@ -72,7 +72,7 @@ def cancel(run: RunNumber) -> None:
 
 
 def retry(run: RunNumber) -> None:
-    """Read the failed images of a run again.
+    """Retry the failed images of a run.
 
     Use it once their files are repaired or back in the archive; `bonescreen failures` lists them.
 

@@ -1,6 +1,5 @@
 """``bonescreen screen``: scan archives, screen what is new, and print the results."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from rich.text import Text
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_score
 from bonescreen.commands.results import print_results
+from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
 from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
@@ -34,7 +34,7 @@ from producer.source import Source
 from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package
-from xray.settings import Settings, read_settings
+from xray.settings import Settings
 from xray.vocabulary import Layout
 
 POLL_SECONDS = 0.5
@@ -74,7 +74,7 @@ def screen(
 
     Example: bonescreen screen /data/archive
     """
-    settings = read_settings(os.environ)
+    settings = settings_here()
     if dry_run:
         print_plans(settings, paths, layout, for_workers=False)
         return
@@ -90,10 +90,10 @@ def screen(
         job = Job(settings, database, package, model_version(package), console)
         with _interruptible(job):
             reports, errors = scan_each(archives, partial(_scan, job, layout))
-            opened = [_open(job, report) for report in reports]
-            if any(opened):
+            unfinished = [_is_unfinished(job, report) for report in reports]
+            if any(unfinished):
                 _work(job, reports)
-    concluded = zip(reports, opened, strict=True)
+    concluded = zip(reports, unfinished, strict=True)
     ended = [_conclude(job, report, threshold, worked=worked) for report, worked in concluded]
     raise_last(errors)
     if RunState.CANCELLED in ended:
@@ -132,7 +132,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
     return report
 
 
-def _open(job: Job, report: ScanReport) -> bool:
+def _is_unfinished(job: Job, report: ScanReport) -> bool:
     return run_progress(job.database, report.run_id).state is not RunState.DONE
 
 

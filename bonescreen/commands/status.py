@@ -22,7 +22,9 @@ def status(
     run: Annotated[
         int | None,
         typer.Argument(
-            metavar="RUN", callback=as_count, help="This run; by default those not finished, or else the newest."
+            metavar="RUN",
+            callback=as_count,
+            help="Run number (default: all unfinished runs; if none, the newest).",
         ),
     ] = None,
     as_json: Json = False,
@@ -106,7 +108,7 @@ def _last_scan(run: RunSummary) -> Iterator[str]:
 
 
 def _process(process: Heartbeat) -> list[str]:
-    state = ("waits" if process.problem else "alive") if process.alive else "silent: stopped, or its machine is down"
+    state = ("waits" if process.problem else "alive") if process.alive else "no heartbeat: stopped, or its host is down"
     return [process.role, process.name, f"{process.age_seconds:.0f} s ago", state]
 
 
@@ -118,7 +120,7 @@ def _next_step(facts: SystemState) -> str:
     run = facts.runs[0]
     if run.state is RunState.BEHIND:
         missing = count(run.images - run.processed, "image")
-        return f"A scan for another model found {missing} more. Screen them with: bonescreen resume {run.run}"
+        return f"A scan for a different model found {missing} more. Screen them with: bonescreen resume {run.run}"
     if run.state is RunState.CANCELLED:
         return f"Run {run.run} is cancelled. Continue it with: bonescreen resume {run.run}"
     return f"Finished. See the flagged studies: bonescreen results --run {run.run} --flagged"

@@ -18,8 +18,8 @@ from xray.vocabulary import RESEARCH_NOTICE, StudyStatus
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:
     """Show one study: its score and each of its images.
 
-    It is shown for every run that screened it, the newest first. See where the model looked with: bonescreen heatmap
-    STUDY -o DIR
+    It is shown for every run that screened it, the newest first. See which areas raised the score with: bonescreen
+    heatmap STUDY -o DIR
 
     Example: bonescreen study patient00001/study1_positive
     """
@@ -53,7 +53,7 @@ def _print(study: Study, run: RunSummary) -> None:
     print_line(Text("  result       ") + outcome_text(row, run.finding))
     used = sum(image.probability is not None and image.in_scope for image in study.images)
     mean = f"mean probability of {count(used, 'image')}"
-    print_line(f"  score        {score_text(row)} ({mean}; positive from {run.study_threshold:.3f})")
+    print_line(f"  score        {score_text(row)} ({mean}; positive at {run.study_threshold:.3f} or above)")
     print_table((" probability", "label", "state", "shows", "image"), [_row(image, study) for image in study.images])
     for image in study.images:
         if image.reason is not None:

@@ -1,6 +1,5 @@
 """Train: make a model package from a recipe, a data set and initial weights."""
 
-import importlib.util
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bonescreen.commands.evaluate import print_level
-from bonescreen.context import settings_here
+from bonescreen.context import require_packages, settings_here
 from bonescreen.terminal import print_line, print_notice, print_wrapped
 from training.recipes import RECIPES, find_recipe
 from xray.errors import UsageError
@@ -40,22 +39,24 @@ def train(
     ] = Path("trained"),
     body_part: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="Train on this body part instead of the recipe's; repeatable; or all."),
+        typer.Option(metavar="PART", help="Body part to train on, or 'all' (default: the recipe's). Repeatable."),
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV image,group: images to keep in the same split.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV file (columns image,group): images to keep in one part of the split."),
     ] = None,
     split: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="CSV group,role with train, validation and test. By default the split is drawn."
+            metavar="FILE",
+            help="CSV file (columns group,role) with train, validation and test. By default a random split is made.",
         ),
     ] = None,
     finding: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Meaning of a positive label, such as fracture.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another Keras application, such as ResNet50V2.")
+        str | None, typer.Option(metavar="NAME", help="A different Keras application, such as ResNet50V2.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Epochs in each stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Training batch size.")] = None,
@@ -65,11 +66,11 @@ def train(
         typer.Option(
             metavar="N",
             min=0,
-            help="Augmented views of each image, computed once; 0 augments anew in each epoch, for GPUs.",
+            help="Augmented views of each image, computed once; 0 re-augments in every epoch, for GPUs.",
         ),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same weights to the bit each time; slower.")
+        bool, typer.Option("--deterministic", help="Bitwise-reproducible training (slower).")
     ] = False,
     no_graph: Annotated[
         bool,
@@ -77,7 +78,7 @@ def train(
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
 ) -> None:
-    """Train a model by a recipe, evaluate it on held-out images, and write it as a model package.
+    """Train a model from a recipe, evaluate it on held-out images, and write it as a model package.
 
     You can stop it at any time: the same command continues from the last epoch. KERAS_BACKEND=jax trains with JAX.
 
@@ -155,9 +156,7 @@ def require_training() -> None:
     from xray.network.open_engine import require_engine
 
     require_engine("keras")
-    missing = [name for name in ("sklearn", "tensorboard") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UsageError(f"training needs {' and '.join(missing)}: make install EXTRAS=tensorflow")
+    require_packages("train", "sklearn", "tensorboard")
 
 
 def find_initial_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackage":

@@ -213,9 +213,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_any_image_is_read(
     ("options", "message"),
     [
         (("--aim", "best"), "no aim 'best'"),
-        (("--part", "half"), "none of test, validation, train, all"),
+        (("--part", "half"), "must be one of test, validation, train, all, not 'half'"),
         (("--part", "test"), "leave out --part"),
-        (("--engine", "abacus"), "none of auto, openvino, keras"),
+        (("--engine", "abacus"), "must be one of auto, openvino, keras, not 'abacus'"),
         (("--body-part", "SKULL"), "has no images of SKULL"),
         (("--body-part", "TOE"), "none of the 6 images is in scope: tiny knows ELBOW"),
         (("--groups", "nowhere.csv"), "nowhere.csv cannot be read"),

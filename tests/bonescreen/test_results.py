@@ -69,7 +69,7 @@ def test_only_a_study_that_was_scored_whole_is_called_negative(bonescreen: Bones
         said = _line(done, study).replace(study, "")
         assert word in said
         assert said.count("negative") == (study == INCOMPLETE)  # its human label
-    assert "3 studies have no result: 1 incomplete, 1 not assessable, 1 out of scope; read these yourself" in done.out
+    assert "3 studies have no result: 1 incomplete, 1 not assessable, 1 out of scope; review them yourself" in done.out
 
 
 def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_positive_study_is_named_with_the_finding(bonescreen: Bonescreen, home
 def test_a_positive_study_with_an_unreadable_image_has_a_result(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     out = bonescreen("results", "--threshold", 0.15).out
-    assert "2 studies have no result: 1 not assessable, 1 out of scope; read these yourself" in out
+    assert "2 studies have no result: 1 not assessable, 1 out of scope; review them yourself" in out
 
 
 def test_a_body_part_that_no_study_shows_is_refused_or_noted_with_those_there_are(

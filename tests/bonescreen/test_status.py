@@ -137,7 +137,7 @@ def test_quarantined_images_are_noted_and_stop_nothing(bonescreen: Bonescreen, h
     screened(home, {"study": [0.9, Reason.QUARANTINED]})
     done = bonescreen("status")
     assert done.code == 0
-    assert "Note: Run 1 has quarantined 1 image, " in done.out
+    assert "Note: Run 1: 1 image crashed three workers and is quarantined." in done.out
 
 
 def test_a_database_that_does_not_answer_is_said_for_people_and_for_scripts(

@@ -30,7 +30,7 @@ def test_a_study_is_found_by_the_end_of_its_path(bonescreen: Bonescreen, home: P
     done = bonescreen("study", "patient1/study1_positive")
     assert POSITIVE in done.out
     assert "positive: fracture" in done.out
-    assert "0.850 (mean probability of 2 images; positive from 0.500)" in done.out
+    assert "0.850 (mean probability of 2 images; positive at 0.500 or above)" in done.out
     assert RESEARCH_NOTICE in done.out
 
 

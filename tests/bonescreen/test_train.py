@@ -70,8 +70,12 @@ def test_invalid_arguments_are_refused_in_one_line(
     arguments: list[str],
     message: str,
     mura: Path,  # noqa: F811
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The default of --out is a folder in the working directory.
+    monkeypatch.chdir(tmp_path)
     code, _, error = run(capsys, *(str(mura) if word == "MURA" else word for word in arguments))
     assert code == 2
     assert message in error
@@ -100,5 +104,5 @@ def test_a_model_is_trained_once_and_the_next_step_is_printed(
     code, out, _ = run(capsys, "humerus-baseline", *options, "--out", "trained", "--deterministic")
     assert (code, f"already trained: trained/humerus-baseline-1 (digest {digest[:12]})" in out) == (0, True)
     code, _, error = run(capsys, "humerus-baseline", *options, "--out", "trained")
-    assert (code, "trained/humerus-baseline-1 exists and was made by another command" in error) == (2, True)
-    assert "choose another --out" in error
+    assert (code, "trained/humerus-baseline-1 exists and was made by a different command" in error) == (2, True)
+    assert "choose a different --out" in error

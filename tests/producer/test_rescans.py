@@ -140,7 +140,7 @@ def test_an_archive_without_radiographs_is_refused_and_can_be_scanned_once_it_ha
 ) -> None:
     put(clinic, "ct.dcm", ct())
     put(clinic, "preview.png", png(1))
-    with pytest.raises(UsageError, match=r"skipped 1 .*another --layout may fit"):
+    with pytest.raises(UsageError, match=r"skipped 1 .*a different --layout may fit"):
         scan(Layout.DICOM)
     assert list_runs(database) == []
     put(clinic, "image.dcm", dicom_image())

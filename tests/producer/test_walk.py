@@ -174,7 +174,7 @@ def test_a_root_replaced_by_another_is_an_outage_even_after_everything_was_liste
     root.rename(tmp_path / "away")
     flat_tree(root, 1)
 
-    with pytest.raises(ArchiveOutage, match="went away"):
+    with pytest.raises(ArchiveOutage, match="became unavailable"):
         list(walked)
 
 

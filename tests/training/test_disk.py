@@ -23,7 +23,7 @@ def full_disk() -> Iterator[None]:
 
 
 def test_a_full_disk_is_reported_with_free_and_needed_space_and_advice(tmp_path: Path) -> None:
-    with pytest.raises(StorageOutage, match=r"[GM]B free and 4,500,000\.0 GB are needed .*choose another folder"):
+    with pytest.raises(StorageOutage, match=r"[GM]B free and 4,500,000\.0 GB are needed .*choose a different folder"):
         mapped_array(tmp_path / "file", np.uint8, (4_500_000, 10**9))
     assert not list(tmp_path.iterdir())
 

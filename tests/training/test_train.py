@@ -74,17 +74,19 @@ def test_a_finished_run_returns_its_package_and_another_runs_package_is_refused(
     assert {path: path.stat().st_mtime_ns for path in trained.path.iterdir()} == files
 
     with pytest.raises(
-        UsageError, match=r"was made by another command \(bonescreen train small\): choose another --out"
+        UsageError, match=r"was made by a different command \(bonescreen train small\): choose a different --out"
     ):
         train(dataclasses.replace(config, command="bonescreen train small --seed 7"))
     for other in (
         dataclasses.replace(config, recipe=dataclasses.replace(SHORT, seed=7)),
         dataclasses.replace(config, dataset=config.dataset.select(config.dataset.groups != "patient00000")),
     ):
-        with pytest.raises(UsageError, match=r"exists and was made with another recipe, data, .* choose another --out"):
+        with pytest.raises(
+            UsageError, match=r"exists and was made with a different recipe, data, .* choose a different --out"
+        ):
             train(other)
     (tmp_path / "out/small-1.run/checkpoint.npz").unlink()
-    with pytest.raises(UsageError, match=r"the checkpoint of its run is missing .* choose another --out"):
+    with pytest.raises(UsageError, match=r"the checkpoint of its run is missing .* choose a different --out"):
         train(config)
 
 
@@ -157,7 +159,7 @@ def test_a_checkpoint_of_another_run_is_refused(mura: Path, backbone_weights: Pa
     recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 1, 1e-3), Stage(0, 40, 1e30)))
     with pytest.raises(TrainingFailure):
         train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
-    with pytest.raises(UsageError, match=r"belongs to a run with another recipe, data, weights"):
+    with pytest.raises(UsageError, match=r"belongs to a run with a different recipe, data, weights"):
         train(small_config(mura, backbone_weights, tmp_path / "out", dataclasses.replace(recipe, batch_size=4)))
     next((tmp_path / "out").rglob("checkpoint.npz")).write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UsageError, match=r"checkpoint\.npz is damaged .* delete it"):

@@ -1,4 +1,4 @@
-"""Shared terms: every reason has a text for people."""
+"""Shared terms: every reason has a text."""
 
 import pytest
 

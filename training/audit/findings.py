@@ -121,7 +121,7 @@ _HARMFUL = (
     ),
 )  # fmt: skip
 _KEEP_ONE = "Each counts as a separate image in training and evaluation: keep one and remove the other."
-_BRIGHT_BONE = "Check which of the two shows bone bright, and remove the other."
+_BRIGHT_BONE = "Check in which of the two bone is bright, and remove the other."
 _BY_KIND = {
     DuplicateKind.BYTES: ("The same file twice", _KEEP_ONE),
     DuplicateKind.PIXELS: ("The same image in two files", _KEEP_ONE),
@@ -141,10 +141,10 @@ _BY_KIND = {
 def duplicate_findings(examination: Examination) -> Iterator[Finding]:
     """Report images that are there more than once, and the harm that this does."""
     dataset = examination.dataset
-    for (code, severity, title, advice), of in zip(
+    for (code, severity, title, advice), values in zip(
         _HARMFUL, (dataset.labels, examination.parts, dataset.groups), strict=True
     ):
-        pairs = [pair for pair in examination.pairs if of[pair.first] != of[pair.second]]
+        pairs = [pair for pair in examination.pairs if values[pair.first] != values[pair.second]]
         yield from _pairs_finding(dataset, code, severity, title, advice, pairs)
     for kind, (title, advice) in _BY_KIND.items():
         severity = Severity.WARNING if _is_exact(kind) else Severity.NOTE
@@ -187,7 +187,7 @@ def label_findings(examination: Examination) -> Iterator[Finding]:
 
 
 def _no_split(examination: Examination) -> Iterator[Finding]:
-    """Report which recipes would stop at once; it is an error where all would."""
+    """Report which recipes would fail immediately; it is an error where all would."""
     severity = Severity.WARNING if examination.has_split or not examination.no_folds else Severity.ERROR
     for code, title, cross_validates, why in (
         ("no-split", "The data cannot be split", False, "" if examination.has_split else examination.split),
@@ -197,7 +197,7 @@ def _no_split(examination: Examination) -> Iterator[Finding]:
             recipes = " or ".join(name for name, recipe in RECIPES.items() if bool(recipe.folds) is cross_validates)
             yield Finding(
                 code, severity, title, len(examination.dataset), "image",
-                f"Training by the recipe {recipes} would stop at once: {why}.",
+                f"Training with the recipe {recipes} would fail immediately: {why}.",
             )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def _parts_of_one_class(examination: Examination) -> Iterator[Finding]:
         if only := _only_label(labels):
             yield Finding(
                 "part-of-one-class", Severity.ERROR, f"All images of the {role} part are {only}", len(labels), "image",
-                "Nothing can be trained or measured on one class alone: choose another split.",
+                "Nothing can be trained or measured on one class alone: choose a different split.",
             )  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def _mixed_studies(dataset: Dataset) -> Iterator[Finding]:
     if len(mixed):
         yield Finding(
             "mixed-studies", Severity.NOTE, "Studies with images of both labels", len(mixed), "study",
-            "A study counts as positive when one of its images is: check whether the labels mean that.",
+            "A study counts as positive if any of its images is: check whether the labels mean that.",
             tuple(tuple(dataset.images[study == one].tolist()) for one in mixed),
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ class AuditedImage:
     sha256 : str
         SHA-256 of the file's bytes.
     pixels : str
-        SHA-256 of the decoded gray values and their shape: equal for equal pixels in another file format.
+        SHA-256 of the decoded gray values and their shape: equal for equal pixels in a different file format.
     height, width : int
         Size in pixels.
     small : bytes

@@ -27,7 +27,7 @@ PREFERRED_ROLES = (Role.TEST, Role.VALIDATION, Role.TRAIN)
 PARTS = (*(role.value for role in PREFERRED_ROLES), ALL)
 
 _DIGITS = 32
-_MEMORY_WARNING = "The metrics show how well it remembers these images, not how well it reads new ones."
+_MEMORISATION_WARNING = "These metrics measure memorisation, not generalisation."
 
 
 class LeakageVerdict(StrEnum):
@@ -67,19 +67,19 @@ def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
         return Leakage(
             LeakageVerdict.TRAINED_ON,
             f"The model was trained on {images[Role.TRAIN]:,} of these {total:,} images, or on images of the same "
-            f"groups. {_MEMORY_WARNING}",
+            f"groups. {_MEMORISATION_WARNING}",
         )
     if images[None] and on_card:
         return Leakage(
             LeakageVerdict.TRAINED_ON,
             f"The model was trained on {name}, and its package does not list which images, so it may have been trained "
-            f"on any of these. {_MEMORY_WARNING}",
+            f"on any of these. {_MEMORISATION_WARNING}",
         )
     if images[Role.VALIDATION]:
         return Leakage(
             LeakageVerdict.TUNED_ON,
             f"The model was not trained on these images, but early stopping, calibration or thresholds were chosen on "
-            f"{images[Role.VALIDATION]:,} of them, so the metrics are too good.",
+            f"{images[Role.VALIDATION]:,} of them, so the metrics are optimistic.",
         )
     if images[Role.TEST]:
         new = f", or not in its split ({images[None]:,} images)" if images[None] else ""
@@ -101,7 +101,8 @@ def _unlisted(package: ModelPackage, name: str, has_list: bool) -> Leakage:
     return Leakage(
         LeakageVerdict.UNKNOWN,
         f"The model's card lists as training data: {trained}. These data are called {name}, and the package has no "
-        "split with their groups. It is not known whether the model was trained on these images under another name.",
+        "split with their groups. It is not known whether the model was trained on these images under a different "
+        "name.",
     )
 
 

@@ -104,8 +104,8 @@ def _notes(unlabelled: int, contradicted: Sequence[str], skipped: Counter[SkipRe
         notes.append(unlabelled_note(unlabelled))
     if contradicted:
         notes.append(
-            f"studies with one label in the table and another in their folder's name: {len(contradicted):,}; the "
-            f"table's label is used: {', '.join(contradicted[:3])}"
+            f"studies with one label in the table and a different one in their folder's name: {len(contradicted):,}; "
+            f"the table's label is used: {', '.join(contradicted[:3])}"
         )
     counted = [f"{reason} ({skipped[reason]:,})" for reason in SkipReason if skipped[reason]]
     if counted:

@@ -40,7 +40,7 @@ def read_dataset(
     Raises
     ------
     UsageError
-        If the folder has another format, a table is invalid, or no image is selected.
+        If the folder has a different format, a table is invalid, or no image is selected.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")

@@ -72,7 +72,9 @@ def read_split(table: Path) -> Split:
             role = Role(record["role"])
         except ValueError as error:
             known = ", ".join(Role)
-            raise UsageError(f"{table}, line {line}: the role {record['role']!r} is none of {known}") from error
+            raise UsageError(
+                f"{table}, line {line}: the role must be one of {known}, not {record['role']!r}"
+            ) from error
         group = record["group"]
         if roles.setdefault(group, role) != role:
             raise UsageError(f"{table}, line {line}: the group {group!r} is in two parts, {roles[group]} and {role}")
@@ -234,7 +236,7 @@ def note_moved_to_test(dataset: Dataset) -> Dataset:
 def _draw_part(
     roles: dict[str, Role], dataset: Dataset, role: Role, share: float, seed: int, *, parts_left: int
 ) -> None:
-    """Draw about this share of the data set from the training part and give it another role.
+    """Draw about this share of the data set from the training part and give it a different role.
 
     Both labels are in the drawn part, and each label remains in at least ``parts_left`` groups.
     """

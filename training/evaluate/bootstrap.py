@@ -31,7 +31,7 @@ class WeightedMetrics:
     scores : ndarray of float64, (N,)
         Higher for more positive.
     thresholds : sequence of float
-        T thresholds; a score at or over one is classified positive.
+        T thresholds; a score at or above one is classified positive.
     """
 
     def __init__(self, labels: NDArray[np.bool_], scores: NDArray[np.float64], thresholds: Sequence[float]) -> None:
@@ -64,7 +64,7 @@ class WeightedMetrics:
         return np.concatenate([ranking, *(self._rates(positives, rows, flagged) for flagged in self._flagged)], axis=1)
 
     def _ranking(self, true_positives: Weights, flagged: Weights) -> NDArray[np.float64]:
-        """Compute from the positives and rows at or over each distinct score, ``(R, K)``, highest score first."""
+        """Compute from the positives and rows at or above each distinct score, ``(R, K)``, highest score first."""
         positives, negatives = true_positives[:, -1].astype(float), (flagged - true_positives)[:, -1].astype(float)
         new_positives = np.diff(true_positives, prepend=np.int32(0), axis=1)
         new_negatives = np.diff(flagged, prepend=np.int32(0), axis=1) - new_positives

@@ -123,7 +123,7 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> C
 
 
 def reliability_bins(predictions: Predictions, bins: int = BINS) -> tuple[Bin, ...]:
-    """Sort rows into bins of equal mass, equal probabilities together (Nixon et al. 2019, CVPR workshops).
+    """Sort rows into equal-count bins, equal probabilities together (Nixon et al. 2019, CVPR workshops).
 
     Bins of equal width would put nearly all images into the lowest one, and too few for a stable share into the others.
 

@@ -1,7 +1,7 @@
 """Metrics of a binary classifier: ROC and precision-recall areas, rates at a threshold, choice of a threshold.
 
 In all functions ``labels`` is ``(N,)`` bool, true for positive; ``scores`` is ``(N,)``, higher for more positive; a
-score at or over a threshold is classified positive.
+score at or above a threshold is classified positive.
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,7 @@ def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORS
     predictions : Predictions
         One row an image.
     threshold : float
-        A probability at or over it is positive.
+        A probability at or above it is positive.
     count : int
         The largest number of each kind.
     """

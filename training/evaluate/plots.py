@@ -97,7 +97,7 @@ def reliability_figure(data: PlotData) -> Figure:
     bins, rows = data.level.calibration.bins, data.rows
     middle, share = np.array([b.probability for b in bins]), np.array([b.positive for b in bins])
     ends = np.array([[b.positive - b.low for b in bins], [b.high - b.positive for b in bins]]).clip(0)
-    label = f"{len(bins)} bins of equal mass, 95 % intervals"
+    label = f"{len(bins)} equal-count bins, 95 % intervals"
     above.errorbar(middle, share, yerr=ends, fmt="o-", color=BLUE, markersize=4, linewidth=1, label=label)
     above.set(ylabel="share that is positive", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     above.legend(loc="upper left")

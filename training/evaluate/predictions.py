@@ -92,7 +92,7 @@ class Predictions:
     def by_study(self) -> "Predictions":
         """Return one row a study: its probability is the mean of its images' (Rajpurkar et al. 2018).
 
-        A study is positive when one of its images is; its body part and group are its first image's. its logit is
+        A study is positive if any of its images is; its body part and group are its first image's. Its logit is
         the mean of its images' logits, and ``images`` has the first of them.
         """
         _, first, inverse, counts = np.unique(self.studies, return_index=True, return_inverse=True, return_counts=True)

@@ -93,8 +93,8 @@ def read_checkpoint(path: Path, fingerprint: str) -> State | None:
         raise UsageError(f"{path} is damaged ({error}): delete it and the run starts again") from error
     if written_by != fingerprint:
         raise UsageError(
-            f"{path} belongs to a run with another recipe, data, weights or library version: choose another --out, or "
-            "delete it to start again"
+            f"{path} belongs to a run with a different recipe, data, weights or library version: choose a different "
+            "--out, or delete it to start again"
         )
     return state
 

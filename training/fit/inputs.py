@@ -129,7 +129,7 @@ class TrainingInputs:
 class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of one epoch: inputs, labels ``(n, 1)`` and sample weights ``(n, 1)``.
 
-    The last batch is filled with images from the first, because another batch size would be compiled again.
+    The last batch is filled with images from the first, because a different batch size would be compiled again.
     """
 
     def __init__(self, inputs: TrainingInputs, indices: NDArray[np.intp], stage: int, epoch: int) -> None:

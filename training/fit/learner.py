@@ -209,7 +209,7 @@ class Learner:
             if len(crossing) == 1:
                 try:
                     return keras.Model(self.backbone.input, crossing[0]), keras.Model(crossing[0], output)
-                # If layers are listed in another order than they are called in, this is not a place to split.
+                # If layers are listed in a different order than they are called in, this is not a place to split.
                 except ValueError:
                     continue
         return None, self.backbone

@@ -219,7 +219,7 @@ def _logits(model: keras.Model, inputs: Any, indices: NDArray[np.intp], batch_si
     logits = np.empty(len(indices))
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
-        # Padded, because another batch size would be compiled again.
+        # Padded, because a different batch size would be compiled again.
         outputs = model.predict_on_batch(np.asarray(inputs[np.resize(batch, batch_size)], np.float32))
         logits[start : start + batch_size] = outputs[: len(batch), 0]
     return logits
@@ -242,7 +242,7 @@ def _optimizer(recipe: Recipe, stage: Stage, images: int) -> keras.optimizers.Op
 def _not_a_number(value: str, stage: int, epoch: int) -> TrainingFailure:
     return TrainingFailure(
         f"{value} is not a number in stage {stage}, epoch {epoch}: check the images with bonescreen audit, or start "
-        "again in another --out with another --seed or a larger --batch-size"
+        "again in a different --out with a different --seed or a larger --batch-size"
     )
 
 

@@ -93,7 +93,7 @@ class Skipped:
 
 
 def path_as_text(path: str) -> str:
-    r"""Write a path for people to read.
+    r"""Write a path as readable text.
 
     Bytes that are not UTF-8 become ``\xNN``, control characters are escaped, and no more than `MAX_PATH_BYTES`
     characters are kept.

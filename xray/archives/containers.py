@@ -109,8 +109,8 @@ def read_member(container: str | Path, name: str, expected: tuple[int, int] | No
     Raises
     ------
     FileFault
-        It is gone, changed since the scan, encrypted or packed in another way, over a cap, damaged or cut off; or its
-        container can no longer be read.
+        It is gone, changed since the scan, encrypted or packed in a different way, over a cap, damaged or cut off; or
+        its container can no longer be read.
     OSError
         The storage failed.
     """
@@ -163,7 +163,7 @@ def _check_size(member: Member, max_bytes: int) -> None:
     if largest > max_bytes:
         raise FileFault(Reason.TOO_LARGE, f"{largest:,} bytes, the cap is {max_bytes:,}")
     if member.size > RATIO_FROM and member.size > MAX_RATIO * member.packed:
-        raise FileFault(Reason.TOO_LARGE, f"it would inflate more than {MAX_RATIO} times")
+        raise FileFault(Reason.TOO_LARGE, f"its compression ratio exceeds {MAX_RATIO}:1")
 
 
 def _check_packing(member: Member) -> None:

@@ -173,7 +173,7 @@ def _resolve(root: Path, relative: str) -> tuple[str, str | None]:
 def _real_path_below(real_root: str, path: Path) -> str:
     real_path = os.path.realpath(path, strict=True)
     if not real_path.startswith(real_root.rstrip(os.sep) + os.sep):
-        raise FileFault(Reason.OUTSIDE_ARCHIVE, "a link leads out of the archive")
+        raise FileFault(Reason.OUTSIDE_ARCHIVE, "a link points outside the archive")
     return real_path
 
 

@@ -41,7 +41,7 @@ def file_fault(root: Path, relative: str, error: OSError) -> FileFault:
     Raises
     ------
     ArchiveOutage
-        The archive, not the file, is the cause: the storage does not answer, or the root is away.
+        The archive, not the file, is the cause: the storage does not answer, or the root is unavailable.
     """
     raise_if_outage(root, error)
     if error.errno in _NOT_FOUND + _FORBIDDEN:
@@ -67,7 +67,8 @@ def raise_if_outage(root: Path, error: OSError) -> None:
 def require_root(root: Path) -> None:
     """Raise `ArchiveOutage` unless an archive's root is a folder or a file that holds something.
 
-    An empty root counts as away: a mount point without its mount is empty, and so is a file whose copy has not begun.
+    An empty root counts as unavailable: a mount point without its mount is empty, and so is a file whose copy has not
+    begun.
     """
     problem = _root_problem(root)
     if problem is not None:

@@ -38,7 +38,7 @@ def index_tar(descriptor: int) -> Index:
     Raises
     ------
     ContainerFault
-        It is damaged or cut off, continues after its end, or is over a cap.
+        It is damaged or cut off, has data after its end-of-archive marker, or is over a cap.
     OSError
         The storage failed.
     """
@@ -125,7 +125,7 @@ class _HeaderReader:
         # missing without an error.
         padding = self._size - self._position
         if padding > _MAX_PADDING or read_at(self._descriptor, self._position, padding).strip(b"\0"):
-            raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "it continues after its end")
+            raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "it has data after its end-of-archive marker")
 
 
 def _header(block: bytes) -> tarfile.TarInfo:

@@ -68,7 +68,7 @@ def content_offset(descriptor: int, member: Member) -> int:
     """
     header = read_at(descriptor, member.offset, _LOCAL_HEADER.size) if 0 <= member.offset < 2**63 - 2**32 else b""
     if len(header) < _LOCAL_HEADER.size:
-        raise FileFault(Reason.TRUNCATED, "its zip ends before it")
+        raise FileFault(Reason.TRUNCATED, "the zip is truncated before this file")
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     if signature != b"PK\3\4":
         raise FileFault(Reason.CORRUPT, "its zip has no header for it")

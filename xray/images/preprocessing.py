@@ -45,7 +45,9 @@ class Preprocessing:
         """
         match = re.fullmatch(r"gray8-(squash|pad)-([1-9][0-9]{1,3})-bilinear-1", text)
         if match is None:
-            raise PackageError(f"this bonescreen does not know the preprocessing {text!r}; update bonescreen")
+            raise PackageError(
+                f"this version of bonescreen does not support the preprocessing {text!r}; update bonescreen"
+            )
         return cls(int(match[2]), cast("Geometry", match[1]))
 
     def placement(self, height: int, width: int) -> tuple[int, int, int, int]:

@@ -77,7 +77,7 @@ def decode_raster(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 
 def raster_pixel_count(data: bytes) -> int:
-    """Return how many pixels decoding a file holds in memory, from its header; 0 for a file of another format.
+    """Return how many pixels decoding a file holds in memory, from its header; 0 for a file of a different format.
 
     Colour with 16 bits a channel is decoded twice and counts double.
     """

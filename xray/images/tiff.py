@@ -67,7 +67,7 @@ class Directories:
         return self._first_value(field)
 
     def with_number(self, tag: int, number: int) -> io.BytesIO:
-        """Return the file with another number in a field that `number` can read."""
+        """Return the file with a different number in a field that `number` can read."""
         field, stream = self.first[tag], io.BytesIO(self._data)
         stream.seek(field.place)
         stream.write(number.to_bytes(_SIZES[field.kind], self._byteorder))

@@ -204,7 +204,7 @@ def backbone_function(backbone: str) -> Callable[..., keras.Model]:
     if backbone.startswith(_REFUSED_PREFIX):
         raise UsageError(
             f"{backbone} cannot be a backbone: Keras scales its input in one way for weights that it downloads and in "
-            "another for weights from a file; use EfficientNetV2 instead"
+            "a different one for weights from a file; use EfficientNetV2 instead"
         )
     if backbone not in backbone_names():
         raise UsageError(f"no backbone named {backbone!r}; one of: {', '.join(backbone_names())}")

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """A cut-off: an image's probability or a study's score at or over ``value`` is positive.
+    """A cut-off: an image's probability or a study's score at or above ``value`` is positive.
 
     Attributes
     ----------

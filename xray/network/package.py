@@ -82,7 +82,7 @@ class ModelPackage:
         """
         for name in (WEIGHTS_FILE, GOLDEN_FILE, README_FILE):
             if name not in self.card.files:
-                raise PackageError(f"{self.path / CARD_FILE} does not pin {name}")
+                raise PackageError(f"{self.path / CARD_FILE} lists no digest for {name}")
         for name, digest in self.card.files.items():
             file = self.path / name
             if Path(name).name != name:
@@ -116,7 +116,10 @@ class ModelPackage:
                 raise PackageError(f"{path}: {name} are not finite float32 numbers")
         # Written so that NaN fails too.
         if not 0 < golden.tolerance <= MAX_TOLERANCE:
-            raise PackageError(f"{path}: a tolerance of {golden.tolerance:g} is not in (0, {MAX_TOLERANCE:g}]")
+            raise PackageError(
+                f"{path}: the tolerance is {golden.tolerance:g}; it must be greater than 0 and at most "
+                f"{MAX_TOLERANCE:g}"
+            )
         return golden
 
 
@@ -181,7 +184,7 @@ def write_package(
     golden : Golden
         Inputs and outputs of the network with its weights as stored.
     readme : str
-        The card as Markdown, for people.
+        The card as human-readable Markdown.
     extra : mapping of str to bytes
         Contents of more files, by name; the card pins them like the others.
 
@@ -193,7 +196,7 @@ def write_package(
         If a weight does not fit into float16.
     """
     if path.exists():
-        raise UsageError(f"{path} exists: a model package is never changed, choose another version")
+        raise UsageError(f"{path} exists: a model package is never changed, choose a different version")
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         write_weights(staging / WEIGHTS_FILE, weights)
@@ -252,7 +255,7 @@ def read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[
     Raises
     ------
     PackageError
-        If the file is missing or damaged, or its weights have other shapes.
+        If the file is missing or damaged, or its weights have different shapes.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -293,7 +296,7 @@ def _resolve(name_or_path: str | Path) -> Path:
 
 
 def _read_dataset(path: Path, file: h5py.File, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # An HDF5 dataset may link to another file, which a package must not read.
+    # An HDF5 dataset may link to a different file, which a package must not read.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise PackageError(f"{path}: weight {name} is missing or a link")
     dataset = file[name]

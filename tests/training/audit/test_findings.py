@@ -41,11 +41,11 @@ def test_data_that_cannot_be_split_are_an_error_with_the_reason() -> None:
     found = by_code(examine_distinct(examples))
     assert found["no-split"].severity is Severity.ERROR
     assert (
-        "by the recipe humerus-baseline or humerus would stop at once: a test part of about 15%"
+        "with the recipe humerus-baseline or humerus would fail immediately: a test part of about 15%"
         in found["no-split"].advice
     )
     assert found["no-folds"].severity is Severity.ERROR
-    assert "by the recipe fracture would stop at once: 1 group cannot be divided" in found["no-folds"].advice
+    assert "with the recipe fracture would fail immediately: 1 group cannot be divided" in found["no-folds"].advice
     assert found["huge-group"].count == 8
 
 

@@ -51,7 +51,7 @@ def test_the_tables_label_is_used_where_the_folder_has_another_and_a_note_says_s
     table.write_text(table.read_text().replace("study1_negative/,0", "study1_negative/,1", 1))
     dataset = read_dataset(root)
     assert int(dataset.labels.sum()) == 26
-    assert "studies with one label in the table and another in their folder's name: 1;" in dataset.notes[0]
+    assert "studies with one label in the table and a different one in their folder's name: 1;" in dataset.notes[0]
 
 
 def test_a_patient_in_both_train_and_valid_is_refused_by_name(mura: Path, tmp_path: Path) -> None:

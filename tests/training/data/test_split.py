@@ -54,7 +54,7 @@ def test_a_split_is_read_back_from_its_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("group,role\na,train\na,test\n", "line 3: the group 'a' is in two parts, train and test"),
-        ("group,role\na,holdout\n", "line 2: the role 'holdout' is none of train, validation, test"),
+        ("group,role\na,holdout\n", "line 2: the role must be one of train, validation, test, not 'holdout'"),
         ("group\na\n", "has no column role"),
     ],
 )

@@ -327,7 +327,7 @@ def test_pixels_stored_otherwise_than_their_syntax_says_are_corrupt():
     encapsulated = KINDS["rle"].replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
 
     for data in (native, encapsulated):
-        assert fault(data).detail == "the pixels are not stored as their transfer syntax says"
+        assert fault(data).detail == "the pixel data does not match its transfer syntax"
 
 
 def test_the_pixel_count_is_read_from_the_header():

@@ -117,10 +117,10 @@ def test_golden_images_of_another_size_are_refused(copy: Path) -> None:
         ({"logits": np.full(8, np.nan, np.float32)}, "logits are not finite float32"),
         ({"logits": np.zeros(8, np.float64)}, "logits are not finite float32"),
         ({"cams": np.full((8, 2, 2), np.inf, np.float32)}, "cams are not finite float32"),
-        ({"tolerance": np.float64("nan")}, "a tolerance of nan"),
-        ({"tolerance": np.float64("inf")}, "a tolerance of inf"),
-        ({"tolerance": np.float64(0)}, "a tolerance of 0"),
-        ({"tolerance": np.float64(1)}, "a tolerance of 1"),
+        ({"tolerance": np.float64("nan")}, "the tolerance is nan"),
+        ({"tolerance": np.float64("inf")}, "the tolerance is inf"),
+        ({"tolerance": np.float64(0)}, "the tolerance is 0"),
+        ({"tolerance": np.float64(1)}, "the tolerance is 1"),
     ],
 )
 def test_golden_outputs_that_would_check_nothing_are_refused(copy: Path, changes: dict[str, Any], message: str) -> None:
@@ -162,7 +162,7 @@ def with_value(value: object, *keys: str) -> Callable[[dict[str, Any]], object]:
         (with_value(float("nan"), "study_threshold", "value"), "card.study_threshold.value is not finite"),
         (with_value(None, "calibration"), "card.calibration is not an object"),
         (with_value([], "files"), "card.files is not an object"),
-        (with_value({}, "files"), "does not pin weights.h5"),
+        (with_value({}, "files"), "lists no digest for weights.h5"),
         (with_value("0" * 64, "files", "../elsewhere"), "names a file outside the package"),
     ],
 )

@@ -106,7 +106,7 @@ def decompress(
     frame.check(rows, columns, samples)
     kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else _DCT
     if frame.kind not in kinds:
-        raise FileFault(Reason.UNSUPPORTED, "the compressed image is not of its transfer syntax's kind")
+        raise FileFault(Reason.UNSUPPORTED, "the compressed image does not match its transfer syntax")
     if frame.kind == JPEG_LS:
         return _jpeg_ls(data)
     if frame.kind in _DCT and frame.bits == 8:
@@ -201,7 +201,7 @@ def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray
         pixels[position : position + part.size] = part[: pixels.size - position]
         position += part.size
     if position != pixels.size:
-        raise FileFault(Reason.CORRUPT, "the JPEG does not have as many pixels as it says")
+        raise FileFault(Reason.CORRUPT, "the JPEG has fewer pixels than its header declares")
     shape = (frame.rows, frame.columns, frame.samples)[: 2 if frame.samples == 1 else 3]
     return pixels.view("<u2" if size == 2 else np.uint8).reshape(shape)
 
@@ -221,7 +221,7 @@ def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
     kind = gdcm.PhotometricInterpretation.GetPIType(name)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    # The codestream's own depth: with another, GDCM tries the wrong library first, or clips values.
+    # The codestream's own depth: with a different one, GDCM tries the wrong library first, or clips values.
     allocated = 8 if frame.bits <= 8 else 12 if frame.kind == _EXTENDED else 16
     image.SetPixelFormat(gdcm.PixelFormat(frame.samples, allocated, frame.bits, frame.bits - 1, 0))
     return image

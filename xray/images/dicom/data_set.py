@@ -258,7 +258,7 @@ class DataSetReader:
         Parameters
         ----------
         group : int, optional
-            Stop before the first element of another group.
+            Stop before the first element of a different group.
 
         Returns
         -------

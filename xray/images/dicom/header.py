@@ -170,7 +170,7 @@ def open_radiograph(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> R
     try:
         pixel_element = data_set_reader.read()
     except FileFault:
-        # A damaged file of another SOP class is reported as not a radiograph.
+        # A damaged file of a different SOP class is reported as not a radiograph.
         _check_sop_class(data_set, meta)
         raise
     _check_sop_class(data_set, meta)

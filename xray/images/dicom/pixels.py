@@ -146,7 +146,7 @@ def _read_pixels(file: RadiographFile, description: _PixelDescription) -> Pixels
     """Return the pixels, shape (rows, columns, samples); of native YBR_FULL_422 only the luma."""
     encapsulated = file.pixel_element.length == UNDEFINED_LENGTH
     if encapsulated != (description.transfer_syntax in COMPRESSED):
-        raise FileFault(Reason.CORRUPT, "the pixels are not stored as their transfer syntax says")
+        raise FileFault(Reason.CORRUPT, "the pixel data does not match its transfer syntax")
     if not encapsulated:
         return _read_native(file, description)
     data = _read_fragments(file.reader)
@@ -258,7 +258,7 @@ def _palette_table(data_set: DataSet, bits_allocated: int) -> NDArray[np.uint8]:
         words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if data_set.encoding.byteorder == "little" else ">u2")
         entries = words[:count] >> 8 if len(data) >= 2 * count else np.frombuffer(data, np.uint8)[:count]
         if entries.size < count:
-            raise FileFault(Reason.CORRUPT, "the palette has fewer entries than it says")
+            raise FileFault(Reason.CORRUPT, "the palette has fewer entries than its descriptor declares")
         channels.append(entries[np.clip(values - first, 0, count - 1)].astype(np.uint8))
     return np.asarray(Image.fromarray(np.stack(channels, -1)[None]).convert("L")).reshape(-1)
 
