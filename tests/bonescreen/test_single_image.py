@@ -80,7 +80,7 @@ def test_a_dicom_file_that_is_not_a_radiograph_is_refused_by_what_it_is(
     (tmp_path / "slice.dcm").write_bytes(dicom(image_pixels(1), SOPClassUID=uid.CTImageStorage, Modality="CT"))
     done = run(environ, "enqueue", tmp_path / "slice.dcm")
     assert done.returncode == 2
-    assert "1 CT Image Storage" in done.stderr
+    assert "1 DICOM file that is not a radiograph (CT Image Storage)" in done.stderr
 
 
 def test_a_layout_is_refused_as_one_image_has_none(tmp_path: Path, environ: dict[str, str]) -> None:
