@@ -48,7 +48,7 @@ class Prediction:
     probability : float
         Calibrated probability of the finding, in [0, 1].
     label : {"positive", "negative"}
-        Positive at or over the model's image threshold.
+        Positive at or above the model's image threshold.
     logit : float
         The network's output before calibration.
     cam : ndarray of float32, (h, w)
@@ -256,7 +256,7 @@ def results(
     run : int, optional
         One run; by default the newest of each archive.
     flagged : bool
-        Only studies at or over the study threshold.
+        Only studies at or above the study threshold.
     min_score : float, optional
         Only studies with at least this score, in [0, 1].
     threshold : float, optional

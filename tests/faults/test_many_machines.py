@@ -55,7 +55,7 @@ def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchi
 def test_a_worker_that_is_shut_down_releases_the_batch_that_it_has_no_time_to_finish(
     make_archive: MakeArchive, cluster_stack: MakeStack
 ) -> None:
-    stack = cluster_stack(make_archive(64))
+    stack = cluster_stack(make_archive(640))
     (worker,) = start_workers(stack)
     _, batch = stack.suspended_at_work()
     worker.stop()

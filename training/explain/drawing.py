@@ -46,7 +46,7 @@ def draw_layer(
     scale : float
         The value that gets the top colour; 0 draws nothing.
     channels : Channels
-        n channels; the colours of each reach from its own least to its own greatest value.
+        n channels; the colours of each reach from its minimum to its maximum.
     preprocessing : Preprocessing
         How the image became the network's input.
     caption : sequence of str
@@ -100,7 +100,7 @@ def overlay(
 def draw_map_rows(
     images: Sequence[InputImage], maps: NDArray[np.floating], titles: Sequence[str], preprocessing: Preprocessing
 ) -> Image.Image:
-    """Draw the maps of each image in a row, each from its own least to its own greatest value, as ranks compare them.
+    """Draw the maps of each image in a row, each from its minimum to its maximum, as ranks compare them.
 
     Parameters
     ----------

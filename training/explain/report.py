@@ -90,7 +90,7 @@ def scale_text(explained: LayerExplanation) -> str:
     )
     return (
         f"{cam}. Channels are those that vary most over the image, the most active first, numbered from 0, each drawn "
-        "from its own least (dark) to its own greatest value (bright)."
+        "from its minimum (dark) to its maximum (bright)."
     )
 
 
