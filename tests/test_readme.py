@@ -1,4 +1,4 @@
-"""The README's first command prints what the README says."""
+"""The README's first command prints what the README says, and its Python lines run."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.awaiting import PATIENCE
 
@@ -19,21 +20,29 @@ def scores(lines: Sequence[str]) -> list[float]:
     return [float(score) for score in SCORE.findall("\n".join(lines))]
 
 
-def test_screening_the_example_archive_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    block = re.search(r"^```\n(Scanned .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert block is not None
-    promised = block[1].replace(".../", f"{ROOT}/", 1).splitlines()
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
+def block(pattern: str) -> str:
+    """Return the only block of the README that matches."""
+    (text,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return str(text)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "bonescreen", "screen", "examples/archive"],
-        env={**environ, "BONESCREEN_HOME": str(tmp_path)},
-        cwd=ROOT,
+
+def run(arguments: Sequence[str], cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with default settings and this home; stderr is in stdout."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**environ, "BONESCREEN_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=240 * PATIENCE,
     )
+
+
+def test_the_example_archive_is_screened_and_the_python_lines_run_as_the_readme_shows(tmp_path: Path) -> None:
+    promised = block(r"^```\n(Scanned .*?)^```").replace(".../", f"{ROOT}/", 1).splitlines()
+    done = run(["-m", "bonescreen", "screen", "examples/archive"], ROOT, tmp_path / "home")
 
     # How often progress is said depends on the machine.
     printed = [line for line in done.stdout.splitlines() if not line.startswith("Screening ")]
@@ -41,3 +50,11 @@ def test_screening_the_example_archive_prints_what_the_readme_shows(tmp_path: Pa
     assert [SCORE.sub("", line) for line in printed] == [SCORE.sub("", line) for line in promised]
     assert scores(printed) == pytest.approx(scores(promised), abs=0.002)
     assert len(scores(promised)) == 10
+
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shown = "print(prediction.label, gray.shape, gray.dtype, *[study.label for study in studies])"
+    done = run(["-c", block(r"^```python\n(.*?)^```") + shown], tmp_path, tmp_path / "home")
+    with Image.open(ROOT / "examples/archive/XR_HAND/patient00001/study1_positive/image1.jpg") as image:
+        width, height = image.size
+    assert done.stdout == f"positive ({height}, {width}) uint8" + " positive" * 5 + "\n"
+    assert (tmp_path / "heatmap.png").stat().st_size > 10_000
