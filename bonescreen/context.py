@@ -29,7 +29,7 @@ def require_packages(command: str, *modules: str) -> None:
     packages = {"sklearn": "scikit-learn"}
     missing = [packages.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtra(f"{command} needs {' and '.join(missing)}", "tensorflow")
+        raise MissingExtra(f"{command} needs {', '.join(missing)}", "tensorflow")
 
 
 @contextmanager

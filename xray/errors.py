@@ -43,7 +43,9 @@ class MissingExtra(UsageError):
     """
 
     def __init__(self, need: str, extra: str) -> None:
-        super().__init__(f"{need}; in bonescreen's folder, run: make install EXTRAS={extra}")
+        super().__init__(
+            f"{need}; in bonescreen's folder, run: make install EXTRAS={extra} (or: uv tool install '.[{extra}]')"
+        )
 
 
 class PackageError(BonescreenError):
