@@ -183,7 +183,9 @@ def label_findings(examination: Examination) -> Iterator[Finding]:
         yield from _imbalance(dataset)
         yield from _body_parts_of_one_class(dataset)
     for note in dataset.notes:
-        yield Finding("reader", Severity.NOTE, "Remark on the list of images", 1, "note", f"{note}.")
+        yield Finding(
+            "reader", Severity.NOTE, "Remark on the list of images", 1, "note", f"{note[:1].upper()}{note[1:]}."
+        )
 
 
 def _no_split(examination: Examination) -> Iterator[Finding]:

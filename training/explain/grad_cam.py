@@ -201,7 +201,7 @@ def grad_cam_scale(layer: BackboneLayer, explanations: Sequence[ImageExplanation
     """Return the Grad-CAM value that gets the top colour, not negative.
 
     At the feature map it is the card's fixed scale, as in screening. Other layers have no fixed scale: there it is the
-    greatest value over the given images, so that these can be compared with one another.
+    largest value over the given images, so that these can be compared with one another.
 
     Parameters
     ----------

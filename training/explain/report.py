@@ -84,9 +84,9 @@ def layer_title(explained: LayerExplanation) -> str:
 def scale_text(explained: LayerExplanation) -> str:
     """Describe the scales of Grad-CAM and of the channels in a picture."""
     cam = (
-        "Grad-CAM on the model's fixed scale"
+        "Grad-CAM is on the model's fixed scale"
         if explained.layer.kind is LayerKind.FEATURE_MAP
-        else "Grad-CAM up to its greatest value over the images of this report: compare images, not layers"
+        else "The Grad-CAM scale ends at the largest value over the images of this report: compare images, not layers"
     )
     return (
         f"{cam}. Channels are those that vary most over the image, the most active first, numbered from 0, each drawn "
