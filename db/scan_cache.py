@@ -7,7 +7,7 @@ from sqlalchemy import and_, func, or_, select, update
 
 from db.merge import IMAGE_ATTRIBUTES
 from db.session import Database, chunks, insert_into
-from db.tables import archives, images, models, outcomes, passed_over, runs, studies
+from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
 from xray.vocabulary import Label
 
@@ -71,7 +71,9 @@ def known_files(database: Database, archive_id: int, files: Sequence[ArchiveFile
                         patient=row["patient"],
                         **{name: row[name] for name in IMAGE_ATTRIBUTES},
                     )
-            skipped = select(passed_over).where(passed_over.c.archive_id == archive_id, passed_over.c.path.in_(chunk))
+            skipped = select(skipped_files).where(
+                skipped_files.c.archive_id == archive_id, skipped_files.c.path.in_(chunk)
+            )
             for known in connection.execute(skipped):
                 if versions[known.path] == (known.size, known.mtime_ns):
                     reasons[known.path] = known.reason
@@ -95,7 +97,7 @@ def remember_skipped(database: Database, archive_id: int, skipped: Iterable[Skip
         return
     with database.write() as connection:
         for chunk in chunks(rows):
-            upsert = insert_into(connection, passed_over)
+            upsert = insert_into(connection, skipped_files)
             fresh = {name: upsert.excluded[name] for name in ("size", "mtime_ns", "reason")}
             connection.execute(upsert.on_conflict_do_update(index_elements=["archive_id", "path"], set_=fresh), chunk)
 

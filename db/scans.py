@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from db.batching import make_batches
 from db.session import Database, Now
-from db.tables import archives, passed_over, runs, scan_entries, scans, studies, study_results
+from db.tables import archives, runs, scan_entries, scans, skipped_files, studies, study_results
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
 
@@ -209,7 +209,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
             exists().where(studies.c.archive_id == scan.archive_id),
         )
         if not connection.execute(select(used)).scalar_one():
-            connection.execute(delete(passed_over).where(passed_over.c.archive_id == scan.archive_id))
+            connection.execute(delete(skipped_files).where(skipped_files.c.archive_id == scan.archive_id))
             connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 
 

@@ -3,7 +3,7 @@
 ::
 
     archives ─┬─ studies ── images          what the producer found
-              ├─ passed_over                files that it opened and skipped, with the reason
+              ├─ skipped_files         files that it opened and skipped, with the reason (stored as `passed_over`)
               └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
     models ────────────┤
                        ├─ batches           the ledger
@@ -103,7 +103,7 @@ images = Table(
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
 )
 
-passed_over = Table(
+skipped_files = Table(
     "passed_over",
     metadata,
     Column("archive_id", ForeignKey("archives.id"), primary_key=True),

@@ -67,7 +67,7 @@ def _group_by_path(source: Source, file: ArchiveFile) -> Found:
     # A file that a manifest lists is an image, whatever its name.
     if file.placement is not None:
         return file
-    return _placed(file, placement_from_path(file.path, source.layout, source.root))
+    return _found(file, placement_from_path(file.path, source.layout, source.root))
 
 
 def _group_by_header(source: Source, one: Found, known: ScanCache) -> Found:
@@ -124,7 +124,7 @@ def _study_of_its_own(file: ArchiveFile) -> ArchiveFile:
     return replace(file, placement=Placement(file.path))
 
 
-def _placed(file: ArchiveFile, placement: Placement | SkipReason) -> Found:
+def _found(file: ArchiveFile, placement: Placement | SkipReason) -> Found:
     if isinstance(placement, SkipReason):
         return Skipped(file.path, placement)
     return replace(file, placement=placement)

@@ -47,12 +47,12 @@ class TcpBroker:
         }
         command = [str(self._server), *(word for name, value in options.items() for word in (f"--{name}", value))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        await_that(self.answers, 20, "the broker answers")
+        await_that(self.responds, 20, "the broker answers")
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         try:
             with self.client() as client:
                 return bool(client.ping())

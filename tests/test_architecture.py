@@ -34,6 +34,9 @@ MAY_IMPORT = {
 }
 """Which packages a package may import, besides itself."""
 
+TRAINING_SHARED = {"training.recipes", "training.disk", "training.progress", "training.report_page"}
+"""The only modules of training itself that its subpackages import; these import no subpackage."""
+
 DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.archives.archive_file"}
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 
@@ -86,6 +89,14 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
 def test_no_modules_import_each_other_in_a_circle_not_even_within_functions() -> None:
     graph = {module: ours(names) - {module, *PACKAGES, *SUBPACKAGES} for module, names in imports().items()}
     TopologicalSorter(graph).prepare()
+
+
+def test_trainings_subpackages_share_modules_that_import_none_of_them() -> None:
+    subpackages = [module for module in imports() if package_of(module).startswith("training.")]
+    used = {name for module in subpackages for name in ours(imports()[module]) if package_of(name) == "training"}
+    below = {name for module in TRAINING_SHARED for name in ours(imports()[module])}
+    assert used - {"training"} == TRAINING_SHARED
+    assert {name for name in below if package_of(name).startswith("training.")} == set()
 
 
 def test_the_database_imports_only_the_shared_words_of_xray() -> None:

@@ -5,10 +5,11 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from training.config import InitialWeights, TrainingConfig
+from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.fracatlas import FRACATLAS
 from training.evaluate.held_out import ModelEvaluation
+from training.fit.learner import InitialWeights
 from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import SCHEMA, Card, Metric, TrainingData

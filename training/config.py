@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from training.data.dataset import Dataset
 from training.data.split import Split
 from training.recipes import Recipe
-from xray.network.package import ModelPackage
 
-InitialWeights = Path | Literal["imagenet"] | ModelPackage | None
-"""What the backbone starts from: a Keras weights file, Keras' download, another package's backbone, random weights."""
+if TYPE_CHECKING:
+    from training.fit.learner import InitialWeights
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class TrainingConfig:
 
     recipe: Recipe
     dataset: Dataset
-    initial_weights: InitialWeights
+    initial_weights: "InitialWeights"
     out: Path
     command: str
     split: Split | None = None

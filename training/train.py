@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from training.config import InitialWeights, TrainingConfig
+from training.config import TrainingConfig
 from training.data.dataset import Dataset, Role
 from training.data.images import load_images
 from training.data.leakage import LeakageVerdict, check_leakage
@@ -24,7 +24,7 @@ from training.evaluate.predictions import NetworkOutputs
 from training.fit.checkpoint import read_checkpoint
 from training.fit.features import features_key
 from training.fit.inputs import TrainingInputs
-from training.fit.learner import Learner
+from training.fit.learner import InitialWeights, Learner
 from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
 from training.package import DRAFT_PREFIX, write_model_package
 from training.progress import Progress

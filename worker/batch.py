@@ -15,7 +15,7 @@ from db.ledger import Claim
 from db.session import Database
 from db.store import ImageOutcome, Prediction, predicted_contents
 from worker.lease_renewal import LeaseRenewer
-from worker.load import LoadedImage, load_images
+from worker.load_images import LoadedImage, load_images
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, FileFault, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing

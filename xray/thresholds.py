@@ -1,16 +1,26 @@
 """Apply thresholds: the label of a probability, whether a study is flagged, and a model's scope.
 
-Screening, the database, the Python API and reports all decide here. How a model's thresholds are chosen:
+`db.queries` and `db.study_results` state the same rules in SQL. How a model's thresholds are chosen:
 `training.evaluate.thresholds`.
 """
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, overload
 
 from xray.vocabulary import Label
 
+if TYPE_CHECKING:
+    # The database imports these rules, and needs no NumPy.
+    import numpy as np
+    from numpy.typing import NDArray
 
-def is_positive(value: float, threshold: float) -> bool:
-    """Tell whether a probability or score, in [0, 1], is at or above a threshold."""
+
+@overload
+def is_positive(value: float, threshold: float) -> bool: ...
+@overload
+def is_positive(value: "NDArray[np.floating[Any]]", threshold: float) -> "NDArray[np.bool_]": ...
+def is_positive(value: Any, threshold: float) -> Any:
+    """Tell whether a probability or score, in [0, 1], is at or above a threshold; an array of them gives an array."""
     return value >= threshold
 
 

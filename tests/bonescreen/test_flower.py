@@ -241,11 +241,11 @@ def test_the_history_is_kept_over_a_restart_and_a_damaged_one_is_moved_away(tmp_
     app = celery_app(broker.url)
     with served(home, **environ) as flower, app.events.default_dispatcher(hostname="worker@gpu1") as dispatcher:
 
-        def is_seen() -> bool:
+        def is_listed() -> bool:
             dispatcher.send("task-received", uuid="one", name=TASK_NAME, args="(7, 117)")
             return "(7, 117)" in flower.pages.text("/api/tasks")
 
-        await_that(is_seen, 20, "Flower has seen a task")
+        await_that(is_listed, 20, "Flower has seen a task")
         dispatcher.send(
             "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(BatchSummary(32, 2, 30, 3.2, 10.0)))
         )

@@ -54,7 +54,7 @@ def debian_postgres() -> Iterator[str]:
             server = subprocess.Popen(run, user=user, cwd=folder, stdout=log, stderr=log)
         try:
             url = f"postgresql://bonescreen:{PASSWORD}@127.0.0.1:{port}/postgres"
-            await_that(lambda: _answers(url), 30, "Debian's PostgreSQL answers")
+            await_that(lambda: _responds(url), 30, "Debian's PostgreSQL answers")
             yield url
         finally:
             # On SIGTERM it would wait for its clients to disconnect.
@@ -62,7 +62,7 @@ def debian_postgres() -> Iterator[str]:
             server.wait(30 * PATIENCE)
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
     try:
         engine.connect().close()

@@ -105,7 +105,7 @@ class Cluster:
         tasks: dict[str, dict[str, Any]] = self.api("tasks")
         return tasks
 
-    def images_seen(self) -> int:
+    def images_reported(self) -> int:
         """Count the images in the results that Flower has seen."""
         results = " ".join(task["result"] or "" for task in self.tasks().values())
         return sum(int(number) for number in re.findall(r"'images': (\d+)", results))
@@ -162,7 +162,7 @@ def test_workers_with_different_mounts_share_a_run_and_another_model_has_a_run_a
         assert [run.state for run in cluster.runs()] == [RunState.RUNNING] * 2
         seen += cluster.pages()
         await_that(lambda: not cluster.count(batches.c.state.in_(OPEN_STATES)), 120, "both runs are done")
-        await_that(lambda: cluster.images_seen() == 2 * IMAGES, 20, "Flower has seen every batch's end")
+        await_that(lambda: cluster.images_reported() == 2 * IMAGES, 20, "Flower has seen every batch's end")
         seen += [stored_keys(cluster.broker), *cluster.pages()]
     seen += [recorded.read_text(errors="replace"), *(command.text for command in commands)]
     assert_each_image_is_processed_once_in_each_run(cluster)
@@ -195,9 +195,9 @@ def assert_each_batch_went_to_a_worker_with_its_model(cluster: Cluster) -> None:
         assert digest[:16] in queue["name"]
 
 
-def assert_no_path_patient_or_uid_appears(cluster: Cluster, seen: Sequence[str]) -> None:
+def assert_no_path_patient_or_uid_appears(cluster: Cluster, texts: Sequence[str]) -> None:
     marks = {*MOUNTS.values(), ARCHIVE, PATIENT, UID, "image1"}
-    text = "\n".join([*seen, *bodies("\n".join(seen))])
+    text = "\n".join([*texts, *bodies("\n".join(texts))])
     assert {mark for mark in marks if mark in text} == set()
     # The search would find them: messages appear with their numbers, and the ledger has every mark.
     assert re.search(r"\[\[1, \d+\], \{\}", text)

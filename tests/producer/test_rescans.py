@@ -14,7 +14,7 @@ from db.queries import ResultFilter, find_study, results
 from db.run_queries import list_runs
 from db.scan_cache import pseudonym_key_mark
 from db.session import Database
-from db.tables import archives, passed_over
+from db.tables import archives, skipped_files
 from producer.dry_run import dry_run
 from producer.scan import scan_archive
 from producer.source import Source
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_a_radiograph_is_stored_with_path_size_and_reason(
     put(clinic, "ct.dcm", ct())
     scan()
     with database.read() as connection:
-        (row,) = connection.execute(select(passed_over)).all()
+        (row,) = connection.execute(select(skipped_files)).all()
     assert (row.path, row.size, row.reason) == ("ct.dcm", len(ct()), "CT Image Storage")
 
 

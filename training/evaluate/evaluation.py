@@ -19,6 +19,7 @@ from training.evaluate.calibration import CalibrationSummary, Temperature, best_
 from training.evaluate.metrics import auroc, average_precision, rates
 from training.evaluate.predictions import Predictions, in_scope
 from xray.network.card import Threshold
+from xray.thresholds import is_positive
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -249,7 +250,7 @@ def _estimates(
 
 
 def _at_threshold(rows: Predictions, threshold: float, estimates: Sequence[Estimate | None]) -> AtThreshold:
-    flagged, labels = rows.probabilities >= threshold, rows.labels
+    flagged, labels = is_positive(rows.probabilities, threshold), rows.labels
     sensitivity, specificity, accuracy, kappa = estimates
     return AtThreshold(
         threshold=threshold,

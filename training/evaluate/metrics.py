@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
+from xray.thresholds import is_positive
+
 Labels = NDArray[np.bool_]
 Scores = NDArray[np.floating]
 
@@ -71,7 +73,7 @@ def rates(labels: Labels, scores: Scores, threshold: float) -> Rates:
     """
     labels = np.asarray(labels, np.bool_)
     _both_classes(labels)
-    flagged = np.asarray(scores) >= threshold
+    flagged = is_positive(np.asarray(scores, np.float64), threshold)
     accuracy = float((flagged == labels).mean())
     by_chance = float(flagged.mean() * labels.mean() + (~flagged).mean() * (~labels).mean())
     return Rates(

@@ -14,6 +14,7 @@ from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
 from xray.network.engine import Engine
 from xray.network.heatmap import render_heat_map
+from xray.thresholds import is_positive
 from xray.vocabulary import RESEARCH_NOTICE, Label
 
 WORST = 6
@@ -56,7 +57,7 @@ def worst_mistakes(predictions: Predictions, threshold: float, count: int = WORS
         The largest number of each kind.
     """
     probabilities = predictions.probabilities
-    flagged = probabilities >= threshold
+    flagged = is_positive(probabilities, threshold)
     order = np.argsort(probabilities, kind="stable")
     missed = [i for i in order.tolist() if predictions.labels[i] and not flagged[i]][:count]
     false_alarms = [i for i in order[::-1].tolist() if flagged[i] and not predictions.labels[i]][:count]

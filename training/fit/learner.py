@@ -1,12 +1,12 @@
 """The network during training: the inference network's layers, split into a frozen and a trainable part."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import InitialWeights
 from training.recipes import Recipe, Stage
 from xray.errors import UsageError
 from xray.network.builder import (
@@ -18,6 +18,9 @@ from xray.network.builder import (
     network_weights,
 )
 from xray.network.package import ModelPackage, round_to_storage
+
+InitialWeights = Path | Literal["imagenet"] | ModelPackage | None
+"""What the backbone starts from: a Keras weights file, Keras' download, another package's backbone, random weights."""
 
 MIN_DEVIATION = 1e-3
 """Lower bound of a channel's standard deviation: dividing by less would amplify noise and exceed float16."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from db.ledger import BatchImage
 from tests.archives import image_pixels, png, png_of
-from worker import load
+from worker import load_images as loading
 from xray.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(32, "pad")
@@ -20,9 +20,9 @@ PREPROCESSING = Preprocessing(32, "pad")
 @pytest.mark.parametrize("large", [True, False])
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     images = [batch_image(number, tmp_path, png(number)) for number in range(8)]
-    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", image_pixels(0).size - 1 if large else image_pixels(0).size)
+    monkeypatch.setattr(loading, "LARGE_IMAGE_PIXELS", image_pixels(0).size - 1 if large else image_pixels(0).size)
     most_at_once = count_decoding_threads(monkeypatch)
-    (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=8)
+    (loaded,) = loading.load_images(tmp_path, images, PREPROCESSING, group_size=8)
     assert (most_at_once() == 1) is large
     assert [each.image for each in loaded] == images
     for number, each in enumerate(loaded):
@@ -30,10 +30,10 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_damaged_large_image_does_not_block_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "LARGE_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(loading, "LARGE_IMAGE_PIXELS", 1000)
     whole = png_of(image_pixels(1, 100, 100), bits=8)
     images = [batch_image(0, tmp_path, whole[:-40]), batch_image(1, tmp_path, whole)]
-    (loaded,) = load.load_images(tmp_path, images, PREPROCESSING, group_size=2)
+    (loaded,) = loading.load_images(tmp_path, images, PREPROCESSING, group_size=2)
     assert [each.fault is None for each in loaded] == [False, True]
 
 
@@ -45,7 +45,7 @@ def batch_image(number: int, root: Path, data: bytes) -> BatchImage:
 
 def count_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Slow decoding down so that it overlaps, and return a function that tells the most threads in it at once."""
-    counting, now, most, decode = threading.Lock(), 0, 0, load.load
+    counting, now, most, decode = threading.Lock(), 0, 0, loading.load
 
     def watched(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         nonlocal now, most
@@ -59,5 +59,5 @@ def count_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]
             with counting:
                 now -= 1
 
-    monkeypatch.setattr(load, "load", watched)
+    monkeypatch.setattr(loading, "load", watched)
     return lambda: most
