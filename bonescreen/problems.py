@@ -26,7 +26,7 @@ class Problem:
 
     problem: str
     remedy: str
-    hinders: bool = True
+    blocking: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,17 @@ def find_problems(state: SystemState) -> list[Problem]:
     if state.database is not None:
         text = f"The database cannot be written: {state.database}."
         remedy = "Find the process that locks it, or free space on its disk. Finished results are saved."
-        found.append(Problem(text, remedy, hinders=bool(state.open_runs)))
+        found.append(Problem(text, remedy, blocking=bool(state.open_runs)))
     if state.broker is not None and not state.embedded:
         remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."
-        found.append(Problem(state.broker, remedy, hinders=bool(state.open_runs)))
+        found.append(Problem(state.broker, remedy, blocking=bool(state.open_runs)))
     found += _process_problems(state)
     for run in state.runs:
         if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
             crashed = "crashed three workers and is" if quarantined == 1 else "each crashed three workers and are"
             text = f"Run {run.run}: {count(quarantined, 'image')} {crashed} quarantined."
             remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
-            found.append(Problem(text, remedy, hinders=False))
+            found.append(Problem(text, remedy, blocking=False))
     return found
 
 

@@ -300,8 +300,8 @@ FRACTURE = Recipe(
     data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
     measured="out of fold, AUROC 0.8888 over all images and 0.8416 over the upper limb; better than logistic "
     "regression on frozen features at 224 px in the same folds by 0.019 [0.006, 0.032] and 0.030 [0.004, 0.051] "
-    "(benchmarks/floor.py; some settings were chosen on these folds, see docs/model.md). This is the model in the "
-    "installation; 34 minutes on 2 cores, 2026-11-26",
+    "(benchmarks/linear_baseline.py; some settings were chosen on these folds, see docs/model.md). This is the model "
+    "in the installation; 34 minutes on 2 cores, 2026-11-26",
     body_parts=(),
     backbone="DenseNet169",
     input_size=224,

@@ -44,14 +44,14 @@ def audit(
     """Check labelled data before training: unreadable files, duplicates, conflicting labels, balance, inverted images.
 
     Writes an HTML report, the same data as JSON, and groups.csv, which keeps duplicates in the same part of a split.
-    Findings do not affect the exit code.
+    Problems do not affect the exit code.
 
     Example: bonescreen audit fracatlas -o checked
     """
     require_packages("audit", "sklearn", "imagehash", "matplotlib", "jinja2")
-    from training.audit.examination import examine
+    from training.audit.audited_dataset import audit_dataset
+    from training.audit.read_images import read_images
     from training.audit.report import PAGE_FILE, AuditReport
-    from training.audit.survey import survey
     from training.data.read_dataset import read_dataset
     from training.disk import make_folder
 
@@ -59,7 +59,7 @@ def audit(
     dataset = whole.of_body_parts([part.upper() for part in body_part or ()])
     # Before the files are read, which takes long.
     make_folder(output)
-    report = AuditReport.of(examine(dataset, _with_progress(survey(dataset), len(dataset)), split), whole)
+    report = AuditReport.of(audit_dataset(dataset, _with_progress(read_images(dataset), len(dataset)), split), whole)
     report.write(output)
     numbers = report.to_dict()
     if as_json:
@@ -70,10 +70,10 @@ def audit(
         f"{counts['name']}: {counts['readable']:,} of {count(counts['images'], 'image')} readable, "
         f"{counts['positives']:,} positive"
     )
-    if report.findings:
+    if report.problems:
         print_line("")
-        rows = [(finding.severity, finding.count_text, finding.title) for finding in report.findings]
-        print_table(("severity", " how many", "finding"), rows)
+        rows = [(problem.severity, problem.count_text, problem.title) for problem in report.problems]
+        print_table(("severity", " how many", "problem"), rows)
     print_line("")
     print_line(numbers["conclusion"], "bold")
     print_line(f"The report with pictures: {output / PAGE_FILE}")

@@ -49,7 +49,7 @@ def status(
         write_json(_as_json(facts, found))
     else:
         _print(facts, found)
-    if any(problem.hinders for problem in found):
+    if any(problem.blocking for problem in found):
         raise typer.Exit(1)
 
 
@@ -62,7 +62,7 @@ def _chosen(database: Database, run: int | None) -> list[RunSummary]:
 
 def _as_json(facts: SystemState, found: Sequence[Problem]) -> dict[str, object]:
     return {
-        "ok": not any(problem.hinders for problem in found),
+        "ok": not any(problem.blocking for problem in found),
         "runs": [{**run_json(run), "failures": facts.failures[run.run]} for run in facts.runs],
         "processes": [{**asdict(process), "alive": process.alive} for process in facts.processes],
         "problems": [asdict(problem) for problem in found],
@@ -77,9 +77,9 @@ def _print(facts: SystemState, found: Sequence[Problem]) -> None:
         print_table(("process", "name", "last heard", "state"), [_process(process) for process in listed])
         print_line("")
     for problem in found:
-        print_line(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
+        print_line(f"PROBLEM: {problem.problem}" if problem.blocking else f"Note: {problem.problem}", "bold")
         print_line(f"  {problem.remedy}")
-    if not any(problem.hinders for problem in found):
+    if not any(problem.blocking for problem in found):
         print_line(_next_step(facts))
 
 

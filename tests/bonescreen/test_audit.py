@@ -18,7 +18,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_findings_are_printed_and_written_as_a_page_and_as_json(
+def test_problems_are_printed_and_written_as_a_page_and_as_json(
     bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path
 ) -> None:
     done = bonescreen("audit", data, "-o", tmp_path / "out")
@@ -30,7 +30,7 @@ def test_findings_are_printed_and_written_as_a_page_and_as_json(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["notice"], report["data"]["images"], report["data"]["readable"]) == (RESEARCH_NOTICE, 73, 72)
     page = html.unescape((tmp_path / "out" / "report.html").read_text())
-    for text in (RESEARCH_NOTICE, "images/relabelled.jpg", *(finding["title"] for finding in report["findings"])):
+    for text in (RESEARCH_NOTICE, "images/relabelled.jpg", *(problem["title"] for problem in report["problems"])):
         assert text in page
     assert page.count("data:image/jpeg;base64,") >= 20
 
@@ -44,7 +44,7 @@ def test_names_are_escaped_on_the_page_which_loads_nothing_from_elsewhere(
     assert "&lt;b&gt;other" in page
     assert "<script" not in page
     assert "<b>" not in page
-    assert set(re.findall(r'(?:src|href)="(.{1,5})', page)) <= {"data:", "#find"}
+    assert set(re.findall(r'(?:src|href)="(.{1,5})', page)) <= {"data:", "#prob"}
 
 
 def test_json_is_alone_on_standard_output(bonescreen: Bonescreen, home: Path, data: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_scripts_get_runs_processes_and_problems(bonescreen: Bonescreen, home: P
     said = json.loads(done.out)
     assert done.code == 1
     assert (said["ok"], said["runs"][0]["run"], said["processes"]) == (False, 1, [])
-    assert said["problems"][0]["hinders"] is True
+    assert said["problems"][0]["blocking"] is True
 
 
 def test_all_open_runs_are_shown_and_one_on_request(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:

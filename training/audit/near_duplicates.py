@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.audit.survey import AuditedImage, is_blank, stack_small
+from training.audit.read_images import AuditedImage, is_blank, stack_small
 from training.data.split import merge_groups
 
 MOST_BITS = 12

@@ -13,10 +13,10 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.audit.examination import Examination
-from training.audit.findings import Finding, all_findings, conclusion
+from training.audit.audited_dataset import AuditedDataset
 from training.audit.near_duplicates import join_groups
-from training.audit.survey import AuditedImage
+from training.audit.problems import Problem, all_problems, conclusion
+from training.audit.read_images import AuditedImage
 from training.data.dataset import Dataset, Role
 from training.disk import table_text
 from training.report_page import BLUE, encode_image, figure_png, in_report_style, render_page, write_report
@@ -28,7 +28,7 @@ PAGE_FILE, JSON_FILE, GROUPS_FILE = "report.html", "report.json", "groups.csv"
 ALL = "all images"
 PALE, DEEP = "#c9d8e3", "#0b2438"
 EXAMPLES = 8
-"""Examples of a finding on the page; the JSON file has all of them."""
+"""Examples of a problem on the page; the JSON file has all of them."""
 
 THUMBNAIL_SIDE = 240
 """Long side of a thumbnail in pixels: twice its size on the page, for sharp screens and print."""
@@ -61,14 +61,14 @@ class BalanceRow:
         return self.positives / self.images if self.images else 0.0
 
 
-def balance(examination: Examination) -> tuple[BalanceRow, ...]:
+def balance(audited: AuditedDataset) -> tuple[BalanceRow, ...]:
     """Count the readable images: all of them, by body part, and by part of the split."""
-    dataset = examination.dataset
+    dataset = audited.dataset
     rows = [_balance_row(dataset, "data", ALL, np.ones(len(dataset), np.bool_))]
     for part in sorted(set(dataset.body_parts.tolist())):
         rows.append(_balance_row(dataset, "body part", part or "unknown", dataset.body_parts == part))
-    if examination.has_split:
-        rows.extend(_balance_row(dataset, "part of the split", role, examination.parts == role) for role in Role)
+    if audited.has_split:
+        rows.extend(_balance_row(dataset, "part of the split", role, audited.parts == role) for role in Role)
     return tuple(rows)
 
 
@@ -125,31 +125,31 @@ class AuditReport:
 
     Attributes
     ----------
-    examination : Examination
+    audited : AuditedDataset
         The data that were audited.
-    findings : tuple of Finding
+    problems : tuple of Problem
         The worst first.
     groups : mapping of str to str
         From image to suggested group, of the whole data set.
     """
 
-    examination: Examination
-    findings: tuple[Finding, ...]
+    audited: AuditedDataset
+    problems: tuple[Problem, ...]
     groups: Mapping[str, str]
 
     @classmethod
-    def of(cls, examination: Examination, whole: Dataset) -> "AuditReport":
-        """Report on an examination; `whole` also has the body parts that were left out, as groups need all images."""
-        joined = join_groups(examination.dataset.groups.tolist(), examination.pairs)
+    def of(cls, audited: AuditedDataset, whole: Dataset) -> "AuditReport":
+        """Report on audited data; `whole` also has the body parts that were left out, as groups need all images."""
+        joined = join_groups(audited.dataset.groups.tolist(), audited.pairs)
         groups = {example.image: joined.get(example.group, example.group) for example in whole.examples}
-        return cls(examination, all_findings(examination), groups)
+        return cls(audited, all_problems(audited), groups)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values that JSON can hold."""
-        listed, dataset = self.examination.listed, self.examination.dataset
+        listed, dataset = self.audited.listed, self.audited.dataset
         return {
             "notice": RESEARCH_NOTICE,
-            "conclusion": conclusion(self.findings),
+            "conclusion": conclusion(self.problems),
             "data": {
                 "name": listed.terms.name,
                 "folder": str(listed.root),
@@ -161,10 +161,10 @@ class AuditReport:
                 "groups": len(np.unique(dataset.groups)),
                 "suggested_groups": len({self.groups[image] for image in dataset.images.tolist()}),
             },
-            "split": self.examination.split,
-            "findings": [asdict(finding) for finding in self.findings],
-            "balance": [asdict(row) for row in balance(self.examination)],
-            "sizes": _sizes(self.examination.images),
+            "split": self.audited.split,
+            "problems": [asdict(problem) for problem in self.problems],
+            "balance": [asdict(row) for row in balance(self.audited)],
+            "sizes": _sizes(self.audited.images),
         }
 
     def write(self, folder: Path) -> None:
@@ -181,12 +181,12 @@ class AuditReport:
         write_report(folder, {GROUPS_FILE: groups, JSON_FILE: numbers, PAGE_FILE: self._page()})
 
     def _page(self) -> str:
-        rows, images = balance(self.examination), self.examination.images
+        rows, images = balance(self.audited), self.audited.images
         return render_page(
             "audit.html.j2",
             report=self.to_dict(),
-            findings=self.findings,
-            examples=[_examples(self.examination, finding) for finding in self.findings],
+            problems=self.problems,
+            examples=[_examples(self.audited, problem) for problem in self.problems],
             balance=rows,
             balance_plot=figure_png(balance_figure(rows)),
             sizes_plot=figure_png(sizes_figure(images)) if images else None,
@@ -203,18 +203,18 @@ def _sizes(images: Sequence[AuditedImage]) -> dict[str, Any]:
     return {**ranges, "width_by_height": {name: round(float(value), 3) for name, value in named}}
 
 
-def _examples(examination: Examination, finding: Finding) -> Sequence[Mapping[str, Any]]:
-    """Return the first examples of a finding: each with its caption, and a picture and the labels of its images."""
-    parts = dict(zip(examination.dataset.images.tolist(), examination.parts.tolist(), strict=True))
-    labelled = {example.image: example for example in examination.listed.examples}
-    captions = finding.captions or ("",) * len(finding.images)
+def _examples(audited: AuditedDataset, problem: Problem) -> Sequence[Mapping[str, Any]]:
+    """Return the first examples of a problem: each with its caption, and a picture and the labels of its images."""
+    parts = dict(zip(audited.dataset.images.tolist(), audited.parts.tolist(), strict=True))
+    labelled = {example.image: example for example in audited.listed.examples}
+    captions = problem.captions or ("",) * len(problem.images)
     return [
         {
             "caption": caption,
             "images": [
                 {
                     "name": image,
-                    "picture": thumbnail(examination.listed.root / image) if image in parts else None,
+                    "picture": thumbnail(audited.listed.root / image) if image in parts else None,
                     "label": Label.POSITIVE if labelled[image].label else Label.NEGATIVE,
                     "group": labelled[image].group,
                     "part": parts.get(image, ""),
@@ -222,7 +222,7 @@ def _examples(examination: Examination, finding: Finding) -> Sequence[Mapping[st
                 for image in together[:EXAMPLES]
             ],
         }
-        for together, caption in zip(finding.images[:EXAMPLES], captions[:EXAMPLES], strict=True)
+        for together, caption in zip(problem.images[:EXAMPLES], captions[:EXAMPLES], strict=True)
     ]
 
 

@@ -191,7 +191,7 @@ def explain_images(
     for image in images:
         outputs = explainer.explain(image.square)
         explained = tuple(
-            LayerExplanation(layer, cam, most_active_channels(activation, count, image.placement, card.input_size))
+            LayerExplanation(layer, cam, most_active_channels(activation, count, image.image_box, card.input_size))
             for layer, cam, activation in zip(layers, outputs.grad_cams, outputs.activations, strict=True)
         )
         yield ImageExplanation(image, outputs.logit, float(card.probability(outputs.logit)), outputs.cam, explained)

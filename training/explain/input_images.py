@@ -30,14 +30,14 @@ class InputImage:
         The image as drawn; its long side is 480 pixels.
     square : ndarray of uint8, (size, size)
         The network's input.
-    placement : tuple of int
+    image_box : tuple of int
         Top, left, height and width of the image in the square, pixels.
     """
 
     name: str
     gray: NDArray[np.uint8]
     square: NDArray[np.uint8]
-    placement: tuple[int, int, int, int]
+    image_box: tuple[int, int, int, int]
 
 
 def read_input_image(path: Path, name: str, preprocessing: Preprocessing) -> InputImage:
@@ -55,7 +55,7 @@ def read_input_image(path: Path, name: str, preprocessing: Preprocessing) -> Inp
     gray = decode(read_image_file(file.parent, file.name))
     height, width = (max(1, round(side * PANEL_SIDE / max(gray.shape))) for side in gray.shape)
     drawn = np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
-    return InputImage(name, drawn, preprocessing.apply(gray), preprocessing.placement(*gray.shape))
+    return InputImage(name, drawn, preprocessing.apply(gray), preprocessing.image_box(*gray.shape))
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -141,7 +141,7 @@ class Channels:
 
 
 def most_active_channels(
-    activation: NDArray[np.float32], count: int, placement: tuple[int, int, int, int], size: int
+    activation: NDArray[np.float32], count: int, image_box: tuple[int, int, int, int], size: int
 ) -> Channels:
     """Choose the channels that vary most over the image: the largest spatial standard deviation, without padding.
 
@@ -153,30 +153,30 @@ def most_active_channels(
         A layer's output for one image.
     count : int
         Number of channels to choose; all where the layer has fewer.
-    placement : tuple of int
+    image_box : tuple of int
         Top, left, height and width of the image in the square input, pixels; see
-        :meth:`xray.images.preprocessing.Preprocessing.placement`.
+        :meth:`xray.images.preprocessing.Preprocessing.image_box`.
     size : int
         Side of the square input, pixels.
     """
-    spreads = without_padding(activation, placement, size).std(axis=(0, 1), dtype=np.float64)
+    spreads = without_padding(activation, image_box, size).std(axis=(0, 1), dtype=np.float64)
     numbers = np.argsort(-spreads, kind="stable")[:count]
     return Channels(numbers, spreads[numbers], np.moveaxis(activation[..., numbers], -1, 0))
 
 
-def without_padding(grid: NDArray[np.float32], placement: tuple[int, int, int, int], size: int) -> NDArray[np.float32]:
+def without_padding(grid: NDArray[np.float32], image_box: tuple[int, int, int, int], size: int) -> NDArray[np.float32]:
     """Return the cells of a grid over the square input that overlap the image.
 
     Parameters
     ----------
     grid : ndarray of float32, (height, width, ...)
         Over the whole square.
-    placement : tuple of int
+    image_box : tuple of int
         As in :func:`most_active_channels`.
     size : int
         Side of the square, pixels.
     """
-    top, left, image_height, image_width = placement
+    top, left, image_height, image_width = image_box
     height, width = grid.shape[:2]
     rows = slice(top * height // size, -(-(top + image_height) * height // size))
     columns = slice(left * width // size, -(-(left + image_width) * width // size))

@@ -72,7 +72,7 @@ def deletion_insertion(
     cam: NDArray[np.floating],
     score: Score,
     *,
-    placement: tuple[int, int, int, int],
+    image_box: tuple[int, int, int, int],
     seed: int,
 ) -> Curves:
     """Delete the cells of an image in the order of its map, and insert them again; compare with random orders.
@@ -88,7 +88,7 @@ def deletion_insertion(
         Its map, signed; the largest value comes first.
     score : callable
         From ``uint8 (M, size, size)`` to probabilities ``(M,)`` in [0, 1].
-    placement : tuple of int
+    image_box : tuple of int
         Top, left, height and width of the image in the square, pixels.
     seed : int
         Seed of the random orders.
@@ -97,7 +97,7 @@ def deletion_insertion(
     ----------
     Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, arXiv:1806.07421.
     """
-    top, left, height, width = placement
+    top, left, height, width = image_box
     inside = np.zeros(image.shape, np.bool_)
     inside[top : top + height, left : left + width] = True
     cells = _cells(len(image), cam.shape)
@@ -183,7 +183,7 @@ def check_map(network: keras.Model, card: Card, engine: Engine, explanations: Se
                 explanation.image.square,
                 explanation.cam,
                 lambda images: card.probability(engine.infer(images).logits),
-                placement=explanation.image.placement,
+                image_box=explanation.image.image_box,
                 seed=SEED + number,
             )
             for number, explanation in enumerate(explanations)
@@ -206,6 +206,6 @@ def _randomisation_test(
         (random_network(card, seed + draw) for draw in range(DRAWS)),
         np.stack([explanation.image.square for explanation in explanations]),
         own_maps,
-        placements=[explanation.image.placement for explanation in explanations],
+        image_boxes=[explanation.image.image_box for explanation in explanations],
         logits=[explanation.logit for explanation in explanations],
     )

@@ -97,7 +97,7 @@ def randomise_in_cascade(
     images: NDArray[np.uint8],
     explain: Explain,
     *,
-    placements: Sequence[tuple[int, int, int, int]],
+    image_boxes: Sequence[tuple[int, int, int, int]],
     logits: Sequence[float],
 ) -> RandomisationTest:
     """Randomise a network from its head down, stage by stage, and compare its maps with those of the trained weights.
@@ -115,7 +115,7 @@ def randomise_in_cascade(
         Preprocessed radiographs.
     explain : callable
         From such images to maps ``(N, h, w)``, float, signed, by the current weights of `network`.
-    placements : sequence of tuple of int
+    image_boxes : sequence of tuple of int
         Where each image is in its square, as in :func:`training.explain.layers.without_padding`.
     logits : sequence of float
         The trained network's logit of each image.
@@ -139,7 +139,7 @@ def randomise_in_cascade(
             network.set_weights(trained_weights)
     finally:
         network.set_weights(trained_weights)
-    crops = [partial(without_padding, placement=placement, size=images.shape[1]) for placement in placements]
+    crops = [partial(without_padding, image_box=image_box, size=images.shape[1]) for image_box in image_boxes]
     return _compare(tuple(stages), np.stack(draws), trained_maps, crops, np.asarray(logits))
 
 

@@ -50,8 +50,8 @@ class Preprocessing:
             )
         return cls(int(match[2]), cast("Geometry", match[1]))
 
-    def placement(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return where an image is placed in the square.
+    def image_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return the box of an image within the square.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Preprocessing:
         -------
         ndarray of uint8, shape (size, size)
         """
-        top, left, height, width = self.placement(gray.shape[0], gray.shape[1])
+        top, left, height, width = self.image_box(gray.shape[0], gray.shape[1])
         square = np.zeros((self.size, self.size), np.uint8)
         resized = Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR)
         square[top : top + height, left : left + width] = np.asarray(resized)

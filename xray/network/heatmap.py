@@ -42,7 +42,7 @@ def cam_at_image_size(
     ndarray of float32, (height, width)
         Signed, in units of the logit.
     """
-    top, left, inner_height, inner_width = preprocessing.placement(height, width)
+    top, left, inner_height, inner_width = preprocessing.image_box(height, width)
     rows, columns = cam.shape
     box = (
         left * columns / preprocessing.size,

@@ -1,4 +1,4 @@
-"""A data set with one fault of each kind, examined once; and data sets of made-up images."""
+"""A data set with one fault of each kind, audited once; and data sets of made-up images."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.training.audit.faulty_data import limb, write_faulty_data
-from training.audit.examination import Examination, examine
-from training.audit.findings import Finding, all_findings
-from training.audit.survey import AuditedImage, survey
+from training.audit.audited_dataset import AuditedDataset, audit_dataset
+from training.audit.problems import Problem, all_problems
+from training.audit.read_images import AuditedImage, read_images
 from training.data.dataset import Dataset, Example
 from training.data.fracatlas import FRACATLAS
 from training.data.read_dataset import read_dataset
@@ -23,25 +23,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def examination(folder: Path) -> Examination:
+def audited(folder: Path) -> AuditedDataset:
     dataset = read_dataset(folder)
-    return examine(dataset, survey(dataset), None)
+    return audit_dataset(dataset, read_images(dataset), None)
 
 
-def by_code(examination: Examination) -> dict[str, Finding]:
-    return {finding.code: finding for finding in all_findings(examination)}
+def by_code(audited: AuditedDataset) -> dict[str, Problem]:
+    return {problem.code: problem for problem in all_problems(audited)}
 
 
-def file_names(finding: Finding) -> set[frozenset[str]]:
-    return {frozenset(Path(image).name for image in together) for together in finding.images}
+def file_names(problem: Problem) -> set[frozenset[str]]:
+    return {frozenset(Path(image).name for image in together) for together in problem.images}
 
 
-def examine_distinct(examples: list[Example], root: Path = Path()) -> Examination:
-    """Examine images that are all different and readable, by their labels and groups alone."""
-    files = [audited(limb(seed), str(seed)) for seed in range(len(examples))]
-    return examine(Dataset(root, FRACATLAS, "fracture", tuple(examples)), files, None)
+def audit_distinct(examples: list[Example], root: Path = Path()) -> AuditedDataset:
+    """Audit images that are all different and readable, by their labels and groups alone."""
+    files = [audited_image(limb(seed), str(seed)) for seed in range(len(examples))]
+    return audit_dataset(Dataset(root, FRACATLAS, "fracture", tuple(examples)), files, None)
 
 
-def audited(gray: np.ndarray, name: str) -> AuditedImage:
+def audited_image(gray: np.ndarray, name: str) -> AuditedImage:
     small = Image.fromarray(gray).resize((64, 64), Image.Resampling.BILINEAR)
     return AuditedImage(name, name, *gray.shape, small.tobytes())

@@ -17,11 +17,11 @@ def test_deletion_falls_and_insertion_rises_sooner_in_the_order_of_the_true_evid
     truth = np.zeros((4, 4))
     truth[3, 0] = 1
     whole = (0, 0, 64, 64)
-    right = deletion_insertion(image, truth, brightness, placement=whole, seed=0)
+    right = deletion_insertion(image, truth, brightness, image_box=whole, seed=0)
     assert right.deletion[0] == right.insertion[-1] == pytest.approx(250 / 255)
     assert right.deletion_area < 0.5 * right.random_deletion_area
     assert right.insertion_area > right.random_insertion_area
-    wrong = deletion_insertion(image, -truth, brightness, placement=whole, seed=0)
+    wrong = deletion_insertion(image, -truth, brightness, image_box=whole, seed=0)
     assert wrong.deletion_area > wrong.random_deletion_area
 
 
@@ -34,7 +34,7 @@ def test_padding_is_neither_deleted_nor_counted() -> None:
 
     image = np.zeros((64, 64), np.uint8)
     image[:, 16:48] = 200
-    curves = deletion_insertion(image, np.zeros((4, 4)), keep, placement=(0, 16, 64, 32), seed=0)
+    curves = deletion_insertion(image, np.zeros((4, 4)), keep, image_box=(0, 16, 64, 32), seed=0)
     assert len(curves.shares) == 9
     assert not shown[0][..., :16].any()
     assert not shown[0][..., 48:].any()

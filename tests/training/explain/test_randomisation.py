@@ -40,12 +40,12 @@ def randomised(
     seeds: Sequence[int],
     squares: np.ndarray,
     explain: Callable[[np.ndarray], np.ndarray],
-    placement: tuple[int, int, int, int] = (0, 0, SIZE, SIZE),
+    image_box: tuple[int, int, int, int] = (0, 0, SIZE, SIZE),
 ) -> RandomisationTest:
     logits = np.asarray(network(squares, training=False)[0], float).tolist()
     random_networks = [small_network(seed) for seed in seeds]
     return randomise_in_cascade(
-        network, random_networks, squares, explain, placements=[placement] * len(squares), logits=logits
+        network, random_networks, squares, explain, image_boxes=[image_box] * len(squares), logits=logits
     )
 
 

@@ -576,7 +576,7 @@ def test_an_unknown_id_is_refused(text):
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(10, 512))
 def test_a_padded_image_is_centred_and_keeps_its_proportions(height, width, size):
-    top, left, h, w = Preprocessing(size, "pad").placement(height, width)
+    top, left, h, w = Preprocessing(size, "pad").image_box(height, width)
 
     assert max(h, w) == size
     assert abs(top - (size - h - top)) <= 1
@@ -584,13 +584,13 @@ def test_a_padded_image_is_centred_and_keeps_its_proportions(height, width, size
     assert abs(h * max(height, width) - height * size) <= max(height, width)
 
 
-def test_padding_is_black_and_the_image_is_where_placement_says():
+def test_padding_is_black_and_the_image_is_in_its_box():
     preprocessing = Preprocessing(64, "pad")
     bright = np.full((100, 50), 200, np.uint8)
 
     square = preprocessing.apply(bright)
 
-    top, left, height, width = preprocessing.placement(100, 50)
+    top, left, height, width = preprocessing.image_box(100, 50)
     inside = square[top : top + height, left : left + width]
     assert square.shape == (64, 64)
     assert (inside == 200).all()

@@ -47,7 +47,7 @@ class AuditedImage:
     small: bytes
 
 
-def survey(dataset: Dataset) -> Iterator[AuditedImage | Reason]:
+def read_images(dataset: Dataset) -> Iterator[AuditedImage | Reason]:
     """Read every file of a data set once, in order, in as many threads as there are processors.
 
     Yields

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.floor FRACATLAS WEIGHTS OUT``: the recipe ``fracture`` against a linear baseline.
+"""``python -m benchmarks.linear_baseline FRACATLAS WEIGHTS OUT``: the recipe ``fracture`` against a linear baseline.
 
 The baseline is logistic regression on pooled features of the frozen backbone with the same input, in the same folds.
 Its penalty is the best of several on the reported predictions themselves, which favours the baseline. ``OUT`` is the
@@ -76,5 +76,5 @@ def main(data: Path, weights: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python -m benchmarks.floor FRACATLAS WEIGHTS OUT")
+        sys.exit("usage: python -m benchmarks.linear_baseline FRACATLAS WEIGHTS OUT")
     main(*map(Path, sys.argv[1:]))

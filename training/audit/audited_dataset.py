@@ -1,4 +1,4 @@
-"""A data set as an audit examines it: its files, its duplicates and its split."""
+"""A data set as an audit checks it: its files, its duplicates and its split."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.audit.near_duplicates import DuplicatePair, find_duplicates
-from training.audit.survey import AuditedImage
+from training.audit.read_images import AuditedImage
 from training.data.dataset import Dataset, Role
 from training.data.split import assign_folds, make_split, read_split
+from training.recipes import RECIPES
 from xray.errors import UsageError
 from xray.vocabulary import Reason
 
-VALIDATION, TEST, SEED = 0.1, 0.15, 0
-"""The split that is examined where none is given: that of the recipes."""
+SPLIT_RECIPE = next(recipe for recipe in RECIPES.values() if not recipe.folds)
+"""The recipe whose split is checked where none is given; all recipes have the same shares and seed."""
 
-FOLDS = 5
-"""Folds of the recipes that cross-validate."""
+FOLDS_RECIPE = next(recipe for recipe in RECIPES.values() if recipe.folds)
+"""The recipe whose cross-validation is checked."""
 
 
 @dataclass(frozen=True)
-class Examination:
+class AuditedDataset:
     """A data set, its files and its split.
 
     Attributes
@@ -57,11 +58,11 @@ class Examination:
 
     @property
     def has_split(self) -> bool:
-        """Whether there is a split to examine."""
+        """Whether there is a split to check."""
         return bool(self.parts.any())
 
 
-def examine(listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path | None) -> Examination:
+def audit_dataset(listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path | None) -> AuditedDataset:
     """Combine the files of a data set with its duplicates and its split.
 
     Parameters
@@ -69,7 +70,7 @@ def examine(listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path
     listed : Dataset
         All labelled images.
     files : iterable of AuditedImage or Reason
-        The file of each, from :func:`training.audit.survey.survey`.
+        The file of each, from :func:`training.audit.read_images.read_images`.
     split : Path or None
         A ``split.csv``. By default the publisher's test part or a drawn one, as a recipe would split the data.
 
@@ -87,21 +88,24 @@ def examine(listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path
     dataset = listed.select(np.array([isinstance(file, AuditedImage) for file in read], np.bool_))
     parts, source = _assign_parts(dataset, split)
     by_reason = {reason: tuple(names) for reason, names in sorted(unreadable.items())}
-    return Examination(listed, by_reason, dataset, images, find_duplicates(images), parts, source, _no_folds(dataset))
+    return AuditedDataset(
+        listed, by_reason, dataset, images, find_duplicates(images), parts, source, _no_folds(dataset)
+    )
 
 
 def _assign_parts(dataset: Dataset, table: Path | None) -> tuple[NDArray[np.str_], str]:
     """Return the part that each image belongs to, ``(N,)``, and where the split comes from."""
+    recipe = SPLIT_RECIPE
     if table is not None:
         split, source = read_split(table), str(table)
     else:
         try:
-            split = make_split(dataset, validation=VALIDATION, test=TEST, seed=SEED)
+            split = make_split(dataset, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
         except UsageError as error:
             return np.full(len(dataset), "", np.str_), str(error)
         published = any(example.role is Role.TEST for example in dataset.examples)
         source = "the publisher's test part, and a validation part drawn" if published else "drawn by groups"
-        source += f" with seed {SEED}, as a recipe would"
+        source += f" with seed {recipe.seed}, as a recipe would"
     parts = np.full(len(dataset), "", "<U10")
     for role in Role:
         parts[split.mask(dataset, role)] = role.value
@@ -110,7 +114,7 @@ def _assign_parts(dataset: Dataset, table: Path | None) -> tuple[NDArray[np.str_
 
 def _no_folds(dataset: Dataset) -> str:
     try:
-        assign_folds(dataset.labels, dataset.groups, FOLDS, SEED)
+        assign_folds(dataset.labels, dataset.groups, FOLDS_RECIPE.folds, FOLDS_RECIPE.seed)
     except UsageError as error:
         return str(error)
     return ""

@@ -1,25 +1,25 @@
-"""Findings: what an audit reports, and what it does not."""
+"""Problems: what an audit reports, and what it does not."""
 
 from pathlib import Path
 
-from tests.training.audit.conftest import audited, by_code, examine_distinct, file_names
+from tests.training.audit.conftest import audit_distinct, audited_image, by_code, file_names
 from tests.training.audit.faulty_data import limb
-from training.audit.examination import Examination, examine
-from training.audit.findings import Finding, Severity, conclusion
-from training.audit.survey import survey
+from training.audit.audited_dataset import AuditedDataset, audit_dataset
+from training.audit.problems import Problem, Severity, conclusion
+from training.audit.read_images import read_images
 from training.data.dataset import Dataset, Example, Role
 from training.data.fracatlas import FRACATLAS
 from training.data.read_dataset import read_dataset
 
 
-def test_unreadable_files_are_reported_by_reason(examination: Examination) -> None:
-    finding = by_code(examination)["unreadable-truncated"]
-    assert (finding.severity, file_names(finding)) == (Severity.WARNING, {frozenset({"truncated.png"})})
+def test_unreadable_files_are_reported_by_reason(audited: AuditedDataset) -> None:
+    problem = by_code(audited)["unreadable-truncated"]
+    assert (problem.severity, file_names(problem)) == (Severity.WARNING, {frozenset({"truncated.png"})})
 
 
-def test_duplicates_with_different_labels_are_an_error(examination: Examination) -> None:
-    finding = by_code(examination)["conflicting-labels"]
-    assert (finding.severity, file_names(finding)) == (Severity.ERROR, {frozenset({"image13.png", "relabelled.jpg"})})
+def test_duplicates_with_different_labels_are_an_error(audited: AuditedDataset) -> None:
+    problem = by_code(audited)["conflicting-labels"]
+    assert (problem.severity, file_names(problem)) == (Severity.ERROR, {frozenset({"image13.png", "relabelled.jpg"})})
 
 
 def test_duplicates_in_two_parts_of_the_split_are_an_error(folder: Path, tmp_path: Path) -> None:
@@ -27,18 +27,18 @@ def test_duplicates_in_two_parts_of_the_split_are_an_error(folder: Path, tmp_pat
     table = tmp_path / "split.csv"
     roles = {group: "test" if group == "<b>other</b>" else "train" for group in dataset.groups.tolist()}
     table.write_text("group,role\n" + "".join(f"{group},{role}\n" for group, role in roles.items()))
-    finding = by_code(examine(dataset, survey(dataset), table))["across-split"]
-    assert (finding.severity, file_names(finding)) == (Severity.ERROR, {frozenset({"image16.png", "elsewhere.jpg"})})
+    problem = by_code(audit_dataset(dataset, read_images(dataset), table))["across-split"]
+    assert (problem.severity, file_names(problem)) == (Severity.ERROR, {frozenset({"image16.png", "elsewhere.jpg"})})
 
 
-def test_inverted_and_blank_images_are_reported_and_no_others(examination: Examination) -> None:
-    assert file_names(by_code(examination)["maybe-inverted"]) == {frozenset({"inverted.png"})}
-    assert file_names(by_code(examination)["blank"]) == {frozenset({"blank.png"}), frozenset({"blank2.png"})}
+def test_inverted_and_blank_images_are_reported_and_no_others(audited: AuditedDataset) -> None:
+    assert file_names(by_code(audited)["maybe-inverted"]) == {frozenset({"inverted.png"})}
+    assert file_names(by_code(audited)["blank"]) == {frozenset({"blank.png"}), frozenset({"blank2.png"})}
 
 
 def test_data_that_cannot_be_split_are_an_error_with_the_reason() -> None:
     examples = [Example(f"{i}.png", f"s{i}", "one", i % 2 == 0, "HAND") for i in range(8)]
-    found = by_code(examine_distinct(examples))
+    found = by_code(audit_distinct(examples))
     assert found["no-split"].severity is Severity.ERROR
     assert (
         "with the recipe humerus-baseline or humerus would fail immediately: a test part of about 15%"
@@ -51,33 +51,33 @@ def test_data_that_cannot_be_split_are_an_error_with_the_reason() -> None:
 
 def test_data_that_only_some_recipes_can_use_are_a_warning() -> None:
     parted = [Example(f"{i}.png", f"s{i}", f"p{i // 2}", i % 2 == 0, role=Role.TEST) for i in range(20)]
-    found = by_code(examine_distinct(parted))
+    found = by_code(audit_distinct(parted))
     assert (found["no-split"].severity, "no-folds" in found) == (Severity.WARNING, False)
     few = [Example(f"{i}.png", f"s{i}", f"p{i // 2}", i % 2 == 0) for i in range(8)]
-    found = by_code(examine_distinct(few))
+    found = by_code(audit_distinct(few))
     assert (found["no-folds"].severity, "no-split" in found) == (Severity.WARNING, False)
 
 
 def test_labels_that_follow_the_body_part_or_differ_within_a_study_are_reported() -> None:
     limbs = [Example(f"{i}.png", f"s{i // 2}", f"p{i // 2}", i % 2 == 0, "HAND") for i in range(40)]
     hips = [Example(f"h{i}.png", f"h{i}", f"h{i}", False, "HIP") for i in range(20)]
-    found = by_code(examine_distinct([*limbs, *hips]))
+    found = by_code(audit_distinct([*limbs, *hips]))
     assert "HIP are negative" in found["body-part-of-one-class"].title
     assert (found["mixed-studies"].count, found["mixed-studies"].count_text) == (20, "20 studies")
 
 
 def test_images_smaller_than_the_networks_input_are_reported() -> None:
     examples = tuple(Example(f"{i}.png", f"{i}", f"{i}", i % 2 == 0) for i in range(20))
-    images = [audited(limb(seed)[: 260 if seed else 100, : 200 if seed else 80], str(seed)) for seed in range(20)]
-    found = by_code(examine(Dataset(Path(), FRACATLAS, "fracture", examples), images, None))["tiny"]
+    images = [audited_image(limb(seed)[: 260 if seed else 100, : 200 if seed else 80], str(seed)) for seed in range(20)]
+    found = by_code(audit_dataset(Dataset(Path(), FRACATLAS, "fracture", examples), images, None))["tiny"]
     assert (found.images, found.captions) == ((("0.png",),), ("80 x 100",))
 
 
 def test_the_conclusion_counts_errors_and_warnings() -> None:
-    def finding(severity: Severity) -> Finding:
-        return Finding("x", severity, "x", 1, "image", "x")
+    def problem(severity: Severity) -> Problem:
+        return Problem("x", severity, "x", 1, "image", "x")
 
-    error, warning, note = (finding(severity) for severity in Severity)
+    error, warning, note = (problem(severity) for severity in Severity)
     assert conclusion([error, warning, warning]).startswith(
         "Not ready to train on: 1 error to correct first, 2 warnings"
     )
