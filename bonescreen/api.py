@@ -3,12 +3,12 @@
 Errors are those of `xray.errors`; all descend from `BonescreenError`.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,8 @@ from PIL import Image
 from bonescreen.context import open_ledger, settings_here
 from db import queries
 from db.queries import ResultFilter, StudyRow
-from xray.archives.files import read_image_file
+from training.explain.input_images import read_gray
 from xray.errors import FileFault, UsageError
-from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
 from xray.network.engine import Engine
@@ -35,13 +34,15 @@ if TYPE_CHECKING:
 ImageSource = str | Path | NDArray[np.uint8]
 """An image file, or gray pixels ``uint8 (H, W)`` with bone bright, as `load_image` returns them."""
 
+Value = TypeVar("Value")
+
 IMAGES_AT_ONCE = 32
 """Images of a list that are decoded and given to the engine together, so that memory does not grow with the list."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """A model's prediction for one image.
+    """A model's prediction for one image; equal only to itself.
 
     Attributes
     ----------
@@ -109,34 +110,39 @@ class Model:
         return f"Model({self.card.name} {self.card.version}, {self._engine.name}, digest {self.package.digest[:12]})"
 
     @overload
-    def predict(self, images: ImageSource) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence, too
+    def predict(self, images: ImageSource) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable, too
 
     @overload
-    def predict(self, images: Sequence[ImageSource]) -> list[Prediction]: ...
+    def predict(self, images: Iterable[ImageSource]) -> list[Prediction]: ...
 
-    def predict(self, images: ImageSource | Sequence[ImageSource]) -> Prediction | list[Prediction]:
+    def predict(self, images: ImageSource | Iterable[ImageSource]) -> Prediction | list[Prediction]:
         """Predict the finding for one image or several.
 
         Parameters
         ----------
-        images : str, Path or ndarray of uint8 (H, W), or a sequence of these
+        images : str, Path or ndarray of uint8 (H, W), or an iterable of these
             Image files in any format that screening reads, or gray pixels as `load_image` returns them.
 
         Returns
         -------
         Prediction or list of Prediction
-            One for one image, a list for a sequence, in its order. The numbers are those of `bonescreen screen`.
+            One for one image, a list for several, in their order. The numbers are those of `bonescreen screen`.
 
         Raises
         ------
         FileFault
             A file cannot be read as a radiograph; the error's note names it.
         UsageError
-            An array is not ``uint8 (H, W)``.
+            There is no such file, an array is not ``uint8 (H, W)`` or is empty, or an image is none of these.
+        ArchiveOutage
+            The storage of a file does not answer.
         """
         if isinstance(images, (str, Path, np.ndarray)):
             return self._predict_group([images])[0]
-        groups = (images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE))
+        if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
+            raise _not_an_image(images)
+        source = iter(images)
+        groups = iter(lambda: list(islice(source, IMAGES_AT_ONCE)), [])
         return [prediction for group in groups for prediction in self._predict_group(group)]
 
     def _predict_group(self, images: Sequence[ImageSource]) -> list[Prediction]:
@@ -169,6 +175,10 @@ def load_model(name_or_path: str | Path) -> Model:
     name_or_path : str or Path
         Name of an installed package (``bonescreen models list``), or a package's folder.
 
+    Returns
+    -------
+    Model
+
     Raises
     ------
     PackageError
@@ -196,13 +206,15 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
 
     Raises
     ------
+    UsageError
+        There is no such file.
     FileFault
         The file cannot be read as a radiograph; the error's note names it.
+    ArchiveOutage
+        The storage does not answer.
     """
-    # The folder counts as the archive: caps and the kinds of failure are those of screening.
-    file = Path(os.path.realpath(path))
     try:
-        return decode(read_image_file(file.parent, file.name))
+        return read_gray(path)
     except FileFault as fault:
         fault.add_note(f"{path}: {REASON_TEXT[fault.reason]}")
         raise
@@ -273,17 +285,26 @@ def results(
     Returns
     -------
     list of StudyRow, or DataFrame
+        Empty if no study matches.
 
     Raises
     ------
     UsageError
-        Nothing has been screened yet, the label is neither of the two, or pandas is not installed.
+        An argument is not as described, there is no such run, no such body part is known, nothing has been screened
+        yet, or pandas is not installed.
+    DatabaseOutage
+        The database does not answer.
     """
-    if label is not None and label not in set(Label):
-        raise UsageError(f"the label {label!r} is neither positive nor negative")
-    wanted = ResultFilter(run, flagged, min_score, threshold, body_part, None if label is None else Label(label), limit)
-    with open_ledger(settings_here()) as database, closing(queries.results(database, wanted)) as rows:
-        listed = list(rows)
+    wanted = ResultFilter(
+        run=_checked("run", queries.as_count, run),
+        flagged=flagged,
+        min_score=_checked("min_score", queries.as_score, min_score),
+        threshold=_checked("threshold", queries.as_score, threshold),
+        body_part=_checked("body_part", _as_text, body_part),
+        label=_checked("label", _as_label, label),
+        limit=_checked("limit", queries.as_count, limit),
+    )
+    listed = _list_studies(wanted)
     if not as_frame:
         return listed
     try:
@@ -293,9 +314,45 @@ def results(
     return DataFrame([asdict(row) for row in listed], columns=list(StudyRow.__dataclass_fields__))
 
 
+def _checked(name: str, check: Callable[[object], Value], value: object) -> Value | None:
+    try:
+        return None if value is None else check(value)
+    except UsageError as error:
+        raise UsageError(f"{name} {error}") from error
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError("must be a text")
+    return value
+
+
+def _as_label(value: object) -> Label:
+    if not isinstance(value, str) or value not in set(Label):
+        raise UsageError(f"{value!r} is neither positive nor negative")
+    return Label(value)
+
+
+def _list_studies(wanted: ResultFilter) -> list[StudyRow]:
+    with open_ledger(settings_here()) as database:
+        runs = queries.find_runs(database, wanted.run)
+        if wanted.body_part is not None:
+            queries.check_body_part(database, wanted.body_part, runs, "body_part")
+        with closing(queries.results(database, wanted)) as rows:
+            return list(rows)
+
+
 def _gray(image: ImageSource) -> NDArray[np.uint8]:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, str | Path):
         return load_image(image)
-    if image.dtype != np.uint8 or image.ndim != 2:
-        raise UsageError(f"an image is uint8 (H, W), as load_image returns it, not {image.dtype} {image.shape}")
+    if not isinstance(image, np.ndarray):
+        raise _not_an_image(image)
+    if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
+        raise UsageError(
+            f"an image is uint8 (H, W), not empty, as load_image returns it, not {image.dtype} {image.shape}"
+        )
     return image
+
+
+def _not_an_image(value: object) -> UsageError:
+    return UsageError(f"an image is a file (str or Path) or an array of uint8 (H, W), not {type(value).__name__}")

@@ -2,17 +2,21 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, exists, func, literal, null, select
 
-from db.run_queries import newest_run_ids
+from db.run_queries import RunSummary, newest_run_ids, newest_runs, run_summary
 from db.session import Database
 from db.study_results import STATUSES_WITH_SCORE
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
 from xray.thresholds import is_in_scope, label_of
-from xray.vocabulary import Label, StudyStatus
+from xray.vocabulary import BODY_PARTS, Label, StudyStatus
+
+LARGEST_NUMBER = 2**63 - 1
+"""The largest integer that a database column stores."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,82 @@ class ResultFilter:
     body_part: str | None = None
     label: Label | None = None
     limit: int | None = None
+
+
+def as_count(number: object) -> int:
+    """Return a run's number or a limit as a plain integer.
+
+    Raises
+    ------
+    UsageError
+        It is not a whole number, is below 1, or larger than a database column stores; the text begins with "must".
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise UsageError("must be a whole number")
+    count = int(number)
+    if not 1 <= count <= LARGEST_NUMBER:
+        allowed = "of at least 1" if count < 1 else f"from 1 to {LARGEST_NUMBER}"
+        raise UsageError(f"must be a whole number {allowed}")
+    return count
+
+
+def as_score(score: object) -> float:
+    """Return a score or threshold as a plain float.
+
+    Raises
+    ------
+    UsageError
+        It is not a number from 0 to 1; the text begins with "must".
+    """
+    if isinstance(score, bool) or not isinstance(score, Real) or not 0 <= float(score) <= 1:
+        raise UsageError("must be a number from 0 to 1")
+    return float(score)
+
+
+def find_runs(database: Database, run: int | None) -> list[RunSummary]:
+    """Summarise the runs that `results` lists: one, or by default each archive's newest.
+
+    Raises
+    ------
+    UsageError
+        There is no such run, or nothing has been screened yet.
+    """
+    found = [run_summary(database, number) for number in (newest_runs(database) if run is None else [run])]
+    if not found:
+        raise UsageError("nothing has been screened yet; run: bonescreen screen PATH")
+    return found
+
+
+def check_body_part(database: Database, body_part: str, listed: Sequence[RunSummary], option: str) -> str | None:
+    """Check that some images of the listed runs show a body part.
+
+    Parameters
+    ----------
+    database : Database
+    body_part : str
+        In capitals or not.
+    listed : sequence of RunSummary
+        As `find_runs` returns them.
+    option : str
+        The name of the argument, for the error.
+
+    Returns
+    -------
+    str or None
+        A note for the user if no image shows this part.
+
+    Raises
+    ------
+    UsageError
+        No image shows it, and its name is none of `BODY_PARTS`.
+    """
+    present = list_body_parts(database, [summary.run for summary in listed])
+    if body_part.upper() in present:
+        return None
+    known = f"body parts in these results: {', '.join(present)}" if present else "no body part is known of these images"
+    if body_part.upper() not in BODY_PARTS:
+        raise UsageError(f"{option} {body_part!r} is not known; {known}")
+    return f"No image shows {body_part.upper()}; {known}."
 
 
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:

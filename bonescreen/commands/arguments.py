@@ -1,15 +1,16 @@
 """Arguments and options that several commands share, checked before they reach a database or a disk."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from db import queries
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
-LARGEST_NUMBER = 2**63 - 1
-"""The largest integer that a database column stores."""
+Number = TypeVar("Number", int, float)
 
 
 def as_count(number: int | None) -> int | None:
@@ -20,10 +21,7 @@ def as_count(number: int | None) -> int | None:
     typer.BadParameter
         It is below 1, or larger than a database column stores.
     """
-    if number is not None and not 1 <= number <= LARGEST_NUMBER:
-        allowed = "of at least 1" if number < 1 else f"from 1 to {LARGEST_NUMBER}"
-        raise typer.BadParameter(f"must be a whole number {allowed}")
-    return number
+    return None if number is None else _checked(queries.as_count, number)
 
 
 def as_score(score: float | None) -> float | None:
@@ -34,9 +32,15 @@ def as_score(score: float | None) -> float | None:
     typer.BadParameter
         It is not from 0 to 1.
     """
-    if score is not None and not 0 <= score <= 1:
-        raise typer.BadParameter("must be a number from 0 to 1")
-    return score
+    return None if score is None else _checked(queries.as_score, score)
+
+
+def _checked(check: Callable[[object], Number], value: Number) -> Number:
+    try:
+        return check(value)
+    except UsageError as error:
+        # `usage_error_text` takes a text with a cause for the library's, and replaces it.
+        raise typer.BadParameter(str(error)) from None
 
 
 def as_port(port: int) -> int:

@@ -10,7 +10,7 @@ from bonescreen.commands.failures import reason_text
 from bonescreen.context import require_packages, settings_here
 from bonescreen.terminal import print_line, print_notice, print_table
 from xray.errors import ArchiveOutage, FileFault, UsageError
-from xray.vocabulary import RESEARCH_NOTICE, Reason
+from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
     from training.explain.input_images import InputImage
@@ -134,9 +134,10 @@ def _read_images(files: Sequence[Path], preprocessing: "Preprocessing") -> "tupl
     for file, name in zip(distinct, distinct_names(distinct), strict=True):
         try:
             images.append(read_input_image(file, name, preprocessing))
+        except UsageError:
+            unreadable[name] = "there is no such file"
         except FileFault as fault:
-            missing = fault.reason == Reason.VANISHED
-            unreadable[name] = "there is no such file" if missing else reason_text(fault.reason)
+            unreadable[name] = reason_text(fault.reason)
         except ArchiveOutage as outage:
             unreadable[name] = str(outage)
         else:

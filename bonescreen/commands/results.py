@@ -18,10 +18,9 @@ from bonescreen.problems import is_open
 from bonescreen.terminal import count, print_line, print_notice, print_table, write_json_list
 from db import queries
 from db.queries import ResultFilter, StudyRow
-from db.run_queries import RunSummary, newest_runs, run_summary
+from db.run_queries import RunSummary
 from db.session import Database
-from xray.errors import UsageError
-from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE, Label, StudyStatus
+from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus
 
 TABLE_ROWS = 50
 CSV_DIGITS = 4
@@ -80,11 +79,9 @@ def results(
     """
     wanted = ResultFilter(run, flagged, min_score, threshold, body_part, label, limit)
     with open_ledger(settings_here()) as database:
-        runs = [run_summary(database, number) for number in ([run] if run is not None else newest_runs(database))]
-        if not runs:
-            raise UsageError("nothing has been screened yet; run: bonescreen screen PATH")
-        if body_part is not None:
-            _check_body_part(body_part, queries.list_body_parts(database, [summary.run for summary in runs]))
+        runs = queries.find_runs(database, run)
+        if body_part is not None and (note := queries.check_body_part(database, body_part, runs, "--body-part")):
+            print_notice(note)
         if form is Format.TABLE:
             print_results(database, wanted, runs)
             return
@@ -95,15 +92,6 @@ def results(
                 write_json_list(asdict(row) for row in rows)
         for text in (*(run_heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
             print_notice(text)
-
-
-def _check_body_part(body_part: str, present: Sequence[str]) -> None:
-    if body_part.upper() in present:
-        return
-    known = f"body parts in these results: {', '.join(present)}" if present else "no body part is known of these images"
-    if body_part.upper() not in BODY_PARTS:
-        raise UsageError(f"--body-part {body_part!r} is not known; {known}")
-    print_notice(f"No image shows {body_part.upper()}; {known}.")
 
 
 def run_heading(run: RunSummary, threshold: float | None = None) -> str:

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 import bonescreen as api
 from db.queries import ResultFilter, find_study, results
 from db.session import Database
+from tests import ledgers
 from tests.archives import flat_tree, jpeg, png, truncated
 from tests.bonescreen.processes import run
 from xray.errors import FileFault, PackageError, UsageError
@@ -97,8 +100,66 @@ def test_an_image_is_loaded_as_gray_and_what_cannot_be_read_says_why(tmp_path: P
         api.load_image(bad)
     assert damaged.value.reason is Reason.TRUNCATED
     assert damaged.value.__notes__ == [f"{bad}: the file ends before the image does"]
-    with pytest.raises(FileFault, match="vanished"):
-        api.load_image(tmp_path / "missing.png")
+    with pytest.raises(FileFault):
+        api.load_image(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "no folder/missing.png", "empty/missing.png", "good.png/missing.png"])
+def test_a_path_with_no_file_is_named_and_is_no_matter_of_an_archive(
+    tmp_path: Path, tiny_package: ModelPackage, name: str
+) -> None:
+    (tmp_path / "good.png").write_bytes(png(1))
+    (tmp_path / "empty").mkdir()
+    missing = tmp_path / name
+    with pytest.raises(UsageError) as refused:
+        api.load_image(missing)
+    assert str(refused.value) == f"there is no file {missing}"
+    with pytest.raises(UsageError, match="there is no file"):
+        api.load_model(tiny_package.path).predict([tmp_path / "good.png", str(missing)])
+    with pytest.raises(UsageError, match="an empty path; give an image file"):
+        api.load_image("")
+
+
+def test_a_member_of_a_zip_is_an_image_and_a_missing_member_is_not_there(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "studies.zip", "w") as packed:
+        packed.writestr("hand.png", png(1))
+    assert api.load_image(tmp_path / "studies.zip" / "hand.png").shape == (24, 20)
+    with pytest.raises(UsageError, match="there is no file"):
+        api.load_image(tmp_path / "studies.zip" / "foot.png")
+
+
+def test_images_may_come_from_a_generator(tmp_path: Path, tiny_package: ModelPackage) -> None:
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(png(seed))
+    files = sorted(tmp_path.glob("*.png"))
+    model = api.load_model(tiny_package.path)
+    several = model.predict(file for file in files)
+    assert [p.logit for p in several] == [p.logit for p in model.predict(files)]
+    assert len(model.predict(tmp_path.glob("*.png"))) == 3
+    assert model.predict(iter(())) == []
+
+
+@pytest.mark.parametrize("images", [b"hand.png", b"", [b"hand.png"], [["hand.png"]], [[0, 1], [2, 3]], 5, None])
+def test_what_is_no_image_is_refused_with_what_is_one(tiny_package: ModelPackage, images: Any) -> None:
+    with pytest.raises(UsageError, match=r"an image is a file \(str or Path\) or an array of uint8 \(H, W\), not "):
+        api.load_model(tiny_package.path).predict(images)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_an_empty_array_is_refused(tiny_package: ModelPackage, shape: tuple[int, int]) -> None:
+    model = api.load_model(tiny_package.path)
+    for images in (np.zeros(shape, np.uint8), [np.zeros(shape, np.uint8)]):
+        with pytest.raises(UsageError, match="not empty"):
+            model.predict(images)
+
+
+def test_predictions_are_compared_and_kept_in_sets_as_objects(tiny_package: ModelPackage) -> None:
+    model = api.load_model(tiny_package.path)
+    one, other = (model.predict(np.full((8, 8), 7, np.uint8)) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other, one}) == 2
+    assert [one, other].index(other) == 1
 
 
 def test_results_are_those_of_the_command_as_a_list_or_a_data_frame(screened: tuple[Path, Database]) -> None:
@@ -122,8 +183,51 @@ def test_wrong_arguments_are_refused_with_a_way_out(home: Path, tiny_package: Mo
         api.load_model("no-such-model")
     with pytest.raises(UsageError, match=r"uint8 \(H, W\), .* not float64 \(4, 4\)"):
         api.load_model(tiny_package.path).predict(np.zeros((4, 4)))
-    with pytest.raises(UsageError, match="neither positive nor negative"):
+    with pytest.raises(UsageError, match="label 'fracture' is neither positive nor negative"):
         api.results(label="fracture")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"run": 99}, "there is no run 99; see: bonescreen runs"),
+        ({"run": "x"}, "run must be a whole number"),
+        ({"run": True}, "run must be a whole number"),
+        ({"run": 0}, "run must be a whole number of at least 1"),
+        ({"threshold": 7.0}, "threshold must be a number from 0 to 1"),
+        ({"threshold": float("nan")}, "threshold must be a number from 0 to 1"),
+        ({"threshold": "0.5"}, "threshold must be a number from 0 to 1"),
+        ({"min_score": -3}, "min_score must be a number from 0 to 1"),
+        ({"limit": 0}, "limit must be a whole number of at least 1"),
+        ({"limit": -1}, "limit must be a whole number of at least 1"),
+        ({"limit": 2.5}, "limit must be a whole number"),
+        ({"limit": 2**63}, f"limit must be a whole number from 1 to {2**63 - 1}"),
+        ({"label": []}, "label [] is neither positive nor negative"),
+        ({"body_part": 5}, "body_part must be a text"),
+        ({"body_part": "RIST"}, "body_part 'RIST' is not known; body parts in these results: HAND, HUMERUS, KNEE"),
+    ],
+)
+def test_results_refuses_what_the_command_refuses(home: Path, wanted: dict[str, Any], said: str) -> None:
+    ledgers.screened(home)
+    with pytest.raises(UsageError) as refused:
+        api.results(**wanted)
+    assert str(refused.value) == said
+
+
+def test_results_takes_numbers_from_arrays_and_a_body_part_that_no_image_shows(home: Path) -> None:
+    number = ledgers.screened(home)
+    assert [row.study for row in api.results(np.int64(number), limit=np.int64(1))] == [ledgers.POSITIVE]  # type: ignore[call-overload]
+    assert [row.study for row in api.results(min_score=np.float32(0.5))] == [ledgers.POSITIVE]  # type: ignore[call-overload]
+    assert {row.study for row in api.results(body_part="humerus")} == {ledgers.POSITIVE, ledgers.NEGATIVE}
+    assert api.results(body_part="WRIST") == []
+
+
+def test_rows_and_errors_are_named_by_the_package(home: Path) -> None:
+    ledgers.screened(home)
+    assert isinstance(api.results()[0], api.StudyRow)
+    with pytest.raises(api.BonescreenError):
+        api.load_image("")
+    assert (api.UsageError, api.FileFault, api.PackageError) == (UsageError, FileFault, PackageError)
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

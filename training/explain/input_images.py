@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xray.archives.files import read_image_file
+from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
+from xray.vocabulary import Reason
 
 PANEL_SIDE = 480
 """Long side of an image as drawn, pixels."""
@@ -45,17 +47,50 @@ def read_input_image(path: Path, name: str, preprocessing: Preprocessing) -> Inp
 
     Raises
     ------
+    UsageError
+        If there is no such file.
     FileFault
         If it cannot be read as a radiograph.
     ArchiveOutage
-        If its folder is missing or the storage does not answer.
+        If the storage does not answer.
     """
-    # Links of an archive must not lead out of it, but a person may name any file.
-    file = Path(os.path.realpath(path))
-    gray = decode(read_image_file(file.parent, file.name))
+    gray = read_gray(path)
     height, width = (max(1, round(side * PANEL_SIDE / max(gray.shape))) for side in gray.shape)
     drawn = np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
     return InputImage(name, drawn, preprocessing.apply(gray), preprocessing.image_box(*gray.shape))
+
+
+def read_gray(path: str | Path) -> NDArray[np.uint8]:
+    """Decode a file that a person names to gray at its full size, as screening does.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    FileFault
+        If it cannot be read as a radiograph.
+    ArchiveOutage
+        If the storage does not answer.
+    """
+    if not str(path):
+        raise UsageError("an empty path; give an image file")
+    # Links of an archive must not lead out of it, but a person may name any file. Its folder counts as the archive.
+    file = Path(os.path.realpath(path))
+    try:
+        return decode(read_image_file(file.parent, file.name))
+    except (FileFault, ArchiveOutage) as error:
+        vanished = error.reason == Reason.VANISHED if isinstance(error, FileFault) else _is_missing(file)
+        if vanished:
+            raise UsageError(f"there is no file {path}") from error
+        raise
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
