@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.text import Text
 
+from xray.vocabulary import count as count
+
 Cell = str | Text
 GAP = "  "
 
@@ -108,16 +110,6 @@ def local_time(seconds: float) -> str:
 def utc_time(seconds: float) -> str:
     """Write seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def count(number: int, thing: str) -> str:
-    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``, ``3 epochs``."""
-    if thing.endswith("y"):
-        plural = thing[:-1] + "ies"
-    else:
-        # Not an epoch, whose ending is spoken as a k.
-        plural = thing + ("es" if thing.endswith("ch") and not thing.endswith("epoch") else "s")
-    return f"{number:,} {thing if number == 1 else plural}"
 
 
 def _escaped(character: str) -> str:

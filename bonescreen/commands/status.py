@@ -11,11 +11,12 @@ from bonescreen.commands.runs import percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import Problem, SystemState, find_problems, is_open, read_system_state
 from bonescreen.scanning import skipped_text
-from bonescreen.terminal import count, print_line, print_table, print_wrapped, write_json
+from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
 from xray.errors import DatabaseOutage, StorageOutage
+from xray.vocabulary import count
 
 
 def status(
