@@ -99,7 +99,7 @@ def _two_labels(source: Source, study: str) -> UsageError:
         for row in _rows(source)
         if row.placement.study == study and row.placement.human_label is not None
     }
-    labels = ", ".join(f"{label} on line {line}" for label, line in lines.items())
+    labels = ", ".join(f"{label} on line {line}" for label, line in lines.items()) or "unknown"
     return UsageError(f"{MANIFEST_NAME} gives the study {study!r} two labels: {labels}; a study has one label")
 
 
