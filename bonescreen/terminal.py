@@ -20,18 +20,18 @@ def print_line(text: Cell, style: str = "") -> None:
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
 
 
-def print_wrapped(beginning: str, text: str) -> None:
+def print_wrapped(beginning: str, text: str, style: str = "") -> None:
     """Print a text after `beginning`; in a terminal wrapped at words, with the next lines indented to match."""
     console = Console()
     if not (console.is_terminal and text):
-        print_line(beginning + text)
+        print_line(beginning + text, style)
         return
     indent = " " * len(beginning)
     for line in textwrap.wrap(
         text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,
     ):  # fmt: skip
-        print_line(line)
+        print_line(line, style)
 
 
 def print_to(console: Console, text: str) -> None:

@@ -78,8 +78,8 @@ def _print(facts: SystemState, found: Sequence[Problem]) -> None:
         print_table(("process", "name", "last heard", "state"), [_process(process) for process in listed])
         print_line("")
     for problem in found:
-        print_line(f"PROBLEM: {problem.problem}" if problem.hinders else f"Note: {problem.problem}", "bold")
-        print_line(f"  {problem.remedy}")
+        print_wrapped("PROBLEM: " if problem.hinders else "Note: ", problem.problem, "bold")
+        print_wrapped("  ", problem.remedy)
     if not any(problem.hinders for problem in found):
         print_line(_next_step(facts))
 
