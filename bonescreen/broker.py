@@ -33,7 +33,13 @@ def broker_url(settings: Settings) -> str:
 
 
 def broker_service(settings: Settings) -> Service:
-    """Return the embedded broker as a service: with an append-only file, without eviction, without a TCP port."""
+    """Return the embedded broker as a service: with an append-only file, without eviction, without a TCP port.
+
+    Raises
+    ------
+    BrokerOutage
+        The folder for its socket belongs to another user.
+    """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = broker_socket(settings)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

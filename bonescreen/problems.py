@@ -8,14 +8,13 @@ from shlex import quote
 from urllib.parse import urlsplit
 
 from bonescreen.context import roots_here
-from bonescreen.terminal import count
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.queries import count_failures
 from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import open_scans
 from db.session import Database
 from xray.settings import Settings
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, count
 
 PING_SECONDS = 3.0
 

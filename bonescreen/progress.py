@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from bonescreen.terminal import count, print_to
+from bonescreen.terminal import print_to
 from db.run_queries import Progress
+from xray.vocabulary import count
 
 WINDOW_SECONDS = 60.0
 """The time over which the speed is averaged."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bonescreen.context import open_ledger
 from bonescreen.stack import name_archives, require_configured
-from bonescreen.terminal import count, escape_unprintable, print_error, print_line, print_notice
+from bonescreen.terminal import escape_unprintable, print_error, print_line, print_notice
 from db.runs import archive_roots
 from db.session import Database
 from producer.dry_run import dry_run
@@ -20,7 +20,7 @@ from producer.source import Source
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import load_package
 from xray.settings import Settings
-from xray.vocabulary import Layout, describe_skipped
+from xray.vocabulary import Layout, count, describe_skipped
 
 T = TypeVar("T")
 

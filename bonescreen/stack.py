@@ -118,7 +118,7 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
 
 
 def _require_archive(path: Path) -> None:
-    next_step = "give the folder that holds the studies, or a zip or tar of them"
+    next_step = "give the folder that holds the studies, a zip or tar of them, or one image"
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:

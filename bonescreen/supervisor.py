@@ -75,10 +75,6 @@ class Supervisor:
         """Restart services that died or do not respond; return the names of those that keep dying."""
         return [process.service.name for process in self._processes if process.check()]
 
-    def pids(self) -> dict[str, int]:
-        """Map the running services' names to their process ids."""
-        return {process.service.name: process.popen.pid for process in self._processes if process.popen is not None}
-
     def stop(self) -> None:
         """Terminate the services, the last one first, and kill those that take too long; if interrupted, kill all."""
         try:

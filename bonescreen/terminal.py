@@ -18,18 +18,18 @@ def print_line(text: Cell, style: str = "") -> None:
     Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
 
 
-def print_wrapped(beginning: str, text: str) -> None:
+def print_wrapped(beginning: str, text: str, style: str = "") -> None:
     """Print a text after `beginning`; in a terminal wrapped at words, with the next lines indented to match."""
     console = Console()
     if not (console.is_terminal and text):
-        print_line(beginning + text)
+        print_line(beginning + text, style)
         return
     indent = " " * len(beginning)
     for line in textwrap.wrap(
         text, max(console.width, 2 * len(indent)), initial_indent=beginning, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,
     ):  # fmt: skip
-        print_line(line)
+        print_line(line, style)
 
 
 def print_to(console: Console, text: str) -> None:
@@ -108,16 +108,6 @@ def local_time(seconds: float) -> str:
 def utc_time(seconds: float) -> str:
     """Write seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def count(number: int, thing: str) -> str:
-    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``, ``3 epochs``."""
-    if thing.endswith("y"):
-        plural = thing[:-1] + "ies"
-    else:
-        # Not an epoch, whose ending is spoken as a k.
-        plural = thing + ("es" if thing.endswith("ch") and not thing.endswith("epoch") else "s")
-    return f"{number:,} {thing if number == 1 else plural}"
 
 
 def _escaped(character: str) -> str:

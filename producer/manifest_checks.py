@@ -99,8 +99,8 @@ def _two_labels(source: Source, study: str) -> UsageError:
         for row in _rows(source)
         if row.placement.study == study and row.placement.human_label is not None
     }
-    labels = _joined(f"{label} on line {line}" for label, line in lines.items())
-    return UsageError(f"{MANIFEST_NAME} calls the study {study!r} {labels}; a study has one label")
+    labels = ", ".join(f"{label} on line {line}" for label, line in lines.items()) or "unknown"
+    return UsageError(f"{MANIFEST_NAME} gives the study {study!r} two labels: {labels}; a study has one label")
 
 
 def _rows(source: Source) -> Iterator[ManifestRow]:

@@ -29,7 +29,7 @@ from xray.errors import ArchiveOutage, UsageError
 from xray.message import PRECISION, queue_name
 from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
-from xray.vocabulary import Layout, SkipReason, describe_skipped
+from xray.vocabulary import Layout, SkipReason, count, describe_skipped
 
 POLL_SECONDS = 0.5
 
@@ -169,7 +169,7 @@ def _await_expiry(database: Database, archive_id: int, scan: OpenScan) -> None:
         if now.lease_expires_at != scan.lease_expires_at:
             raise UsageError(
                 f"the archive {now.archive!r} is being scanned by {now.holder} "
-                f"({now.found:,} images so far); wait for it to end"
+                f"({count(now.found, 'image')} so far); wait for it to end"
             )
         time.sleep(POLL_SECONDS)
 
@@ -201,7 +201,7 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
 def _nothing_found(source: Source, report: ScanReport) -> str:
     if report.missing:
         return (
-            f"none of the {report.missing:,} images that {MANIFEST_NAME} lists is in {source.root}; "
+            f"no image that {MANIFEST_NAME} lists ({report.missing:,}) is in {source.root}; "
             "their paths begin at the archive's root; nothing was changed"
         )
     text = f"no image found in {source.root}"

@@ -80,9 +80,13 @@ def list_root(root: Path) -> "os._ScandirIterator[str]":
     try:
         return os.scandir(os.fspath(root))
     except FileNotFoundError as error:
-        raise UsageError(f"{root} does not exist; name a folder of X-ray studies, mounted on this host") from error
+        raise UsageError(
+            f"{root} does not exist; name a folder of X-ray studies, mounted on this host, or an image"
+        ) from error
     except NotADirectoryError as error:
-        raise UsageError(f"{root} is not a folder; name the folder that holds the X-ray studies") from error
+        raise UsageError(
+            f"{root} is not a folder; name the folder that holds the X-ray studies, or an image"
+        ) from error
     except OSError as error:
         raise_if_outage(root, error)
         raise UsageError(f"{root} cannot be listed ({error.strerror}); give this user the right to read it") from error

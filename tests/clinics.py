@@ -1,4 +1,4 @@
-"""Files of a clinic to scan, and the studies that the database then holds."""
+"""DICOM files to scan, and the studies that the database has after a scan."""
 
 import os
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,25 +33,28 @@ os.environ["BONESCREEN_QUIET_SECONDS"] = "0"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """See that nothing outlives this process, and that what it starts can be interrupted."""
+    """Start the reaper, and let the processes that tests start react to Ctrl-C."""
     session.config.stash[REAPER] = Reaper()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell starts what runs in its background so (`nohup make test &`). This process goes on ignoring it, but
-        # other than SIG_IGN, a handler is not passed on to what is started.
+        # A shell ignores SIGINT in what it runs in the background (`nohup make test &`), and child processes inherit
+        # SIG_IGN. They do not inherit a handler, so with this one only this process ignores it.
         signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End what tests have left behind."""
+    """Kill what tests have left running."""
     if reaper := config.stash.get(REAPER, None):
         reaper.end()
 
 
 def release_killed_sessions(folder: Path) -> None:
-    """Let pytest remove what killed sessions have left in its folder, which it takes for theirs for three days."""
+    """Remove the locks of killed sessions, so that pytest removes their folders now and not after three days."""
     for lock in folder.glob("pytest-*/.lock"):
-        if not psutil.pid_exists(int(lock.read_text())):
-            lock.unlink(missing_ok=True)
+        # Empty if a session that is just starting has not written it yet; gone if one has just ended.
+        with suppress(FileNotFoundError):
+            pid = lock.read_text()
+            if pid and not psutil.pid_exists(int(pid)):
+                lock.unlink()
 
 
 @pytest.fixture(scope="session", autouse=True)

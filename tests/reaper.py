@@ -1,8 +1,8 @@
-"""Ends what a process of pytest has started and not ended as soon as it is gone, however it went.
+"""Kills the processes and servers that a pytest process started, once that process has ended.
 
-``python -m tests.reaper MARK FOLDER`` does so at the end of its standard input, which the kernel brings about when
-pytest is killed. What is to end has the mark in its environment. Valkey and PostgreSQL write their titles over theirs;
-they are known by the folder that they work in: FOLDER, or one named by a line of standard input.
+``python -m tests.reaper MARK FOLDER`` waits for the end of its standard input, which the kernel closes even when pytest
+is killed. It finds the processes by the mark in their environment. Valkey and PostgreSQL overwrite theirs with their
+titles, so it finds them by the folder that they work in: FOLDER, or one named by a line of standard input.
 """
 
 import os
@@ -20,22 +20,22 @@ from pathlib import Path
 import psutil
 
 VARIABLE = "PYTEST_MARKS"
-"""Holds a mark for each process of pytest above: with pytest-xdist its controller's and its worker's."""
+"""Holds the mark of each pytest process that a process descends from; pytest-xdist has a controller and workers."""
 
 SERVERS = ("postgres", "redis-server", "valkey-server")
 PATIENCE_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
 QUIET_LOOKS = 3
-"""Looks in a row that find nothing: a process that was just being started is found by the second."""
+"""Searches in a row that must find nothing; a process that is just starting may be missed by the first."""
 
 
 class Reaper:
-    """A process beside this one that outlives it, started ahead of all that it has to end.
+    """Runs the clean-up in a separate process, which outlives this one; start it before anything that it has to kill.
 
     Attributes
     ----------
     folder : Path
-        For temporary files, open to other users as PostgreSQL is not run as root; removed at the end.
+        For temporary files; other users can write to it, because PostgreSQL does not run as root. Removed at the end.
     """
 
     def __init__(self) -> None:
@@ -44,34 +44,34 @@ class Reaper:
         mark = uuid.uuid4().hex
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.reaper", mark, str(self.folder)],
-            # No other reaper ends this one.
+            # Without marks, so that another reaper does not kill this one.
             env={name: value for name, value in os.environ.items() if name != VARIABLE},
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             text=True,
-            # Ctrl-C is sent to all of the terminal's process group.
+            # In its own session, because Ctrl-C goes to the terminal's whole process group.
             start_new_session=True,
         )
         os.environ[VARIABLE] = " ".join((*os.environ.get(VARIABLE, "").split(), mark))
 
     def watch(self, folder: Path) -> None:
-        """End the servers that work below a folder, too."""
+        """Kill also the servers that work below a folder."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{folder}\n")
         self._process.stdin.flush()
 
     def end(self) -> None:
-        """Let it do its work now, and await it."""
+        """Run the clean-up now and wait for it."""
         self._process.communicate()
 
 
 def started(mark: str, folders: Sequence[Path]) -> Iterator[psutil.Process]:
-    """Yield the processes that live and are to end."""
+    """Yield the running processes that are to be killed."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name() in SERVERS:
                 parent = process.parent()
-                # PostgreSQL ends its own children.
+                # PostgreSQL stops its own children.
                 is_child = parent is not None and parent.name() == process.name()
                 if not is_child and any(Path(process.cwd()).is_relative_to(folder) for folder in folders):
                     yield process
@@ -80,7 +80,7 @@ def started(mark: str, folders: Sequence[Path]) -> Iterator[psutil.Process]:
 
 
 def reap(mark: str, folders: Sequence[Path]) -> None:
-    """End all that was started, and see that nothing is left."""
+    """Kill everything that was started, and check that nothing is left."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     looks = 0
     while looks < QUIET_LOOKS:

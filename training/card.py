@@ -14,7 +14,7 @@ from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import SCHEMA, Card, Metric, TrainingData
 from xray.network.package import ModelPackage
-from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE
+from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE, count
 
 IMAGENET = TrainingData(
     name="ImageNet (ILSVRC 2012)",
@@ -181,7 +181,7 @@ def _limits(config: TrainingConfig, dataset: Dataset, unreadable: str) -> tuple[
         f"{RESEARCH_NOTICE} The model misses findings and flags normal images: read the metrics.",
         "The metrics are of held-out images of one data set; they may be different in other archives.",
         "A heat map shows what raised the score, not where the finding is.",
-        f"Trained and evaluated with {len(dataset):,} images; unreadable images, left out: {unreadable}.",
+        f"Trained and evaluated with {count(len(dataset), 'image')}; unreadable images, left out: {unreadable}.",
     ]
     if recipe.folds:
         limits += [

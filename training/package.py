@@ -90,7 +90,7 @@ def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
 
     Returns
     -------
-    ndarray of uint8, (8, size, size)
+    ndarray of uint8, (GOLDEN_IMAGES, size, size)
         In [0, 255].
     """
     rng = np.random.default_rng(seed)

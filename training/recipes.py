@@ -8,6 +8,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from xray.errors import UsageError
+from xray.vocabulary import count
 
 if TYPE_CHECKING:
     from xray.images.preprocessing import Geometry
@@ -50,8 +51,9 @@ class Stage:
     def __str__(self) -> str:
         layers = f"the top {self.trainable_layers} backbone layers" if self.trainable_layers else ""
         trained = " and ".join(filter(None, (layers, "the head" if self.head else "")))
-        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
-        sampled = f", {self.negatives:g} negative images per positive image" if self.negatives else ""
+        epochs = count(self.epochs, "epoch")
+        negatives = "negative image" if self.negatives == 1 else "negative images"
+        sampled = f", {self.negatives:g} {negatives} per positive image" if self.negatives else ""
         return f"train {trained}, {epochs}, initial learning rate {self.learning_rate:g}{sampled}"
 
 

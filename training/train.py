@@ -32,6 +32,7 @@ from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
 from xray.network.keras_engine import prepare_backend
 from xray.network.package import ModelPackage, load_package
+from xray.vocabulary import count
 
 CACHE, PREDICTIONS = "cache", "predictions.csv"
 
@@ -260,12 +261,12 @@ def _delete_partial_files(config: TrainingConfig) -> None:
 
 def _counts_text(unreadable: Mapping[str, int]) -> str:
     by_count = sorted(unreadable.items(), key=lambda item: item[1], reverse=True)
-    return ", ".join(f"{reason} {count}" for reason, count in by_count) or "none"
+    return ", ".join(f"{reason} {number}" for reason, number in by_count) or "none"
 
 
 def _describe(dataset: Dataset) -> str:
     groups, studies = len(np.unique(dataset.groups)), len(np.unique(dataset.studies))
     return (
-        f"{len(dataset):,} images, {int(dataset.labels.sum()):,} positive ({dataset.finding}), "
-        f"{studies:,} studies, {groups:,} groups"
+        f"{count(len(dataset), 'image')}, {int(dataset.labels.sum()):,} positive ({dataset.finding}), "
+        f"{count(studies, 'study')}, {count(groups, 'group')}"
     )

@@ -158,7 +158,7 @@ class BatchWorker:
         reason = shared_fault(outcomes)
         if reason is not None and not self._archive_is_readable(claim, root):
             raise ArchiveOutage(
-                f"all {len(outcomes)} images of a batch of {claim.archive} are {reason}: is the archive mounted and "
+                f"every image of a batch of {claim.archive} ({len(outcomes)}) is {reason}: is the archive mounted and "
                 "readable? If it is, scan it again"
             )
         return outcomes

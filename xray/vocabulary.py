@@ -1,4 +1,4 @@
-"""Terms that all packages share: labels, statuses, layouts, body parts, and why images fail or files are skipped."""
+"""Terms that all packages share, such as labels, statuses and why images fail or are skipped; counts in words."""
 
 from enum import StrEnum
 
@@ -164,3 +164,13 @@ def describe_skipped(reason: str, number: int) -> str:
         one = f"DICOM file that is not a radiograph ({reason})"
         several = f"DICOM files that are not radiographs ({reason})"
     return f"{number:,} {one if number == 1 else several}"
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number with its noun: ``1 batch``, ``2,000 images``, ``2 studies``, ``3 epochs``."""
+    if thing.endswith("y"):
+        plural = thing[:-1] + "ies"
+    else:
+        # Not an epoch, whose ending is spoken as a k.
+        plural = thing + ("es" if thing.endswith("ch") and not thing.endswith("epoch") else "s")
+    return f"{number:,} {thing if number == 1 else plural}"

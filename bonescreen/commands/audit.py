@@ -12,8 +12,8 @@ from rich.progress import track
 from bonescreen.commands.arguments import Json
 from bonescreen.context import require_packages, settings_here
 from bonescreen.progress import LINE_SECONDS
-from bonescreen.terminal import count, print_line, print_notice, print_table, print_to, write_json
-from xray.vocabulary import RESEARCH_NOTICE
+from bonescreen.terminal import print_line, print_notice, print_table, print_to, write_json
+from xray.vocabulary import RESEARCH_NOTICE, count
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, print_line, print_notice
+from bonescreen.terminal import print_line, print_notice
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
@@ -30,7 +30,7 @@ from xray.errors import BrokerOutage, Outage, UsageError
 from xray.network.open_engine import require_engine
 from xray.network.package import load_package
 from xray.settings import Settings
-from xray.vocabulary import Layout
+from xray.vocabulary import Layout, count
 
 
 def enqueue(

@@ -10,10 +10,10 @@ import typer
 
 from bonescreen.commands.arguments import Json
 from bonescreen.context import require_packages, settings_here
-from bonescreen.terminal import count, print_line, print_notice, print_table, print_wrapped
+from bonescreen.terminal import print_line, print_notice, print_table, print_wrapped
 from xray.errors import UsageError
 from xray.settings import ENGINES, EngineName, Settings
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, count
 
 if TYPE_CHECKING:
     from collections import Counter

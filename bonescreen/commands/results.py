@@ -15,12 +15,12 @@ from bonescreen.commands.arguments import RunOption, as_count, as_score, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import is_open
-from bonescreen.terminal import count, print_line, print_notice, print_table, write_json_list
+from bonescreen.terminal import print_line, print_notice, print_table, write_json_list
 from db import queries
 from db.queries import ResultFilter, StudyRow
 from db.run_queries import RunSummary
 from db.session import Database
-from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus
+from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus, count
 
 TABLE_ROWS = 50
 CSV_DIGITS = 4

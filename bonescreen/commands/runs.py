@@ -6,13 +6,13 @@ from shlex import quote
 from bonescreen.commands.arguments import Json, RunNumber
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import is_open
-from bonescreen.terminal import count, local_time, print_line, print_notice, print_table, utc_time, write_json
+from bonescreen.terminal import local_time, print_line, print_notice, print_table, utc_time, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
 from xray.errors import UsageError
 from xray.settings import Settings
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, count
 
 
 def runs(as_json: Json = False) -> None:

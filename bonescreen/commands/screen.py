@@ -21,7 +21,7 @@ from bonescreen.progress import RunProgress
 from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import count, escape_unprintable, print_to
+from bonescreen.terminal import escape_unprintable, print_to
 from db import ledger
 from db.heartbeats import ALIVE_SECONDS, list_heartbeats
 from db.queries import ResultFilter
@@ -35,7 +35,7 @@ from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package
 from xray.settings import Settings
-from xray.vocabulary import Layout
+from xray.vocabulary import Layout, count
 
 POLL_SECONDS = 0.5
 

@@ -11,11 +11,12 @@ from bonescreen.commands.runs import percent, run_json
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import Problem, SystemState, find_problems, is_open, read_system_state
 from bonescreen.scanning import skipped_text
-from bonescreen.terminal import count, print_line, print_table, print_wrapped, write_json
+from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from db.heartbeats import Heartbeat
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
 from xray.errors import DatabaseOutage, StorageOutage
+from xray.vocabulary import count
 
 
 def status(
@@ -77,8 +78,8 @@ def _print(facts: SystemState, found: Sequence[Problem]) -> None:
         print_table(("process", "name", "last heard", "state"), [_process(process) for process in listed])
         print_line("")
     for problem in found:
-        print_line(f"PROBLEM: {problem.problem}" if problem.blocking else f"Note: {problem.problem}", "bold")
-        print_line(f"  {problem.remedy}")
+        print_wrapped("PROBLEM: " if problem.blocking else "Note: ", problem.problem, "bold")
+        print_wrapped("  ", problem.remedy)
     if not any(problem.blocking for problem in found):
         print_line(_next_step(facts))
 

@@ -8,11 +8,11 @@ from bonescreen.commands.arguments import Json, RunOption, StudyKey
 from bonescreen.commands.failures import reason_text
 from bonescreen.commands.results import outcome_text, run_heading, score_text
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import count, print_line, print_notice, print_table, print_wrapped, write_json
+from bonescreen.terminal import print_line, print_notice, print_table, print_wrapped, write_json
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
-from xray.vocabulary import RESEARCH_NOTICE, StudyStatus
+from xray.vocabulary import RESEARCH_NOTICE, StudyStatus, count
 
 
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:

@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_any_image_is_read(
         (("--part", "test"), "leave out --part"),
         (("--engine", "abacus"), "must be one of auto, openvino, keras, not 'abacus'"),
         (("--body-part", "SKULL"), "has no images of SKULL"),
-        (("--body-part", "TOE"), "none of the 6 images is in scope: tiny knows ELBOW"),
+        (("--body-part", "TOE"), "6 images, none in scope: tiny knows ELBOW"),
         (("--groups", "nowhere.csv"), "nowhere.csv cannot be read"),
         (("--against", "nobody"), "no model package named 'nobody'"),
     ],

@@ -30,34 +30,42 @@ def supervisor(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield supervisor
 
 
-def _replaced(supervisor: Supervisor, settings: Settings, before: dict[str, int]) -> bool:
+def _broker_pid(supervisor: Supervisor) -> int | None:
+    (broker,) = supervisor._processes
+    return None if broker.popen is None else broker.popen.pid
+
+
+def _replaced(supervisor: Supervisor, settings: Settings, before: int) -> bool:
     supervisor.check()
-    return supervisor.pids() != before and is_ready(broker_socket(settings))
+    return _broker_pid(supervisor) not in (None, before) and is_ready(broker_socket(settings))
 
 
 def test_a_broker_whose_socket_was_removed_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
-    before = supervisor.pids()
+    before = _broker_pid(supervisor)
+    assert before is not None
     broker_socket(settings).unlink()
     await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")
-    assert not Path(f"/proc/{before['broker']}").exists()
+    assert not Path(f"/proc/{before}").exists()
 
 
 def test_a_hung_broker_is_replaced(supervisor: Supervisor, settings: Settings) -> None:
-    before = supervisor.pids()
-    os.kill(before["broker"], signal.SIGSTOP)
+    before = _broker_pid(supervisor)
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
     await_that(lambda: _replaced(supervisor, settings, before), 20, "another broker answers")
 
 
 def test_a_broker_that_does_not_respond_for_a_moment_is_not_replaced(
     supervisor: Supervisor, settings: Settings
 ) -> None:
-    before = supervisor.pids()
-    os.kill(before["broker"], signal.SIGSTOP)
+    before = _broker_pid(supervisor)
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
     assert supervisor.check() == []
-    os.kill(before["broker"], signal.SIGCONT)
+    os.kill(before, signal.SIGCONT)
     await_that(lambda: is_responding(broker_socket(settings)), 20, "it answers again")
     supervisor.check()
-    assert supervisor.pids() == before
+    assert _broker_pid(supervisor) == before
 
 
 def test_a_broker_that_is_loading_its_data_is_responding_but_not_ready(settings: Settings) -> None:

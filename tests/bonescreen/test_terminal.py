@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from bonescreen.terminal import count, escape_unprintable, print_to, table_lines
+from bonescreen.terminal import escape_unprintable, print_to, table_lines
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]
@@ -49,8 +49,3 @@ def test_a_message_is_one_line_as_it_is_however_narrow_the_terminal() -> None:
     with terminal.capture() as shown:
         print_to(terminal, "a[/b]c :smile: \x1b[2J continue it with: bonescreen resume 7")
     assert shown.get() == "a[/b]c :smile: \\x1b[2J continue it with: bonescreen resume 7\n"
-
-
-def test_numbers_agree_with_their_nouns() -> None:
-    assert [count(1, "batch"), count(2, "batch"), count(1000, "image")] == ["1 batch", "2 batches", "1,000 images"]
-    assert [count(1, "epoch"), count(2, "epoch"), count(2, "study")] == ["1 epoch", "2 epochs", "2 studies"]

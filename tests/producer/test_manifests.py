@@ -68,9 +68,12 @@ def test_an_image_that_a_manifest_lists_and_that_is_missing_is_counted_and_named
     [
         ("study,image\ns,1.png\nt,1.png\n", "lists '1.png' on lines 2 and 3"),
         ("study,image\ns,1.png\ns,./1.png\n", "lists '1.png' on lines 2 and 3"),
-        ("study,image,label\ns,1.png,positive\ns,2.png,negative\n", "'s' positive on line 2 and negative on line 3"),
+        (
+            "study,image,label\ns,1.png,positive\ns,2.png,negative\n",
+            "gives the study 's' two labels: positive on line 2, negative on line 3; a study has one label",
+        ),
         ("study,image\ns,../1.png\n", "line 2: the image '../1.png' is not below"),
-        ("study,image\ns,x/1.png\ns,x/2.png\n", "none of the 2 images that manifest.csv lists is in"),
+        ("study,image\ns,x/1.png\ns,x/2.png\n", "no image that manifest.csv lists (2) is in"),
         ("study,image\n", "lists no image"),
         ("", "line 1: there is no column 'study'"),
     ],
@@ -85,7 +88,7 @@ def test_a_wrong_manifest_is_refused_with_its_line_numbers_and_nothing_is_create
         scan()
     assert message in str(caught.value)
     assert list_runs(database) == []
-    if "none of" not in message:
+    if "no image that" not in message:
         with pytest.raises(UsageError) as planned:
             dry_run(database, "clinic", Source(clinic), MODEL.digest)
         assert str(planned.value) == str(caught.value)

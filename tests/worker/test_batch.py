@@ -174,7 +174,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     assert worker.run(run, 1) == NOT_PROCESSED
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert lease_renewer.problem is not None
-    assert "all 4 images of a batch of clinic are" in lease_renewer.problem
+    assert "every image of a batch of clinic (4) is" in lease_renewer.problem
     # A service's log has numbers and types of errors, but no archive and no path.
     assert "batch 1 of run 1 released: ArchiveOutage" in caplog.text
     assert "clinic" not in caplog.text
@@ -210,7 +210,7 @@ def test_if_all_file_times_of_an_archive_are_shifted_on_a_host_it_is_an_outage(
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 3600 * 10**9))
     assert worker.run(run, 2) == NOT_PROCESSED
     assert lease_renewer.problem is not None
-    assert "are changed" in lease_renewer.problem
+    assert "is changed" in lease_renewer.problem
     assert list(list_failures(database, run)) == []
 
 

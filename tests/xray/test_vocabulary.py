@@ -1,8 +1,8 @@
-"""Shared terms: every reason has a text."""
+"""Shared terms: every reason has a text, and numbers agree with their nouns."""
 
 import pytest
 
-from xray.vocabulary import REASON_TEXT, SKIP_TEXT, Reason, SkipReason, describe_skipped
+from xray.vocabulary import REASON_TEXT, SKIP_TEXT, Reason, SkipReason, count, describe_skipped
 
 
 def test_every_reason_has_a_text():
@@ -21,3 +21,8 @@ def test_every_reason_has_a_text():
 )
 def test_skipped_files_are_described_by_number_and_reason(reason, number, text):
     assert describe_skipped(reason, number) == text
+
+
+def test_numbers_agree_with_their_nouns():
+    assert [count(1, "batch"), count(2, "batch"), count(1000, "image")] == ["1 batch", "2 batches", "1,000 images"]
+    assert [count(1, "epoch"), count(2, "epoch"), count(2, "study")] == ["1 epoch", "2 epochs", "2 studies"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from xray.errors import UsageError
 from xray.network.card import TrainingData
+from xray.vocabulary import count
 
 ALL = "all"
 """Selects every body part."""
@@ -89,11 +90,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse an image that is listed twice, as it could be in two parts of a split."""
-        image, count = (
+        image, times = (
             Counter(example.image for example in self.examples).most_common(1)[0] if self.examples else ("", 0)
         )
-        if count > 1:
-            raise UsageError(f"{self.root}: the image {image!r} is listed {count} times")
+        if times > 1:
+            raise UsageError(f"{self.root}: the image {image!r} is listed {times} times")
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -140,7 +141,7 @@ class Dataset:
         there = Counter(self.body_parts.tolist())
         for part in wanted:
             if not there[part]:
-                known = ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in there.most_common())
+                known = ", ".join(f"{name or 'unknown'} ({number:,})" for name, number in there.most_common())
                 raise UsageError(
                     f"{self.root} has no images of {part}. It has {known}: choose with --body-part, or use "
                     f"--body-part {ALL}"
@@ -167,9 +168,9 @@ class Dataset:
             )
         if positives in (0, len(self)):
             only = "positive" if positives else "negative"
-            raise UsageError(f"{where} has one class only: all {len(self):,} images are {only}; both are needed")
+            raise UsageError(f"{where} has one class only: {only} ({count(len(self), 'image')}); both are needed")
 
 
 def unlabelled_note(number: int) -> str:
     """Return the note on images without a label."""
-    return f"left out {number:,} image{'' if number == 1 else 's'} without a label"
+    return f"left out {count(number, 'image')} without a label"

@@ -59,7 +59,7 @@ def load_images(
     reasons = np.load(reasons_path)
     unreadable = Counter(reasons[reasons != ""].tolist())
     if unreadable.total() == len(dataset):
-        raise UsageError(f"none of the {len(dataset):,} images in {dataset.root} can be read: {_summary(unreadable)}")
+        raise UsageError(f"no image in {dataset.root} can be read: {_summary(unreadable)}")
     return dataset.select(reasons == ""), np.load(images_path, mmap_mode="r")[: reasons.tolist().count("")], unreadable
 
 

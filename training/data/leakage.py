@@ -18,6 +18,7 @@ from training.data.split import SPLIT_FILE, Split, read_split
 from training.disk import read_table, table_text
 from xray.errors import UsageError
 from xray.network.package import ModelPackage, file_sha256
+from xray.vocabulary import count
 
 TRAINING_IMAGES_FILE = "films.csv"
 """Table ``sha256,role`` in a model package."""
@@ -64,10 +65,10 @@ def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
     name, total, has_list = dataset.terms.name, len(dataset), TRAINING_IMAGES_FILE in package.card.files
     on_card = not has_list and name != OWN_DATA.name and any(data.name == name for data in package.card.training_data)
     if images[Role.TRAIN]:
+        trained_on = "this image" if total == 1 else f"{images[Role.TRAIN]:,} of these {total:,} images"
         return Leakage(
             LeakageVerdict.TRAINED_ON,
-            f"The model was trained on {images[Role.TRAIN]:,} of these {total:,} images, or on images of the same "
-            f"groups. {_MEMORISATION_WARNING}",
+            f"The model was trained on {trained_on}, or on images of the same groups. {_MEMORISATION_WARNING}",
         )
     if images[None] and on_card:
         return Leakage(
@@ -82,7 +83,7 @@ def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
             f"{images[Role.VALIDATION]:,} of them, so the metrics are optimistic.",
         )
     if images[Role.TEST]:
-        new = f", or not in its split ({images[None]:,} images)" if images[None] else ""
+        new = f", or not in its split ({count(images[None], 'image')})" if images[None] else ""
         return Leakage(
             LeakageVerdict.HELD_OUT,
             f"The model was not trained on these images: they are in the test part of its split{new}.",
@@ -146,7 +147,7 @@ def select_part(package: ModelPackage, dataset: Dataset, part: str | None) -> tu
     present = Counter(role or Role.TEST for role in roles)
     selected = part or next(role for role in PREFERRED_ROLES if present[role])
     if not present[Role(selected)]:
-        there = ", ".join(f"{role} ({count:,} images)" for role, count in present.most_common())
+        there = ", ".join(f"{role} ({count(number, 'image')})" for role, number in present.most_common())
         raise UsageError(f"the data have no {selected} part; they have: {there}")
     return dataset.select(np.array([(role or Role.TEST) == selected for role in roles], np.bool_)), selected
 

@@ -13,7 +13,7 @@ from xray.archives.archive_file import Placement
 from xray.archives.layouts import is_hidden, placement_from_path
 from xray.errors import UsageError
 from xray.network.card import TrainingData
-from xray.vocabulary import Label, Layout, SkipReason
+from xray.vocabulary import Label, Layout, SkipReason, describe_skipped
 
 PUBLISHED_FOLDER = "MURA-v1.1"
 ROLES = {"train": Role.TRAIN, "valid": Role.TEST}
@@ -107,9 +107,9 @@ def _notes(unlabelled: int, contradicted: Sequence[str], skipped: Counter[SkipRe
             f"studies with one label in the table and a different one in their folder's name: {len(contradicted):,}; "
             f"the table's label is used: {', '.join(contradicted[:3])}"
         )
-    counted = [f"{reason} ({skipped[reason]:,})" for reason in SkipReason if skipped[reason]]
-    if counted:
-        notes.append(f"skipped image files or folders: {', '.join(counted)}")
+    described = [describe_skipped(reason, skipped[reason]) for reason in SkipReason if skipped[reason]]
+    if described:
+        notes.append(f"skipped {', '.join(described)}")
     return tuple(notes)
 
 

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from training.data.dataset import Dataset, Role
 from training.disk import read_table, table_text
 from xray.errors import UsageError
+from xray.vocabulary import count
 
 SPLIT_FILE = "split.csv"
 
@@ -143,9 +144,8 @@ def assign_folds(labels: NDArray[np.bool_], groups: NDArray[np.str_], folds: int
         assigned = _fold(labels, groups, folds, seed)
         if all(len(np.unique(labels[assigned == fold])) == 2 for fold in range(folds)):
             return assigned
-    count = len(np.unique(groups))
     raise UsageError(
-        f"{count:,} group{'' if count == 1 else 's'} cannot be divided into {folds} folds with both labels in each "
+        f"{count(len(np.unique(groups)), 'group')} cannot be divided into {folds} folds with both labels in each "
         f"(groups with positive images: {with_positives:,}, with negative images: {with_negatives:,}): use a recipe "
         "without folds, or collect more groups"
     )
@@ -227,8 +227,8 @@ def note_moved_to_test(dataset: Dataset) -> Dataset:
     if not moved:
         return dataset
     note = (
-        f"{moved:,} images that are not in the publisher's test part are used for testing, not training, because their "
-        "groups have images in it"
+        f"used for testing, not training: {count(moved, 'image')} from outside the publisher's test part, so that no "
+        "group is divided"
     )
     return replace(dataset, notes=(*dataset.notes, note))
 
@@ -244,9 +244,9 @@ def _draw_part(
     left.require_both_classes("the data to split")
     # One of 1 / share folds; if there are few groups, one of fewer and larger folds.
     folds = max(2, round(len(left) / (share * len(dataset))))
-    for count in range(min(folds, len(np.unique(left.groups))), 1, -1):
-        assigned = _fold(left.labels, left.groups, count, seed)
-        for fold in range(count):
+    for number in range(min(folds, len(np.unique(left.groups))), 1, -1):
+        assigned = _fold(left.labels, left.groups, number, seed)
+        for fold in range(number):
             drawn = assigned == fold
             if min(_groups_per_class(left.labels[drawn], left.groups[drawn])) and parts_left <= min(
                 _groups_per_class(left.labels[~drawn], left.groups[~drawn])
@@ -254,10 +254,10 @@ def _draw_part(
                 roles.update(dict.fromkeys(left.groups[drawn].tolist(), role))
                 return
     positives, negatives = _groups_per_class(left.labels, left.groups)
-    count = len(np.unique(left.groups))
+    drawn_from = count(len(np.unique(left.groups)), "group")
     raise UsageError(
-        f"a {role} part of about {share:.0%} with both labels cannot be drawn from {count:,} "
-        f"group{'' if count == 1 else 's'} (with positive images: {positives:,}, with negative images: {negatives:,}; "
+        f"a {role} part of about {share:.0%} with both labels cannot be drawn from {drawn_from} "
+        f"(with positive images: {positives:,}, with negative images: {negatives:,}; "
         f"needed: {parts_left + 1} of each). Collect more groups, or give the parts with --split"
     )
 

@@ -13,6 +13,7 @@ from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Estimate, Evaluat
 from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.thresholds import ThresholdAim
 from xray.network.card import Calibration, Metric, Threshold
+from xray.vocabulary import count
 
 AIMS = (ThresholdAim(), ThresholdAim(0.95))
 """What thresholds are chosen for; the card's own are the first's."""
@@ -75,7 +76,7 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
     calibration = fit_platt(tuning.outputs.logits, tuning.dataset.labels)
     tuning_images = _predictions(tuning, calibration)
     tuning_studies = tuning_images.by_study()
-    source = f"{len(tuning_images):,} images of {tuning.dataset.terms.name}, {tuning.how}"
+    source = f"{count(len(tuning_images), 'image')} of {tuning.dataset.terms.name}, {tuning.how}"
     image_thresholds = [aim.choose_threshold(tuning_images, source) for aim in AIMS]
     study_thresholds = [aim.choose_threshold(tuning_studies, source) for aim in AIMS]
     predictions = _predictions(test, calibration)

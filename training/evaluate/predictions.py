@@ -14,6 +14,7 @@ from training.disk import read_table, write_atomically
 from xray.errors import UsageError
 from xray.network.card import Card
 from xray.network.engine import Engine
+from xray.vocabulary import count
 
 PREDICTIONS_FILE = "predictions.csv"
 COLUMNS = ("image", "study", "group", "body_part", "label", "logit", "probability")
@@ -227,7 +228,9 @@ def require_in_scope(dataset: Dataset, card: Card) -> None:
     labels = dataset.labels[in_scope(dataset, card.body_parts)]
     known = f"{card.name} knows {', '.join(card.body_parts)}"
     if not len(labels):
-        raise UsageError(f"none of the {len(dataset):,} images is in scope: {known}")
+        raise UsageError(f"{count(len(dataset), 'image')}, none in scope: {known}")
     if labels.all() or not labels.any():
         only = "positive" if labels.all() else "negative"
-        raise UsageError(f"all {len(labels):,} images in scope are {only}, and both classes are needed: {known}")
+        raise UsageError(
+            f"one class only is in scope: {only} ({count(len(labels), 'image')}); both are needed: {known}"
+        )

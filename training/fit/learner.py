@@ -115,7 +115,13 @@ class Learner:
         return [layer for layer in layers if getattr(layer, "seed_generator", None) is not None]
 
     def initial_values(self) -> list[NDArray[np.float32]]:
-        """Return all weights before training: the backbone's, then the trainable ones."""
+        """Return all weights before training: the backbone's, then the trainable ones.
+
+        Returns
+        -------
+        list of ndarray of float32
+            Each with its variable's shape.
+        """
         return [*network_weights(self.backbone), *self._initial_values]
 
     def reset(self) -> None:

@@ -177,7 +177,10 @@ class TiffImage(TiffImageFile):
 
     @property
     def values(self) -> NDArray[np.generic]:
-        """The decoded values of such an image; Pillow always takes 8 bits for unsigned and 32 bits for signed."""
+        """The decoded values of such an image, ``(height, width)``, with the sign that its tag gives.
+
+        Pillow always takes 8 bits for unsigned and 32 bits for signed.
+        """
         values = np.asarray(self)
         if self.mode == "I" and self._sample_format == _UNSIGNED:
             return values.view(np.uint32)

@@ -200,7 +200,13 @@ def backbone_names() -> list[str]:
 
 
 def backbone_function(backbone: str) -> Callable[..., keras.Model]:
-    """Return the ``keras.applications`` function that builds a backbone."""
+    """Return the ``keras.applications`` function that builds a backbone.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backbone, or it is one that cannot be used.
+    """
     if backbone.startswith(_REFUSED_PREFIX):
         raise UsageError(
             f"{backbone} cannot be a backbone: Keras scales its input in one way for weights that it downloads and in "

@@ -68,7 +68,7 @@ def test_a_group_with_an_image_in_the_publishers_test_part_is_used_for_testing_a
     joined = note_moved_to_test(regroup(with_test_part, new_groups))
     split = make_split(joined, validation=0.1, test=0.2, seed=0)
     assert {group for group, role in split.roles.items() if role is Role.TEST} == patients
-    assert joined.notes[-1].startswith("4 images that are not in the publisher's test part are used for testing")
+    assert joined.notes[-1].startswith("used for testing, not training: 4 images from outside the publisher's")
     assert note_moved_to_test(with_test_part) == with_test_part
 
 
@@ -82,8 +82,7 @@ def test_the_note_counts_the_selected_body_parts_only(mura: Path, tmp_path: Path
     table = tmp_path / "groups.csv"
     table.write_text(table_text(("image", "group"), [(image, "one") for image in images]))
     assert read_dataset(mura, groups=table).notes == (
-        "46 images that are not in the publisher's test part are used for testing, not training, because their groups "
-        "have images in it",
+        "used for testing, not training: 46 images from outside the publisher's test part, so that no group is divided",
     )
 
 

@@ -127,7 +127,13 @@ def _next_marker(data: bytes, position: int) -> tuple[int, int]:
 
 
 def j2k_codestream(data: bytes) -> bytes:
-    """Return a JPEG 2000 codestream without the JP2 boxes that some writers put around it."""
+    """Return a JPEG 2000 codestream without the JP2 boxes that some writers put around it.
+
+    Raises
+    ------
+    FileFault
+        ``corrupt``: there is no JPEG 2000 codestream.
+    """
     if data.startswith(_JP2) and (start := data.find(_J2K, 0, 2**16)) > 0:
         return data[start:]
     if not data.startswith(_J2K):

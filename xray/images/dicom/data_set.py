@@ -128,7 +128,13 @@ class ByteReader:
         return self._peeked[:size]
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes."""
+        """Return `size` bytes.
+
+        Raises
+        ------
+        FileFault
+            ``truncated``: the stream has fewer.
+        """
         data, self._peeked = self._peeked[:size], self._peeked[size:]
         if len(data) < size:
             data += self.stream.read(size - len(data))

@@ -83,6 +83,7 @@ def grayscale_table(data_set: DataSet, pixel_format: PixelFormat, counts: NDArra
     Returns
     -------
     ndarray of uint8, (2 ** bits_allocated,)
+        The gray of each integer, in [0, 255].
     """
     stored = pixel_format.stored_values()
     padding = _padding(data_set, pixel_format, stored)
