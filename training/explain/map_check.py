@@ -13,6 +13,7 @@ from training.explain.randomisation import DRAWS, RandomisationTest, random_netw
 from xray.network.card import Card
 from xray.network.engine import Engine, padded_batches
 from xray.network.keras_engine import CPU_BATCH, compile_forward
+from xray.vocabulary import count
 
 Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 
@@ -109,7 +110,7 @@ def deletion_insertion(
 
     gray = np.full_like(image, round(float(image[inside].mean())))
     blurred = ndimage.gaussian_filter(image, BLUR * len(image))
-    changed = np.stack([inside & np.isin(cells, order[:count]) for order in orders for count in counts])
+    changed = np.stack([inside & np.isin(cells, order[:number]) for order in orders for number in counts])
     deleted = np.where(changed, gray, image)
     inserted = np.where(inside & ~changed, blurred, image)
     scores = np.asarray(score(np.concatenate([deleted, inserted])), np.float64).reshape(2, len(orders), len(counts))
@@ -155,8 +156,8 @@ class MapCheck:
         deletion, random_deletion, insertion, random_insertion = areas.mean(axis=0)
         return (
             f"Deletion in the map's order lowers the probability sooner than in random order for {lower} of "
-            f"{len(self.curves)} images (mean area {deletion:.3f}, random {random_deletion:.3f}; lower is better); "
-            f"insertion raises it sooner for {higher} "
+            f"{count(len(self.curves), 'image')} (mean area {deletion:.3f}, random {random_deletion:.3f}; lower is "
+            f"better); insertion raises it sooner for {higher} "
             f"(mean area {insertion:.3f}, random {random_insertion:.3f}; higher is better)."
         )
 

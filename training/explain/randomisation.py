@@ -12,6 +12,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from training.explain.layers import to_unit_range, without_padding
 from xray.network.builder import backbone_of, build_network, network_weights
 from xray.network.card import Card
+from xray.vocabulary import count
 
 Explain = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 Similarity = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
@@ -74,8 +75,8 @@ class RandomisationTest:
         images, without = int(self.has_map.sum()), int((~self.has_map).sum())
         if not images:
             return (
-                f"The network has no map to check: for none of the {without} images does its largest value reach "
-                f"{NO_MAP:g} of the logit."
+                f"The network has no map to check: in each image ({without}) its largest value is below {NO_MAP:g} of "
+                "the logit."
             )
         if self.remaining_correlation <= DEPENDENT:
             meaning = "the map depends on the trained weights"
@@ -83,7 +84,9 @@ class RandomisationTest:
             meaning = "the map depends on the trained weights only in part, and in part on image and architecture"
         else:
             meaning = "the map hardly depends on the trained weights: do not use it as an explanation"
-        hint = f" With {images} images, and {ENOUGH_IMAGES} needed, this is only a hint." * (images < ENOUGH_IMAGES)
+        hint = ""
+        if images < ENOUGH_IMAGES:
+            hint = f" With {count(images, 'image')}, and {ENOUGH_IMAGES} needed, this is only a hint."
         if without:
             hint += f" {without} {'image has' if without == 1 else 'images have'} no map and did not count."
         return (
