@@ -1,5 +1,6 @@
 """Queries return the same on both databases."""
 
+import math
 from dataclasses import replace
 
 from db.queries import ResultFilter, count_failures, count_results, list_failures, results
@@ -7,6 +8,7 @@ from db.run_queries import newest_runs
 from db.session import Database
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
 from tests.seeding import MODEL
+from xray.thresholds import is_positive
 from xray.vocabulary import Label, StudyStatus
 
 
@@ -30,6 +32,16 @@ def test_another_threshold_changes_labels_and_flags(database: Database) -> None:
     assert _keys(database, ResultFilter(flagged=True)) == [POSITIVE]
     assert _keys(database, ResultFilter(flagged=True, threshold=0.2)) == [POSITIVE, INCOMPLETE]
     assert _keys(database, ResultFilter(label=Label.NEGATIVE, threshold=0.9)) == [POSITIVE, NEGATIVE]
+
+
+def test_a_score_that_equals_the_threshold_is_flagged_in_sql_as_by_the_rule(database: Database) -> None:
+    fill(database)
+    scores = {row.study: row.score for row in results(database, ResultFilter()) if row.score is not None}
+    assert len(scores) == 3
+    for study, score in scores.items():
+        for threshold, flagged in ((score, True), (math.nextafter(score, 2), False)):
+            assert is_positive(score, threshold) == flagged
+            assert (study in _keys(database, ResultFilter(flagged=True, threshold=threshold))) == flagged
 
 
 def test_results_are_counted_by_status_without_regard_to_the_limit(database: Database) -> None:

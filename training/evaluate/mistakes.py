@@ -8,7 +8,8 @@ import numpy as np
 
 from training.evaluate.predictions import Predictions
 from training.report_page import encode_image
-from xray.errors import FileFault
+from xray.archives.files import read_image_file
+from xray.errors import ArchiveOutage, FileFault
 from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
@@ -81,14 +82,14 @@ def draw_mistakes(mistakes: Sequence[Mistake], root: Path, card: Card, engine: E
     list of bytes or None
         JPEG; None where the file can no longer be read.
     """
-    return [_draw(mistake, root / mistake.image, card, engine) for mistake in mistakes]
+    return [_draw(mistake, root, card, engine) for mistake in mistakes]
 
 
-def _draw(mistake: Mistake, file: Path, card: Card, engine: Engine) -> bytes | None:
+def _draw(mistake: Mistake, root: Path, card: Card, engine: Engine) -> bytes | None:
     preprocessing = Preprocessing.from_id(card.preprocessing)
     try:
-        gray = decode(file.read_bytes())
-    except (OSError, FileFault):
+        gray = decode(read_image_file(root, mistake.image))
+    except (ArchiveOutage, FileFault):
         return None
     drawn = render_heat_map(
         gray,
