@@ -38,6 +38,7 @@ CARD = Card(
     heat_map_scale=1.0,
     training_data=(TrainingData("none", "random weights", "none", "none", "none"),),
     metrics=(Metric("auroc", "none", 0.5, 0.4, 0.6),),
+    precisions=(),
     limits=("random weights: for tests only",),
     command="python -m tests.tiny",
     files={},
@@ -62,7 +63,7 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
     import openvino as ov
 
     from xray.network.builder import build_network, network_weights
-    from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE
+    from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE, write_graph
     from xray.network.package import round_to_storage
 
     rng = np.random.default_rng(seed)
@@ -71,24 +72,20 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
         variable.assign(round_to_storage(random_weight(variable.name, tuple(variable.shape), rng)))
     images = np.kron(rng.integers(0, 256, (8, 4, 4), np.uint8), np.ones((1, SIZE // 4, SIZE // 4), np.uint8))
     with tempfile.TemporaryDirectory() as name:
-        exported, compressed = Path(name) / "exported.xml", Path(name) / GRAPH_FILE
+        exported = Path(name) / "exported.xml"
         network.export(str(exported), format="openvino", verbose=False)
         compiled = ov.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         logits, cams = (np.array(output) for output in compiled(images).values())
-        ov.save_model(ov.Core().read_model(exported), compressed, compress_to_fp16=True)
-        graph = {name: compressed.with_name(name).read_bytes() for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
-    # probabilities of about 0.1 to 0.9, so that both labels occur
-    slope = 1.5 / float(logits.std())
-    card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))
-    golden = Golden(images, logits, cams, 1e-3)
-    write_package(
-        path,
-        card,
-        weights=network_weights(network),
-        golden=golden,
-        readme="# Tiny, for tests\n",
-        extra=graph if holds_graph else {},
-    )
+        # probabilities of about 0.1 to 0.9, so that both labels occur
+        slope = 1.5 / float(logits.std())
+        card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))
+        contents = {"weights": network_weights(network), "golden": Golden(images, logits, cams, 1e-3)}
+        extra = {}
+        if holds_graph:
+            draft = write_package(Path(name) / "draft", card, **contents, readme="# Tiny, a draft\n")
+            write_graph(draft.path, Path(name) / GRAPH_FILE)
+            extra = {file: (Path(name) / file).read_bytes() for file in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
+        write_package(path, card, **contents, readme="# Tiny, for tests\n", extra=extra)
 
 
 def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from training.data.dataset import Dataset
 from training.data.fracatlas import FRACATLAS
 from training.evaluate.held_out import ModelEvaluation
 from training.fit.learner import InitialWeights
+from training.fit.precisions import is_allowed
 from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
-from xray.network.card import SCHEMA, Card, Metric, TrainingData
+from xray.network.card import SCHEMA, Calibration, Card, LowerPrecision, Metric, Threshold, TrainingData
 from xray.network.package import ModelPackage
 from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE, count
 
@@ -45,7 +47,13 @@ FRACATLAS_LIMITS = (
 METRIC_DECIMALS = 4
 
 
-def make_card(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Dataset, unreadable: str) -> Card:
+def make_card(
+    config: TrainingConfig,
+    evaluation: ModelEvaluation,
+    dataset: Dataset,
+    unreadable: str,
+    precisions: Sequence[LowerPrecision],
+) -> Card:
     """Return the card of a package.
 
     Metrics are rounded to four decimals. Thresholds and calibration are exact, because they decide the label.
@@ -60,6 +68,8 @@ def make_card(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Data
         The N readable examples.
     unreadable : str
         The number of unreadable images by reason, as text.
+    precisions : sequence of LowerPrecision
+        All that were measured; the card has those that are good enough, and says of the others that they are not.
     """
     recipe = config.recipe
     return Card(
@@ -79,8 +89,39 @@ def make_card(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Data
         heat_map_scale=evaluation.heat_map_scale,
         training_data=(dataset.terms, *initial_weights_terms(config.initial_weights)),
         metrics=tuple(map(_rounded, evaluation.metrics)),
-        limits=_limits(config, dataset, unreadable),
+        precisions=tuple(filter(is_allowed, precisions)),
+        limits=(
+            *_limits(config, dataset, unreadable),
+            *(_refused(each) for each in precisions if not is_allowed(each)),
+        ),
         command=config.command,
+        files={},
+    )
+
+
+def draft_card(recipe: Recipe) -> Card:
+    """Return the card of a recipe's network before it is trained, as far as engines need it."""
+    undecided = Threshold(0.5, "undecided")
+    return Card(
+        schema=SCHEMA,
+        name=recipe.name,
+        version=recipe.version,
+        backbone=recipe.backbone,
+        head=recipe.head,
+        finding="undecided",
+        wording="undecided",
+        body_parts=(),
+        input_size=recipe.input_size,
+        preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
+        image_threshold=undecided,
+        study_threshold=undecided,
+        calibration=Calibration(1.0, 0.0),
+        heat_map_scale=1.0,
+        training_data=(),
+        metrics=(),
+        precisions=(),
+        limits=(),
+        command="",
         files={},
     )
 
@@ -97,6 +138,7 @@ def make_readme(card: Card) -> str:
         for each in card.training_data
     )
     limits = "\n".join(f"- {limit}" for limit in card.limits)
+    precisions = "\n".join(_precision_lines(card)) if card.precisions else "No other precision is allowed."
     return f"""# {card.name}, version {card.version}
 
 {card.backbone} with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
@@ -118,6 +160,12 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 
 {metrics}
 
+## Precisions
+
+Every number above is float32's (`fp32`). Head and CAM are computed in float32 in each precision.
+
+{precisions}
+
 ## Limits
 
 {limits}
@@ -134,6 +182,23 @@ The settings are those of the recipe with this name and version (`bonescreen tra
 {card.command}
 ```
 """
+
+
+def _precision_lines(card: Card) -> Iterator[str]:
+    yield "| precision | measured on | AUROC | in float32 | same label | logits differ by, mean | at most |"
+    yield "|---|---|---|---|---|---|---|"
+    for each in card.precisions:
+        yield (
+            f"| `{each.precision}` | {each.population} | {each.auroc:.4f} | {each.fp32_auroc:.4f} | "
+            f"{each.same_label:.1%} | {each.mean_difference:.3f} | {each.largest_difference:.2f} |"
+        )
+
+
+def _refused(measured: LowerPrecision) -> str:
+    return (
+        f"Not allowed in {measured.precision}: AUROC {measured.auroc:.4f} instead of {measured.fp32_auroc:.4f} "
+        f"({measured.population})."
+    )
 
 
 def initial_weights_terms(initial_weights: InitialWeights) -> tuple[TrainingData, ...]:

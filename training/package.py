@@ -1,7 +1,6 @@
 """Write a trained network and its evaluation as a model package."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import keras
@@ -9,18 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.card import make_card, make_readme
+from training.card import draft_card, make_card, make_readme
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Role
 from training.data.leakage import TRAINING_IMAGES_FILE, image_digests, training_images_table
 from training.data.split import SPLIT_FILE, Split
 from training.evaluate.held_out import ModelEvaluation
 from training.fit.learner import Learner
+from training.fit.precisions import PrecisionComparison
 from training.recipes import Recipe
 from xray.errors import StorageOutage
 from xray.network.builder import build_network, network_weights
+from xray.network.card import LowerPrecision
 from xray.network.keras_engine import compile_forward
-from xray.network.openvino_graph import packaged_graph
+from xray.network.openvino_graph import derive_graph
 from xray.network.package import Golden, ModelPackage, round_to_storage, write_package
 
 DRAFT_PREFIX = ".draft-"
@@ -35,6 +36,7 @@ def write_model_package(
     dataset: Dataset,
     unreadable: str,
     split: Split | None,
+    precisions: PrecisionComparison | None,
 ) -> ModelPackage:
     """Write the model package to ``config.package_path``, which must not exist.
 
@@ -52,6 +54,8 @@ def write_model_package(
         The number of unreadable images by reason, as text.
     split : Split or None
         The split that it was trained with; None after cross-validation.
+    precisions : PrecisionComparison or None
+        The graph, and what was measured in lower precisions; None for a package of float32 alone, without a graph.
 
     Raises
     ------
@@ -59,23 +63,38 @@ def write_model_package(
         If it cannot be written, for example because the disk is full.
     """
     path = config.package_path
-    weights = [round_to_storage(weight) for weight in network_weights(learner.inference_model)]
+    weights = stored_weights(learner)
     golden = _golden(config.recipe, weights)
-    card = make_card(config, evaluation, dataset, unreadable)
-    readme = make_readme(card)
     extra = _tables(config, dataset, split)
+    measured: list[LowerPrecision] = []
     try:
-        if config.graph:
-            with tempfile.TemporaryDirectory(prefix=DRAFT_PREFIX, dir=path.parent) as folder:
-                draft = write_package(Path(folder) / "draft", card, weights=weights, golden=golden, readme=readme)
-                extra |= packaged_graph(draft, Path(folder))
-        return write_package(path, card, weights=weights, golden=golden, readme=readme, extra=extra)
+        if precisions is not None:
+            measured = precisions.compare(
+                evaluation.calibration, evaluation.image_threshold.value, evaluation.how, golden
+            )
+            extra |= precisions.files()
+        card = make_card(config, evaluation, dataset, unreadable, measured)
+        return write_package(path, card, weights=weights, golden=golden, readme=make_readme(card), extra=extra)
     except OSError as error:
         # HDF5's own messages are a page long.
         reason = os.strerror(error.errno) if error.errno else "the disk may be full"
         raise StorageOutage(
             f"{path} cannot be written ({reason}): free some space, and run the same command to continue"
         ) from error
+
+
+def export_graph(recipe: Recipe, learner: Learner, folder: Path) -> Path:
+    """Write the OpenVINO graph of a recipe's network, which does not depend on its weights, into a folder."""
+    weights = stored_weights(learner)
+    golden = _golden(recipe, weights)
+    draft = write_package(folder / "draft", draft_card(recipe), weights=weights, golden=golden, readme="draft")
+    graph, _ = derive_graph(draft, folder)
+    return graph
+
+
+def stored_weights(learner: Learner) -> list[NDArray[np.float32]]:
+    """Return the weights of a learner's network, in its order, rounded as a package stores them."""
+    return [round_to_storage(weight) for weight in network_weights(learner.inference_model)]
 
 
 def golden_images(size: int, seed: int) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,8 +26,9 @@ from training.fit.checkpoint import read_checkpoint
 from training.fit.features import features_key
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import InitialWeights, Learner
+from training.fit.precisions import PrecisionComparison
 from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
-from training.package import DRAFT_PREFIX, write_model_package
+from training.package import DRAFT_PREFIX, export_graph, stored_weights, write_model_package
 from training.progress import Progress
 from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
@@ -80,23 +82,35 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         _require_no_leakage(config.initial_weights, dataset, split)
 
         folder = config.out / f"{recipe.package_name}.run"
-        fingerprint = _fingerprint(config, dataset, learner, features_key(images, learner))
+        fingerprint = run_fingerprint(config, dataset, learner, features_key(images, learner))
         if config.package_path.exists():
             return _finished_package(config, folder, fingerprint), None
 
         inputs = TrainingInputs(dataset, images, learner, config.out / CACHE, progress)
-        if split is None:
-            tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, progress)
-        else:
-            tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, progress)
-        evaluation = evaluate_model(tuning, test)
-        evaluation.predictions.write(config.out / PREDICTIONS)
-        package = write_model_package(config, learner, evaluation, dataset, _counts_text(unreadable), split)
+        with tempfile.TemporaryDirectory(prefix=DRAFT_PREFIX, dir=config.out) as draft:
+            precisions = None
+            if config.graph:
+                precisions = PrecisionComparison(export_graph(recipe, learner, Path(draft)), dataset, images, progress)
+            if split is None:
+                tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, precisions, progress)
+            else:
+                tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, precisions, progress)
+            evaluation = evaluate_model(tuning, test)
+            evaluation.predictions.write(config.out / PREDICTIONS)
+            package = write_model_package(
+                config, learner, evaluation, dataset, _counts_text(unreadable), split, precisions
+            )
     return package, evaluation
 
 
 def _fit_with_split(
-    learner: Learner, inputs: TrainingInputs, split: Split, folder: Path, fingerprint: str, progress: Progress
+    learner: Learner,
+    inputs: TrainingInputs,
+    split: Split,
+    folder: Path,
+    fingerprint: str,
+    precisions: PrecisionComparison | None,
+    progress: Progress,
 ) -> tuple[HeldOutSet, HeldOutSet]:
     """Fit on the training part; return the held-out sets for choosing thresholds and for measuring."""
     parts = {role: split.mask(inputs.dataset, role) for role in Role}
@@ -108,13 +122,21 @@ def _fit_with_split(
         for role in (Role.VALIDATION, Role.TEST)
         if len(indices[role])
     }
+    if precisions is not None:
+        measured = indices[Role.TEST if Role.TEST in held_out else Role.VALIDATION]
+        precisions.measure(stored_weights(learner), indices[Role.TRAIN], measured)
     validation = held_out[Role.VALIDATION]
     # Without a test part, the metrics are of the images that decided early stopping, and the card says so.
     return validation, held_out.get(Role.TEST, replace(validation, how="validation part, also used for early stopping"))
 
 
 def _fit_with_folds(
-    learner: Learner, inputs: TrainingInputs, folder: Path, fingerprint: str, progress: Progress
+    learner: Learner,
+    inputs: TrainingInputs,
+    folder: Path,
+    fingerprint: str,
+    precisions: PrecisionComparison | None,
+    progress: Progress,
 ) -> HeldOutSet:
     """Cross-validate, then fit on all images; return the out-of-fold predictions.
 
@@ -132,11 +154,15 @@ def _fit_with_folds(
         outputs = predict(learner, inputs, held_out)
         logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
         progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
+        if precisions is not None:
+            precisions.measure(stored_weights(learner), train, held_out)
 
     progress.say("final model: training on all images")
     learner.reset()
     everything = TrainingIndices(np.arange(len(dataset)))
     fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
+    if precisions is not None:
+        precisions.quantize(stored_weights(learner), everything.train)
     return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima), "out of fold")
 
 
@@ -191,7 +217,7 @@ def _set_up_keras(config: TrainingConfig) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _fingerprint(config: TrainingConfig, dataset: Dataset, learner: Learner, features: str) -> str:
+def run_fingerprint(config: TrainingConfig, dataset: Dataset, learner: Learner, features: str) -> str:
     """Hash everything that decides the outcome, so that a run never continues another run's checkpoint."""
     recipe = replace(config.recipe, command="", data="", measured="")
     split = config.split and config.split.to_csv()

@@ -12,6 +12,17 @@ class Label(StrEnum):
     NEGATIVE = "negative"
 
 
+class Precision(StrEnum):
+    """The number format that a network's convolutions are computed in; its head and its CAM are float32 in each.
+
+    Part of the model version, as each gives slightly different numbers.
+    """
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
 class StudyStatus(StrEnum):
     """The status of a study in a run. Only ``SCORED`` may be shown as positive or negative."""
 

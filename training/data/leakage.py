@@ -20,8 +20,11 @@ from xray.errors import UsageError
 from xray.network.package import ModelPackage, file_sha256
 from xray.vocabulary import count
 
-TRAINING_IMAGES_FILE = "films.csv"
+TRAINING_IMAGES_FILE = "training_images.csv"
 """Table ``sha256,role`` in a model package."""
+
+EARLIER_NAME = "films.csv"
+"""The table's name in packages of bonescreen's earlier versions."""
 
 ALL = "all"
 PREFERRED_ROLES = (Role.TEST, Role.VALIDATION, Role.TRAIN)
@@ -62,7 +65,7 @@ def check_leakage(package: ModelPackage, dataset: Dataset) -> Leakage:
         N examples.
     """
     images = Counter(roles_in_training(package, dataset))
-    name, total, has_list = dataset.terms.name, len(dataset), TRAINING_IMAGES_FILE in package.card.files
+    name, total, has_list = dataset.terms.name, len(dataset), _table_name(package) is not None
     on_card = not has_list and name != OWN_DATA.name and any(data.name == name for data in package.card.training_data)
     if images[Role.TRAIN]:
         trained_on = "this image" if total == 1 else f"{images[Role.TRAIN]:,} of these {total:,} images"
@@ -179,13 +182,18 @@ def read_training_images(package: ModelPackage) -> Mapping[str, Role]:
     UsageError
         If the list is invalid.
     """
-    if TRAINING_IMAGES_FILE not in package.card.files:
+    listed = _table_name(package)
+    if listed is None:
         return {}
-    table = package.path / TRAINING_IMAGES_FILE
+    table = package.path / listed
     try:
         return {record["sha256"]: Role(record["role"]) for _, record in read_table(table, ("sha256", "role"))}
     except ValueError as error:
         raise UsageError(f"{table}: {error}") from error
+
+
+def _table_name(package: ModelPackage) -> str | None:
+    return next((name for name in (TRAINING_IMAGES_FILE, EARLIER_NAME) if name in package.card.files), None)
 
 
 def training_images_table(roles: Iterable[tuple[str, Role]], initial: ModelPackage | None) -> bytes:

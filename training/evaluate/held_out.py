@@ -52,6 +52,8 @@ class ModelEvaluation:
         All that was measured; the card has most of it as `metrics`.
     predictions : Predictions
         Predictions of the images that were measured on.
+    how : str
+        How these were held out.
     """
 
     calibration: Calibration
@@ -61,6 +63,7 @@ class ModelEvaluation:
     metrics: tuple[Metric, ...]
     evaluation: Evaluation
     predictions: Predictions
+    how: str
 
 
 def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
@@ -89,6 +92,7 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
         card_metrics(evaluation, AIMS, test.dataset.terms.name, test.how),
         evaluation,
         predictions,
+        test.how,
     )
 
 

@@ -74,17 +74,23 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         cams : tensor of float32, (N, h, w)
             Signed, in units of the logit.
         """
-        if self.data_format == "channels_first":
-            feature_map = ops.transpose(feature_map, (0, 2, 3, 1))
-        pooled = ops.mean(feature_map, axis=(1, 2))
-        hidden_1 = ops.matmul(pooled, self.kernels[0]) + self.biases[0]
-        hidden_2 = ops.matmul(ops.relu(hidden_1), self.kernels[1]) + self.biases[1]
-        logits = ops.matmul(ops.relu(hidden_2), self.kernels[2]) + self.biases[2]
-        gradient = ops.cast(hidden_2 > 0, "float32") * ops.transpose(self.kernels[2])
-        gradient = ops.cast(hidden_1 > 0, "float32") * ops.matmul(gradient, ops.transpose(self.kernels[1]))
+        first = self.data_format == "channels_first"
+        pooled = ops.mean(feature_map, axis=(2, 3) if first else (1, 2))
+        # relu(x + b) is written max(x, -b) + b, and the last product as a sum: OpenVINO would fuse a product and its
+        # bias, and then compute both in the precision of the backbone.
+        product_1 = ops.matmul(pooled, self.kernels[0])
+        hidden_1 = ops.maximum(product_1, -self.biases[0]) + self.biases[0]
+        product_2 = ops.matmul(hidden_1, self.kernels[1])
+        hidden_2 = ops.maximum(product_2, -self.biases[1]) + self.biases[1]
+        last_kernel = ops.transpose(self.kernels[2])
+        logits = ops.sum(hidden_2 * last_kernel, axis=-1) + self.biases[2]
+        gradient = ops.cast(product_2 > -self.biases[1], "float32") * last_kernel
+        gradient = ops.matmul(gradient, ops.transpose(self.kernels[1]))
+        gradient = ops.cast(product_1 > -self.biases[0], "float32") * gradient
         gradient = ops.matmul(gradient, ops.transpose(self.kernels[0]))
-        cams = ops.sum(feature_map * gradient[:, None, None, :], axis=-1)
-        return ops.squeeze(logits, -1), cams
+        gradient = gradient[:, :, None, None] if first else gradient[:, None, None, :]
+        cams = ops.sum(feature_map * gradient, axis=1 if first else -1)
+        return logits, cams
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of :meth:`__init__`, for Keras to make the layer again."""
@@ -245,13 +251,14 @@ def _build_backbone(
             f"Keras could not download the ImageNet weights of {application.__name__} ({str(error).splitlines()[0]}): "
             "use a weights file instead"
         ) from error
-    return backbone if data_format == "channels_last" else _channels_first(backbone)
+    return backbone if data_format == "channels_last" else _channels_first(backbone, copy_weights=weights is not None)
 
 
-def _channels_first(backbone: keras.Model) -> keras.Model:
+def _channels_first(backbone: keras.Model, *, copy_weights: bool) -> keras.Model:
     """Rebuild a backbone with the channel axis first.
 
-    Keras' DenseNet function refuses that layout, although its layers support it and its weights are the same.
+    Keras' DenseNet function refuses that layout, although its layers support it and its weights are the same. Random
+    weights are not copied, as Keras' OpenVINO backend takes long to return each value.
     """
 
     def relayout(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -270,7 +277,8 @@ def _channels_first(backbone: keras.Model) -> keras.Model:
         clone = keras.models.clone_model(
             backbone, input_tensors=keras.Input((channels, side, side)), clone_function=relayout
         )
-        clone.set_weights(backbone.get_weights())
+        if copy_weights:
+            clone.set_weights(backbone.get_weights())
     # Each Keras backend raises its own exceptions for shapes that do not fit.
     except Exception as error:
         raise UsageError(f"{backbone.name} cannot be laid out channels first") from error

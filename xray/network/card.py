@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xray.errors import PackageError
-from xray.vocabulary import BODY_PARTS, Label
+from xray.vocabulary import BODY_PARTS, Label, Precision
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMA_WITHOUT_PRECISIONS = 1
+"""Cards of the first version, whose packages allow float32 alone."""
+
+MAX_LOWER_PRECISION_TOLERANCE = 2.0
+"""In logits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,44 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True)
+class LowerPrecision:
+    """A precision below float32 that a package allows, compared with float32 on the same images.
+
+    Attributes
+    ----------
+    precision : str
+        ``"bf16"`` or ``"int8"``.
+    tolerance : float
+        The largest difference from the golden outputs, see :meth:`xray.network.engine.Inference.check_agrees`; chosen
+        by measurement.
+    population : str
+        The images that the rest was measured on, in words.
+    auroc, fp32_auroc : float
+        AUROC in this precision and in float32.
+    same_label : float
+        Share of images with the same label at the image threshold, 0 to 1.
+    mean_difference, largest_difference : float
+        Absolute differences of the logits.
+    """
+
+    precision: str
+    tolerance: float
+    population: str
+    auroc: float
+    fp32_auroc: float
+    same_label: float
+    mean_difference: float
+    largest_difference: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no lower precision, or a tolerance out of range."""
+        if self.precision not in (Precision.BF16, Precision.INT8):
+            raise PackageError(f"{self.precision!r} is no lower precision")
+        if not 0 < self.tolerance <= MAX_LOWER_PRECISION_TOLERANCE:
+            raise PackageError(f"the tolerance of {self.precision} is {self.tolerance:g}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """A model package's card.
 
@@ -128,7 +171,9 @@ class Card:
     training_data : tuple of TrainingData
         The data sets that the weights were trained on.
     metrics : tuple of Metric
-        The measured performance.
+        The measured performance, in float32.
+    precisions : tuple of LowerPrecision
+        The precisions that are allowed besides float32.
     limits : tuple of str
         Limitations that a user must know.
     command : str
@@ -153,6 +198,7 @@ class Card:
     heat_map_scale: float
     training_data: tuple[TrainingData, ...]
     metrics: tuple[Metric, ...]
+    precisions: tuple[LowerPrecision, ...]
     limits: tuple[str, ...]
     command: str
     files: Mapping[str, str]
@@ -169,6 +215,24 @@ class Card:
                 raise PackageError(f"{field} is not a probability")
         if self.heat_map_scale <= 0 or self.input_size <= 0 or min(self.head) <= 0:
             raise PackageError("heat_map_scale, input_size and head must be positive")
+
+    @property
+    def allowed_precisions(self) -> tuple[Precision, ...]:
+        """The precisions that the package may be computed in, float32 first."""
+        return Precision.FP32, *(Precision(each.precision) for each in self.precisions)
+
+    def lower_precision(self, precision: Precision) -> LowerPrecision:
+        """Return what the card says of an allowed precision below float32.
+
+        Raises
+        ------
+        PackageError
+            If the package does not allow it.
+        """
+        for each in self.precisions:
+            if each.precision == precision:
+                return each
+        raise PackageError(f"{self.name} {self.version} does not allow {precision}")
 
     def probability(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated probabilities of the finding.
@@ -206,6 +270,8 @@ class Card:
             raw = json.loads(text)
         except ValueError as error:
             raise PackageError(f"not JSON: {error}") from error
+        if isinstance(raw, dict) and raw.get("schema") == SCHEMA_WITHOUT_PRECISIONS:
+            raw = {**raw, "schema": SCHEMA, "precisions": []}
         if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
             raise PackageError(f"schema version {raw.get('schema')!r} is not known (known: {SCHEMA})")
         card: Card = _decode(cls, raw, "card")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import PackageError
+from xray.vocabulary import Precision
 
 KERAS_ENGINE_BACKENDS = ("tensorflow", "jax")
 """Keras backends that compile a function of fixed shape, as the Keras engine needs."""
@@ -68,12 +69,12 @@ class Engine(Protocol):
     ----------
     name : str
         ``"openvino"`` or ``"keras"``.
-    precision : str
-        ``"fp32"``.
+    precision : Precision
+        What it computes the network in.
     """
 
     name: str
-    precision: str
+    precision: Precision
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network.

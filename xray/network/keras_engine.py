@@ -1,6 +1,7 @@
 """The Keras engine: runs a network on a GPU or CPU, with TensorFlow, or with JAX when ``KERAS_BACKEND=jax``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from xray.errors import UsageError
 from xray.network.builder import load_network
 from xray.network.engine import Inference, jax_has_gpu, padded_batches
 from xray.network.package import ModelPackage
+from xray.vocabulary import Precision
 
 CPU_BATCH = 16
 GPU_BATCH = 128
@@ -25,6 +27,8 @@ class KerasEngine:
     ----------
     package : ModelPackage
         The model.
+    precision : Precision
+        ``FP32``, or ``BF16``: Keras' dtype policy ``mixed_bfloat16`` for the backbone; the head stays in float32.
     threads : int, optional
         CPU threads to use; TensorFlow takes the number only before its first operation.
 
@@ -33,16 +37,21 @@ class KerasEngine:
     PackageError
         If the weights do not fit the network.
     UsageError
-        If Keras' backend is neither TensorFlow nor JAX.
+        If Keras' backend is neither TensorFlow nor JAX, or the precision is INT8.
     """
 
     name = "keras"
-    precision = "fp32"
 
-    def __init__(self, package: ModelPackage, threads: int | None = None) -> None:
+    def __init__(
+        self, package: ModelPackage, precision: Precision = Precision.FP32, threads: int | None = None
+    ) -> None:
+        if precision is Precision.INT8:
+            raise UsageError("the keras engine does not compute int8; set BONESCREEN_ENGINE=openvino")
+        self.precision: Precision = precision
         on_gpu = prepare_backend(threads)
         self._batch = GPU_BATCH if on_gpu else CPU_BATCH
-        network = load_network(package)
+        with _dtype_policy("mixed_bfloat16" if precision is Precision.BF16 else "float32"):
+            network = load_network(package)
         self._map_shape = tuple(network.outputs[1].shape[1:])
         self._forward = compile_forward(network, self._batch)
 
@@ -55,6 +64,17 @@ class KerasEngine:
             count = rows.stop - rows.start
             logits[rows], cams[rows] = batch_logits[:count], batch_cams[:count]
         return Inference(logits, cams)
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Build layers under a dtype policy within the block."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def prepare_backend(threads: int | None = None) -> bool:

@@ -7,9 +7,16 @@ from xray.errors import MissingExtra, PackageError, UsageError
 from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, Inference, keras_backend, keras_has_gpu
 from xray.network.package import ModelPackage
 from xray.settings import EngineName
+from xray.vocabulary import Precision
 
 
-def open_engine(package: ModelPackage, name: EngineName, cache: Path, threads: int | None = None) -> Engine:
+def open_engine(
+    package: ModelPackage,
+    name: EngineName,
+    cache: Path,
+    precision: Precision = Precision.FP32,
+    threads: int | None = None,
+) -> Engine:
     """Load a package's network into an engine and check it against the golden outputs.
 
     Parameters
@@ -17,30 +24,47 @@ def open_engine(package: ModelPackage, name: EngineName, cache: Path, threads: i
     package : ModelPackage
         The model.
     name : {"auto", "openvino", "keras"}
-        ``auto`` chooses Keras where TensorFlow or JAX has a GPU, and OpenVINO elsewhere.
+        ``auto`` chooses Keras where TensorFlow or JAX has a GPU, and OpenVINO elsewhere; for INT8 always OpenVINO.
     cache : Path
         Folder for derived OpenVINO graphs; made if missing.
+    precision : Precision
+        What to compute the network in.
     threads : int, optional
-        CPU threads to use; all by default.
+        CPU threads to use; by default as many as this process may.
 
     Returns
     -------
     Engine
-        An engine whose outputs for the golden images are the golden ones, within the package's tolerance.
+        An engine whose outputs for the golden images are the golden ones, within the precision's tolerance.
 
     Raises
     ------
     UsageError
-        If the engine's libraries are not installed, or cannot be imported.
+        If the engine's libraries are not installed, or cannot be imported, or it does not compute the precision.
     PackageError
-        If the network cannot be loaded, or its outputs differ from the golden ones; says which and by how much.
+        If the package does not allow the precision, the network cannot be loaded, or its outputs differ from the golden
+        ones; says which and by how much.
     StorageOutage
         If the graph cache cannot be used.
     """
     require_engine(name)
-    if name == "keras" or (name == "auto" and keras_has_gpu()):
-        return _open_keras(package, threads)
-    return _open_openvino(package, cache, threads)
+    golden_tolerance(package, precision)
+    if name == "keras" or (name == "auto" and precision is not Precision.INT8 and keras_has_gpu()):
+        return _open_keras(package, precision, threads)
+    return _open_openvino(package, cache, precision, threads)
+
+
+def golden_tolerance(package: ModelPackage, precision: Precision) -> float:
+    """Return how far a precision may be from the golden outputs, in logits.
+
+    Raises
+    ------
+    PackageError
+        If the package does not allow the precision.
+    """
+    if precision is Precision.FP32:
+        return package.golden().tolerance
+    return package.card.lower_precision(precision).tolerance
 
 
 def require_engine(name: EngineName) -> None:
@@ -76,35 +100,50 @@ def check_golden(package: ModelPackage, engine: Engine) -> None:
     """
     golden = package.golden()
     try:
-        engine.infer(golden.images).check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+        found = engine.infer(golden.images)
+        found.check_agrees(Inference(golden.logits, golden.cams), golden_tolerance(package, engine.precision))
     except PackageError as error:
-        raise PackageError(f"{package.path}: engine {engine.name} does not give the golden outputs: {error}") from error
+        raise PackageError(
+            f"{package.path}: engine {engine.name} does not give the golden outputs in {engine.precision}: {error}"
+        ) from error
 
 
-def _open_keras(package: ModelPackage, threads: int | None) -> Engine:
+def _open_keras(package: ModelPackage, precision: Precision, threads: int | None) -> Engine:
     try:
         from xray.network.keras_engine import KerasEngine
     except ImportError as error:
         raise UsageError(f"the keras engine's libraries are installed but do not load: {error}") from error
 
-    engine = KerasEngine(package, threads)
+    engine = KerasEngine(package, precision, threads)
     check_golden(package, engine)
     return engine
 
 
-def _open_openvino(package: ModelPackage, cache: Path, threads: int | None) -> Engine:
-    from xray.network.openvino_engine import OpenVINOEngine
+def _open_openvino(package: ModelPackage, cache: Path, precision: Precision, threads: int | None) -> Engine:
     from xray.network.openvino_graph import derive_graph
 
     graph, fresh = derive_graph(package, cache)
     try:
-        engine = OpenVINOEngine(package, graph, threads)
-        check_golden(package, engine)
+        return _compile_openvino(package, graph, precision, threads)
     except PackageError:
         if fresh:
             raise
         # Its digests match and its outputs are wrong all the same: only the weights can be trusted.
         graph, _ = derive_graph(package, cache, again=True)
-        engine = OpenVINOEngine(package, graph, threads)
-        check_golden(package, engine)
+        return _compile_openvino(package, graph, precision, threads)
+
+
+def _compile_openvino(package: ModelPackage, graph: Path, precision: Precision, threads: int | None) -> Engine:
+    from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
+    from xray.network.openvino_engine import OpenVINOEngine
+    from xray.network.openvino_graph import read_graph
+
+    try:
+        model = read_graph(graph, package.weights_path)
+        if precision is Precision.INT8:
+            quantize_graph(model, read_quantization(package.path / INT8_FILE))
+        engine = OpenVINOEngine(model, precision, threads)
+    except PackageError as error:
+        raise PackageError(f"{graph}: {error}") from error
+    check_golden(package, engine)
     return engine

@@ -10,18 +10,32 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
+import openvino.opset13 as opset
+from numpy.typing import NDArray
 
-from xray.errors import BonescreenError, PackageError, StorageOutage
+from xray.errors import BonescreenError, PackageError, StorageOutage, UsageError
+from xray.network.card import Card
+from xray.network.engine import Inference
 from xray.network.openvino_engine import OpenVINOEngine
-from xray.network.package import ModelPackage, file_sha256, load_package
+from xray.network.package import ModelPackage, file_sha256, load_package, read_weights
+
+if TYPE_CHECKING:
+    from xray.network.builder import DataFormat
 
 GRAPH_FILE, GRAPH_WEIGHTS_FILE, DIGESTS_FILE = "network.xml", "network.bin", "SHA256SUMS"
+
+WEIGHT_PREFIX = "weight_"
+FLOAT32_MARK = "precise_0"
+"""The key of an operation's runtime information that keeps OpenVINO from computing it in a lower precision; it
+is written to the graph's file, and has an effect when that is read."""
 
 
 def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> tuple[Path, bool]:
@@ -111,35 +125,13 @@ def check_graph(package: ModelPackage) -> None:
     with tempfile.TemporaryDirectory() as folder:
         derived, _ = derive_graph(package, Path(folder), again=True)
         found, expected = (
-            OpenVINOEngine(package, graph).infer(images) for graph in (package.path / GRAPH_FILE, derived)
+            OpenVINOEngine(read_graph(graph, package.weights_path)).infer(images)
+            for graph in (package.path / GRAPH_FILE, derived)
         )
     try:
         found.check_agrees(expected, tolerance)
     except PackageError as error:
         raise PackageError(f"{package.path}: {GRAPH_FILE} does not agree with the weights: {error}") from error
-
-
-def packaged_graph(package: ModelPackage, cache: Path) -> dict[str, bytes]:
-    """Return a package's graph as files to add to the package.
-
-    The weights are stored as float16. That loses nothing, as the package's own weights are float16.
-
-    Parameters
-    ----------
-    package : ModelPackage
-        The model.
-    cache : Path
-        Folder in which the graph is derived, as in :func:`derive_graph`.
-
-    Returns
-    -------
-    dict of str to bytes
-        The contents of ``network.xml`` and ``network.bin``, by file name.
-    """
-    graph, _ = derive_graph(package, cache)
-    compressed = cache / GRAPH_FILE
-    ov.save_model(ov.Core().read_model(graph), compressed, compress_to_fp16=True)
-    return {name: (cache / name).read_bytes() for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
 
 
 def _put_in_place(derived: Path, kept: Path, replaced: Path, *, again: bool) -> None:
@@ -196,15 +188,125 @@ def _check_free_space(package: ModelPackage, folder: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _write_graph(package_path: Path, out: Path) -> None:
-    """Write a package's network as an OpenVINO graph, float32; ``KERAS_BACKEND`` must be ``openvino``."""
-    from xray.network.builder import load_network
+def read_graph(graph: Path, weights: Path) -> ov.Model:
+    """Read a graph and put a package's weights into it, as float32.
 
-    load_network(load_package(package_path)).export(str(out), format="openvino", verbose=False)
+    Parameters
+    ----------
+    graph : Path
+        From :func:`derive_graph`. It has an input named ``weight_<index>`` in the place of each weight, so that a
+        package holds each weight once.
+    weights : Path
+        The package's weights file.
+
+    Returns
+    -------
+    openvino.Model
+        ``uint8 (N, size, size)`` in; ``logits (N,)`` and ``cams (N, h, w)`` out, N free.
+
+    Raises
+    ------
+    PackageError
+        If the graph cannot be read, or the weights do not fit it.
+    """
+    try:
+        model = ov.Core().read_model(graph)
+    except RuntimeError as error:
+        raise PackageError(f"{graph}: OpenVINO cannot read it: {str(error).splitlines()[0]}") from error
+    places = {
+        int(parameter.get_friendly_name().removeprefix(WEIGHT_PREFIX)): parameter
+        for parameter in model.get_parameters()
+        if parameter.get_friendly_name().startswith(WEIGHT_PREFIX)
+    }
+    if not places:
+        # Packages of bonescreen's earlier versions hold a graph with its own copy of the weights.
+        return model
+    shapes = [tuple(places[index].get_output_shape(0)) if index in places else () for index in range(max(places) + 1)]
+    for index, values in enumerate(read_weights(weights, shapes)):
+        places[index].output(0).replace(opset.constant(values).output(0))
+        model.remove_parameter(places[index])
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def write_graph(package_path: Path, out: Path) -> None:
+    """Write the graph of a package's network; Keras must run on its OpenVINO backend in this process."""
+    package = load_package(package_path)
+    golden = package.golden()
+    try:
+        # OpenVINO computes channels first, and would transpose each feature map twice.
+        _write_graph_in(package.card, out, "channels_first")
+        found = OpenVINOEngine(read_graph(out, package.weights_path)).infer(golden.images)
+        found.check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+    except PackageError:
+        # Some backbones have layers that know one layout only, or that depend on it without saying so.
+        _write_graph_in(package.card, out, "channels_last")
+
+
+def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
+    from xray.network.builder import build_network
+
+    try:
+        network = build_network(card.backbone, card.input_size, card.head, data_format=data_format)
+    except UsageError as error:
+        raise PackageError(f"card.json: {error}") from error
+    # Random values tell in the exported graph which constant is which weight.
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(tuple(variable.shape), np.float32) for variable in network.weights]
+    for variable, value in zip(network.weights, values, strict=True):
+        variable.assign(value)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        exported = Path(folder) / GRAPH_FILE
+        network.export(str(exported), format="openvino", verbose=False)
+        model = ov.Core().read_model(exported)
+        _remove_null_conversions(model)
+        _leave_out_weights(model, values)
+        _keep_head_in_float32(model)
+        ov.serialize(model, out, out.with_suffix(".bin"))
+
+
+def _remove_null_conversions(model: ov.Model) -> None:
+    """Remove the conversions of float32 to float32 that Keras writes after each operation."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convert" and node.get_input_element_type(0) == node.get_output_element_type(0):
+            node.output(0).replace(node.input(0).get_source_output())
+
+
+def _leave_out_weights(model: ov.Model, values: Sequence[NDArray[np.float32]]) -> None:
+    """Replace the constant that holds each of these values by an input named after the weight."""
+    indices = {(value.shape, value.tobytes()): index for index, value in enumerate(values)}
+    places: dict[int, ov.Node] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
+            continue
+        found = node.get_data()
+        index = indices.get((found.shape, found.tobytes()))
+        if index is not None:
+            if index not in places:
+                places[index] = opset.parameter(list(found.shape), np.float32)
+                places[index].set_friendly_name(f"{WEIGHT_PREFIX}{index}")
+            node.output(0).replace(places[index].output(0))
+    if len(places) < len(values):
+        raise PackageError(f"{len(values) - len(places)} of the network's {len(values)} weights are not in its graph")
+    model.add_parameters([places[index] for index in sorted(places)])
+
+
+def _keep_head_in_float32(model: ov.Model) -> None:
+    """Mark all after the last feature map, so that logits and CAMs are float32 in a network of lower precision."""
+    pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
+    waiting = [pooling.input(0).get_source_output().get_node()]
+    marked = set()
+    while waiting:
+        for output in waiting.pop().outputs():
+            for node in (target.get_node() for target in output.get_target_inputs()):
+                if node.get_friendly_name() not in marked and node.get_type_name() != "Result":
+                    marked.add(node.get_friendly_name())
+                    node.get_rt_info()[FLOAT32_MARK] = True
+                    waiting.append(node)
 
 
 if __name__ == "__main__":
     try:
-        _write_graph(Path(sys.argv[1]), Path(sys.argv[2]))
+        write_graph(Path(sys.argv[1]), Path(sys.argv[2]))
     except BonescreenError as error:
         sys.exit(str(error))
