@@ -14,12 +14,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select, update
 
-from db.batching import make_batches
+from db.batching import IdRange, insert_batch, make_batches
 from db.session import Database, Now
-from db.store import ImageOutcome, delete_failures, record_outcomes
-from db.tables import archives, batches, images, outcomes, runs
+from db.store import ImageOutcome, delete_failures, record_outcomes, without_stored
+from db.tables import archives, batches, images, models, outcomes, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import OPEN_STATES, BatchState
+
+WAITING_STATES = (BatchState.PENDING, BatchState.SENT)
+"""A batch in one of these states may be claimed."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +50,126 @@ class BatchImage:
 # -- workers -----------------------------------------------------------------------------------------------------
 
 
-def claim(database: Database, run_id: int, batch_id: int, worker: str) -> Claim | None:
-    """Claim a sent or pending batch for a worker, or return None if it is in a different state or does not exist."""
+def claim(database: Database, run_id: int, batch_id: int, worker: str, images: int | None = None) -> Claim | None:
+    """Claim a sent or pending batch for a worker.
+
+    Parameters
+    ----------
+    database : Database
+    run_id, batch_id : int
+        As the message names them.
+    worker : str
+        Stored with the claim.
+    images : int, optional
+        The most images to take. If more are unprocessed, the others become a new pending batch. A batch that was lost
+        with a worker before is taken whole, as `db.dispatch` splits such a batch.
+
+    Returns
+    -------
+    Claim or None
+        None if the batch is in a different state or does not exist.
+    """
     with database.write() as connection:
-        row = connection.execute(
-            update(batches)
-            .where(
-                batches.c.id == batch_id,
-                batches.c.run_id == run_id,
-                batches.c.state.in_((BatchState.PENDING, BatchState.SENT)),
-            )
-            .values(
-                state=BatchState.CLAIMED,
-                token=batches.c.token + 1,
-                worker=worker,
-                lease_expires_at=Now() + LEASE_SECONDS,
-            )
-            .returning(batches.c.token)
-        ).one_or_none()
-        if row is None:
-            return None
-        run = connection.execute(
-            select(runs.c.model_id, archives.c.name, archives.c.root)
-            .join(archives, archives.c.id == runs.c.archive_id)
-            .where(runs.c.id == run_id)
-        ).one()
+        _share_run(connection, run_id)
+        return _claim(connection, run_id, batch_id, worker, images)
+
+
+def claim_next(
+    database: Database, queue: str, worker: str, images: int | None = None, run: int | None = None
+) -> Claim | None:
+    """Claim the next batch of a queue without a message, which does nothing when it arrives later.
+
+    Batches come in the order in which the feeder sends them: those never sent, then those sent or claimed longest ago.
+
+    Parameters
+    ----------
+    database : Database
+    queue : str
+        The queue of one model version.
+    worker : str
+        Stored with the claim.
+    images : int, optional
+        The most images to take, as in `claim`.
+    run : int, optional
+        Take only a batch of this run.
+
+    Returns
+    -------
+    Claim or None
+        None if no batch waits that no other worker is just claiming.
+    """
+    order = (batches.c.sent_at.asc().nulls_first(), batches.c.id)
+    waiting = batches.c.state.in_(WAITING_STATES)
+    runs_of_queue = select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue)
+    if run is not None:
+        runs_of_queue = runs_of_queue.where(runs.c.id == run)
+    with database.write() as connection:
+        run_ids = list(connection.execute(runs_of_queue).scalars())
+        while run_ids:
+            next_run = select(batches.c.run_id).where(batches.c.run_id.in_(run_ids), waiting).order_by(*order).limit(1)
+            run_id = connection.execute(next_run).scalar_one_or_none()
+            if run_id is None:
+                return None
+            _share_run(connection, run_id)
+            batch_id = connection.execute(
+                select(batches.c.id)
+                .where(batches.c.run_id == run_id, waiting)
+                .order_by(*order)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ).scalar_one_or_none()
+            if batch_id is not None:
+                # As if sent now: should an outage release it, the batches of other runs come first.
+                connection.execute(update(batches).where(batches.c.id == batch_id).values(sent_at=Now()))
+                return _claim(connection, run_id, batch_id, worker, images)
+            run_ids.remove(run_id)
+    return None
+
+
+def _share_run(connection: Connection, run_id: int) -> None:
+    """Keep `make_batches`, `cancel` and the recovery of lost batches from running beside this transaction.
+
+    The run's row is locked before any of its batches.
+    """
+    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(read=True, key_share=True))
+
+
+def _claim(connection: Connection, run_id: int, batch_id: int, worker: str, size: int | None) -> Claim | None:
+    row = connection.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.run_id == run_id, batches.c.state.in_(WAITING_STATES))
+        .values(
+            state=BatchState.CLAIMED,
+            token=batches.c.token + 1,
+            worker=worker,
+            lease_expires_at=Now() + LEASE_SECONDS,
+        )
+        .returning(batches.c.token, batches.c.attempts)
+    ).one_or_none()
+    if row is None:
+        return None
+    if size is not None and row.attempts == 0:
+        _shrink(connection, run_id, batch_id, size)
+    run = connection.execute(
+        select(runs.c.model_id, archives.c.name, archives.c.root)
+        .join(archives, archives.c.id == runs.c.archive_id)
+        .where(runs.c.id == run_id)
+    ).one()
     return Claim(run_id, batch_id, row.token, run.model_id, run.name, run.root)
+
+
+def _shrink(connection: Connection, run_id: int, batch_id: int, size: int) -> None:
+    """Leave a batch its first `size` unprocessed images, and make a pending batch of the rest of its range."""
+    unprocessed = select_unprocessed(connection, run_id, batch_id).with_only_columns(images.c.id)
+    ids = list(connection.execute(unprocessed).scalars())
+    if len(ids) <= size:
+        return
+    batch = connection.execute(
+        select(batches.c.parent_id, batches.c.last_image_id).where(batches.c.id == batch_id)
+    ).one()
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(last_image_id=ids[size] - 1, images=size))
+    rest = IdRange(ids[size], batch.last_image_id, len(ids) - size)
+    insert_batch(connection, run_id, rest, parent_id=batch.parent_id)
 
 
 def unprocessed_images(database: Database, claim: Claim) -> list[BatchImage]:
@@ -129,17 +226,28 @@ def release_claims(database: Database, worker: str | None = None) -> int:
         return connection.execute(claimed.values(state=BatchState.PENDING, worker=None, lease_expires_at=None)).rowcount
 
 
-def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> bool:
-    """Store a batch's outcomes and mark it done, in one transaction; store nothing and return False if fenced off."""
+def store(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> bool:
+    """Store outcomes of some images of a claimed batch and renew its lease, in one transaction.
+
+    Outcomes that are stored already are left out, so that a worker may repeat this when it does not know whether the
+    database had committed. Store nothing and return False if fenced off.
+    """
     with database.write() as connection:
-        # `make_batches` locks the run against this. Otherwise it could still count the images as covered by this
-        # batch while the batch is being closed.
-        connection.execute(
-            select(runs.c.id).where(runs.c.id == claim.run_id).with_for_update(read=True, key_share=True)
-        )
+        _share_run(connection, claim.run_id)
+        if not _update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS):
+            return False
+        record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
+    return True
+
+
+def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> bool:
+    """Store a batch's remaining outcomes and mark it done, in one transaction; as `store` if fenced off."""
+    with database.write() as connection:
+        # Otherwise `make_batches` could still count the images as covered by this batch while it is being closed.
+        _share_run(connection, claim.run_id)
         if not _update_claimed(connection, claim, state=BatchState.DONE, lease_expires_at=None):
             return False
-        record_outcomes(connection, claim.run_id, results)
+        record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
         # If a scan has meanwhile made an earlier version of a file current again, the batch is not done.
         if (
             connection.execute(select_unprocessed(connection, claim.run_id, claim.batch_id).limit(1)).first()
@@ -191,7 +299,8 @@ def select_unprocessed(connection: Connection, run_id: int, batch_id: int) -> Se
 def cancel(database: Database, run_id: int) -> int:
     """Cancel a run's open batches and return how many they were; stored results stay."""
     with database.write() as connection:
-        # The run's row first, as `make_batches` locks it too: a scan that is closing then makes no more batches.
+        # Locked first, so that neither a scan that is closing nor a worker that shrinks its batch makes more batches.
+        connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
         connection.execute(
             update(runs).where(runs.c.id == run_id, runs.c.cancelled_at.is_(None)).values(cancelled_at=Now())
         )

@@ -106,6 +106,15 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     refresh_study_results(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
 
 
+def without_stored(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> list[ImageOutcome]:
+    """Leave out the outcomes of images that have one in this run."""
+    stored: set[int] = set()
+    for chunk in chunks([r.image_id for r in results]):
+        of_run = select(outcomes.c.image_id).where(outcomes.c.run_id == run_id, outcomes.c.image_id.in_(chunk))
+        stored.update(connection.execute(of_run).scalars())
+    return [r for r in results if r.image_id not in stored]
+
+
 def delete_failures(connection: Connection, run_id: int) -> int:
     """Delete the outcomes of a run's failed images, so that these are processed again; return how many."""
     failed = list(

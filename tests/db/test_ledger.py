@@ -1,5 +1,6 @@
 """The ledger, on SQLite and on PostgreSQL."""
 
+import random
 import threading
 from collections.abc import Sequence
 
@@ -12,10 +13,10 @@ from db.queries import ResultFilter, find_study, list_failures, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
-from db.tables import batches, outcomes, predictions, runs
+from db.tables import batches, images, outcomes, predictions, runs
 from tests.seeding import MODEL, found_file, found_files, image_ids, scan, scored, send_all
 from xray.message import MAX_ATTEMPTS
-from xray.vocabulary import BatchState, Reason
+from xray.vocabulary import OPEN_STATES, BatchState, Reason
 
 
 def claim_next(database: Database, worker: str = "w") -> Claim:
@@ -46,6 +47,27 @@ def states(database: Database) -> list[tuple[str, int, int]]:
 def outcome_count(database: Database) -> int:
     with database.read() as connection:
         return connection.execute(select(func.count()).select_from(outcomes)).scalar_one()
+
+
+def ids_of(database: Database, claim: Claim | None) -> list[int]:
+    assert claim is not None
+    return [image.image_id for image in ledger.unprocessed_images(database, claim)]
+
+
+def times_covered(database: Database, run: int) -> set[int]:
+    """Return how many open batches cover an unprocessed image of a run: each number that occurs."""
+    covers = (batches.c.run_id == run) & batches.c.state.in_(OPEN_STATES)
+    covers &= images.c.id.between(batches.c.first_image_id, batches.c.last_image_id)
+    processed = select(outcomes.c.image_id).where(outcomes.c.run_id == run)
+    query = (
+        select(func.count(batches.c.id))
+        .select_from(images)
+        .outerjoin(batches, covers)
+        .where(images.c.current, images.c.id.not_in(processed))
+        .group_by(images.c.id)
+    )
+    with database.read() as connection:
+        return set(connection.execute(query).scalars())
 
 
 def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
@@ -167,6 +189,176 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
     assert (failed.reason, failed.attempts) == (Reason.QUARANTINED, MAX_ATTEMPTS)
     assert outcome_count(database) == 20
     assert run_progress(database, run).state is RunState.DONE
+
+
+def test_a_worker_takes_no_more_images_than_it_asks_for_and_the_others_wait_in_a_new_batch(database: Database) -> None:
+    run = scan(database, found_files(10), batch_size=10)
+    every = image_ids(database)
+    (sent,) = send_all(database)
+    first = ledger.claim(database, *sent, "w", images=3)
+    assert ids_of(database, first) == every[:3]
+    assert states(database) == [(BatchState.CLAIMED, 3, 0), (BatchState.PENDING, 7, 0)]
+    second = ledger.claim(database, *send_all(database)[0], "w", images=7)
+    assert ids_of(database, second) == every[3:]
+    assert first is not None
+    assert second is not None
+    assert finish(database, first)
+    assert finish(database, second)
+    assert run_progress(database, run).state is RunState.DONE
+
+
+def test_a_batch_is_shrunk_to_unprocessed_images_and_keeps_its_parent(database: Database) -> None:
+    scan(database, found_files(40), batch_size=40)
+    for _ in range(dispatch.SPLIT_AFTER):
+        claim = claim_next(database)
+        expire(database, claim.batch_id)
+        dispatch.recover_expired(database)
+    with database.read() as connection:
+        parent, part = connection.execute(
+            select(batches.c.parent_id, batches.c.id).where(batches.c.parent_id.is_not(None)).limit(1)
+        ).one()
+    claim_of_part = ledger.claim(database, claim.run_id, part, "w")
+    assert claim_of_part is not None
+    first, *others = ids_of(database, claim_of_part)
+    assert ledger.store(database, claim_of_part, [scored(first)])
+    assert ledger.release_claim(database, claim_of_part)
+    assert ids_of(database, ledger.claim(database, claim.run_id, part, "w", images=1)) == others[:1]
+    with database.read() as connection:
+        rest = connection.execute(select(batches.c.parent_id, batches.c.images).order_by(batches.c.id.desc())).first()
+    assert rest == (parent, len(others) - 1)
+
+
+def test_a_batch_that_was_lost_with_a_worker_is_claimed_whole(database: Database) -> None:
+    scan(database, found_files(4))
+    claim = claim_next(database)
+    expire(database, claim.batch_id)
+    dispatch.recover_expired(database)
+    assert len(ids_of(database, ledger.claim_next(database, MODEL.queue, "w", images=1))) == 4
+
+
+def test_a_worker_claims_its_next_batch_without_a_message_and_the_message_then_does_nothing(
+    database: Database,
+) -> None:
+    run = scan(database, found_files(8))
+    first, second = send_all(database)
+    claim = ledger.claim_next(database, MODEL.queue, "w")
+    assert claim is not None
+    assert (claim.run_id, claim.batch_id) == first
+    assert ledger.claim(database, *first, "other") is None
+    assert ledger.claim_next(database, "another queue", "w") is None
+    assert ledger.claim_next(database, MODEL.queue, "w", run=run + 1) is None
+    other = ledger.claim_next(database, MODEL.queue, "w", run=run)
+    assert other is not None
+    assert (other.run_id, other.batch_id) == second
+    assert ledger.claim_next(database, MODEL.queue, "w") is None
+
+
+def test_batches_released_in_an_outage_are_claimed_after_those_of_other_runs(database: Database) -> None:
+    unavailable = scan(database, found_files(8), archive="unavailable")
+    available = scan(database, found_files(8), archive="available")
+    claim = ledger.claim_next(database, MODEL.queue, "w", run=unavailable)
+    assert claim is not None
+    ledger.release_claim(database, claim)
+    order = [ledger.claim_next(database, MODEL.queue, "w") for _ in range(4)]
+    assert [one and one.run_id for one in order] == [unavailable, available, available, unavailable]
+
+
+def test_outcomes_stored_before_a_batch_is_finished_count_at_once_and_outlive_its_worker(database: Database) -> None:
+    run = scan(database, found_files(4))
+    claim = claim_next(database)
+    first, *others = ids_of(database, claim)
+    assert ledger.store(database, claim, [scored(first)])
+    assert run_progress(database, run).processed == 1
+    assert not any(row.flagged for row in results(database, ResultFilter(run=run)) if row.status == "pending")
+    expire(database, claim.batch_id)
+    dispatch.recover_expired(database)
+    assert not ledger.store(database, claim, [scored(others[0])])
+    again = claim_next(database)
+    assert ids_of(database, again) == others
+    assert finish(database, again)
+    assert outcome_count(database) == 4
+
+
+def test_storing_renews_the_lease_and_may_be_repeated(database: Database) -> None:
+    scan(database, found_files(4))
+    claim = claim_next(database)
+    done = [scored(image_id) for image_id in ids_of(database, claim)]
+    expire(database, claim.batch_id)
+    for _ in range(2):
+        assert ledger.store(database, claim, done[:2])
+    assert dispatch.recover_expired(database) == 0
+    assert ledger.finish(database, claim, done)
+    assert outcome_count(database) == 4
+
+
+def test_a_cancelled_run_keeps_no_batch_that_a_worker_made_at_that_moment(database: Database) -> None:
+    run = scan(database, found_files(400), batch_size=400)
+    start = threading.Barrier(2)
+
+    def shrink() -> None:
+        start.wait()
+        while ledger.claim_next(database, MODEL.queue, "w", images=2) is not None:
+            pass
+
+    worker = threading.Thread(target=shrink)
+    worker.start()
+    start.wait()
+    ledger.cancel(database, run)
+    worker.join()
+    assert ledger.count_open_batches(database, run) == 0
+
+
+def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retries_cover_each_image_once(
+    database: Database,
+) -> None:
+    run = scan(database, found_files(150, images_each=2), batch_size=60)
+    working = threading.Event()
+    working.set()
+    seen: set[int] = set()
+
+    def work(seed: int) -> None:
+        draw = random.Random(seed)
+        while working.is_set() or ledger.count_open_batches(database, run):
+            take = draw.choice([None, 1, 5, 20]) if working.is_set() else None
+            if draw.random() < 0.5:
+                claim = ledger.claim_next(database, MODEL.queue, f"w{seed}", images=take, run=run)
+            else:
+                sent = send_all(database, 1)
+                claim = ledger.claim(database, *sent[0], f"w{seed}", images=take) if sent else None
+            if claim is None:
+                dispatch.recover_expired(database)
+                continue
+            ids = ids_of(database, claim)
+            done = [
+                ImageOutcome(n, reason=Reason.CORRUPT) if working.is_set() and draw.random() < 0.5 else scored(n)
+                for n in ids
+            ]
+            stored = draw.randint(0, len(done))
+            assert ledger.store(database, claim, done[:stored])
+            fate = draw.choice(["finish", "finish", "release", "vanish"]) if working.is_set() else "finish"
+            if fate == "finish":
+                assert ledger.finish(database, claim, done[stored:])
+            elif fate == "release":
+                assert ledger.release_claim(database, claim)
+            else:
+                expire(database, claim.batch_id)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        seen |= times_covered(database, run)
+        ledger.retry(database, run)
+        ledger.resume(database, run)
+    working.clear()
+    for thread in threads:
+        thread.join()
+    ledger.retry(database, run)
+    while (claim := ledger.claim_next(database, MODEL.queue, "w", images=7)) is not None:
+        assert finish(database, claim)
+    assert seen == {1}
+    progress = run_progress(database, run)
+    assert (progress.state, progress.processed, progress.failed) == (RunState.DONE, 300, 0)
 
 
 def test_no_image_can_have_two_outcomes(database: Database) -> None:
