@@ -48,14 +48,14 @@ class RunProgress:
         """Show how far a run is, and what its workers do or wait for while nothing moves."""
         still = self._bar.rate is None and activity in (Activity.STARTING, Activity.LOADING)
         note = WAITING if problem else activity if still else ""
-        self._bar.update(now.processed, now.images, note=note, extra=f"{now.failed:,} failed" if now.failed else "")
-        self.problem(problem)
         if self._processed_before is None:
             self._processed_before = now.processed
         first = not self._moved and now.processed > self._processed_before
-        if not self._console.is_terminal and (first or note not in (self._note, WAITING, "")):
-            self._bar.print_line()
+        news = first or note not in (self._note, WAITING, "")
+        failed = f"{now.failed:,} failed" if now.failed else ""
+        self._bar.update(now.processed, now.images, note=note, extra=failed, line=news)
         self._note, self._moved = note, self._moved or first
+        self.problem(problem)
 
     def problem(self, problem: str | None) -> None:
         """Print a problem once, and once that the work continues."""

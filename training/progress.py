@@ -40,13 +40,20 @@ ECHO = "^C "
 
 
 class Rate:
-    """Steps a second over the last `WINDOW_SECONDS`; None while nothing is known, or nothing moves.
+    """Steps a second over the last `WINDOW_SECONDS`.
 
     Steps may be counted in bursts: only the times at which the count changes are used.
+
+    Attributes
+    ----------
+    per_second : float or None
+        The rate; None while it is not known, or nothing moves.
     """
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
+        # Stored, not computed from the samples on demand: the thread that draws reads it meanwhile.
+        self.per_second: float | None = None
 
     def add(self, now: float, done: int) -> None:
         """Note how many steps are done at a time (seconds)."""
@@ -62,18 +69,13 @@ class Rate:
             samples.append((now, done))
         while len(samples) > 2 and now - samples[0][0] > WINDOW_SECONDS:
             samples.popleft()
+        (start, before), (end, after) = samples[0], samples[-1]
+        self.per_second = (after - before) / (end - start) if end > start else None
 
     def restart(self) -> None:
         """Forget what was counted before: the work stood still, or had not begun."""
         self._samples.clear()
-
-    @property
-    def per_second(self) -> float | None:
-        """The rate, or None while it is not known."""
-        if len(self._samples) < 2:
-            return None
-        (start, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (end - start) if end > start else None
+        self.per_second = None
 
 
 class Bar:
@@ -120,7 +122,7 @@ class Bar:
         self._rate.add(self._started, done)
         self._live = (
             Live(self, console=console, refresh_per_second=REDRAWS_PER_SECOND, transient=transient)
-            if console.is_terminal
+            if console.is_interactive
             else None
         )
 
@@ -136,7 +138,7 @@ class Bar:
             self._live.stop()
         elif kind is None and self._printed not in (None, self._done):
             # Whoever follows the log of long work also sees its end.
-            self.print_line()
+            self._print_line()
 
     @property
     def rate(self) -> float | None:
@@ -147,7 +149,9 @@ class Bar:
         """Count steps that are done."""
         self.update(self._done + steps)
 
-    def update(self, done: int, total: int | None = None, *, note: str = "", extra: str = "") -> None:
+    def update(
+        self, done: int, total: int | None = None, *, note: str = "", extra: str = "", line: bool = False
+    ) -> None:
         """Say how many steps are done.
 
         Parameters
@@ -160,6 +164,8 @@ class Bar:
             Why nothing moves, such as ``loading the model``; shown in place of the rate, which begins anew after it.
         extra : str
             What else to show, such as ``3 failed``.
+        line : bool
+            Write a line now where there is no terminal: this is news.
         """
         now = self._clock()
         self._done, self._note, self._extra = done, note, extra
@@ -168,16 +174,15 @@ class Bar:
             self._rate.restart()
         else:
             self._rate.add(now, done)
-        if self._live is None and now - self._last_line >= self._line_seconds:
-            self.print_line()
+        if self._live is None and (line or now - self._last_line >= self._line_seconds):
+            self._print_line()
 
     def wait(self, note: str) -> None:
         """Say why nothing moves, as `update` does."""
         self._note = note
         self._rate.restart()
 
-    def print_line(self) -> None:
-        """Write how far the work is as a line, which is how it is shown where there is no terminal."""
+    def _print_line(self) -> None:
         self._last_line, self._printed = self._clock(), self._done
         percent = f" ({100 * self._done // self._total} %)" if self._total else ""
         done = f"{self._title}: {self._done:,} of {count(self._total, self._unit)}{percent}"

@@ -155,9 +155,7 @@ def print_studies(database: Database, wanted: ResultFilter, runs: Sequence[RunSu
         print_line("No study matches.")
     more = sum(queries.count_results(database, wanted).values()) - len(rows)
     if more > 0:
-        print_line(
-            f"... and {more:,} more; all of them: bonescreen results with --format csv or a higher --limit", "dim"
-        )
+        print_line(f"... and {more:,} more: bonescreen results with --format csv or a higher --limit", "dim")
 
 
 @dataclass(frozen=True)

@@ -227,8 +227,8 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
         if counts.positive:
             next_steps.append(f"See the flagged studies: bonescreen results --run {summary.run} --flagged{option}")
         if summary.failed:
-            print_line(f"  {count(summary.failed, 'image')} could not be read", "yellow")
-            next_steps.append(f"See why images failed: bonescreen failures {summary.run}")
+            failed = count(summary.failed, "image")
+            print_line(f"  {failed} could not be read: bonescreen failures {summary.run}", "yellow")
         if summary.state is RunState.CANCELLED:
             processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
             again = f"Continue it with: bonescreen resume {summary.run}"

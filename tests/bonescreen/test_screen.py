@@ -57,8 +57,8 @@ def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_re
     assert re.fullmatch(r"Screened 10 images in \d+ s, [\d.]+ images/s", table.pop())
     counts = " ".join(table[-5:])
     assert re.search(r"10 studies +\d+ flagged \(positive: fracture\) +\d+ negative \(scored below 0\.\d+\) ", counts)
-    assert "  6 without result (6 not assessable): review yourself   6 images could not be read" in counts
-    assert "\nSee why images failed: bonescreen failures 1\n" in done.stderr
+    assert "  6 without result (6 not assessable): review yourself   6 images could not be read: " in counts
+    assert counts.endswith(": bonescreen failures 1")
     assert "[bold]name.png" in done.stdout
     assert "not for diagnosis" in done.stdout
     database = opened(environ)

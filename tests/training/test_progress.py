@@ -89,8 +89,7 @@ def test_steps_that_an_interrupted_run_has_done_do_not_count_for_the_rate() -> N
     clock, log = Clock(), io.StringIO()
     with Bar(Console(file=log), "frozen layers", 1000, done=900, unit="view", clock=clock) as bar:
         clock.now = 100
-        bar.advance(10)
-        bar.print_line()
+        bar.update(910, line=True)
     assert "910 of 1,000 views (91 %), 0.1 views/s, 15:00 left" in log.getvalue()
 
 
@@ -98,8 +97,7 @@ def test_work_that_waits_shows_why_and_its_rate_begins_anew_afterwards() -> None
     clock, log = Clock(), io.StringIO()
     with Bar(Console(file=log), "Screening", 100, clock=clock) as bar:
         for clock.now, done, note in ((10.0, 0, "loading the model"), (20.0, 0, ""), (21.0, 20, "")):
-            bar.update(done, note=note)
-            bar.print_line()
+            bar.update(done, note=note, line=True)
     loading, _, last = log.getvalue().splitlines()
     assert loading == "Screening: 0 of 100 images (0 %), loading the model, 0:10 elapsed"
     assert last == "Screening: 20 of 100 images (20 %), 20.0 images/s, 0:04 left, 0:21 elapsed"
