@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from tests.archives import flat_tree
+from tests.archives import flat_tree, png
 from tests.awaiting import PATIENCE
 from tests.bonescreen.processes import BONESCREEN, run
 from tests.bonescreen.test_evaluate import radiographs  # noqa: F401
@@ -121,3 +121,17 @@ def test_an_audit_shows_a_bar_for_reading_and_one_for_its_search_for_duplicates(
     assert code == 0, written
     assert drawn(written, "reading images  ")
     assert drawn(written, "looking for duplicates  ")
+
+
+def test_an_explanation_shows_a_bar_for_each_of_its_steps(
+    tmp_path: Path, environ: dict[str, str], tiny_package: ModelPackage
+) -> None:
+    (tmp_path / "wrist.png").write_bytes(png(1))
+
+    code, written = on_a_terminal(
+        environ, "layers", tiny_package.path, tmp_path / "wrist.png", "-o", tmp_path / "out", "--check"
+    )
+
+    assert code == 0, written
+    for step in ("explaining", "randomising the network", "deleting and inserting", "drawing"):
+        assert drawn(written, f"{step}  "), step
