@@ -54,7 +54,7 @@ def main(data: Path, weights: Path, out: Path) -> None:
     trained = Predictions.read(out / PREDICTIONS)
     for geometry in ("pad", "squash"):
         recipe = replace(trained_recipe, input_size=224, geometry=geometry, views=1, augmentation=Augmentation())
-        dataset, images, _ = load_images(listed, Preprocessing(224, geometry), out / "cache")
+        dataset, images, _ = load_images(listed, Preprocessing(224, geometry), out / "cache", Progress())
         pooled = TrainingInputs(dataset, images, Learner(recipe, weights), out / "cache", Progress()).pooled
         folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
         logits = {c: out_of_fold(pooled, dataset.labels, folds, c) for c in PENALTIES}

@@ -66,9 +66,24 @@ class SystemState:
         """The runs that are not finished."""
         return [run for run in self.runs if is_open(run)]
 
+    @property
+    def without_screen(self) -> bool:
+        """Whether the work of this machine is done by `screen`, and none is running."""
+        return self.embedded and self.broker is not None and not any(process.alive for process in self.processes)
+
     def alive(self, role: str) -> list[Heartbeat]:
         """List the processes of a role that are alive."""
         return [process for process in self.processes if process.alive and process.role == role]
+
+    def has_worker(self, run: RunSummary) -> bool:
+        """Return whether a worker that screens with a run's model version is alive."""
+        return any(process.queue == run.queue for process in self.alive("worker"))
+
+    def is_stopped(self, run: RunSummary) -> bool:
+        """Return whether nothing works on an open run, and nothing will before somebody starts it."""
+        if not is_open(run) or self.scans.get(run.run, False):
+            return False
+        return self.without_screen if self.embedded else run.open_batches > 0 and not self.has_worker(run)
 
 
 def is_open(run: RunSummary) -> bool:
@@ -119,14 +134,14 @@ def find_problems(state: SystemState) -> list[Problem]:
 def _process_problems(state: SystemState) -> list[Problem]:
     if not state.open_runs:
         return []
-    if state.embedded and state.broker is not None and not any(process.alive for process in state.processes):
-        idle = [run for run in state.open_runs if not state.scans.get(run.run, False)]
+    if state.without_screen:
         return [
             Problem(
-                f"Run {run.run} is not finished, and no `bonescreen screen` is running here.",
-                f"Run: bonescreen screen {quote(run.root)}",
+                f"Run {run.run} is stopped, {count(run.images - run.processed, 'image')} left.",
+                f"Continue with: bonescreen screen {quote(run.root)}",
             )
-            for run in idle
+            for run in state.open_runs
+            if state.is_stopped(run)
         ]
     found = [
         Problem(
@@ -143,9 +158,8 @@ def _process_problems(state: SystemState) -> list[Problem]:
                 wait_for_start if state.embedded else "Run: bonescreen feed",
             )
         )
-    queues = {process.queue for process in state.alive("worker")}
     for run in state.open_runs:
-        if run.open_batches and run.queue not in queues:
+        if run.open_batches and not state.has_worker(run):
             text = (
                 f"No worker for {run.model} is running, and run {run.run} has {count(run.open_batches, 'batch')} to do."
             )

@@ -10,7 +10,7 @@
                        ├─ outcomes          one row per image and run: a content, or the reason of a failure
                        └─ study_results     one row per study and run
     contents ── predictions                 one row per content and model version, immutable
-    heartbeats                              worker and feeder processes, and what they wait for
+    heartbeats                              worker and feeder processes, what they do and wait for
 """
 
 from sqlalchemy import (
@@ -244,4 +244,8 @@ heartbeats = Table(
     Column("queue", String(100)),
     Column("problem", Text),
     Column("seen_at", Double, nullable=False),
+    # A `db.heartbeats.Activity`.
+    Column("activity", String(40)),
+    # The precisions that the host computes natively: "bf16 fp32 int8".
+    Column("precisions", String(40)),
 )

@@ -76,7 +76,7 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         _check_dataset(config, progress)
         learner = Learner(recipe, config.initial_weights)
         preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
-        dataset, images, unreadable = load_images(config.dataset, preprocessing, config.out / CACHE)
+        dataset, images, unreadable = load_images(config.dataset, preprocessing, config.out / CACHE, progress)
         progress.say(f"unreadable images, left out: {_counts_text(unreadable)}")
         split = _choose_split(config, dataset, progress)
         _require_no_leakage(config.initial_weights, dataset, split)
@@ -118,7 +118,9 @@ def _fit_with_split(
     for_fit = TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION])
     fit(learner, inputs, for_fit, folder, fingerprint, progress)
     held_out = {
-        role: HeldOutSet(inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role]), f"{role} part")
+        role: HeldOutSet(
+            inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role], progress), f"{role} part"
+        )
         for role in (Role.VALIDATION, Role.TEST)
         if len(indices[role])
     }
@@ -151,7 +153,7 @@ def _fit_with_folds(
         progress.say(f"{name}: {len(train):,} training images, {len(held_out):,} held-out images")
         learner.reset()
         fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
-        outputs = predict(learner, inputs, held_out)
+        outputs = predict(learner, inputs, held_out, progress)
         logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
         progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
         if precisions is not None:

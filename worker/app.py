@@ -6,6 +6,7 @@ from dataclasses import asdict
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
+from db.heartbeats import Activity
 from db.session import Database
 from worker.batch import BatchWorker
 from worker.lease_renewal import LeaseRenewer
@@ -104,8 +105,11 @@ class _ChildProcess:
         self._lease_renewer.stop()
 
     def _open_engine(self) -> Engine:
+        self._lease_renewer.activity = Activity.LOADING
         try:
-            return open_engine(self._package, self._settings.engine, self._settings.graph_cache)
+            engine = open_engine(self._package, self._settings.engine, self._settings.graph_cache)
         except Exception as error:
             # Whatever a network library raises here, its cause is this host and not an image.
             raise EngineOutage(f"the model cannot be loaded: {error}") from error
+        self._lease_renewer.activity = Activity.SCREENING
+        return engine

@@ -1,21 +1,15 @@
 """Audit: check labelled data before hours of training are spent on them."""
 
-import time
-from collections.abc import Iterable, Iterator
+import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from bonescreen.commands.arguments import Json
 from bonescreen.context import require_packages, settings_here
-from bonescreen.progress import LINE_SECONDS
-from bonescreen.terminal import print_line, print_notice, print_table, print_to, write_json
+from bonescreen.terminal import print_line, print_notice, print_table, write_json
 from xray.vocabulary import RESEARCH_NOTICE, count
-
-T = TypeVar("T")
 
 
 def audit(
@@ -54,12 +48,19 @@ def audit(
     from training.audit.report import PAGE_FILE, AuditReport
     from training.data.read_dataset import read_dataset
     from training.disk import make_folder
+    from training.progress import Progress
 
     whole = read_dataset(data, groups=groups, pseudonym_key=settings_here().pseudonym_key)
     dataset = whole.of_body_parts([part.upper() for part in body_part or ()])
     # Before the files are read, which takes long.
     make_folder(output)
-    report = AuditReport.of(audit_dataset(dataset, _with_progress(read_images(dataset), len(dataset)), split), whole)
+    progress, files = Progress(sys.stderr), []
+    with progress.bar("reading images", len(dataset)) as advance:
+        for file in read_images(dataset):
+            files.append(file)
+            advance(1)
+    report = AuditReport.of(audit_dataset(dataset, files, split, progress), whole)
+    print_notice("Writing the report ...")
     report.write(output)
     numbers = report.to_dict()
     if as_json:
@@ -79,17 +80,3 @@ def audit(
     print_line(f"The report with pictures: {output / PAGE_FILE}")
     print_notice(RESEARCH_NOTICE)
     print_notice("The report shows radiographs and file names: store it where you store the data.")
-
-
-def _with_progress(files: Iterable[T], total: int) -> Iterator[T]:
-    """Yield what is read, with a progress bar on a terminal, and else a line now and then."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(files, "Reading", total, console=console, transient=True)
-        return
-    last = time.monotonic()
-    for done, file in enumerate(files, start=1):
-        if time.monotonic() - last >= LINE_SECONDS:
-            last = time.monotonic()
-            print_to(console, f"Reading: {done:,} of {total:,}")
-        yield file

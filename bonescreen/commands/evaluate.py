@@ -1,5 +1,6 @@
 """Evaluate: a model against human labels, and against a baseline."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,6 +118,7 @@ def evaluate(
     if isinstance(baseline, ModelPackage):
         rows = _predict(baseline, dataset, engine_name, settings, output).predictions
         baseline = Baseline.from_package(baseline, rows, dataset)
+    print_notice("Computing metrics with their intervals ...")
     report = _write_report(run, dataset, part_name, threshold_aim, baseline, output)
     _warn_of_leakage(report)
     if as_json:
@@ -160,13 +162,14 @@ def _predict(
     card = package.card
     engine = open_engine(package, engine_name, settings.graph_cache)
     print_notice(f"Reading {count(len(dataset), 'image')} ...")
+    progress = Progress(sys.stderr)
     readable, images, unreadable = load_images(
-        dataset, Preprocessing.from_id(card.preprocessing), output / CACHE_FOLDER
+        dataset, Preprocessing.from_id(card.preprocessing), output / CACHE_FOLDER, progress
     )
     if check is not None:
         check(readable)
     print_notice(f"Predicting {count(len(images), 'image')} with {card.name} {card.version} ({engine.name}) ...")
-    with Progress().bar("Predicting", len(images)) as step:
+    with progress.bar("predicting", len(images)) as step:
         predictions = infer_predictions(engine, card, readable, images, step)
     return _ModelRun(package, engine, predictions, unreadable)
 

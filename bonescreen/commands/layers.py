@@ -1,5 +1,6 @@
 """Layers: explain a model's predictions by activations and Grad-CAM at its layers, and check its map."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,6 +102,7 @@ def _explain(
     from training.explain.grad_cam import explain_images
     from training.explain.map_check import check_map
     from training.explain.report import ExplainReport
+    from training.progress import Progress
     from xray.images.preprocessing import Preprocessing
     from xray.network.open_engine import open_engine
 
@@ -108,22 +110,24 @@ def _explain(
     if not images:
         raise UsageError("none of the files can be read as a radiograph")
     make_folder(output)
-    explanations = []
-    for explanation in explain_images(network, package.card, images, chosen, channels):
-        explanations.append(explanation)
-        print_notice(
-            f"{explanation.image.name}: probability {explanation.probability:.3f} "
-            f"({len(explanations)} of {len(images)})"
-        )
+    progress, explanations = Progress(sys.stderr), []
+    with progress.bar("explaining", len(images)) as advance:
+        for explanation in explain_images(network, package.card, images, chosen, channels):
+            explanations.append(explanation)
+            print_notice(
+                f"{explanation.image.name}: probability {explanation.probability:.3f} "
+                f"({len(explanations)} of {len(images)})"
+            )
+            advance(1)
     map_check = None
     if with_check:
         settings = settings_here()
         print_notice("Checking the map: random weights, deletion and insertion ...")
         engine = open_engine(package, settings.engine, settings.graph_cache)
-        map_check = check_map(network, package.card, engine, explanations)
+        map_check = check_map(network, package.card, engine, explanations, progress)
         print_notice(map_check.randomisation.conclusion)
         print_notice(map_check.conclusion)
-    print_line(str(ExplainReport(package, tuple(explanations), unreadable, map_check).write(output)))
+    print_line(str(ExplainReport(package, tuple(explanations), unreadable, map_check).write(output, progress)))
     return unreadable
 
 

@@ -4,7 +4,7 @@ import csv
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -139,6 +139,13 @@ def score_text(row: StudyRow) -> str:
 
 def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
     """Print the table of results, how many studies have none, and the research notice."""
+    print_studies(database, wanted, runs)
+    _print_without_result(count_studies(database, replace(wanted, flagged=False, min_score=None, label=None)))
+    print_line(RESEARCH_NOTICE)
+
+
+def print_studies(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
+    """Print the table of results, with a heading for each run."""
     for summary in runs:
         print_line(run_heading(summary, wanted.threshold), "dim")
     rows = list(queries.results(database, replace(wanted, limit=wanted.limit or TABLE_ROWS)))
@@ -148,22 +155,44 @@ def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSu
         print_line("No study matches.")
     more = sum(queries.count_results(database, wanted).values()) - len(rows)
     if more > 0:
-        print_line(f"... and {more:,} more; all of them: --format csv, or a higher --limit", "dim")
-    _print_without_result(database, replace(wanted, flagged=False, min_score=None, label=None, limit=None))
-    print_line(RESEARCH_NOTICE)
+        print_line(f"... and {more:,} more: bonescreen results with --format csv or a higher --limit", "dim")
 
 
-def _print_without_result(database: Database, everything: ResultFilter) -> None:
+@dataclass(frozen=True)
+class StudyCounts:
+    """Numbers of studies by result; `without_result` by status, of `WITHOUT_RESULT`."""
+
+    positive: int
+    negative: int
+    without_result: dict[StudyStatus, int]
+    pending: int
+
+    @property
+    def reasons(self) -> str:
+        """Why studies have no result: ``2 incomplete, 1 out of scope``."""
+        return ", ".join(f"{number:,} {status}" for status, number in self.without_result.items() if number)
+
+
+def count_studies(database: Database, everything: ResultFilter) -> StudyCounts:
+    """Count studies by result. An incomplete study that is positive all the same counts as positive."""
     counted = queries.count_results(database, everything)
     positive = queries.count_results(database, replace(everything, label=Label.POSITIVE))
-    numbers = {status: counted.get(status, 0) - positive.get(status, 0) for status in WITHOUT_RESULT}
-    total = sum(numbers.values())
+    left = {status: counted.get(status, 0) - positive.get(status, 0) for status in StudyStatus}
+    return StudyCounts(
+        positive=sum(positive.values()),
+        negative=left[StudyStatus.SCORED],
+        without_result={status: left[status] for status in WITHOUT_RESULT},
+        pending=left[StudyStatus.PENDING],
+    )
+
+
+def _print_without_result(counts: StudyCounts) -> None:
+    total = sum(counts.without_result.values())
     if total:
-        reasons = ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)
         verb, them = ("has", "it") if total == 1 else ("have", "them")
-        print_line(f"{count(total, 'study')} {verb} no result: {reasons}; review {them} yourself", "yellow")
-    if pending := counted.get(StudyStatus.PENDING, 0):
-        print_line(f"{count(pending, 'study')} not screened yet", "yellow")
+        print_line(f"{count(total, 'study')} {verb} no result: {counts.reasons}; review {them} yourself", "yellow")
+    if counts.pending:
+        print_line(f"{count(counts.pending, 'study')} not screened yet", "yellow")
 
 
 def _print_rows(rows: Sequence[StudyRow], findings: dict[int, str]) -> None:

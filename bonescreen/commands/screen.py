@@ -2,11 +2,12 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -15,17 +16,17 @@ from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_score
-from bonescreen.commands.results import print_results
+from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
 from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import escape_unprintable, print_to
+from bonescreen.terminal import escape_unprintable, print_line, print_to
 from db import ledger
-from db.heartbeats import ALIVE_SECONDS, list_heartbeats
+from db.heartbeats import ALIVE_SECONDS, Activity, Heartbeat, list_heartbeats, remove_all_heartbeats
 from db.queries import ResultFilter
-from db.run_queries import FINISHED_STATES, RunState, run_progress, run_summary
+from db.run_queries import FINISHED_STATES, RunState, RunSummary, run_progress, run_summary
 from db.runs import ModelVersion, archive_roots
 from db.session import Database
 from producer.scan import model_version, scan_archive
@@ -35,20 +36,31 @@ from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package
 from xray.settings import Settings
-from xray.vocabulary import Layout, count
+from xray.vocabulary import RESEARCH_NOTICE, Layout, count
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class ScannedArchive:
+    """An archive that was scanned, its run, and how many images of it were processed before."""
+
+    name: str
+    run: int
+    processed: int
+
+
+@dataclass(frozen=True)
 class Job:
-    """The settings, database and model of one `screen`."""
+    """The settings, database and model of one `screen`, the command that continues it, and what it has scanned."""
 
     settings: Settings
     database: Database
     package: ModelPackage
     model: ModelVersion
     console: Console
+    command: str
+    scanned: list[ScannedArchive] = field(default_factory=list)
 
 
 def screen(
@@ -66,9 +78,9 @@ def screen(
 ) -> None:
     """Screen folders of X-ray studies, or single images, for fractures.
 
-    Shows progress, and ends with a table of all studies. You can stop it with Ctrl-C at any time: finished results are
-    saved, and the same command continues. Only new and changed files are screened. If one folder cannot be scanned, the
-    others still are.
+    Shows progress, and ends with a table of studies and a summary. You can stop it with Ctrl-C at any time: finished
+    results are saved, and the same command continues. Only new and changed files are screened. If one folder cannot be
+    scanned, the others still are.
 
     Then look at the results with: bonescreen results, bonescreen study, bonescreen heatmap
 
@@ -87,17 +99,33 @@ def screen(
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
         settings = with_archives(settings, archives)
-        job = Job(settings, database, package, model_version(package), console)
+        job = Job(settings, database, package, model_version(package), console, _command(paths, layout, threshold))
         with _interruptible(job):
-            reports, errors = scan_each(archives, partial(_scan, job, layout))
-            unfinished = [_is_unfinished(job, report) for report in reports]
+            _, errors = scan_each(archives, partial(_scan, job, layout))
+            unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
+            started = time.monotonic()
             if any(unfinished):
-                _work(job, reports)
-    concluded = zip(reports, unfinished, strict=True)
-    ended = [_conclude(job, report, threshold, worked=worked) for report, worked in concluded]
+                _work(job)
+            seconds = time.monotonic() - started
+    summaries = [run_summary(database, archive.run) for archive in job.scanned]
+    for summary, worked in zip(summaries, unfinished, strict=True):
+        if not worked:
+            studies = count(summary.studies, "study")
+            print_to(console, f"Everything is already screened: {studies}, nothing new.")
+        print_studies(database, ResultFilter(run=summary.run, threshold=threshold), [summary])
+    if summaries:
+        done = sum(summary.processed for summary in summaries) - sum(archive.processed for archive in job.scanned)
+        _sum_up(job, summaries, threshold, done, seconds)
     raise_last(errors)
-    if RunState.CANCELLED in ended:
+    if RunState.CANCELLED in [summary.state for summary in summaries]:
         raise typer.Exit(1)
+
+
+def _command(paths: Sequence[Path], layout: Layout, threshold: float | None) -> str:
+    """Return the command that continues this one."""
+    options = ["--layout", layout] if layout is not Layout.AUTO else []
+    options += ["--threshold", f"{threshold}"] if threshold is not None else []
+    return " ".join(["bonescreen", "screen", *(quote(word) for word in (*map(str, paths), *options))])
 
 
 @contextmanager
@@ -105,11 +133,14 @@ def _interruptible(job: Job) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if job.settings.database_url is None:
-            # Its own worker had claimed them: each interrupt would else count as a worker that died on them.
-            with suppress(Outage):
-                ledger.release_claims(job.database)
-        print_to(job.console, "Stopped. Finished results are saved; run the same command to continue.")
+        done = "Stopped while scanning."
+        with suppress(Outage):
+            found = [run_progress(job.database, archive.run) for archive in job.scanned]
+            if found:
+                processed, images = sum(run.processed for run in found), sum(run.images for run in found)
+                done = f"Stopped: {processed:,} of {count(images, 'image')} done and saved."
+        print_to(job.console, done)
+        print_to(job.console, f"Continue with: {job.command}")
         raise typer.Exit(130) from None
 
 
@@ -129,35 +160,46 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
         )
     for line in report_lines(report, root):
         print_to(job.console, line)
+    job.scanned.append(ScannedArchive(name, report.run_id, run_progress(job.database, report.run_id).processed))
     return report
 
 
-def _is_unfinished(job: Job, report: ScanReport) -> bool:
-    return run_progress(job.database, report.run_id).state is not RunState.DONE
+def _is_unfinished(job: Job, archive: ScannedArchive) -> bool:
+    return run_progress(job.database, archive.run).state is not RunState.DONE
 
 
-def _work(job: Job, reports: list[ScanReport]) -> None:
-    with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
-        try:
-            if job.settings.broker_url is None:
-                wait_for_broker(broker_socket(job.settings), supervisor.check)
-            for report in reports:
-                _await(job, report, supervisor)
-        except KeyboardInterrupt:
-            # The services need some seconds to stop; without a message, people press Ctrl-C again, which kills them.
-            print_to(job.console, "Stopping ...")
-            raise
+def _work(job: Job) -> None:
+    try:
+        with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
+            try:
+                if job.settings.broker_url is None:
+                    wait_for_broker(broker_socket(job.settings), supervisor.check)
+                for archive in job.scanned:
+                    _await(job, archive, supervisor)
+            except KeyboardInterrupt:
+                # The services need some seconds to stop; without a message, people press Ctrl-C again, which kills
+                # them.
+                print_to(job.console, "Stopping ...")
+                raise
+    finally:
+        if job.settings.database_url is None:
+            # What its own worker had claimed: each interrupt would else count as a worker that died on it. And a
+            # process that had to be killed would count as alive for a while.
+            with suppress(Outage):
+                ledger.release_claims(job.database)
+                remove_all_heartbeats(job.database)
 
 
-def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
+def _await(job: Job, archive: ScannedArchive, supervisor: Supervisor) -> None:
     """Print progress until a run is finished; an outage is printed and waited out."""
     starting_until = time.monotonic() + 2 * ALIVE_SECONDS
-    with RunProgress(job.console) as progress:
+    with RunProgress(job.console, archive.name if len(job.scanned) > 1 else None) as progress:
         while True:
             try:
-                now = run_progress(job.database, report.run_id)
-                problem = _problem(job, supervisor.check(), starting=time.monotonic() < starting_until)
-                progress.update(now, problem)
+                now = run_progress(job.database, archive.run)
+                alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
+                problem = _problem(job, alive, supervisor.check(), starting=time.monotonic() < starting_until)
+                progress.update(now, _activity(job, alive), problem)
                 if now.state in FINISHED_STATES:
                     return
             except Outage as outage:
@@ -166,27 +208,48 @@ def _await(job: Job, report: ScanReport, supervisor: Supervisor) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _conclude(job: Job, report: ScanReport, threshold: float | None, *, worked: bool) -> RunState:
-    summary = run_summary(job.database, report.run_id)
-    if not worked:
-        print_to(job.console, f"Everything is already screened: {count(summary.studies, 'study')}, nothing new.")
-    print_results(job.database, ResultFilter(run=report.run_id, threshold=threshold), [summary])
-    if summary.failed:
-        print_to(
-            job.console, f"{count(summary.failed, 'image')} could not be read; see: bonescreen failures {summary.run}"
+def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, done: int, seconds: float) -> None:
+    """Print at the end, where a tired person looks, how many studies are flagged, and what to do next."""
+    option = "" if threshold is None else f" --threshold {threshold}"
+    next_steps = []
+    for summary in summaries:
+        counts = count_studies(job.database, ResultFilter(run=summary.run, threshold=threshold))
+        print_line(f"Run {summary.run}, {summary.archive}: {count(summary.studies, 'study')}", "bold")
+        at = summary.study_threshold if threshold is None else threshold
+        print_line(
+            f"  {counts.positive:,} flagged (positive: {summary.finding})", "bold red" if counts.positive else ""
         )
-    if summary.state is RunState.CANCELLED:
-        processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
-        again = f"Continue it with: bonescreen resume {summary.run}"
-        print_to(job.console, f"Run {summary.run} was cancelled, {processed}. {again}")
-    print_to(job.console, "See one study with: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR")
-    return summary.state
+        print_line(f"  {counts.negative:,} negative (scored below {at:.3f})")
+        if without := sum(counts.without_result.values()):
+            print_line(f"  {without:,} without result ({counts.reasons}): review yourself", "yellow")
+        if counts.pending:
+            print_line(f"  {counts.pending:,} not screened yet", "yellow")
+        if counts.positive:
+            next_steps.append(f"See the flagged studies: bonescreen results --run {summary.run} --flagged{option}")
+        if summary.failed:
+            failed = count(summary.failed, "image")
+            print_line(f"  {failed} could not be read: bonescreen failures {summary.run}", "yellow")
+        if summary.state is RunState.CANCELLED:
+            processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
+            again = f"Continue it with: bonescreen resume {summary.run}"
+            next_steps.append(f"Run {summary.run} was cancelled, {processed}. {again}")
+    if done:
+        print_line(f"Screened {count(done, 'image')} in {seconds:.0f} s, {done / seconds:.1f} images/s")
+    print_line(RESEARCH_NOTICE)
+    for step in (*next_steps, "See one study: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR"):
+        print_to(job.console, step)
 
 
-def _problem(job: Job, dying: list[str], *, starting: bool) -> str | None:
+def _activity(job: Job, alive: Sequence[Heartbeat]) -> str:
+    """Return what the worker that is furthest does."""
+    activities = {beat.activity for beat in alive if beat.queue == job.model.queue}
+    order = (Activity.SCREENING, Activity.IDLE, Activity.LOADING)
+    return next((activity for activity in order if activity in activities), Activity.STARTING)
+
+
+def _problem(job: Job, alive: Sequence[Heartbeat], dying: Sequence[str], *, starting: bool) -> str | None:
     if dying:
         return f"the {dying[0]} process keeps failing; see {job.settings.home / 'logs'}/{dying[0]}.log"
-    alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
     if not alive and not starting:
         # While another process locks an SQLite database, they can report no problem in it, but it can still be read.
         logs = job.settings.home / "logs"

@@ -85,7 +85,8 @@ def _print(facts: SystemState, found: Sequence[Problem]) -> None:
 
 
 def _print_run(run: RunSummary, facts: SystemState) -> None:
-    print_line(f"Run {run.run}: {run.state}, {percent(run)} % processed", "bold")
+    state = "stopped" if facts.is_stopped(run) else run.state
+    print_line(f"Run {run.run}: {state}, {percent(run)} % processed", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
     processed = f"{run.processed:,} of {count(run.images, 'image')} processed, {run.failed:,} failed"
     lines = (
@@ -109,7 +110,9 @@ def _last_scan(run: RunSummary) -> Iterator[str]:
 
 
 def _process(process: Heartbeat) -> list[str]:
-    state = ("waits" if process.problem else "alive") if process.alive else "no heartbeat: stopped, or its host is down"
+    state = "no heartbeat: stopped, or its host is down"
+    if process.alive:
+        state = "waits" if process.problem else process.activity or "alive"
     return [process.role, process.name, f"{process.age_seconds:.0f} s ago", state]
 
 

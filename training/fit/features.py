@@ -66,15 +66,16 @@ def cached_features(
     features = mapped_array(partial, np.float16, shape)
     forward = compile_forward(frozen, BATCH)
     chunks = list(_chunks(views, len(images)))
-    progress.say(f"frozen layers: {views * len(images):,} views of images to compute, {done * CHUNK:,} already done")
-    with progress.bar("frozen layers", len(chunks), done) as advance:
+    total, before = views * len(images), sum(_chunk_size(start, len(images)) for _, start in chunks[:done])
+    progress.say(f"frozen layers: {total:,} views of images to compute, {before:,} already done")
+    with progress.bar("frozen layers", total, before, "view") as advance:
         for number, (view, start) in enumerate(chunks[done:], start=done + 1):
             chunk = _augmented_chunk(images, view, start, learner)
             for place, batch in padded_batches(chunk, BATCH):
                 features[view, start + place.start : start + place.stop] = forward(batch)[0][: len(chunk[place])]
+                advance(len(chunk[place]))
             features.flush()
             write_atomically(counter, str(number).encode())
-            advance(1)
     partial.rename(path)
     counter.unlink()
     return _map(path)
@@ -108,6 +109,10 @@ def _chunks(views: int, images: int) -> Iterator[tuple[int, int]]:
     for view in range(views):
         for start in range(0, images, CHUNK):
             yield view, start
+
+
+def _chunk_size(start: int, images: int) -> int:
+    return min(CHUNK, images - start)
 
 
 def _augmented_chunk(images: NDArray[np.uint8], view: int, start: int, learner: Learner) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,16 @@ def fit(
     learner.update_inference_model()
 
 
-def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp]) -> NetworkOutputs:
+def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp], progress: Progress) -> NetworkOutputs:
     """Return the inference network's outputs for n images, without augmentation."""
     forward = compile_forward(learner.inference_from_features(), BATCH)
     logits, maxima = np.empty(len(indices)), np.empty(len(indices))
-    for place, batch in padded_batches(indices, BATCH):
-        batch_logits, cams = forward(inputs.features[batch].astype(np.float32))
-        count = place.stop - place.start
-        logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
+    with progress.bar("predicting held-out images", len(indices)) as advance:
+        for place, batch in padded_batches(indices, BATCH):
+            batch_logits, cams = forward(inputs.features[batch].astype(np.float32))
+            count = place.stop - place.start
+            logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
+            advance(count)
     return NetworkOutputs(logits, maxima)
 
 
@@ -163,7 +166,7 @@ class _StageTrainer:
             # Set anew in each epoch, so that an epoch is the same wherever the run was interrupted before.
             layer.seed_generator.state.assign((self.learner.recipe.seed + number, 1000 * state.stage + state.epoch))
         batches = self.inputs.epoch(self.indices.train, state.stage, state.epoch)
-        with progress.bar(f"stage {state.stage + 1}, epoch {state.epoch + 1}", len(batches)) as advance:
+        with progress.bar(f"stage {state.stage + 1}, epoch {state.epoch + 1}", len(batches), unit="step") as advance:
             check = _LossCheck(state.stage + 1, state.epoch + 1, lambda: advance(1))
             history = self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[check]).history
         row = {
@@ -173,12 +176,13 @@ class _StageTrainer:
             "learning_rate": float(self.model.optimizer.learning_rate),
         }
         if len(self.indices.validation):
-            row |= self._validate()
+            row |= self._validate(progress)
         return {**row, "seconds": time.monotonic() - start}
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, progress: Progress) -> dict[str, float]:
         validation = self.indices.validation
-        logits = _logits(self.classifier, self.inputs.unaugmented(self.stage), validation)
+        with progress.bar(f"validation after epoch {self.state.epoch + 1}", len(validation)) as advance:
+            logits = _logits(self.classifier, self.inputs.unaugmented(self.stage), validation, advance)
         labels = self.inputs.labels[validation]
         losses = np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)
         loss = float(np.average(losses, weights=self.inputs.sample_weights[validation]))
@@ -214,7 +218,13 @@ class _LossCheck(keras.callbacks.Callback):  # type: ignore[misc]
         self._advance()
 
 
-def _logits(model: keras.Model, inputs: Any, indices: NDArray[np.intp], batch_size: int = 64) -> NDArray[np.float64]:
+def _logits(
+    model: keras.Model,
+    inputs: Any,
+    indices: NDArray[np.intp],
+    advance: Callable[[int], None],
+    batch_size: int = 64,
+) -> NDArray[np.float64]:
     """Return a classifier's logits ``(n,)`` for n of its inputs, in inference mode."""
     logits = np.empty(len(indices))
     for start in range(0, len(indices), batch_size):
@@ -222,6 +232,7 @@ def _logits(model: keras.Model, inputs: Any, indices: NDArray[np.intp], batch_si
         # Padded, because a different batch size would be compiled again.
         outputs = model.predict_on_batch(np.asarray(inputs[np.resize(batch, batch_size)], np.float32))
         logits[start : start + batch_size] = outputs[: len(batch), 0]
+        advance(len(batch))
     return logits
 
 

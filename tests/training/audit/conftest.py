@@ -13,6 +13,7 @@ from training.audit.read_images import AuditedImage, read_images
 from training.data.dataset import Dataset, Example
 from training.data.fracatlas import FRACATLAS
 from training.data.read_dataset import read_dataset
+from training.progress import Progress
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def audited(folder: Path) -> AuditedDataset:
     dataset = read_dataset(folder)
-    return audit_dataset(dataset, read_images(dataset), None)
+    return audit_dataset(dataset, read_images(dataset), None, Progress())
 
 
 def by_code(audited: AuditedDataset) -> dict[str, Problem]:
@@ -39,7 +40,7 @@ def file_names(problem: Problem) -> set[frozenset[str]]:
 def audit_distinct(examples: list[Example], root: Path = Path()) -> AuditedDataset:
     """Audit images that are all different and readable, by their labels and groups alone."""
     files = [audited_image(limb(seed), str(seed)) for seed in range(len(examples))]
-    return audit_dataset(Dataset(root, FRACATLAS, "fracture", tuple(examples)), files, None)
+    return audit_dataset(Dataset(root, FRACATLAS, "fracture", tuple(examples)), files, None, Progress())
 
 
 def audited_image(gray: np.ndarray, name: str) -> AuditedImage:

@@ -10,6 +10,7 @@ from tests.training.audit.conftest import audited_image
 from tests.training.audit.faulty_data import limb
 from training.audit.audited_dataset import AuditedDataset
 from training.audit.near_duplicates import DuplicateKind, DuplicatePair, Fingerprints, find_duplicates, join_groups
+from training.progress import Progress
 
 
 def test_each_kind_of_duplicate_is_found_and_no_other_pair(audited: AuditedDataset) -> None:
@@ -35,12 +36,12 @@ def test_images_of_one_view_and_random_textures_are_not_duplicates() -> None:
     limbs = [audited_image(limb(seed), f"limb{seed}") for seed in range(300)]
     blurred = np.kron(rng.integers(0, 256, (100, 8, 8), np.uint8), np.ones((1, 16, 16), np.uint8))
     textures = [audited_image(texture, f"texture{place}") for place, texture in enumerate(blurred)]
-    assert find_duplicates([*limbs, *textures]) == ()
+    assert find_duplicates([*limbs, *textures], Progress()) == ()
 
 
 def test_each_copy_of_a_file_makes_one_pair_with_the_first() -> None:
     images = [audited_image(limb(0), "same")] * 50
-    pairs = find_duplicates(images)
+    pairs = find_duplicates(images, Progress())
     assert [(pair.first, pair.second) for pair in pairs] == [(0, place) for place in range(1, 50)]
 
 
@@ -52,7 +53,7 @@ def test_hashes_equal_those_of_imagehash() -> None:
 
 def test_an_image_that_is_mirrored_and_inverted_is_found() -> None:
     images = [audited_image(limb(seed), str(seed)) for seed in range(20)]
-    (pair,) = find_duplicates([*images, audited_image(255 - limb(7)[:, ::-1], "again")])
+    (pair,) = find_duplicates([*images, audited_image(255 - limb(7)[:, ::-1], "again")], Progress())
     assert (pair.first, pair.second, pair.kind) == (7, 20, DuplicateKind.MIRRORED_INVERTED)
 
 

@@ -10,6 +10,7 @@ from training.audit.read_images import read_images
 from training.data.dataset import Dataset, Example, Role
 from training.data.fracatlas import FRACATLAS
 from training.data.read_dataset import read_dataset
+from training.progress import Progress
 
 
 def test_unreadable_files_are_reported_by_reason(audited: AuditedDataset) -> None:
@@ -27,7 +28,7 @@ def test_duplicates_in_two_parts_of_the_split_are_an_error(folder: Path, tmp_pat
     table = tmp_path / "split.csv"
     roles = {group: "test" if group == "<b>other</b>" else "train" for group in dataset.groups.tolist()}
     table.write_text("group,role\n" + "".join(f"{group},{role}\n" for group, role in roles.items()))
-    problem = by_code(audit_dataset(dataset, read_images(dataset), table))["across-split"]
+    problem = by_code(audit_dataset(dataset, read_images(dataset), table, Progress()))["across-split"]
     assert (problem.severity, file_names(problem)) == (Severity.ERROR, {frozenset({"image16.png", "elsewhere.jpg"})})
 
 
@@ -69,7 +70,7 @@ def test_labels_that_follow_the_body_part_or_differ_within_a_study_are_reported(
 def test_images_smaller_than_the_networks_input_are_reported() -> None:
     examples = tuple(Example(f"{i}.png", f"{i}", f"{i}", i % 2 == 0) for i in range(20))
     images = [audited_image(limb(seed)[: 260 if seed else 100, : 200 if seed else 80], str(seed)) for seed in range(20)]
-    found = by_code(audit_dataset(Dataset(Path(), FRACATLAS, "fracture", examples), images, None))["tiny"]
+    found = by_code(audit_dataset(Dataset(Path(), FRACATLAS, "fracture", examples), images, None, Progress()))["tiny"]
     assert (found.images, found.captions) == ((("0.png",),), ("80 x 100",))
 
 

@@ -9,6 +9,7 @@ from training.audit.report import AuditReport
 from training.data.dataset import Dataset, Example
 from training.data.fracatlas import FRACATLAS
 from training.data.read_dataset import read_dataset, read_groups
+from training.progress import Progress
 from xray.vocabulary import Reason
 
 
@@ -26,7 +27,7 @@ def test_data_without_a_readable_image_have_a_report(tmp_path: Path) -> None:
     # an empty folder would be a disk that is not mounted
     (tmp_path / "notes.txt").write_text("moved")
     assert list(read_images(dataset)) == [Reason.VANISHED] * 3
-    AuditReport.of(audit_dataset(dataset, read_images(dataset), None), dataset).write(tmp_path / "out")
+    AuditReport.of(audit_dataset(dataset, read_images(dataset), None, Progress()), dataset).write(tmp_path / "out")
     assert "the file is no longer in the archive" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -34,4 +35,4 @@ def test_the_suggested_groups_can_be_used_for_training(audited: AuditedDataset, 
     AuditReport.of(audited, audited.listed).write(tmp_path)
     assert len(read_groups(tmp_path / "groups.csv")) == len(audited.listed)
     again = read_dataset(folder, groups=tmp_path / "groups.csv")
-    assert "across-groups" not in by_code(audit_dataset(again, read_images(again), None))
+    assert "across-groups" not in by_code(audit_dataset(again, read_images(again), None, Progress()))

@@ -28,7 +28,7 @@ def test_an_epoch_has_all_positive_images_and_the_next_negative_ones_until_each_
 ) -> None:
     recipe = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3), Stage(6, 4, 1e-3, negatives=0.5)))
     dataset = read_dataset(fracatlas)
-    dataset, images, _ = load_images(dataset, Preprocessing(SIZE, "squash"), tmp_path)
+    dataset, images, _ = load_images(dataset, Preprocessing(SIZE, "squash"), tmp_path, Progress())
     inputs = TrainingInputs(dataset, images, Learner(recipe, backbone_weights), tmp_path, Progress())
     train = np.flatnonzero(np.arange(len(dataset)) % 4 > 0)
     positive, negative = (set(train[dataset.labels[train] == label].tolist()) for label in (True, False))

@@ -1,0 +1,45 @@
+"""What a worker's heartbeats say that it does."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from db import ledger
+from db.heartbeats import Activity, list_heartbeats
+from db.session import Database
+from tests.awaiting import await_that
+from tests.seeding import found_files, scan, send_all
+from worker.lease_renewal import LeaseRenewer
+from xray.message import RENEW_SECONDS
+
+
+@pytest.fixture
+def lease_renewer(database: Database) -> Iterator[LeaseRenewer]:
+    renewer = LeaseRenewer(database, "test:1", "queue", parent=os.getppid())
+    renewer.start()
+    yield renewer
+    renewer.stop()
+
+
+def await_activity(database: Database, activity: Activity, seconds: float) -> None:
+    def recorded() -> bool:
+        return [beat.activity for beat in list_heartbeats(database)] == [activity]
+
+    await_that(recorded, seconds, f"the heartbeat says {activity}", patience=1)
+
+
+def test_a_new_activity_is_recorded_before_the_next_heartbeat_is_due(
+    database: Database, lease_renewer: LeaseRenewer
+) -> None:
+    scan(database, found_files(1))
+    ((run_id, batch_id),) = send_all(database)
+    await_activity(database, Activity.STARTING, 20)
+
+    lease_renewer.activity = Activity.LOADING
+    await_activity(database, Activity.LOADING, 0.8 * RENEW_SECONDS)
+    claim = ledger.claim(database, run_id, batch_id, "test:1")
+    assert claim is not None
+    with lease_renewer.renewing(claim):
+        await_activity(database, Activity.SCREENING, 0.8 * RENEW_SECONDS)
+    await_activity(database, Activity.IDLE, 20)
