@@ -51,7 +51,7 @@ def main() -> None:
     config = TrainingConfig(recipe, read_dataset(chosen.data), chosen.weights, chosen.out, command="")
     learner = Learner(recipe, chosen.weights)
     dataset, images, _ = load_images(
-        config.dataset, Preprocessing(recipe.input_size, recipe.geometry), chosen.out / CACHE
+        config.dataset, Preprocessing(recipe.input_size, recipe.geometry), chosen.out / CACHE, progress
     )
     inputs = TrainingInputs(dataset, images, learner, chosen.out / CACHE, progress)
     fingerprint = run_fingerprint(config, dataset, learner, features_key(images, learner))
@@ -76,7 +76,7 @@ def main() -> None:
         comparison.quantize(weights, np.arange(len(dataset)))
         card = package.card
         how = f"out of fold ({'fold' if len(measured) == 1 else 'folds'} {', '.join(measured)} of {recipe.folds})"
-        lower = comparison.compare(card.calibration, card.image_threshold.value, how, package.golden())
+        lower = comparison.compare(card.calibration, card.image_threshold.value, how)
         card = replace(card, version=chosen.version, precisions=tuple(filter(is_allowed, lower)))
         tables = {TRAINING_IMAGES_FILE: (package.path / EARLIER_NAME).read_bytes()}
         write_package(
@@ -85,6 +85,7 @@ def main() -> None:
             weights=weights,
             golden=package.golden(),
             readme=make_readme(card),
+            lower_golden=comparison.golden(package.golden().images),
             extra={**tables, **comparison.files()},
         )
 

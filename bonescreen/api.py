@@ -23,7 +23,7 @@ from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
 from xray.network.engine import Engine
 from xray.network.heatmap import render_heat_map
-from xray.network.open_engine import open_engine
+from xray.network.open_engine import open_engine_here
 from xray.network.package import ModelPackage, load_package
 from xray.thresholds import label_of
 from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Label
@@ -188,7 +188,7 @@ def load_model(name_or_path: str | Path) -> Model:
     """
     settings = settings_here()
     package = load_package(name_or_path)
-    return Model(package, open_engine(package, settings.engine, settings.graph_cache))
+    return Model(package, open_engine_here(package, settings))
 
 
 def load_image(path: str | Path) -> NDArray[np.uint8]:

@@ -77,7 +77,7 @@ class SystemState:
 
     def has_worker(self, run: RunSummary) -> bool:
         """Return whether a worker that screens with a run's model version is alive."""
-        return any(process.queue == run.queue for process in self.alive("worker"))
+        return any(run.queue in (process.queue or "").split() for process in self.alive("worker"))
 
     def is_stopped(self, run: RunSummary) -> bool:
         """Return whether nothing works on an open run, and nothing will before somebody starts it."""

@@ -12,15 +12,18 @@ from rich.text import Text
 from bonescreen.context import open_ledger
 from bonescreen.stack import name_archives, require_configured
 from bonescreen.terminal import escape_unprintable, print_error, print_line, print_notice
-from db.runs import archive_roots
+from db.heartbeats import list_heartbeats
+from db.runs import ModelVersion, archive_precision, archive_roots
 from db.session import Database
 from producer.dry_run import dry_run
+from producer.scan import model_version
 from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
 from producer.source import Source
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
-from xray.network.package import load_package
+from xray.network.package import ModelPackage, load_package
+from xray.network.precision import choose_precision, common_precisions, machine_precisions, served_precisions
 from xray.settings import Settings
-from xray.vocabulary import Layout, count, describe_skipped
+from xray.vocabulary import Layout, Precision, count, describe_skipped
 
 T = TypeVar("T")
 
@@ -53,6 +56,52 @@ def raise_last(errors: list[BonescreenError]) -> None:
         print_error(str(error))
     if ordered:
         raise ordered[-1]
+
+
+def model_for_archive(
+    settings: Settings, database: Database, package: ModelPackage, archive: str, *, works_here: bool
+) -> ModelVersion:
+    """Choose the model version to screen an archive with: the package, and the precision of the run.
+
+    The archive's earlier run keeps its precision. Otherwise it is the fastest that every worker computes fast; float32
+    if there is no worker yet, as each computes it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Has the precision that is wanted.
+    database : Database
+    package : ModelPackage
+        The model.
+    archive : str
+        The archive's name.
+    works_here : bool
+        Whether this machine will screen too.
+
+    Raises
+    ------
+    UsageError
+        The package does not allow the precision in the settings.
+    """
+    wanted = settings.precision
+    here = served_precisions(package, settings.engine, wanted) if works_here else ()
+    earlier = archive_precision(database, archive, package.digest)
+    if wanted == "auto" and earlier in package.card.allowed_precisions:
+        if not works_here or settings.database_url is not None or earlier in here:
+            return model_version(package, earlier)
+        print_notice(
+            f"{archive} was screened in {earlier}, which this machine does not compute; all of it is screened again"
+        )
+    machines = [machine_precisions(settings.engine)] if works_here else []
+    if settings.database_url is not None:
+        machines += [
+            tuple(Precision(precision) for precision in beat.precisions.split())
+            for beat in list_heartbeats(database)
+            if beat.alive and beat.precisions
+        ]
+        if wanted == "auto" and not machines:
+            print_notice("no worker is alive yet, so the run is fp32; for a faster one, start the workers first")
+    return model_version(package, choose_precision(package, wanted, common_precisions(machines)))
 
 
 def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
@@ -102,12 +151,12 @@ def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, fo
     UsageError
         A scan would refuse an archive; the others are printed.
     """
-    digest = load_package(settings.model).digest
+    package = load_package(settings.model)
     with _ledger_if_any(settings) as database:
         archives = name_archives(settings, archive_roots(database) if database else {}, paths)
         if for_workers:
             require_configured(settings, archives)
-        _, errors = scan_each(archives, partial(_plan, settings, database, layout, digest))
+        _, errors = scan_each(archives, partial(_plan, settings, database, layout, package, for_workers))
     print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
 
@@ -122,10 +171,21 @@ def _ledger_if_any(settings: Settings) -> Iterator[Database | None]:
 
 
 def _plan(
-    settings: Settings, database: Database | None, layout: Layout, digest: str, name: str, root: Path
+    settings: Settings,
+    database: Database | None,
+    layout: Layout,
+    package: ModelPackage,
+    for_workers: bool,
+    name: str,
+    root: Path,
 ) -> DryRunReport:
+    if database is None:
+        precision = choose_precision(package, settings.precision, machine_precisions(settings.engine))
+        model = model_version(package, precision)
+    else:
+        model = model_for_archive(settings, database, package, name, works_here=not for_workers)
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
-        plan = dry_run(database, name, Source.configured(root, settings, layout), digest)
+        plan = dry_run(database, name, Source.configured(root, settings, layout), model.queue)
     for line in plan_lines(plan, root):
         print_line(line)
     return plan

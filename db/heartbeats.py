@@ -29,6 +29,8 @@ class Heartbeat:
 
     Parameters
     ----------
+    queue : str or None
+        The queues that a worker takes batches from, separated by spaces.
     problem : str or None
         What it waits for; None if it works or is idle.
     activity : str or None

@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from db.session import Database, Now, insert_into
 from db.tables import archives, models, runs
 from xray.errors import UsageError
+from xray.vocabulary import Precision
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,29 @@ def open_run(database: Database, archive_id: int, model_id: int, batch_size: int
         connection.execute(update(runs).where(*this_run).values(batch_size=batch_size))
         run_id: int = connection.execute(select(runs.c.id).where(*this_run)).scalar_one()
     return run_id
+
+
+def archive_precision(database: Database, archive: str, digest: str) -> Precision | None:
+    """Return the precision of an archive's latest run with a model package, or None if there is none."""
+    query = (
+        select(models.c.precision)
+        .join(runs, runs.c.model_id == models.c.id)
+        .join(archives, archives.c.id == runs.c.archive_id)
+        .where(archives.c.name == archive, models.c.digest == digest)
+        .order_by(runs.c.id.desc())
+        .limit(1)
+    )
+    with database.read() as connection:
+        precision = connection.execute(query).scalar_one_or_none()
+    return None if precision is None else Precision(precision)
+
+
+def run_precision(database: Database, run_id: int) -> Precision | None:
+    """Return the precision of a run's model version, or None if there is no such run."""
+    query = select(models.c.precision).join(runs, runs.c.model_id == models.c.id).where(runs.c.id == run_id)
+    with database.read() as connection:
+        precision = connection.execute(query).scalar_one_or_none()
+    return None if precision is None else Precision(precision)
 
 
 def require_run(database: Database, run_id: int) -> None:

@@ -122,15 +122,15 @@ def archive_id_of(database: Database, name: str) -> int | None:
         return connection.execute(select(archives.c.id).where(archives.c.name == name)).scalar_one_or_none()
 
 
-def compare_with_run(database: Database, archive_id: int, digest: str, files: Sequence[ArchiveFile]) -> ScanDifference:
+def compare_with_run(database: Database, archive_id: int, queue: str, files: Sequence[ArchiveFile]) -> ScanDifference:
     """Compare files with the run of a model version over their archive.
 
     Parameters
     ----------
     database : Database
     archive_id : int
-    digest : str
-        The model package's digest.
+    queue : str
+        The model version's queue.
     files : sequence of ArchiveFile
         Each path once.
     """
@@ -138,7 +138,7 @@ def compare_with_run(database: Database, archive_id: int, digest: str, files: Se
     run_id = (
         select(runs.c.id)
         .join(models, models.c.id == runs.c.model_id)
-        .where(runs.c.archive_id == archive_id, models.c.digest == digest)
+        .where(runs.c.archive_id == archive_id, models.c.queue == queue)
         .scalar_subquery()
     )
     processed: set[str] = set()

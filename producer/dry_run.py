@@ -12,7 +12,7 @@ from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
 
 
-def dry_run(database: Database | None, name: str, source: Source, digest: str) -> DryRunReport:
+def dry_run(database: Database | None, name: str, source: Source, queue: str) -> DryRunReport:
     """Count what a scan would find and what would have to be screened; change nothing.
 
     Parameters
@@ -23,8 +23,8 @@ def dry_run(database: Database | None, name: str, source: Source, digest: str) -
         The archive's name.
     source : Source
         The archive on this host.
-    digest : str
-        The model package's digest.
+    queue : str
+        The model version's queue.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def dry_run(database: Database | None, name: str, source: Source, digest: str) -
     known = None if database is None or archive_id is None else (database, archive_id)
     source = choose_layout(name, source, archive_layout(*known) if known else None)
     report = DryRunReport(source.layout)
-    sink = CountingSink(known, digest, report)
+    sink = CountingSink(known, queue, report)
     read_archive(source, sink, report)
     if known:
         unread = sum(current_images(*known, path) for path in report.unread)
@@ -52,8 +52,8 @@ class CountingSink:
     ----------
     known : tuple of (Database, int) or None
         Database and id of an archive that was scanned before.
-    digest : str
-        The model package's digest.
+    queue : str
+        The model version's queue.
     report : DryRunReport
         Gets the counts.
 
@@ -63,10 +63,10 @@ class CountingSink:
         How many of the images that were current before are found.
     """
 
-    def __init__(self, known: tuple[Database, int] | None, digest: str, report: DryRunReport) -> None:
+    def __init__(self, known: tuple[Database, int] | None, queue: str, report: DryRunReport) -> None:
         self.current = 0
         self._known = known
-        self._digest = digest
+        self._queue = queue
         self._report = report
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
@@ -75,7 +75,7 @@ class CountingSink:
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Count new, changed, unprocessed and processed images."""
-        difference = compare_with_run(*self._known, self._digest, images) if self._known else ScanDifference()
+        difference = compare_with_run(*self._known, self._queue, images) if self._known else ScanDifference()
         self._report.processed += difference.processed
         self._report.unprocessed += difference.unprocessed
         self._report.changed += difference.changed

@@ -26,10 +26,10 @@ from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.storage_errors import require_root
 from xray.errors import ArchiveOutage, UsageError
-from xray.message import PRECISION, queue_name
+from xray.message import queue_name
 from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
-from xray.vocabulary import Layout, SkipReason, count, describe_skipped
+from xray.vocabulary import Layout, Precision, SkipReason, count, describe_skipped
 
 POLL_SECONDS = 0.5
 
@@ -95,19 +95,19 @@ def finish_abandoned_scan(database: Database, scan_id: int, source: Source, hold
     return None if scan is None else _read_and_merge(database, scan, source, lambda found: None)
 
 
-def model_version(package: ModelPackage) -> ModelVersion:
-    """Describe a model package for the database, at the precision that both engines run it in."""
+def model_version(package: ModelPackage, precision: Precision) -> ModelVersion:
+    """Describe a model package in a precision for the database."""
     card = package.card
     return ModelVersion(
         name=card.name,
         version=card.version,
         digest=package.digest,
-        precision=PRECISION,
+        precision=precision,
         finding=card.finding,
         image_threshold=card.image_threshold.value,
         study_threshold=card.study_threshold.value,
         body_parts=tuple(card.body_parts),
-        queue=queue_name(package.digest, PRECISION),
+        queue=queue_name(package.digest, precision),
     )
 
 

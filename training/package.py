@@ -23,6 +23,7 @@ from xray.network.card import LowerPrecision
 from xray.network.keras_engine import compile_forward
 from xray.network.openvino_graph import derive_graph
 from xray.network.package import Golden, ModelPackage, round_to_storage, write_package
+from xray.vocabulary import Precision
 
 DRAFT_PREFIX = ".draft-"
 GOLDEN_IMAGES = 8
@@ -67,14 +68,22 @@ def write_model_package(
     golden = _golden(config.recipe, weights)
     extra = _tables(config, dataset, split)
     measured: list[LowerPrecision] = []
+    lower_golden: dict[Precision, Golden] = {}
     try:
         if precisions is not None:
-            measured = precisions.compare(
-                evaluation.calibration, evaluation.image_threshold.value, evaluation.how, golden
-            )
+            measured = precisions.compare(evaluation.calibration, evaluation.image_threshold.value, evaluation.how)
+            lower_golden = precisions.golden(golden.images)
             extra |= precisions.files()
         card = make_card(config, evaluation, dataset, unreadable, measured)
-        return write_package(path, card, weights=weights, golden=golden, readme=make_readme(card), extra=extra)
+        return write_package(
+            path,
+            card,
+            weights=weights,
+            golden=golden,
+            readme=make_readme(card),
+            lower_golden=lower_golden,
+            extra=extra,
+        )
     except OSError as error:
         # HDF5's own messages are a page long.
         reason = os.strerror(error.errno) if error.errno else "the disk may be full"

@@ -1,23 +1,27 @@
 """The worker's Celery application: prefork, one child process per device, nothing heavy before the fork."""
 
+import multiprocessing
 import os
 from dataclasses import asdict
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_process_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from kombu.entity import Queue
 
 from db.heartbeats import Activity
 from db.session import Database
-from worker.batch import BatchWorker
 from worker.lease_renewal import LeaseRenewer
 from worker.parent_death import die_with_parent
+from worker.pipeline import BatchWorker
 from worker.watchdog import start_watchdog
 from xray.errors import EngineOutage
-from xray.message import PRECISION, TASK_NAME, queue_name, transport_options
+from xray.message import TASK_NAME, queue_name, transport_options
 from xray.network.engine import Engine
 from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage
+from xray.network.precision import machine_precisions, served_precisions
 from xray.settings import Settings
+from xray.vocabulary import Precision
 
 
 def celery_app(broker_url: str) -> Celery:
@@ -44,22 +48,28 @@ def celery_app(broker_url: str) -> Celery:
 
 
 def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Celery:
-    """Make the Celery application of a worker, which screens with one model version.
+    """Make the Celery application of a worker, which screens with one model package.
 
     Parameters
     ----------
     settings : Settings
         Read from the environment.
     package : ModelPackage
-        Determines the queue; its weights are loaded in the child, for the first batch.
+        The model; its weights are loaded in the child, for the first batch.
     broker_url : str
         Redis-protocol URL.
+
+    Raises
+    ------
+    UsageError
+        If this machine does not compute the precision in the settings.
     """
-    queue = queue_name(package.digest, PRECISION)
+    precisions = served_precisions(package, settings.engine, settings.precision)
+    queues = [queue_name(package.digest, precision) for precision in precisions]
     app = celery_app(broker_url)
     app.conf.update(
-        task_default_queue=queue,
-        task_create_missing_queues=True,
+        task_queues=[Queue(queue) for queue in queues],  # type: ignore[no-untyped-call]
+        task_default_queue=queues[0],
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
@@ -67,12 +77,14 @@ def make_app(settings: Settings, package: ModelPackage, broker_url: str) -> Cele
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_proc_alive_timeout=60.0,
     )
-    child = _ChildProcess(settings, package, queue)
+    child = _ChildProcess(settings, package, " ".join(queues))
+    # Celery tells only its parent process to stop; a child that knew nothing would finish its task first.
+    worker_shutting_down.connect(child.tell_to_stop, weak=False)
     # By default signals keep only weak references, which would be lost at the end of this function.
     worker_process_init.connect(child.start, weak=False)
     worker_process_shutdown.connect(child.stop, weak=False)
 
-    # Celery logs a task's arguments and result at INFO, so they must be numbers only: see `BatchSummary`.
+    # Celery logs a task's arguments and result at INFO, so they must be numbers only: see `TaskSummary`.
     @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
     def screen_batch(run_id: int, batch_id: int) -> dict[str, object]:
         return asdict(child.worker.run(run_id, batch_id))
@@ -85,10 +97,15 @@ class _ChildProcess:
 
     worker: BatchWorker
 
-    def __init__(self, settings: Settings, package: ModelPackage, queue: str) -> None:
+    def __init__(self, settings: Settings, package: ModelPackage, queues: str) -> None:
         self._settings = settings
         self._package = package
-        self._queue = queue
+        self._queues = queues
+        self._stopping = multiprocessing.Event()
+
+    def tell_to_stop(self, **_: object) -> None:
+        """Tell the child, from the parent, to store what was inferred and to release its batches."""
+        self._stopping.set()
 
     def start(self, **_: object) -> None:
         """Set up a new child process; the network is loaded for the first batch."""
@@ -96,18 +113,27 @@ class _ChildProcess:
         start_watchdog()
         database = Database(self._settings.effective_database_url)
         name = f"{self._settings.worker_signature}:{os.getpid()}"
-        self._lease_renewer = LeaseRenewer(database, name, self._queue, parent=os.getppid())
-        self.worker = BatchWorker(database, self._settings, self._package, self._open_engine, self._lease_renewer, name)
+        precisions = " ".join(machine_precisions(self._settings.engine))
+        self._lease_renewer = LeaseRenewer(database, name, self._queues, precisions, parent=os.getppid())
+        self.worker = BatchWorker(
+            database,
+            self._settings,
+            self._package,
+            self._open_engine,
+            self._lease_renewer,
+            name,
+            self._stopping.is_set,
+        )
         self._lease_renewer.start()
 
     def stop(self, **_: object) -> None:
         """Shut down the child process and remove its heartbeat."""
         self._lease_renewer.stop()
 
-    def _open_engine(self) -> Engine:
+    def _open_engine(self, precision: Precision) -> Engine:
         self._lease_renewer.activity = Activity.LOADING
         try:
-            engine = open_engine(self._package, self._settings.engine, self._settings.graph_cache)
+            engine = open_engine(self._package, self._settings.engine, self._settings.graph_cache, precision)
         except Exception as error:
             # Whatever a network library raises here, its cause is this host and not an image.
             raise EngineOutage(f"the model cannot be loaded: {error}") from error

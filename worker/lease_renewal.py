@@ -4,8 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from db.heartbeats import Activity, record_heartbeat, remove_heartbeat
 from db.ledger import Claim, renew_lease
@@ -20,7 +19,7 @@ PROBLEM_SECONDS = 30.0
 
 
 class LeaseRenewer:
-    """Every `RENEW_SECONDS`, renews the lease of the batch in work and sends a heartbeat, in a thread of its own.
+    """Every `RENEW_SECONDS`, renews the leases of the batches in work and sends a heartbeat, in a thread of its own.
 
     A new activity is recorded at once. A worker that has no batch when a heartbeat is due is idle.
 
@@ -30,8 +29,8 @@ class LeaseRenewer:
     ----------
     database : Database
         This process's own.
-    name, queue : str
-        The heartbeat's name (``worker:process id``) and queue.
+    name, queues, precisions : str
+        The heartbeat's name (``worker:process id``), queues and precisions.
     parent : int
         Process id of the Celery parent.
     end_process : callable
@@ -39,18 +38,23 @@ class LeaseRenewer:
     """
 
     def __init__(
-        self, database: Database, name: str, queue: str, parent: int, end_process: Callable[[int], object] = os._exit
+        self,
+        database: Database,
+        name: str,
+        queues: str,
+        precisions: str,
+        parent: int,
+        end_process: Callable[[int], object] = os._exit,
     ) -> None:
         self._problem: tuple[str, float] | None = None
         self._activity = Activity.STARTING
         self._recorded: Activity | None = None
         self._database = database
         self._name = name
-        self._queue = queue
+        self._queues, self._precisions = queues, precisions
         self._parent = parent
         self._end_process = end_process
-        self._claim: Claim | None = None
-        self._lost = threading.Event()
+        self._claims: dict[Claim, threading.Event] = {}
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -97,18 +101,18 @@ class LeaseRenewer:
         except Outage as outage:
             log.warning("heartbeat not removed: %s", type(outage).__name__)
 
-    @contextmanager
-    def renewing(self, claim: Claim) -> Iterator[threading.Event]:
-        """Renew a claim's lease within the block; the event yielded is set once the claim is lost."""
+    def add(self, claim: Claim) -> threading.Event:
+        """Renew a claim's lease from now on; the event returned is set once the claim is lost."""
+        lost = threading.Event()
         with self._lock:
-            self._claim = claim
-            self._lost = lost = threading.Event()
+            self._claims[claim] = lost
         self.activity = Activity.SCREENING
-        try:
-            yield lost
-        finally:
-            with self._lock:
-                self._claim = None
+        return lost
+
+    def remove(self, claim: Claim) -> None:
+        """Renew a claim's lease no longer."""
+        with self._lock:
+            self._claims.pop(claim, None)
 
     def _run(self) -> None:
         while True:
@@ -127,10 +131,11 @@ class LeaseRenewer:
 
     def _renew(self) -> None:
         with self._lock:
-            claim, lost = self._claim, self._lost
-            idle = claim is None and self._recorded is not None and self._activity is not Activity.LOADING
+            claims = dict(self._claims)
+            idle = not claims and self._recorded is not None and self._activity is not Activity.LOADING
             self._recorded = Activity.IDLE if idle else self._activity
             activity = self._recorded
-        if claim is not None and not renew_lease(self._database, claim):
-            lost.set()
-        record_heartbeat(self._database, self._name, "worker", self._queue, self.problem, activity)
+        for claim, lost in claims.items():
+            if not renew_lease(self._database, claim):
+                lost.set()
+        record_heartbeat(self._database, self._name, "worker", self._queues, self.problem, activity, self._precisions)

@@ -1,9 +1,6 @@
-"""Load a batch's images: read and decode their files in threads, ahead of the network."""
+"""Load one image of a batch: read its file, decode and preprocess it."""
 
-import os
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +15,6 @@ from xray.errors import FileFault, StorageOutage
 from xray.images.decode import pixel_count
 from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
-
-THREADS = max(2, min(8, os.cpu_count() or 2))
 
 LARGE_IMAGE_PIXELS = 20_000_000
 """Larger images are decoded one at a time, as decoding takes several bytes per pixel (`xray.images.decode`)."""
@@ -49,24 +44,17 @@ class LoadedImage:
     fault: FileFault | None = None
 
 
-def load_images(
-    root: Path, images: Sequence[BatchImage], preprocessing: Preprocessing, group_size: int
-) -> Iterator[list[LoadedImage]]:
-    """Yield the images of a batch in order, in groups, while threads decode the next ones.
-
-    At most two groups are in memory, and images of more than `LARGE_IMAGE_PIXELS` are decoded one at a time, so memory
-    depends neither on the batch size nor on the number of large images.
+def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
+    """Load one image; images of more than `LARGE_IMAGE_PIXELS` are decoded one at a time, to bound memory.
 
     Parameters
     ----------
     root : Path
         The archive's root on this host.
-    images : sequence of BatchImage
-        The images to load.
+    image : BatchImage
+        The image to load.
     preprocessing : Preprocessing
         The model package's.
-    group_size : int
-        Images per group, at least 1.
 
     Raises
     ------
@@ -75,22 +63,6 @@ def load_images(
     StorageOutage
         This host is out of memory.
     """
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
-        ahead: list[Future[LoadedImage]] = []
-        position = 0
-        try:
-            while position < len(images) or ahead:
-                while position < len(images) and len(ahead) < 2 * group_size:
-                    ahead.append(pool.submit(_load, root, images[position], preprocessing))
-                    position += 1
-                ready, ahead = [future.result() for future in ahead[:group_size]], ahead[group_size:]
-                yield ready
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _load(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
     digest = None
     try:
         data = _read(root, image)

@@ -6,9 +6,6 @@ or image data.
 
 TASK_NAME = "bonescreen.screen_batch"
 
-PRECISION = "fp32"
-"""The precision that both engines run a package in."""
-
 LEASE_SECONDS = 30.0
 """How long a lease is valid without being renewed, by the database's clock."""
 
@@ -18,8 +15,8 @@ RENEW_SECONDS = 5.0
 VISIBILITY_TIMEOUT_SECONDS = 3600
 """Longer than any batch takes: the feeder, not redelivery by kombu, recovers lost messages."""
 
-DEFAULT_BATCH_SIZE = 256
-"""Images in a batch; the engine's batch size is a different number."""
+DEFAULT_BATCH_SIZE = 1024
+"""Images in a batch at most; the engine's batch size is a different number."""
 
 MAX_ATTEMPTS = 3
 """How many workers may vanish while they process an image before it is quarantined."""

@@ -17,6 +17,8 @@ DEFAULT_QUIET_SECONDS = 10
 MAX_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+PrecisionName = Literal["auto", "fp32", "bf16", "int8"]
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 _ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "password", "virtual_host", "db"})
 """Parts of a broker's URL that Celery reads only from before the query."""
@@ -48,8 +50,13 @@ class Settings:
     engine : str
         ``BONESCREEN_ENGINE``, default ``auto``: ``openvino``, ``keras``, or ``auto``: Keras where it has a GPU, else
         OpenVINO.
+    precision : str
+        ``BONESCREEN_PRECISION``, default ``auto``: What the network is computed in: ``fp32``, ``bf16``, ``int8``, or
+        ``auto``: the fastest that the workers' processors have instructions for and the model package allows. An
+        archive's later scans keep the precision of its first.
     batch_size : int
-        ``BONESCREEN_BATCH_SIZE``, default ``256``: Images in a batch, the unit of work that a worker is given.
+        ``BONESCREEN_BATCH_SIZE``, default ``1024``: Images in a batch at most. A worker takes as many at once as it
+        screens in three seconds.
     quiet_seconds : float
         ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file modified within this many seconds is assumed to be still
         being written and is checked again at the end of the scan; ``0`` accepts every file immediately.
@@ -75,6 +82,7 @@ class Settings:
     archives: Mapping[str, Path]
     model: str
     engine: EngineName
+    precision: PrecisionName
     batch_size: int
     quiet_seconds: float
     pseudonym_key: bytes | None = field(repr=False)
@@ -123,6 +131,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         archives=parse_archives(environ.get("BONESCREEN_ARCHIVES") or ""),
         model=environ.get("BONESCREEN_MODEL") or DEFAULT_MODEL,
         engine=_engine(environ.get("BONESCREEN_ENGINE") or "auto"),
+        precision=_precision(environ.get("BONESCREEN_PRECISION") or "auto"),
         batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
         quiet_seconds=_quiet_seconds(environ.get("BONESCREEN_QUIET_SECONDS") or str(DEFAULT_QUIET_SECONDS)),
         pseudonym_key=_pseudonym_key(environ.get("BONESCREEN_PSEUDONYM_KEY") or None),
@@ -213,6 +222,13 @@ def _engine(text: str) -> EngineName:
         if text == engine:
             return engine
     raise UsageError(f"BONESCREEN_ENGINE={text!r} must be one of {', '.join(ENGINES)}")
+
+
+def _precision(text: str) -> PrecisionName:
+    for precision in PRECISIONS:
+        if text == precision:
+            return precision
+    raise UsageError(f"BONESCREEN_PRECISION={text!r} must be one of {', '.join(PRECISIONS)}")
 
 
 def _quiet_seconds(text: str) -> float:

@@ -16,19 +16,20 @@ from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_port
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
-from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import model_for_archive, print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import print_line, print_notice
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
-from producer.scan import model_version, scan_archive
+from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
 from producer.source import Source
 from xray.errors import BrokerOutage, Outage, UsageError
 from xray.network.open_engine import require_engine
 from xray.network.package import load_package
+from xray.network.precision import served_precisions
 from xray.settings import Settings
 from xray.vocabulary import Layout, count
 
@@ -50,7 +51,7 @@ def enqueue(
     if dry_run:
         print_plans(settings, paths, layout, for_workers=True)
         return
-    model = model_version(load_package(settings.model))
+    package = load_package(settings.model)
     if settings.database_url is None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = open_database(settings)
@@ -59,10 +60,11 @@ def enqueue(
 
     def scan(name: str, root: Path) -> ScanReport:
         source = Source.configured(root, settings, layout)
+        model = model_for_archive(settings, database, package, name, works_here=False)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
         for line in report_lines(report, root):
             print_line(line)
-        print_line(f"Run {report.run_id}: {count(report.batches, 'batch')} to do")
+        print_line(f"Run {report.run_id} in {model.precision}: {count(report.batches, 'batch')} to do")
         return report
 
     _, errors = scan_each(archives, scan)
@@ -81,6 +83,7 @@ def worker() -> None:
         raise UsageError("set BONESCREEN_BROKER_URL; to screen on this machine alone, use: bonescreen screen PATH")
     require_engine(settings.engine)
     package = load_package(settings.model)
+    served_precisions(package, settings.engine, settings.precision)
     database = open_database(settings)
     services = work_services(service_environ(settings, package.path))
     stop = threading.Event()

@@ -157,10 +157,10 @@ def _predict(
     from training.evaluate.predictions import infer_predictions
     from training.progress import Progress
     from xray.images.preprocessing import Preprocessing
-    from xray.network.open_engine import open_engine
+    from xray.network.open_engine import open_engine_here
 
     card = package.card
-    engine = open_engine(package, engine_name, settings.graph_cache)
+    engine = open_engine_here(package, settings, engine_name)
     print_notice(f"Reading {count(len(dataset), 'image')} ...")
     progress = Progress(sys.stderr)
     readable, images, unreadable = load_images(

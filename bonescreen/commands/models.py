@@ -73,15 +73,22 @@ def verify(name: Name) -> None:
     from xray.network.open_engine import open_engine
     from xray.network.openvino_graph import check_graph, holds_graph
     from xray.network.package import load_package
+    from xray.network.precision import served_precisions
 
     settings = settings_here()
     package = load_package(name)
     print_line(f"{len(package.card.files)} files match the digests on the card.")
-    engine = open_engine(package, settings.engine, settings.graph_cache)
     if holds_graph(package):
         check_graph(package)
         print_line("The package's OpenVINO graph agrees with its weights.")
-    print_line(f"The {engine.name} engine gives the golden outputs: {package.card.name} {package.card.version} is OK.")
+    served = served_precisions(package, settings.engine, settings.precision)
+    for precision in served:
+        engine = open_engine(package, settings.engine, settings.graph_cache, precision)
+        print_line(f"The {engine.name} engine gives the golden outputs in {precision}.")
+    for precision in package.card.allowed_precisions:
+        if precision not in served:
+            print_line(f"Not checked in {precision}: this machine does not compute it, or BONESCREEN_PRECISION is set.")
+    print_line(f"{package.card.name} {package.card.version} is OK.")
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
@@ -127,6 +134,15 @@ def _print_card(package: "ModelPackage") -> None:
             print_wrapped("  On ", population)
             for metric in metrics:
                 print_line(f"    {metric.name:<{widest}}  {metric.value:.3f}  {metric.interval}")
+    if card.precisions:
+        print_line("")
+        print_line("Precisions besides fp32, compared with it", "bold")
+        for each in card.precisions:
+            print_wrapped("  On ", each.population)
+            print_line(
+                f"    {each.precision}  AUROC {each.auroc:.4f} (fp32 {each.fp32_auroc:.4f}), same label "
+                f"{each.same_label:.1%}"
+            )
     print_line("")
     print_line("Limits", "bold")
     included = any(RESEARCH_NOTICE in limit for limit in card.limits)

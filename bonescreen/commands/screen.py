@@ -19,7 +19,7 @@ from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as
 from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
-from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import model_for_archive, print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import escape_unprintable, print_line, print_to
@@ -27,9 +27,9 @@ from db import ledger
 from db.heartbeats import ALIVE_SECONDS, Activity, Heartbeat, list_heartbeats, remove_all_heartbeats
 from db.queries import ResultFilter
 from db.run_queries import FINISHED_STATES, RunState, RunSummary, run_progress, run_summary
-from db.runs import ModelVersion, archive_roots
+from db.runs import archive_roots
 from db.session import Database
-from producer.scan import model_version, scan_archive
+from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
 from producer.source import Source
 from xray.errors import Outage
@@ -43,10 +43,11 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ScannedArchive:
-    """An archive that was scanned, its run, and how many images of it were processed before."""
+    """An archive that was scanned, its run and that one's queue, and how many images of it were processed before."""
 
     name: str
     run: int
+    queue: str
     processed: int
 
 
@@ -57,7 +58,6 @@ class Job:
     settings: Settings
     database: Database
     package: ModelPackage
-    model: ModelVersion
     console: Console
     command: str
     scanned: list[ScannedArchive] = field(default_factory=list)
@@ -99,7 +99,7 @@ def screen(
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
         settings = with_archives(settings, archives)
-        job = Job(settings, database, package, model_version(package), console, _command(paths, layout, threshold))
+        job = Job(settings, database, package, console, _command(paths, layout, threshold))
         with _interruptible(job):
             _, errors = scan_each(archives, partial(_scan, job, layout))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
@@ -150,17 +150,19 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
         def found(images: int) -> None:
             status.update(Text(f"Scanning ... {images:,} images"))
 
+        model = model_for_archive(job.settings, job.database, job.package, name, works_here=True)
         report = scan_archive(
             job.database,
             name,
             Source.configured(root, job.settings, layout),
-            job.model,
+            model,
             batch_size=job.settings.batch_size,
             progress=found,
         )
     for line in report_lines(report, root):
         print_to(job.console, line)
-    job.scanned.append(ScannedArchive(name, report.run_id, run_progress(job.database, report.run_id).processed))
+    processed = run_progress(job.database, report.run_id).processed
+    job.scanned.append(ScannedArchive(name, report.run_id, model.queue, processed))
     return report
 
 
@@ -199,7 +201,7 @@ def _await(job: Job, archive: ScannedArchive, supervisor: Supervisor) -> None:
                 now = run_progress(job.database, archive.run)
                 alive = [beat for beat in list_heartbeats(job.database) if beat.alive]
                 problem = _problem(job, alive, supervisor.check(), starting=time.monotonic() < starting_until)
-                progress.update(now, _activity(job, alive), problem)
+                progress.update(now, _activity(archive, alive), problem)
                 if now.state in FINISHED_STATES:
                     return
             except Outage as outage:
@@ -240,9 +242,9 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
         print_to(job.console, step)
 
 
-def _activity(job: Job, alive: Sequence[Heartbeat]) -> str:
+def _activity(archive: ScannedArchive, alive: Sequence[Heartbeat]) -> str:
     """Return what the worker that is furthest does."""
-    activities = {beat.activity for beat in alive if beat.queue == job.model.queue}
+    activities = {beat.activity for beat in alive if archive.queue in (beat.queue or "").split()}
     order = (Activity.SCREENING, Activity.IDLE, Activity.LOADING)
     return next((activity for activity in order if activity in activities), Activity.STARTING)
 

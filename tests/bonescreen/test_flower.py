@@ -24,7 +24,7 @@ from tests.bonescreen.conftest import Bonescreen
 from tests.broker import TcpBroker, free_port
 from tests.pages import Pages
 from worker.app import celery_app
-from worker.batch import BatchSummary
+from worker.pipeline import TaskSummary
 from xray.message import TASK_NAME
 from xray.network.package import ModelPackage
 from xray.settings import read_settings
@@ -247,7 +247,7 @@ def test_the_history_is_kept_over_a_restart_and_a_damaged_one_is_moved_away(tmp_
 
         await_that(is_listed, 20, "Flower has seen a task")
         dispatcher.send(
-            "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(BatchSummary(32, 2, 30, 3.2, 10.0)))
+            "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(TaskSummary(1, 32, 2, 30, 3.2, 10.0)))
         )
         await_that(lambda: "SUCCESS" in flower.pages.text("/task/one"), 20, "Flower has seen it done")
         assert flower.end() == 0

@@ -24,7 +24,7 @@ from tests.bonescreen.processes import BONESCREEN, run
 from tests.broker import TcpBroker
 from tests.ledgers import embedded
 from xray.errors import BonescreenError
-from xray.message import PRECISION, queue_name
+from xray.message import queue_name
 
 
 def opened(environ: dict[str, str]) -> Database:
@@ -285,7 +285,7 @@ def test_it_starts_its_own_worker_when_others_seem_to_be_running(tmp_path, envir
     flat_tree(tmp_path / "archive", 3)
     database = embedded(Path(environ["BONESCREEN_HOME"]))
     # What a killed worker leaves behind: it counts as alive for a while.
-    record_heartbeat(database, "elsewhere:1", "worker", queue_name(tiny_package.digest, PRECISION), None)
+    record_heartbeat(database, "elsewhere:1", "worker", queue_name(tiny_package.digest, "fp32"), None)
 
     done = run({**environ, "BONESCREEN_BROKER_URL": broker.url}, "screen", tmp_path / "archive")
 

@@ -26,7 +26,7 @@ def test_a_dry_run_counts_new_changed_unprocessed_processed_and_gone_images_and_
         (root / f"{number}.png").write_bytes(png(number))
 
     def counted() -> DryRunReport:
-        return dry_run(database, "clinic", Source(root), MODEL.digest)
+        return dry_run(database, "clinic", Source(root), MODEL.queue)
 
     assert counts(counted()) == (6, 6, 0, 0, 0, 0)
     assert list_runs(database) == []
@@ -43,9 +43,9 @@ def test_a_dry_run_counts_new_changed_unprocessed_processed_and_gone_images_and_
     assert counts(report) == (6, 1, 1, 0, 4, 1)
     assert report.skipped == {"not an image": 1}
     assert list_runs(database)[0].images == 6
-    assert dry_run(database, "clinic", Source(root), "00" * 32).unprocessed == 4
+    assert dry_run(database, "clinic", Source(root), "another queue").unprocessed == 4
 
 
 def test_a_dry_run_needs_no_database(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    assert counts(dry_run(None, "clinic", Source(tmp_path), MODEL.digest)) == (1, 1, 0, 0, 0, 0)
+    assert counts(dry_run(None, "clinic", Source(tmp_path), MODEL.queue)) == (1, 1, 0, 0, 0, 0)

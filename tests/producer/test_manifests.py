@@ -90,7 +90,7 @@ def test_a_wrong_manifest_is_refused_with_its_line_numbers_and_nothing_is_create
     assert list_runs(database) == []
     if "no image that" not in message:
         with pytest.raises(UsageError) as planned:
-            dry_run(database, "clinic", Source(clinic), MODEL.digest)
+            dry_run(database, "clinic", Source(clinic), MODEL.queue)
         assert str(planned.value) == str(caught.value)
 
 

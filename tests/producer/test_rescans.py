@@ -203,7 +203,7 @@ def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, data
     writer.start()
     os.utime(clinic / "images.zip", (1, 1))
     source = Source(clinic, quiet_seconds=1.0)
-    plan = dry_run(database, "clinic", source, MODEL.digest)
+    plan = dry_run(database, "clinic", source, MODEL.queue)
     report = scan_archive(database, "clinic", source, MODEL, batch_size=4)
     ended.set()
     writer.join()

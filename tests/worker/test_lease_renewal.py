@@ -16,7 +16,7 @@ from xray.message import RENEW_SECONDS
 
 @pytest.fixture
 def lease_renewer(database: Database) -> Iterator[LeaseRenewer]:
-    renewer = LeaseRenewer(database, "test:1", "queue", parent=os.getppid())
+    renewer = LeaseRenewer(database, "test:1", "queue", "int8 fp32", parent=os.getppid())
     renewer.start()
     yield renewer
     renewer.stop()
@@ -40,6 +40,7 @@ def test_a_new_activity_is_recorded_before_the_next_heartbeat_is_due(
     await_activity(database, Activity.LOADING, 0.8 * RENEW_SECONDS)
     claim = ledger.claim(database, run_id, batch_id, "test:1")
     assert claim is not None
-    with lease_renewer.renewing(claim):
-        await_activity(database, Activity.SCREENING, 0.8 * RENEW_SECONDS)
+    lease_renewer.add(claim)
+    await_activity(database, Activity.SCREENING, 0.8 * RENEW_SECONDS)
+    lease_renewer.remove(claim)
     await_activity(database, Activity.IDLE, 20)

@@ -1,8 +1,9 @@
-"""A batch's images are loaded in threads, but large ones one at a time."""
+"""Images are loaded in threads, but large ones one at a time."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
     images = [batch_image(number, tmp_path, png(number)) for number in range(8)]
     monkeypatch.setattr(loading, "LARGE_IMAGE_PIXELS", image_pixels(0).size - 1 if large else image_pixels(0).size)
     most_at_once = count_decoding_threads(monkeypatch)
-    (loaded,) = loading.load_images(tmp_path, images, PREPROCESSING, group_size=8)
+    loaded = load_in_threads(tmp_path, images)
     assert (most_at_once() == 1) is large
     assert [each.image for each in loaded] == images
     for number, each in enumerate(loaded):
@@ -33,8 +34,13 @@ def test_a_damaged_large_image_does_not_block_the_next_one(tmp_path: Path, monke
     monkeypatch.setattr(loading, "LARGE_IMAGE_PIXELS", 1000)
     whole = png_of(image_pixels(1, 100, 100), bits=8)
     images = [batch_image(0, tmp_path, whole[:-40]), batch_image(1, tmp_path, whole)]
-    (loaded,) = loading.load_images(tmp_path, images, PREPROCESSING, group_size=2)
+    loaded = load_in_threads(tmp_path, images)
     assert [each.fault is None for each in loaded] == [False, True]
+
+
+def load_in_threads(root: Path, images: Sequence[BatchImage]) -> list[loading.LoadedImage]:
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda image: loading.load_image(root, image, PREPROCESSING), images))
 
 
 def batch_image(number: int, root: Path, data: bytes) -> BatchImage:

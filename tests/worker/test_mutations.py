@@ -19,13 +19,13 @@ from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import image_pixels, png
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
-from worker.batch import BatchWorker
 from worker.lease_renewal import LeaseRenewer
+from worker.pipeline import BatchWorker
 from xray.errors import UsageError
 from xray.network.engine import Engine
 from xray.network.package import ModelPackage
 from xray.settings import read_settings
-from xray.vocabulary import Layout, Reason
+from xray.vocabulary import Layout, Precision, Reason
 
 SHARED = image_pixels(1, 32, 32)
 DICOM = [dicom(SHARED, syntax) for syntax in NATIVE.values()] + [
@@ -118,14 +118,15 @@ def test_an_archive_of_damaged_files_is_screened_completely_or_refused_with_a_us
 def screen(database: Database, root: Path, layout: Layout, package: ModelPackage, engine: Engine) -> None:
     """Scan and screen an archive in this process, and check that each image has one outcome."""
     try:
-        report = scan_archive(database, "clinic", Source(root, layout), model_version(package), batch_size=1000)
+        model = model_version(package, Precision.FP32)
+        report = scan_archive(database, "clinic", Source(root, layout), model, batch_size=1000)
     except UsageError:
         if layout is not Layout.MANIFEST:
             raise
         return
     environ = {"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"}
-    lease_renewer = LeaseRenewer(database, "test:1", "queue", parent=1)
-    worker = BatchWorker(database, read_settings(environ), package, lambda: engine, lease_renewer, "test:1")
+    lease_renewer = LeaseRenewer(database, "test:1", "queue", "fp32", parent=1)
+    worker = BatchWorker(database, read_settings(environ), package, lambda precision: engine, lease_renewer, "test:1")
     with database.read() as connection:
         waiting = list(connection.execute(select(batches.c.id)).scalars())
     for batch_id in waiting:

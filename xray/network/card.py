@@ -18,7 +18,7 @@ SCHEMA = 2
 SCHEMA_WITHOUT_PRECISIONS = 1
 """Cards of the first version, whose packages allow float32 alone."""
 
-MAX_LOWER_PRECISION_TOLERANCE = 2.0
+MAX_LOWER_PRECISION_TOLERANCE = 0.2
 """In logits."""
 
 
@@ -111,8 +111,8 @@ class LowerPrecision:
     precision : str
         ``"bf16"`` or ``"int8"``.
     tolerance : float
-        The largest difference from the golden outputs, see :meth:`xray.network.engine.Inference.check_agrees`; chosen
-        by measurement.
+        The largest difference from the golden outputs in this precision, see
+        :meth:`xray.network.engine.Inference.check_agrees`.
     population : str
         The images that the rest was measured on, in words.
     auroc, fp32_auroc : float

@@ -60,6 +60,25 @@ class Inference:
                 raise PackageError(f"the {name} differ by {difference:.2g} (tolerance {tolerance:.2g})")
 
 
+class PendingInference(Protocol):
+    """The outputs for some images that an engine is computing, perhaps together with others."""
+
+    def result(self) -> Inference:
+        """Wait for the outputs; in the order of the images."""
+        ...
+
+
+@dataclass(frozen=True)
+class FinishedInference:
+    """Outputs of an engine that computes them at once; see `PendingInference`."""
+
+    outputs: Inference
+
+    def result(self) -> Inference:
+        """Return the outputs."""
+        return self.outputs
+
+
 class Engine(Protocol):
     """A runtime that has loaded the network of one model package.
 
@@ -71,10 +90,13 @@ class Engine(Protocol):
         ``"openvino"`` or ``"keras"``.
     precision : Precision
         What it computes the network in.
+    batch : int
+        Images that it computes together; it is fastest with multiples of it.
     """
 
     name: str
     precision: Precision
+    batch: int
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network.
@@ -88,6 +110,16 @@ class Engine(Protocol):
         -------
         Inference
             The outputs, in the order of the images.
+        """
+        ...
+
+    def submit(self, images: NDArray[np.uint8]) -> PendingInference:
+        """Start to run the network; returns when the engine is ready for more images. Call it from one thread only.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, (N, size, size)
+            As for :meth:`infer`; not to be changed until the outputs are there.
         """
         ...
 

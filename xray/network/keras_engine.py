@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xray.errors import UsageError
 from xray.network.builder import load_network
-from xray.network.engine import Inference, jax_has_gpu, padded_batches
+from xray.network.engine import FinishedInference, Inference, jax_has_gpu, padded_batches
 from xray.network.package import ModelPackage
 from xray.vocabulary import Precision
 
@@ -49,21 +49,25 @@ class KerasEngine:
             raise UsageError("the keras engine does not compute int8; set BONESCREEN_ENGINE=openvino")
         self.precision: Precision = precision
         on_gpu = prepare_backend(threads)
-        self._batch = GPU_BATCH if on_gpu else CPU_BATCH
+        self.batch = GPU_BATCH if on_gpu else CPU_BATCH
         with _dtype_policy("mixed_bfloat16" if precision is Precision.BF16 else "float32"):
             network = load_network(package)
         self._map_shape = tuple(network.outputs[1].shape[1:])
-        self._forward = compile_forward(network, self._batch)
+        self._forward = compile_forward(network, self.batch)
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
         logits = np.empty(len(images), np.float32)
         cams = np.empty((len(images), *self._map_shape), np.float32)
-        for rows, batch in padded_batches(images, self._batch):
+        for rows, batch in padded_batches(images, self.batch):
             batch_logits, batch_cams = self._forward(batch)
             count = rows.stop - rows.start
             logits[rows], cams[rows] = batch_logits[:count], batch_cams[:count]
         return Inference(logits, cams)
+
+    def submit(self, images: NDArray[np.uint8]) -> FinishedInference:
+        """Run the network; see :meth:`xray.network.engine.Engine.submit`."""
+        return FinishedInference(self.infer(images))
 
 
 @contextmanager

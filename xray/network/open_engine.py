@@ -6,7 +6,8 @@ from pathlib import Path
 from xray.errors import MissingExtra, PackageError, UsageError
 from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, Inference, keras_backend, keras_has_gpu
 from xray.network.package import ModelPackage
-from xray.settings import EngineName
+from xray.network.precision import choose_precision, machine_precisions
+from xray.settings import EngineName, Settings
 from xray.vocabulary import Precision
 
 
@@ -48,23 +49,21 @@ def open_engine(
         If the graph cache cannot be used.
     """
     require_engine(name)
-    golden_tolerance(package, precision)
+    if precision is not Precision.FP32:
+        package.card.lower_precision(precision)
     if name == "keras" or (name == "auto" and precision is not Precision.INT8 and keras_has_gpu()):
         return _open_keras(package, precision, threads)
     return _open_openvino(package, cache, precision, threads)
 
 
-def golden_tolerance(package: ModelPackage, precision: Precision) -> float:
-    """Return how far a precision may be from the golden outputs, in logits.
+def open_engine_here(package: ModelPackage, settings: Settings, name: EngineName | None = None) -> Engine:
+    """Open the engine that `screen` would use on this machine, or the one named, as :func:`open_engine` does.
 
-    Raises
-    ------
-    PackageError
-        If the package does not allow the precision.
+    The precision is the one in the settings, or the fastest that this machine has and the package allows.
     """
-    if precision is Precision.FP32:
-        return package.golden().tolerance
-    return package.card.lower_precision(precision).tolerance
+    engine = name or settings.engine
+    precision = choose_precision(package, settings.precision, machine_precisions(engine))
+    return open_engine(package, engine, settings.graph_cache, precision)
 
 
 def require_engine(name: EngineName) -> None:
@@ -98,10 +97,9 @@ def check_golden(package: ModelPackage, engine: Engine) -> None:
     PackageError
         If logits or CAMs differ by more than the package's tolerance.
     """
-    golden = package.golden()
+    golden = package.golden(engine.precision)
     try:
-        found = engine.infer(golden.images)
-        found.check_agrees(Inference(golden.logits, golden.cams), golden_tolerance(package, engine.precision))
+        engine.infer(golden.images).check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
     except PackageError as error:
         raise PackageError(
             f"{package.path}: engine {engine.name} does not give the golden outputs in {engine.precision}: {error}"

@@ -1,5 +1,7 @@
 """The OpenVINO engine: runs a network on CPUs, without TensorFlow."""
 
+import threading
+
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from xray.vocabulary import Precision
 
 FORWARD_BATCH = 1
 """Images in a batch. Single images on parallel streams are the fastest on a CPU (measured, docs/performance.md)."""
+
+CHECK_SECONDS = 10.0
+"""An image that takes longer has probably failed."""
 
 # Rounded values of a quantized graph are computed in 8 bits whatever the hint, and all else in float32.
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
@@ -35,6 +40,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
+    batch = FORWARD_BATCH
 
     def __init__(self, model: ov.Model, precision: Precision = Precision.FP32, threads: int | None = None) -> None:
         self.precision = precision
@@ -60,19 +66,50 @@ class OpenVINOEngine:
             raise PackageError(f"the graph's outputs {shapes} are not logits and CAMs")
         self._map_shape = shapes[1][1:]
         self._queue = ov.AsyncInferQueue(compiled, threads)
+        self._queue.set_callback(_copy_outputs)
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
-        logits = np.empty(len(images), np.float32)
-        cams = np.empty((len(images), *self._map_shape), np.float32)
+        return self.submit(images).result()
 
-        def copy_outputs(request: ov.InferRequest, rows: slice) -> None:
-            count = rows.stop - rows.start
-            logits[rows] = request.get_output_tensor(0).data[:count]
-            cams[rows] = request.get_output_tensor(1).data[:count]
-
-        self._queue.set_callback(copy_outputs)
+    def submit(self, images: NDArray[np.uint8]) -> "_Pending":
+        """Start to run the network; see :meth:`xray.network.engine.Engine.submit`."""
+        pending = _Pending(self._queue, len(images), self._map_shape)
         for rows, batch in padded_batches(images, FORWARD_BATCH):
-            self._queue.start_async({0: batch}, rows)
-        self._queue.wait_all()
-        return Inference(logits, cams)
+            self._queue.start_async({0: batch}, (pending, rows))
+        return pending
+
+
+class _Pending:
+    """Images in the queue; OpenVINO's threads fill in their outputs."""
+
+    def __init__(self, queue: ov.AsyncInferQueue, count: int, map_shape: tuple[int, ...]) -> None:
+        self._queue = queue
+        self._outputs = Inference(np.empty(count, np.float32), np.empty((count, *map_shape), np.float32))
+        self._left = count
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        if not count:
+            self._done.set()
+
+    def copy(self, request: ov.InferRequest, rows: slice) -> None:
+        """Copy the outputs of one finished request."""
+        count = rows.stop - rows.start
+        self._outputs.logits[rows] = request.get_output_tensor(0).data[:count]
+        self._outputs.cams[rows] = request.get_output_tensor(1).data[:count]
+        with self._lock:
+            self._left -= count
+            if not self._left:
+                self._done.set()
+
+    def result(self) -> Inference:
+        """Wait for the outputs; raises OpenVINO's RuntimeError if it failed."""
+        while not self._done.wait(CHECK_SECONDS):
+            # A request that failed makes no callback; this call raises its error.
+            self._queue.wait_all()
+        return self._outputs
+
+
+def _copy_outputs(request: ov.InferRequest, of: tuple[_Pending, slice]) -> None:
+    pending, rows = of
+    pending.copy(request, rows)

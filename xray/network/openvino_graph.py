@@ -310,3 +310,5 @@ if __name__ == "__main__":
         write_graph(Path(sys.argv[1]), Path(sys.argv[2]))
     except BonescreenError as error:
         sys.exit(str(error))
+    # Threads of OpenVINO that still run when the interpreter shuts down can abort the process.
+    os._exit(0)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from xray.errors import PackageError, UsageError
 from xray.network.card import Card
+from xray.vocabulary import Precision
 
 CARD_FILE, WEIGHTS_FILE, GOLDEN_FILE, README_FILE = "card.json", "weights.h5", "golden.npz", "README.md"
 
@@ -92,18 +93,22 @@ class ModelPackage:
             if file_sha256(file) != digest:
                 raise PackageError(f"{file} differs from its digest on the card: damaged or altered")
 
-    def golden(self) -> Golden:
-        """Read the golden inputs and outputs.
+    def golden(self, precision: Precision = Precision.FP32) -> Golden:
+        """Read the golden inputs, and the outputs in a precision.
 
         Raises
         ------
         PackageError
-            If the file cannot be read, or its arrays do not have the expected shapes, dtypes and ranges.
+            If the package does not allow the precision, the file cannot be read, or its arrays do not have the expected
+            shapes, dtypes and ranges.
         """
         path = self.path / GOLDEN_FILE
+        lower = None if precision is Precision.FP32 else self.card.lower_precision(precision)
+        suffix = "" if lower is None else f"_{precision}"
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                golden = Golden(arrays["images"], arrays["logits"], arrays["cams"], float(arrays["tolerance"]))
+                tolerance = float(arrays["tolerance"]) if lower is None else lower.tolerance
+                golden = Golden(arrays["images"], arrays[f"logits{suffix}"], arrays[f"cams{suffix}"], tolerance)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise PackageError(f"{path} is not a readable golden file: {error}") from error
         size, count = self.card.input_size, len(golden.images)
@@ -115,7 +120,7 @@ class ModelPackage:
             if outputs.dtype != np.float32 or not np.isfinite(outputs).all():
                 raise PackageError(f"{path}: {name} are not finite float32 numbers")
         # Written so that NaN fails too.
-        if not 0 < golden.tolerance <= MAX_TOLERANCE:
+        if lower is None and not 0 < golden.tolerance <= MAX_TOLERANCE:
             raise PackageError(
                 f"{path}: the tolerance is {golden.tolerance:g}; it must be greater than 0 and at most "
                 f"{MAX_TOLERANCE:g}"
@@ -169,6 +174,7 @@ def write_package(
     weights: Iterable[NDArray[Any]],
     golden: Golden,
     readme: str,
+    lower_golden: Mapping[Precision, Golden] = MappingProxyType({}),
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> ModelPackage:
     """Write a model package, whole or not at all.
@@ -185,6 +191,8 @@ def write_package(
         Inputs and outputs of the network with its weights as stored.
     readme : str
         The card as human-readable Markdown.
+    lower_golden : mapping of Precision to Golden
+        Outputs for the same images in each lower precision that the card allows.
     extra : mapping of str to bytes
         Contents of more files, by name; the card pins them like the others.
 
@@ -200,12 +208,12 @@ def write_package(
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         write_weights(staging / WEIGHTS_FILE, weights)
+        outputs = {"logits": golden.logits, "cams": golden.cams}
+        for precision, lower in lower_golden.items():
+            outputs |= {f"logits_{precision}": lower.logits, f"cams_{precision}": lower.cams}
+        tolerance = np.float64(golden.tolerance)
         np.savez_compressed(
-            staging / GOLDEN_FILE,
-            images=golden.images,
-            logits=golden.logits,
-            cams=golden.cams,
-            tolerance=np.float64(golden.tolerance),
+            staging / GOLDEN_FILE, allow_pickle=False, images=golden.images, tolerance=tolerance, **outputs
         )
         (staging / README_FILE).write_text(readme, encoding="utf-8")
         for name, content in extra.items():

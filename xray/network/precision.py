@@ -1,14 +1,14 @@
 """Which precisions a machine computes, and which one a run gets."""
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from xray.errors import UsageError
 from xray.network.engine import keras_has_gpu
 from xray.network.package import ModelPackage
-from xray.settings import EngineName
+from xray.settings import EngineName, PrecisionName
 from xray.vocabulary import Precision
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -57,21 +57,43 @@ def computable_precisions(flags: Collection[str]) -> frozenset[Precision]:
 
 def machine_precisions(engine: EngineName) -> tuple[Precision, ...]:
     """Return the precisions that an engine computes fast on this machine, the fastest first."""
-    if engine == "keras" or (engine == "auto" and keras_has_gpu()):
+    if keras_has_gpu() if engine == "auto" else engine == "keras":
         return (Precision.BF16, Precision.FP32) if keras_has_gpu() else (Precision.FP32,)
     return fast_precisions(cpu_flags())
 
 
-def choose_precision(package: ModelPackage, wanted: str, fast: Collection[Precision]) -> Precision:
+def served_precisions(package: ModelPackage, engine: EngineName, wanted: PrecisionName) -> tuple[Precision, ...]:
+    """Return the precisions whose runs a worker on this machine takes: all that it computes and the package allows.
+
+    Also those that it computes slowly: a run never waits for a machine that is gone.
+
+    Raises
+    ------
+    UsageError
+        If this machine does not compute the precision that is wanted, or the package does not allow it.
+    """
+    computed = {*machine_precisions(engine), *(() if engine == "keras" else computable_precisions(cpu_flags()))}
+    if wanted == "auto":
+        return tuple(precision for precision in package.card.allowed_precisions if precision in computed)
+    precision = choose_precision(package, wanted, ())
+    if precision not in computed:
+        raise UsageError(
+            f"BONESCREEN_PRECISION={wanted}: this machine computes {', '.join(sorted(computed))}; choose one of them, "
+            "or auto"
+        )
+    return (precision,)
+
+
+def choose_precision(package: ModelPackage, wanted: PrecisionName, fast: Iterable[Precision]) -> Precision:
     """Choose the precision to compute a package in.
 
     Parameters
     ----------
     package : ModelPackage
         Its card says which precisions it allows.
-    wanted : str
-        A precision, or ``"auto"``: the first of ``fast`` that the package allows.
-    fast : collection of Precision
+    wanted : {"auto", "fp32", "bf16", "int8"}
+        ``auto`` takes the first of ``fast`` that the package allows.
+    fast : iterable of Precision
         What the machines compute fast, the fastest first.
 
     Raises
@@ -88,3 +110,10 @@ def choose_precision(package: ModelPackage, wanted: str, fast: Collection[Precis
             "choose one of them, or auto"
         )
     return Precision(wanted)
+
+
+def common_precisions(machines: Sequence[Sequence[Precision]]) -> list[Precision]:
+    """Return the precisions that all of some machines compute fast, in the first one's order; float32 of no machine."""
+    if not machines:
+        return [Precision.FP32]
+    return [precision for precision in machines[0] if all(precision in others for others in machines)]

@@ -15,6 +15,7 @@ from xray.network.card import LowerPrecision
 from xray.network.int8 import (
     INT8_FILE,
     LayerQuantization,
+    Quantization,
     convolutions,
     kernel_of,
     quantization_bytes,
@@ -22,8 +23,9 @@ from xray.network.int8 import (
     read_quantization,
 )
 from xray.network.open_engine import open_engine
+from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.openvino_graph import read_graph
-from xray.network.package import ModelPackage, write_package
+from xray.network.package import Golden, ModelPackage, write_package
 from xray.network.precision import choose_precision, computable_precisions, cpu_flags, fast_precisions
 from xray.vocabulary import Precision
 
@@ -31,7 +33,16 @@ FP32, BF16, INT8 = Precision
 AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 
 
-def lower(precision: Precision, tolerance: float = 0.5) -> LowerPrecision:
+def lower_golden(graph: Path, package: ModelPackage, found: Quantization, precision: Precision) -> Golden:
+    model = read_graph(graph, package.weights_path)
+    if precision is INT8:
+        quantize_graph(model, found)
+    images = package.golden().images
+    outputs = OpenVINOEngine(model, precision).infer(images)
+    return Golden(images, outputs.logits, outputs.cams, 0.1)
+
+
+def lower(precision: Precision, tolerance: float = 0.1) -> LowerPrecision:
     return LowerPrecision(str(precision), tolerance, "random images", 0.5, 0.5, 1.0, 0.0, 0.0)
 
 
@@ -55,6 +66,10 @@ def quantized(tiny_package: ModelPackage, graph_cache: Path, tmp_path_factory: p
         weights=stored_weights(tiny_package),
         golden=tiny_package.golden(),
         readme="# Tiny\n",
+        lower_golden={
+            precision: lower_golden(folder / "network.xml", tiny_package, found, precision)
+            for precision in (BF16, INT8)
+        },
         extra={**files, INT8_FILE: quantization_bytes(found)},
     )
 

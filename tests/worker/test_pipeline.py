@@ -2,28 +2,31 @@
 
 import gc
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from sqlalchemy import select
+from numpy.typing import NDArray
+from sqlalchemy import select, update
 
 from db import ledger
 from db.migrate import upgrade
 from db.queries import ResultFilter, list_failures, results
-from db.run_queries import run_summary
+from db.run_queries import run_progress, run_summary
 from db.session import Database
 from db.tables import batches
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import png
-from worker.batch import NOT_PROCESSED, BatchWorker
 from worker.lease_renewal import LeaseRenewer
-from xray.network.engine import Engine
+from worker.pipeline import NOTHING_DONE, BatchWorker
+from xray.network.engine import Engine, Inference, PendingInference
 from xray.network.package import ModelPackage
 from xray.settings import Settings, read_settings
-from xray.vocabulary import BatchState, Reason
+from xray.vocabulary import BatchState, Precision, Reason
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lease_renewer(database: Database) -> LeaseRenewer:
-    return LeaseRenewer(database, "test:1", "queue", parent=1)
+    return LeaseRenewer(database, "test:1", "queue", "fp32", parent=1)
 
 
 @pytest.fixture
@@ -54,10 +57,13 @@ def worker(
     tiny_package: ModelPackage,
     engine: Engine,
     lease_renewer: LeaseRenewer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> BatchWorker:
+    """A worker whose tasks screen one batch each."""
+    monkeypatch.setattr("worker.pipeline.TASK_SECONDS", -1.0)
     environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={root}"}
     settings: Settings = read_settings(environ)
-    return BatchWorker(database, settings, tiny_package, lambda: engine, lease_renewer, "test:1")
+    return BatchWorker(database, settings, tiny_package, lambda precision: engine, lease_renewer, "test:1")
 
 
 @pytest.fixture
@@ -65,7 +71,8 @@ def scan(database: Database, root: Path, tiny_package: ModelPackage) -> Callable
     """Scan the archive into batches of the given size and return the run."""
 
     def scan_into_batches(batch_size: int) -> int:
-        return scan_archive(database, "clinic", Source(root), model_version(tiny_package), batch_size=batch_size).run_id
+        model = model_version(tiny_package, Precision.FP32)
+        return scan_archive(database, "clinic", Source(root), model, batch_size=batch_size).run_id
 
     return scan_into_batches
 
@@ -90,9 +97,9 @@ def test_a_message_for_a_batch_that_cannot_be_claimed_does_nothing(
     run = scan(4)
     assert worker.run(run, 1).images == 1
     before = run_summary(database, run)
-    assert worker.run(run, 1) == NOT_PROCESSED
-    assert worker.run(run, 999) == NOT_PROCESSED
-    assert worker.run(run + 1, 1) == NOT_PROCESSED
+    assert worker.run(run, 1) == NOTHING_DONE
+    assert worker.run(run, 999) == NOTHING_DONE
+    assert worker.run(run + 1, 1) == NOTHING_DONE
     assert run_summary(database, run) == before
     assert state(database, 1) == (BatchState.DONE, 0)
 
@@ -103,7 +110,7 @@ def test_a_batch_that_another_worker_has_claimed_is_left_alone(
     put(root, 1, png(1))
     run = scan(4)
     claim = ledger.claim(database, run, 1, "another")
-    assert worker.run(run, 1) == NOT_PROCESSED
+    assert worker.run(run, 1) == NOTHING_DONE
     assert claim is not None
     assert ledger.renew_lease(database, claim)
 
@@ -171,7 +178,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     run = scan(8)
     for file in files:
         file.rename(file.with_name("away"))
-    assert worker.run(run, 1) == NOT_PROCESSED
+    assert worker.run(run, 1) == NOTHING_DONE
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert lease_renewer.problem is not None
     assert "every image of a batch of clinic (4) is" in lease_renewer.problem
@@ -208,7 +215,7 @@ def test_if_all_file_times_of_an_archive_are_shifted_on_a_host_it_is_an_outage(
     assert worker.run(run, 1).inferred == 2
     for file in files:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 3600 * 10**9))
-    assert worker.run(run, 2) == NOT_PROCESSED
+    assert worker.run(run, 2) == NOTHING_DONE
     assert lease_renewer.problem is not None
     assert "is changed" in lease_renewer.problem
     assert list(list_failures(database, run)) == []
@@ -243,7 +250,7 @@ def test_a_missing_archive_is_an_outage(
     put(root, 1, png(1))
     run = scan(8)
     root.rename(root.with_name("away"))
-    assert worker.run(run, 1) == NOT_PROCESSED
+    assert worker.run(run, 1) == NOTHING_DONE
     assert state(database, 1) == (BatchState.PENDING, 0)
     root.with_name("away").rename(root)
     assert worker.run(run, 1).inferred == 1
@@ -262,3 +269,190 @@ def test_a_workers_memory_does_not_grow_with_the_number_of_batches(
             gc.collect()
             memory.append(psutil.Process().memory_info().rss)
     assert memory[1] - memory[0] < 10_000_000
+
+
+def test_a_task_goes_on_with_the_next_batches_of_its_queue(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
+    for number in range(10):
+        put(root, number, png(number))
+    run = scan(3)
+    summary = worker.run(run, 1)
+    assert (summary.batches, summary.images, summary.inferred) == (4, 10, 10)
+    assert run_summary(database, run).state == "done"
+    # The messages of the other batches arrive later and find nothing to do.
+    assert [worker.run(run, batch) for batch in (2, 3, 4)] == [NOTHING_DONE] * 3
+
+
+class WatchedEngine:
+    """An engine that calls a function with the number of each call before it computes."""
+
+    def __init__(self, engine: Engine, before: Callable[[int], None]) -> None:
+        self._engine, self._before, self._calls = engine, before, 0
+        self.name, self.precision, self.batch = engine.name, engine.precision, engine.batch
+
+    def infer(self, images: NDArray[np.uint8]) -> Inference:
+        return self.submit(images).result()
+
+    def submit(self, images: NDArray[np.uint8]) -> PendingInference:
+        self._calls += 1
+        self._before(self._calls)
+        return self._engine.submit(images)
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.pipeline.MAX_GROUP", 2)
+
+
+def watched_worker(
+    worker: BatchWorker, engine: Engine, before: Callable[[int], None], stopping: Callable[[], bool] = lambda: False
+) -> BatchWorker:
+    watched = WatchedEngine(engine, before)
+    return BatchWorker(
+        worker.database,
+        worker.settings,
+        worker.package,
+        lambda precision: watched,
+        worker.lease_renewer,
+        worker.name,
+        stopping,
+    )
+
+
+def test_the_next_batch_is_claimed_while_the_last_images_of_one_are_inferred(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    small_groups: None,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
+    for number in range(16):
+        put(root, number, png(number))
+    run = scan(4)
+    claimed: list[int] = []
+
+    def count_claims(call: int) -> None:
+        with database.read() as connection:
+            states = list(connection.execute(select(batches.c.state)).scalars())
+        claimed.append(states.count(BatchState.CLAIMED))
+
+    assert watched_worker(worker, engine, count_claims).run(run, 1).batches == 4
+    assert max(claimed) == 2
+
+
+def test_what_was_inferred_is_stored_while_the_rest_of_the_batch_is_in_work(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    small_groups: None,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.STORE_SECONDS", 0.0)
+    for number in range(12):
+        put(root, number, png(number))
+    run = scan(12)
+    processed: list[int] = []
+    summary = watched_worker(worker, engine, lambda call: processed.append(run_progress(database, run).processed)).run(
+        run, 1
+    )
+    assert summary.images == 12
+    # At the fifth of six groups of two, at least the first one is stored.
+    assert processed[0] == 0
+    assert processed[4] >= 2
+    assert processed == sorted(processed)
+
+
+def test_a_worker_that_is_told_to_stop_keeps_what_was_inferred_and_releases_the_rest(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    small_groups: None,
+) -> None:
+    for number in range(20):
+        put(root, number, png(number))
+    run = scan(20)
+    stop = threading.Event()
+    stopped = watched_worker(worker, engine, lambda call: stop.set() if call == 3 else None, stop.is_set)
+    summary = stopped.run(run, 1)
+    # Three groups of two, and those that were loaded when the stop came.
+    assert 6 <= summary.images < 20
+    assert run_summary(database, run).processed == summary.images
+    assert state(database, 1) == (BatchState.PENDING, 0)
+    assert stopped.run(run, 1) == NOTHING_DONE
+    assert worker.run(run, 1).images == 20 - summary.images
+    assert run_summary(database, run).state == "done"
+
+
+def test_a_worker_that_loses_its_claim_stores_nothing_more_and_goes_on_with_its_other_batch(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    small_groups: None,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
+    for number in range(8):
+        put(root, number, png(number))
+    run = scan(4)
+
+    def take_away(call: int) -> None:
+        if call == 1:
+            with database.write() as connection:
+                connection.execute(update(batches).where(batches.c.id == 1).values(token=batches.c.token + 1))
+
+    summary = watched_worker(worker, engine, take_away).run(run, 1)
+    assert summary.batches == 1
+    assert summary.images == 4
+    assert run_summary(database, run).processed == 4
+    assert state(database, 1)[0] == BatchState.CLAIMED
+    assert state(database, 2)[0] == BatchState.DONE
+
+
+def test_an_engine_that_fails_is_an_outage_and_is_loaded_again(
+    worker: BatchWorker, engine: Engine, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    for number in range(3):
+        put(root, number, png(number))
+    run = scan(3)
+
+    def fail_once(call: int) -> None:
+        if call == 1:
+            raise RuntimeError("device lost")
+
+    loaded: list[Precision] = []
+    watched = WatchedEngine(engine, fail_once)
+
+    def start(precision: Precision) -> Engine:
+        loaded.append(precision)
+        return watched
+
+    failing = BatchWorker(database, worker.settings, worker.package, start, worker.lease_renewer, worker.name)
+    assert failing.run(run, 1) == NOTHING_DONE
+    assert worker.lease_renewer.problem == "the openvino engine failed: device lost"
+    assert state(database, 1) == (BatchState.PENDING, 0)
+    assert failing.run(run, 1).inferred == 3
+    assert loaded == [Precision.FP32, Precision.FP32]
+
+
+def test_a_worker_claims_as_many_images_as_it_screens_in_some_seconds(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    for number in range(30):
+        put(root, number, png(number))
+    run = scan(1000)
+    worker.rates[Precision.FP32] = 4.0
+    assert worker.run(run, 1).images == 12
+    with database.read() as connection:
+        waiting = connection.execute(select(batches.c.images).where(batches.c.state == BatchState.PENDING)).scalars()
+        assert list(waiting) == [18]

@@ -1,0 +1,430 @@
+"""The pipeline of a worker: while one group of images is inferred, the next is loaded and the last is stored.
+
+It goes on across batches: when all images of a batch are loaded or being loaded, the next batch is claimed.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from db import ledger
+from db.ledger import Claim
+from db.runs import run_precision
+from db.session import Database
+from db.store import ImageOutcome, Prediction, predicted_contents
+from worker.batch import ClaimedBatch, ClaimLost
+from worker.lease_renewal import LeaseRenewer
+from worker.load_images import LoadedImage, load_image
+from xray.cpus import usable_cpus
+from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, Outage, StorageOutage
+from xray.images.preprocessing import Preprocessing
+from xray.message import queue_name
+from xray.network.engine import Engine, PendingInference
+from xray.network.package import ModelPackage
+from xray.settings import Settings
+from xray.vocabulary import Precision
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 3.0
+"""Pause between two attempts during an outage."""
+
+CLAIM_SECONDS = 3.0
+"""A claim takes as many images as this worker screens in this time."""
+
+STORE_SECONDS = 0.8
+"""What was inferred is stored this often, so that progress moves, and a crash loses no more."""
+
+GROUP_SECONDS = 0.25
+"""Images that are loaded ahead and given to the engine together are this many seconds of work."""
+
+TASK_SECONDS = 30.0
+"""A task goes on with further batches of its queue for this long; then other queues have their turn."""
+
+FIRST_RATE = 32.0
+"""Images per second, until a worker knows its own."""
+
+MAX_GROUP = 1024
+
+MAX_CLAIMS = 2
+"""Batches in a worker's hands: the one that is inferred and the one that is loaded."""
+
+RATE_GROUPS = 24
+"""A worker's rate is that of its last groups."""
+
+CLAIM_PAUSE_SECONDS = 0.2
+"""Pause between two attempts to claim a next batch where none was to be had."""
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """The result of a task: only numbers, as Flower and logs show it.
+
+    Parameters
+    ----------
+    batches, images, failures, inferred : int
+        Batches finished; images processed; those of them that failed; those that the network was run on.
+    seconds : float
+        From the first claim to the last store.
+    rate : float
+        Images per second.
+    """
+
+    batches: int
+    images: int
+    failures: int
+    inferred: int
+    seconds: float
+    rate: float
+
+
+NOTHING_DONE = TaskSummary(0, 0, 0, 0, 0.0, 0.0)
+"""The result of a task whose batch could not be claimed, was lost, or was released in an outage."""
+
+
+class BatchWorker:
+    """Screens batches of one model package in one process.
+
+    Parameters
+    ----------
+    database : Database
+        This process's own.
+    settings : Settings
+        Has the archives' roots on this host.
+    package : ModelPackage
+        The model.
+    start_engine : callable returning Engine
+        Loads the network in a precision; called for its first batch, and again after the engine has failed.
+    lease_renewer : LeaseRenewer
+        Renews the leases of the batches in work, and reports what this worker waits for.
+    name : str
+        Stored with the worker's claims.
+    stopping : callable returning bool
+        Says whether this worker is to stop: it then stores what was inferred and releases its batches.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        package: ModelPackage,
+        start_engine: Callable[[Precision], Engine],
+        lease_renewer: LeaseRenewer,
+        name: str,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.database = database
+        self.settings = settings
+        self.package = package
+        self._start_engine = start_engine
+        self._engines: dict[Precision, Engine] = {}
+        self.lease_renewer = lease_renewer
+        self.name = name
+        self.stopping = stopping
+        self.rates: dict[Precision, float] = {}
+
+    def run(self, run_id: int, batch_id: int) -> TaskSummary:
+        """Screen one batch if it can be claimed, and then for a while the next ones of its queue.
+
+        A message delivered twice does nothing the second time. During an outage a batch is released, no image is marked
+        failed, and this method pauses before it returns, so that the worker does not consume the next message at once.
+
+        Returns
+        -------
+        TaskSummary
+            What was stored.
+        """
+        if self.stopping():
+            return NOTHING_DONE
+        precision = self.retry_during_outage(lambda: run_precision(self.database, run_id))
+        if precision is None:
+            log.info("there is no run %d", run_id)
+            return NOTHING_DONE
+        engine = self.retry_during_outage(lambda: self._ready_engine(precision))
+        size = self.claim_size(precision)
+        claim = self.retry_during_outage(lambda: ledger.claim(self.database, run_id, batch_id, self.name, size))
+        if claim is None:
+            log.info("batch %d of run %d cannot be claimed", batch_id, run_id)
+            return NOTHING_DONE
+        return _Task(self, engine).run(claim)
+
+    def claim_size(self, precision: Precision) -> int:
+        """Return how many images to claim at once."""
+        return max(1, round(CLAIM_SECONDS * self.rates.get(precision, FIRST_RATE)))
+
+    def drop_engine(self, engine: Engine) -> None:
+        """Have an engine that failed loaded again before the next task."""
+        self._engines.pop(engine.precision, None)
+
+    def retry_during_outage(self, attempt: Callable[[], T]) -> T:
+        """Retry until the database, the disk or the engine works again; meanwhile no other message is consumed."""
+        while True:
+            try:
+                return attempt()
+            except (DatabaseOutage, StorageOutage, EngineOutage) as outage:
+                self.lease_renewer.problem = str(outage)
+                log.warning("waiting: %s", type(outage).__name__)
+                time.sleep(RETRY_SECONDS)
+
+    def _ready_engine(self, precision: Precision) -> Engine:
+        if precision not in self._engines:
+            self._engines[precision] = self._start_engine(precision)
+        return self._engines[precision]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Some loaded images of a batch, and the inference of the contents that need one."""
+
+    batch: ClaimedBatch
+    loaded: Sequence[LoadedImage]
+    new: Sequence[bytes]
+    inference: Future[PendingInference] | None
+
+
+class _Task:
+    """One task: the batches that it screens, and the groups of images on their way through the pipeline."""
+
+    def __init__(self, worker: BatchWorker, engine: Engine) -> None:
+        self._worker, self._engine = worker, engine
+        self._queue = queue_name(worker.package.digest, engine.precision)
+        self._preprocessing = Preprocessing.from_id(worker.package.card.preprocessing)
+        self._batches: list[ClaimedBatch] = []
+        self._started = self._stored_at = time.monotonic()
+        self._next_claim = 0.0
+        self._outage = False
+        self._collected: deque[tuple[float, int]] = deque(maxlen=RATE_GROUPS)
+        self._counts = Counter[str]()
+
+    def run(self, claim: Claim) -> TaskSummary:
+        with (
+            ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="decode") as decoders,
+            ThreadPoolExecutor(1, thread_name_prefix="infer") as inference,
+        ):
+            try:
+                self._take(claim)
+                in_work: deque[_Group] = deque()
+                for batch, loading in self._loaded_groups(decoders):
+                    with self._responsible_for(batch):
+                        in_work.append(self._infer(inference, batch, [future.result() for future in loading]))
+                    # While this group is inferred, the one before is stored and the next one loaded.
+                    while len(in_work) > 1:
+                        self._collect(in_work.popleft())
+                while in_work:
+                    self._collect(in_work.popleft())
+                # Left by a stop: what was inferred is kept, and the rest is somebody else's.
+                for batch in self._open_batches():
+                    with self._responsible_for(batch):
+                        self._store(batch)
+                        self._release(batch)
+            finally:
+                # If an error ends the task, its leases expire, and the loss of its batches counts as an attempt.
+                for batch in self._batches:
+                    self._worker.lease_renewer.remove(batch.claim)
+        if self._outage:
+            time.sleep(RETRY_SECONDS)
+        else:
+            self._worker.lease_renewer.problem = None
+        images = self._counts["images"]
+        if not images:
+            return NOTHING_DONE
+        seconds = time.monotonic() - self._started
+        return TaskSummary(
+            self._counts["batches"],
+            images,
+            self._counts["failures"],
+            self._counts["inferred"],
+            round(seconds, 2),
+            round(images / seconds, 1),
+        )
+
+    # -- claim ---------------------------------------------------------------------------------------------------
+
+    def _take(self, claim: Claim) -> None:
+        """Take a claimed batch in hand."""
+        worker = self._worker
+        lost = worker.lease_renewer.add(claim)
+        try:
+            batch = worker.retry_during_outage(lambda: ClaimedBatch(worker.database, worker.settings, claim, lost))
+        except ArchiveOutage as outage:
+            worker.lease_renewer.remove(claim)
+            self._note(claim, outage)
+            worker.retry_during_outage(lambda: ledger.release_claim(worker.database, claim))
+            return
+        self._batches.append(batch)
+        if batch.complete:
+            self._finish(batch)
+
+    def _take_next(self) -> None:
+        """Claim the queue's next batch, if this task may and there is one."""
+        now = time.monotonic()
+        if (
+            self._outage
+            or now < self._next_claim
+            or now - self._started > TASK_SECONDS
+            or len(self._open_batches()) >= MAX_CLAIMS
+        ):
+            return
+        worker, size = self._worker, self._worker.claim_size(self._engine.precision)
+        claim = worker.retry_during_outage(lambda: ledger.claim_next(worker.database, self._queue, worker.name, size))
+        if claim is None:
+            self._next_claim = now + CLAIM_PAUSE_SECONDS
+        else:
+            self._take(claim)
+
+    def _open_batches(self) -> list[ClaimedBatch]:
+        return [batch for batch in self._batches if not batch.closed]
+
+    # -- load ----------------------------------------------------------------------------------------------------
+
+    def _loaded_groups(self, decoders: ThreadPoolExecutor) -> Iterator[tuple[ClaimedBatch, list[Future[LoadedImage]]]]:
+        """Yield images that are being loaded, in groups of one batch; at most two groups are loaded ahead."""
+        ahead: deque[tuple[ClaimedBatch, Future[LoadedImage]]] = deque()
+        while True:
+            size = self._group_size()
+            while len(ahead) < 2 * size and (batch := self._batch_to_load()) is not None:
+                image = batch.waiting.popleft()
+                ahead.append((batch, decoders.submit(load_image, batch.root, image, self._preprocessing)))
+            if not ahead or self._worker.stopping():
+                for _, future in ahead:
+                    future.cancel()
+                return
+            batch = ahead[0][0]
+            group: list[Future[LoadedImage]] = []
+            while ahead and ahead[0][0] is batch and len(group) < size:
+                group.append(ahead.popleft()[1])
+            if not batch.closed:
+                yield batch, group
+
+    def _batch_to_load(self) -> ClaimedBatch | None:
+        def waiting() -> ClaimedBatch | None:
+            return next((batch for batch in self._open_batches() if batch.waiting), None)
+
+        if (batch := waiting()) is None:
+            self._take_next()
+            batch = waiting()
+        return batch
+
+    def _group_size(self) -> int:
+        rate = self._worker.rates.get(self._engine.precision, FIRST_RATE)
+        size = min(max(1, round(GROUP_SECONDS * rate)), MAX_GROUP)
+        return -(-size // self._engine.batch) * self._engine.batch
+
+    # -- infer ---------------------------------------------------------------------------------------------------
+
+    def _infer(self, inference: ThreadPoolExecutor, batch: ClaimedBatch, loaded: Sequence[LoadedImage]) -> _Group:
+        """Start the inference of the contents that neither the database nor this batch has."""
+        batch.check_claim()
+        readable = {one.digest: one.pixels for one in loaded if one.digest and one.pixels is not None}
+        known = self._worker.retry_during_outage(
+            lambda: predicted_contents(self._worker.database, batch.claim.model_id, list(readable))
+        )
+        new = [digest for digest in readable if digest not in known and digest not in batch.inferred]
+        batch.inferred.update(new)
+        if not new:
+            return _Group(batch, loaded, new, None)
+        images = np.stack([readable[digest] for digest in new])
+        return _Group(batch, loaded, new, inference.submit(self._engine.submit, images))
+
+    def _collect(self, group: _Group) -> None:
+        """Wait for a group's inference, and store when it is time."""
+        batch = group.batch
+        with self._responsible_for(batch):
+            predictions = self._predictions(group)
+            if batch.closed:
+                return
+            outcomes = [
+                # Without the digest: an outcome with a digest counts as predicted.
+                ImageOutcome(one.image.image_id, reason=one.fault.reason, detail=one.fault.detail)
+                if one.fault is not None
+                # Of images with the same content, only the first carries the prediction.
+                else ImageOutcome(one.image.image_id, one.digest, predictions.pop(one.digest or b"", None))
+                for one in group.loaded
+            ]
+            batch.check_claim()
+            batch.add(outcomes)
+            self._measure(len(outcomes))
+            if batch.complete:
+                self._finish(batch)
+            elif time.monotonic() - self._stored_at >= STORE_SECONDS:
+                self._store(batch)
+
+    def _predictions(self, group: _Group) -> dict[bytes, Prediction]:
+        if group.inference is None:
+            return {}
+        try:
+            inference = group.inference.result().result()
+        except Exception as error:
+            # The input is an array of fixed shape and type, so the cause is the device or its memory, not an image.
+            self._worker.drop_engine(self._engine)
+            raise EngineOutage(f"the {self._engine.name} engine failed: {error}") from error
+        probabilities = self._worker.package.card.probability(inference.logits)
+        return {
+            digest: Prediction(
+                float(logit), float(probability), cam.astype("<f2").tobytes(), (cam.shape[0], cam.shape[1])
+            )
+            for digest, logit, probability, cam in zip(
+                group.new, inference.logits, probabilities, inference.cams, strict=True
+            )
+        }
+
+    def _measure(self, images: int) -> None:
+        """Update this worker's rate, by which it chooses how much to claim and to load."""
+        self._collected.append((time.monotonic(), images))
+        (first, before), (last, _) = self._collected[0], self._collected[-1]
+        if last > first:
+            total = sum(count for _, count in self._collected) - before
+            self._worker.rates[self._engine.precision] = total / (last - first)
+
+    # -- store ---------------------------------------------------------------------------------------------------
+
+    def _store(self, batch: ClaimedBatch) -> None:
+        self._count(self._worker.retry_during_outage(batch.store))
+
+    def _finish(self, batch: ClaimedBatch) -> None:
+        with self._responsible_for(batch):
+            self._count(self._worker.retry_during_outage(batch.finish))
+            self._worker.lease_renewer.remove(batch.claim)
+            self._counts["batches"] += 1
+
+    def _count(self, stored: Sequence[ImageOutcome]) -> None:
+        self._stored_at = time.monotonic()
+        self._counts["images"] += len(stored)
+        self._counts["failures"] += sum(outcome.reason is not None for outcome in stored)
+        self._counts["inferred"] += sum(outcome.prediction is not None for outcome in stored)
+
+    def _release(self, batch: ClaimedBatch) -> None:
+        self._worker.retry_during_outage(batch.release)
+        self._worker.lease_renewer.remove(batch.claim)
+
+    @contextmanager
+    def _responsible_for(self, batch: ClaimedBatch) -> Iterator[None]:
+        """Give a batch up if its claim is lost, or release it if there is an outage within the block."""
+        try:
+            yield
+        except ClaimLost:
+            log.warning(
+                "lost the claim on batch %d of run %d; nothing more stored", batch.claim.batch_id, batch.claim.run_id
+            )
+            batch.closed = True
+            self._worker.lease_renewer.remove(batch.claim)
+        except Outage as outage:
+            self._note(batch.claim, outage)
+            with self._responsible_for(batch):
+                self._store(batch)
+            if not batch.closed:
+                self._release(batch)
+
+    def _note(self, claim: Claim, outage: Outage) -> None:
+        self._outage = True
+        self._worker.lease_renewer.problem = str(outage)
+        log.warning("batch %d of run %d released: %s", claim.batch_id, claim.run_id, type(outage).__name__)
