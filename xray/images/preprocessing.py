@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from xray.errors import PackageError
 from xray.images.decode import decode
+from xray.images.resize import resize
 
 Geometry = Literal["squash", "pad"]
 
@@ -70,7 +70,7 @@ class Preprocessing:
         return (self.size - h) // 2, (self.size - w) // 2, h, w
 
     def apply(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize an image into the square, antialiased (Pillow's bilinear filter, its support scaled to the reduction).
+        """Resize an image into the square, antialiased: bilinear, the filter's support scaled to the reduction.
 
         Parameters
         ----------
@@ -83,8 +83,7 @@ class Preprocessing:
         """
         top, left, height, width = self.image_box(gray.shape[0], gray.shape[1])
         square = np.zeros((self.size, self.size), np.uint8)
-        resized = Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR)
-        square[top : top + height, left : left + width] = np.asarray(resized)
+        square[top : top + height, left : left + width] = resize(gray, height, width)
         return square
 
 

@@ -1,0 +1,80 @@
+"""Resize gray images with an antialiased bilinear filter, in floating point and several times as fast as Pillow."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Bytes of rows that are converted to floating point at a time: they stay in a core's cache.
+_BAND_BYTES = 2**21
+
+# Rows of 512 pixels would share few lines of the cache when they are transposed, which then takes five times as long.
+_PADDING = 16
+
+
+def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize an image with the triangle filter, its support scaled to the reduction.
+
+    Pillow's ``resize`` with ``Resampling.BILINEAR`` computes the same weights, but rounds to whole gray levels between
+    the two directions too. Here only the result is rounded, so the two differ by one level at most. Thread-safe; the
+    GIL is released.
+
+    Parameters
+    ----------
+    gray : ndarray of uint8, shape (H, W)
+        The image.
+    height, width : int
+        Size of the result, pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width)
+    """
+    rows, columns = gray.shape
+    resized = np.empty((height, columns + _PADDING), np.float32)[:, :columns]
+    for top, bottom, start, end, weights in _bands(rows, height, max(1, _BAND_BYTES // (4 * columns))):
+        resized[top:bottom] = weights @ gray[start:end].astype(np.float32)
+    across: NDArray[np.float32] = _weights(columns, width)[2] @ np.ascontiguousarray(resized.T)
+    return np.rint(across).astype(np.uint8).T
+
+
+@lru_cache(maxsize=128)
+def _bands(length: int, size: int, most: int) -> tuple[tuple[int, int, int, int, Any], ...]:
+    """Divide a resizing of `length` lines to `size` into bands of about `most` lines.
+
+    Returns
+    -------
+    tuple of (int, int, int, int, scipy.sparse.csr_array)
+        Of each band: its first line in the result and the one behind its last, the same in the image, and the weights.
+    """
+    starts, ends, weights = _weights(length, size)
+    bands = []
+    top = 0
+    while top < size:
+        bottom = top + 1
+        while bottom < size and ends[bottom] - starts[top] <= most:
+            bottom += 1
+        start, end = int(starts[top]), int(ends[bottom - 1])
+        bands.append((top, bottom, start, end, weights[top:bottom, start:end]))
+        top = bottom
+    return tuple(bands)
+
+
+@lru_cache(maxsize=128)
+def _weights(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:
+    """Return each result line's first line, the one behind its last, and the weights, ``(size, length)``, sparse."""
+    # Imported with the first image: only processes that load images need it.
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+    scale = length / size
+    reach = max(1.0, scale)
+    centers = (np.arange(size) + 0.5) * scale
+    starts = np.maximum(0, np.floor(centers - reach + 0.5)).astype(np.intp)
+    ends = np.minimum(length, np.floor(centers + reach + 0.5)).astype(np.intp)
+    counts = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    lines = (np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, counts)).astype(np.int32)
+    weights = np.maximum(0, 1 - np.abs(lines + 0.5 - np.repeat(centers, counts)) / reach)
+    weights /= np.repeat(np.add.reduceat(weights, offsets[:-1]), counts)
+    return starts, ends, csr_array((weights.astype(np.float32), lines, offsets.astype(np.int32)), shape=(size, length))
