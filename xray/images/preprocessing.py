@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import PackageError
-from xray.images.decode import decode
+from xray.images.decode import MAX_PIXELS, OpenedImage
 from xray.images.resize import resize
 
 Geometry = Literal["squash", "pad"]
@@ -87,13 +87,13 @@ class Preprocessing:
         return square
 
 
-def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a file and preprocess its image.
+def load(image: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode an opened file and preprocess its image.
 
     Parameters
     ----------
-    data : bytes
-        A whole file, see `xray.images.decode.decode`.
+    image : OpenedImage
+        See `xray.images.decode.open_image`.
     preprocessing : Preprocessing
         Makes the network's input.
 
@@ -106,4 +106,4 @@ def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     FileFault
         As `xray.images.decode.decode`.
     """
-    return preprocessing.apply(decode(data))
+    return preprocessing.apply(image.gray(MAX_PIXELS))

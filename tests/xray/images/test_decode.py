@@ -31,7 +31,7 @@ from tests.archives import (
     truncated,
 )
 from xray.errors import FileFault, PackageError
-from xray.images.decode import decode, pixel_count
+from xray.images.decode import decode, open_image
 from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
@@ -53,6 +53,13 @@ def gray_or_fault(data: bytes) -> np.ndarray | FileFault:
         return decode(data, max_pixels=1_000_000)
     except FileFault as fault:
         return fault
+
+
+def pixel_count(data: bytes) -> int:
+    try:
+        return open_image(data).pixel_count
+    except FileFault:
+        return 0
 
 
 def twelve_bits() -> np.ndarray:
@@ -612,7 +619,7 @@ def test_reduction_is_antialiased():
 def test_loading_is_decoding_and_fitting():
     preprocessing = Preprocessing(32, "pad")
 
-    assert np.array_equal(load(png(5), preprocessing), preprocessing.apply(image_pixels(5)))
+    assert np.array_equal(load(open_image(png(5)), preprocessing), preprocessing.apply(image_pixels(5)))
 
 
 def test_a_tinted_jpeg_gives_its_luma():
