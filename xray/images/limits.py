@@ -46,7 +46,7 @@ def check_jpeg_segments(data: bytes) -> None:
 
 
 def check_png_chunks(data: bytes) -> list[bytes]:
-    """Return the names of a PNG's chunks, those that repeat once; raise `FileFault` (``corrupt``) for too many chunks."""
+    """Return the names of a PNG's chunks, repeated ones once; raise `FileFault` (``corrupt``) for too many chunks."""
     place, pixel_chunks, others = 8, 0, 0
     names: list[bytes] = []
     while place < len(data):
