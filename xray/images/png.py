@@ -11,6 +11,7 @@ _PLAIN = frozenset({b"IHDR", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tIME", b"tEXt
 # The EXIF block as some programs store it, in a text.
 _EXIF_TEXT = b"Raw profile type"
 _GRAY, _RGB = 0, 2
+_BAND_PIXELS = 2**20
 
 
 def decode_plain_png(data: bytes) -> NDArray[np.uint8] | None:
@@ -40,4 +41,13 @@ def decode_plain_png(data: bytes) -> NDArray[np.uint8] | None:
         pixels: NDArray[np.uint8] = spng_decode(data)
     except SpngError:
         return None
-    return pixels if colour == _GRAY else np.asarray(Image.fromarray(pixels).convert("L"))
+    return pixels if colour == _GRAY else _luma(pixels)
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # In bands: Pillow takes four bytes of each pixel.
+    gray = np.empty(pixels.shape[:2], np.uint8)
+    step = max(1, _BAND_PIXELS // pixels.shape[1])
+    for top in range(0, pixels.shape[0], step):
+        gray[top : top + step] = np.asarray(Image.fromarray(pixels[top : top + step]).convert("L"))
+    return gray

@@ -31,7 +31,10 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """The id, such as ``gray8-pad-224-bilinear-1``; the last number is the version of this module's algorithm."""
+        """The id, such as ``gray8-pad-224-bilinear-1``; the last number is the version of the algorithm.
+
+        Version 1 is gray at full size, then Pillow's antialiased bilinear reduction, to within one gray level.
+        """
         return f"gray8-{self.geometry}-{self.size}-bilinear-1"
 
     @classmethod
