@@ -1,5 +1,6 @@
 """Resize gray images with an antialiased bilinear filter, in floating point and several times as fast as Pillow."""
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -7,11 +8,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Bytes of rows that are converted to floating point at a time: they stay in a core's cache.
-_BAND_BYTES = 2**21
+# Rows that are converted to floating point at a time: so few bytes that a core's cache and the allocator keep them, but
+# several times as many rows as a result row is made of, as bands overlap by these.
+_BAND_BYTES = 2**18
+_LEAST_BAND = 8
 
 # Rows of 512 pixels would share few lines of the cache when they are transposed, which then takes five times as long.
 _PADDING = 16
+
+# New memory costs more than the arithmetic: each page's first use takes about a microsecond.
+_KEPT_BYTES = 2**23
+_kept = threading.local()
+
+
+def _scratch(name: str, rows: int, columns: int) -> NDArray[np.float32]:
+    """Return memory that this thread uses again for the next image, unless it is large."""
+    size = rows * columns
+    if 4 * size > _KEPT_BYTES:
+        return np.empty((rows, columns), np.float32)
+    memory: NDArray[np.float32] | None = getattr(_kept, name, None)
+    if memory is None or memory.size < size:
+        memory = np.empty(size, np.float32)
+        setattr(_kept, name, memory)
+    return memory[:size].reshape(rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +52,7 @@ class HalfResolution:
 
 def resize_half(half: HalfResolution, height: int, width: int) -> NDArray[np.uint8]:
     """Resize an image of half the resolution as `resize` does the whole one; parameters and result are the same."""
-    rows = _half_weights(half.shape[0], height) @ half.values
-    across: NDArray[np.float32] = _half_weights(half.shape[1], width) @ np.ascontiguousarray(rows.T)
-    return np.rint(np.clip(across, 0, 255)).astype(np.uint8).T
+    return _across(_half_weights(half.shape[0], height) @ half.values, _half_weights(half.shape[1], width))
 
 
 def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -57,11 +74,22 @@ def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8
     ndarray of uint8, shape (height, width)
     """
     rows, columns = gray.shape
-    resized = np.empty((height, columns + _PADDING), np.float32)[:, :columns]
-    for top, bottom, start, end, weights in _bands(rows, height, max(1, _BAND_BYTES // (4 * columns))):
-        resized[top:bottom] = weights @ gray[start:end].astype(np.float32)
-    across: NDArray[np.float32] = _weights(columns, width)[2] @ np.ascontiguousarray(resized.T)
-    return np.rint(across).astype(np.uint8).T
+    resized = _scratch("resized", height, columns + _PADDING)[:, :columns]
+    most = max(_BAND_BYTES // (4 * columns), _LEAST_BAND * -(-rows // height))
+    for top, bottom, start, end, weights in _bands(rows, height, most):
+        band = _scratch("band", end - start, columns)
+        band[:] = gray[start:end]
+        resized[top:bottom] = weights @ band
+    return _across(resized, _weights(columns, width)[2])
+
+
+def _across(resized: NDArray[np.float32], weights: Any) -> NDArray[np.uint8]:
+    turned = _scratch("turned", resized.shape[1], resized.shape[0])
+    turned[:] = resized.T
+    across: NDArray[np.float32] = weights @ turned
+    np.rint(across, out=across)
+    np.clip(across, 0, 255, out=across)
+    return across.astype(np.uint8).T
 
 
 @lru_cache(maxsize=128)
