@@ -30,7 +30,7 @@ from pydicom.filewriter import dcmwrite
 
 from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault
-from xray.images.decode import decode, open_image
+from xray.images.decode import MAX_PIXELS, decode, open_image
 from xray.images.preprocessing import Preprocessing
 
 LARGE = 2800
@@ -122,7 +122,7 @@ def _spent(path: Path, preprocessing: Preprocessing) -> list[float]:
     times.append(time.process_time())
     content_digest(data)
     times.append(time.process_time())
-    gray = open_image(data).gray(LARGE**2)
+    gray = open_image(data).sampled(MAX_PIXELS, preprocessing.image_box)
     times.append(time.process_time())
     preprocessing.apply(gray)
     times.append(time.process_time())
