@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import UID
 
 from xray.errors import FileFault
+from xray.images.decode import open_image
 from xray.images.dicom import tags
 from xray.images.dicom.header import open_radiograph
 from xray.images.preprocessing import Preprocessing, load
@@ -35,7 +36,7 @@ def cell(path: Path) -> Image.Image:
     picture = Image.new("L", (SIDE, SIDE + CAPTION), 40)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     try:
-        picture.paste(Image.fromarray(load(data, Preprocessing(SIDE, "pad"))), (0, 0))
+        picture.paste(Image.fromarray(load(open_image(data), Preprocessing(SIDE, "pad"))), (0, 0))
     except FileFault as fault:
         draw.multiline_text((10, 100), "\n".join(textwrap.wrap(str(fault), 42)), 255, font)
     lines = [path.name[:44], *textwrap.wrap(transfer_syntax(data), 44)]

@@ -12,7 +12,7 @@ from db.ledger import BatchImage
 from worker.watchdog import decoding
 from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault, StorageOutage
-from xray.images.decode import pixel_count
+from xray.images.decode import open_image
 from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
@@ -67,8 +67,9 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
     try:
         data = _read(root, image)
         digest = content_digest(data)
-        with _large_image_lock if pixel_count(data) > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
-            return LoadedImage(image, digest, load(data, preprocessing))
+        opened = open_image(data)
+        with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
+            return LoadedImage(image, digest, load(opened, preprocessing))
     except FileFault as fault:
         return LoadedImage(image, digest, fault=fault)
     except MemoryError as error:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from db.ledger import BatchImage
 from tests.archives import image_pixels, png, png_of
 from worker import load_images as loading
+from xray.images.decode import OpenedImage
 from xray.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(32, "pad")
@@ -53,14 +54,14 @@ def count_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]
     """Slow decoding down so that it overlaps, and return a function that tells the most threads in it at once."""
     counting, now, most, decode = threading.Lock(), 0, 0, loading.load
 
-    def watched(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    def watched(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         nonlocal now, most
         with counting:
             now += 1
             most = max(most, now)
         time.sleep(0.1)
         try:
-            return decode(data, preprocessing)
+            return decode(opened, preprocessing)
         finally:
             with counting:
                 now -= 1

@@ -15,8 +15,8 @@ from training.disk import mapped_array, write_atomically
 from training.progress import Progress
 from xray.archives.files import read_image_file
 from xray.errors import FileFault, UsageError
-from xray.images.decode import decode
-from xray.images.preprocessing import Preprocessing
+from xray.images.decode import open_image
+from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
 CHUNK = 256
@@ -75,7 +75,7 @@ def decode_example(root: Path, preprocessing: Preprocessing, image: str) -> NDAr
         If the storage fails, so that the file itself may be readable.
     """
     try:
-        return preprocessing.apply(decode(read_image_file(root, image)))
+        return load(open_image(read_image_file(root, image)), preprocessing)
     except FileFault as fault:
         return fault.reason
 

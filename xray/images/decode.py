@@ -1,11 +1,15 @@
 """Decode an image file of any supported format to gray; training and screening both use this."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
-from xray.images.raster import decode_raster, is_raster, raster_pixel_count
+from xray.images.raster import RasterImage, is_raster
+from xray.images.resize import HalfResolution
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
@@ -13,6 +17,59 @@ MAX_PIXELS = 100_000_000
 gray, 585 MB as 16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the resulting gray
 takes 100 MB. As DICOM of 16 bits it takes, besides the file, 400 MB uncompressed, 640 MB as JPEG 2000, 660 MB as
 JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
+
+
+class OpenedImage(Protocol):
+    """An image file whose header was read, and whose pixels were not decoded yet."""
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels decoding holds in memory."""
+
+    def gray(self, max_pixels: int) -> NDArray[np.uint8]:
+        """Decode the image, once, as `decode` does."""
+
+    def sampled(
+        self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]
+    ) -> NDArray[np.uint8] | HalfResolution:
+        """Decode the image, once, for resizing.
+
+        Parameters
+        ----------
+        max_pixels : int
+            As for `decode`.
+        box : callable
+            Returns top, left, height and width of the resized image for the height and width of this one.
+
+        Returns
+        -------
+        ndarray of uint8 or HalfResolution
+            As `decode` returns it, or at half the resolution where the resized image is the same within a gray level.
+        """
+
+
+def open_image(data: bytes) -> OpenedImage:
+    """Open a PNG, JPEG, TIFF or DICOM file.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+
+    Raises
+    ------
+    FileFault
+        The format is not supported, or the header is damaged.
+    """
+    if not data:
+        raise FileFault(Reason.EMPTY)
+    # DICOM first, as its preamble may be a TIFF header, for readers of either format (PS3.10 section 7.1).
+    if is_dicom(data[:HEAD_BYTES]):
+        # pydicom and its codecs are imported with the first DICOM file, as most archives hold none.
+        from xray.images.dicom.pixels import DicomImage
+
+        return DicomImage(data)
+    return RasterImage(data)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -40,29 +97,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     FileFault
         The format is not supported, or the file is damaged, has several frames, or exceeds the cap.
     """
-    if not data:
-        raise FileFault(Reason.EMPTY)
-    # DICOM first, as its preamble may be a TIFF header, for readers of either format (PS3.10 section 7.1).
-    if is_dicom(data[:HEAD_BYTES]):
-        # pydicom and its codecs are imported with the first DICOM file, as most archives hold none.
-        from xray.images.dicom.pixels import decode_dicom
-
-        return decode_dicom(data, max_pixels)
-    return decode_raster(data, max_pixels)
+    return open_image(data).gray(max_pixels)
 
 
 def is_image(head: bytes) -> bool:
     """Tell from a file's first `HEAD_BYTES` bytes whether it claims to be a DICOM, PNG, JPEG or TIFF file."""
     return is_dicom(head) or is_raster(head)
-
-
-def pixel_count(data: bytes) -> int:
-    """Return the number of pixels that decoding a file allocates, from its header; 0 if it cannot be decoded.
-
-    Colour of 16 bits a channel is decoded twice, and counts double.
-    """
-    if is_dicom(data[:HEAD_BYTES]):
-        from xray.images.dicom.pixels import dicom_pixel_count
-
-        return dicom_pixel_count(data)
-    return raster_pixel_count(data)

@@ -45,18 +45,22 @@ def check_jpeg_segments(data: bytes) -> None:
             place += max(2, int.from_bytes(data[place : place + 2]))
 
 
-def check_png_chunks(data: bytes) -> None:
-    """Raise `FileFault` (``corrupt``) for a PNG with too many chunks."""
+def check_png_chunks(data: bytes) -> list[bytes]:
+    """Return the names of a PNG's chunks, repeated ones once; raise `FileFault` (``corrupt``) for too many chunks."""
     place, pixel_chunks, others = 8, 0, 0
+    names: list[bytes] = []
     while place < len(data):
         length, name = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        if names[-1:] != [name]:
+            names.append(name)
         if name == b"IEND":
-            return
+            break
         pixel_chunks += name in _PIXEL_CHUNKS
         others += name not in _PIXEL_CHUNKS
         check_limit(pixel_chunks, MAX_PIXEL_CHUNKS, "chunks of pixels")
         check_limit(others, MAX_CHUNKS, "chunks besides those of pixels")
         place += 12 + length
+    return names
 
 
 def check_limit(count: int, limit: int, what: str) -> None:

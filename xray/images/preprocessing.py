@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from xray.errors import PackageError
-from xray.images.decode import decode
+from xray.images.decode import MAX_PIXELS, OpenedImage
+from xray.images.resize import HalfResolution, resize, resize_half
 
 Geometry = Literal["squash", "pad"]
 
@@ -31,7 +31,10 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """The id, such as ``gray8-pad-224-bilinear-1``; the last number is the version of this module's algorithm."""
+        """The id, such as ``gray8-pad-224-bilinear-1``; the last number is the version of the algorithm.
+
+        Version 1 is gray at full size, then Pillow's antialiased bilinear reduction, to within one gray level.
+        """
         return f"gray8-{self.geometry}-{self.size}-bilinear-1"
 
     @classmethod
@@ -69,12 +72,12 @@ class Preprocessing:
         h, w = max(1, round(height * scale)), max(1, round(width * scale))
         return (self.size - h) // 2, (self.size - w) // 2, h, w
 
-    def apply(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize an image into the square, antialiased (Pillow's bilinear filter, its support scaled to the reduction).
+    def apply(self, gray: NDArray[np.uint8] | HalfResolution) -> NDArray[np.uint8]:
+        """Resize an image into the square, antialiased: bilinear, the filter's support scaled to the reduction.
 
         Parameters
         ----------
-        gray : ndarray of uint8, shape (H, W)
+        gray : ndarray of uint8, shape (H, W), or HalfResolution
             The decoded image, bone bright.
 
         Returns
@@ -83,18 +86,21 @@ class Preprocessing:
         """
         top, left, height, width = self.image_box(gray.shape[0], gray.shape[1])
         square = np.zeros((self.size, self.size), np.uint8)
-        resized = Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR)
-        square[top : top + height, left : left + width] = np.asarray(resized)
+        place = square[top : top + height, left : left + width]
+        if isinstance(gray, HalfResolution):
+            place[:] = resize_half(gray, height, width)
+        else:
+            place[:] = resize(gray, height, width)
         return square
 
 
-def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a file and preprocess its image.
+def load(image: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode an opened file and preprocess its image.
 
     Parameters
     ----------
-    data : bytes
-        A whole file, see `xray.images.decode.decode`.
+    image : OpenedImage
+        See `xray.images.decode.open_image`.
     preprocessing : Preprocessing
         Makes the network's input.
 
@@ -107,4 +113,4 @@ def load(data: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     FileFault
         As `xray.images.decode.decode`.
     """
-    return preprocessing.apply(decode(data))
+    return preprocessing.apply(image.sampled(MAX_PIXELS, preprocessing.image_box))

@@ -4,7 +4,8 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from xray.errors import FileFault
 from xray.images.deep import LowBytes, check_deep, is_deep
 from xray.images.limits import check_jpeg_segments, check_png_chunks
+from xray.images.png import decode_plain_png
 from xray.images.tiff import TiffImage
 from xray.vocabulary import Reason
 
@@ -54,43 +56,64 @@ _OPENERS: tuple[tuple[bytes, Callable[[bytes], ImageFile]], ...] = (
 )
 
 
-def decode_raster(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or TIFF to gray; parameters, result and errors as in `xray.images.decode.decode`."""
-    opener = _opener(data)
-    if opener is None:
-        raise FileFault(Reason.NOT_AN_IMAGE)
-    try:
-        with opener(data) as image:
-            _check_header(image, len(data), max_pixels)
-            if is_deep(image):
-                return _stretch(_deep_luma(image, opener(data)))
+class RasterImage:
+    """A PNG, JPEG or TIFF, opened and not yet decoded.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+
+    Raises
+    ------
+    FileFault
+        The format is not supported, or the header is damaged.
+
+    Attributes
+    ----------
+    pixel_count : int
+        How many pixels decoding holds in memory. Colour with 16 bits a channel is decoded twice and counts double.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        opener = _opener(data)
+        if opener is None:
+            raise FileFault(Reason.NOT_AN_IMAGE)
+        self._data, self._opener = data, opener
+        with _faults_of(data):
+            self._image = opener(data)
+            self._is_deep = is_deep(self._image)
+        width, height = _decoded_size(self._image)
+        self.pixel_count = width * height * (2 if self._is_deep else 1)
+
+    def gray(self, max_pixels: int) -> NDArray[np.uint8]:
+        """Decode the image; once. Parameters, result and errors are as in `xray.images.decode.decode`."""
+        with _faults_of(self._data), self._image as image:
+            _check_header(image, len(self._data), max_pixels)
+            if self._is_deep:
+                return _stretch(_deep_luma(image, self._opener(self._data)))
+            if isinstance(image, PngImageFile) and (gray := decode_plain_png(self._data)) is not None:
+                return gray
             if isinstance(image, JpegImageFile):
                 image.draft("L", None)
             _load(image)
             return _gray(image)
+
+    def sampled(self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]) -> NDArray[np.uint8]:
+        """Decode the image as `gray` does: at half the resolution it would differ by more than a gray level."""
+        return self.gray(max_pixels)
+
+
+@contextmanager
+def _faults_of(data: bytes) -> Iterator[None]:
+    try:
+        yield
     except (FileFault, MemoryError):
         # Running out of memory is not the file's fault: what it needs is limited.
         raise
     # Hostile bytes raise nearly any exception, and none may affect the other images.
     except Exception as error:
         raise _fault(data, error) from error
-
-
-def raster_pixel_count(data: bytes) -> int:
-    """Return how many pixels decoding a file holds in memory, from its header; 0 for a file of a different format.
-
-    Colour with 16 bits a channel is decoded twice and counts double.
-    """
-    opener = _opener(data)
-    if opener is None:
-        return 0
-    try:
-        with opener(data) as image:
-            width, height = image.decoded_size if isinstance(image, TiffImage) else image.size
-            return width * height * (2 if is_deep(image) else 1)
-    # `decode_raster` raises what is wrong.
-    except Exception:
-        return 0
 
 
 def is_raster(head: bytes) -> bool:
@@ -102,8 +125,12 @@ def _opener(data: bytes) -> Callable[[bytes], ImageFile] | None:
     return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
 
 
+def _decoded_size(image: ImageFile) -> tuple[int, int]:
+    return image.decoded_size if isinstance(image, TiffImage) else image.size
+
+
 def _check_header(image: ImageFile, length: int, max_pixels: int) -> None:
-    width, height = image.decoded_size if isinstance(image, TiffImage) else image.size
+    width, height = _decoded_size(image)
     if width * height > max_pixels:
         raise FileFault(Reason.TOO_MANY_PIXELS, f"{width} x {height}, the cap is {max_pixels:,}")
     if getattr(image, "is_animated", False):
@@ -155,12 +182,15 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return np.zeros(values.shape, np.uint8)
+    gray = np.empty(values.shape, np.uint8)
+    table = _to_bytes(np.arange(65536.0), low, high) if values.dtype.itemsize == 2 else None
     # In bands: NumPy's intermediate values take eight bytes a pixel.
-    bands = np.array_split(values, 64)
-    if values.dtype.itemsize == 2:
-        table = _to_bytes(np.arange(65536.0), low, high)
-        return np.concatenate([np.take(table, band) for band in bands])
-    return np.concatenate([_to_bytes(band.astype(np.float64), low, high) for band in bands])
+    for band, gray_band in zip(np.array_split(values, 64), np.array_split(gray, 64), strict=True):
+        if table is None:
+            gray_band[:] = _to_bytes(band.astype(np.float64), low, high)
+        else:
+            np.take(table, band, out=gray_band, mode="clip")
+    return gray
 
 
 def _to_bytes(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:

@@ -121,6 +121,20 @@ def test_an_image_of_one_value_is_black():
     assert gray([700, 700, 700]) == [0, 0, 0]
 
 
+@pytest.mark.parametrize("contrasting", [0, 1, 3, 4, 5, 8, 40, 400])
+@pytest.mark.parametrize("padding", [{}, {"PixelPaddingValue": 700}])
+def test_where_the_contrast_lies_does_not_matter_for_whether_a_window_is_right(contrasting, padding):
+    # All rows in which there is any contrast are counted first, or last.
+    pixels = np.full((400, 50), 700, np.uint16)
+    pixels[np.argsort(np.arange(400) % 8, kind="stable")[:contrasting]] = np.arange(50) * 20
+    order = np.argsort(-(np.arange(400) % 8), kind="stable")
+    elements = {"WindowCenter": 512, "WindowWidth": 1024, **padding}
+
+    decoded = decode(dicom(pixels, **elements))
+
+    assert np.array_equal(decode(dicom(np.ascontiguousarray(pixels[order]), **elements)), decoded[order])
+
+
 def test_rescale_comes_before_the_window():
     assert gray([0, 50, 100], RescaleSlope=2, RescaleIntercept=10, **WIDE) == [10, 110, 210]
 

@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from tests.archives import jpeg, png
 from tests.dicoms import NATIVE, bare, data_set, dicom, written
 from xray.errors import FileFault
-from xray.images.decode import decode, pixel_count
+from xray.images.decode import decode, open_image
 from xray.images.dicom.header import Header, is_dicom, read_header
 from xray.pseudonym import pseudonym
 from xray.vocabulary import REASON_TEXT, Reason
@@ -95,7 +95,7 @@ def test_a_file_with_a_tiff_header_as_preamble_is_read_as_dicom():
     dual = b"II\x2a\x00" + data[4:]
 
     assert np.array_equal(decode(dual), decode(data))
-    assert pixel_count(dual) == 64
+    assert open_image(dual).pixel_count == 64
 
 
 def test_the_fields_of_a_header_are_read():

@@ -20,10 +20,10 @@ from pydicom.pixels import pixel_array
 from tests.archives import image_pixels
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom, packed
 from xray.errors import FileFault
-from xray.images.decode import decode, pixel_count
+from xray.images.decode import decode, open_image
 from xray.images.dicom.codecs import decompress
 from xray.images.dicom.header import Header, read_header
-from xray.images.dicom.pixels import decode_dicom, dicom_pixel_count
+from xray.images.dicom.pixels import DicomImage
 from xray.vocabulary import Reason
 
 SMOOTH = np.add.outer(np.arange(48) * 40, np.arange(64) * 30).astype(np.uint16)
@@ -331,10 +331,10 @@ def test_pixels_stored_otherwise_than_their_syntax_says_are_corrupt():
 
 
 def test_the_pixel_count_is_read_from_the_header():
-    assert dicom_pixel_count(KINDS["jpeg 2000"]) == pixel_count(KINDS["jpeg 2000"]) == 48 * 64
-    assert dicom_pixel_count(dicom(SMOOTH, Rows=60000, Columns=60000)) == 60000**2
-    assert dicom_pixel_count(dicom(SMOOTH, SOPClassUID=uid.CTImageStorage)) == 0
-    assert dicom_pixel_count(b"") == 0
+    assert pixel_count(KINDS["jpeg 2000"]) == open_image(KINDS["jpeg 2000"]).pixel_count == 48 * 64
+    assert pixel_count(dicom(SMOOTH, Rows=60000, Columns=60000)) == 60000**2
+    assert pixel_count(dicom(SMOOTH, SOPClassUID=uid.CTImageStorage)) == 0
+    assert pixel_count(b"") == 0
 
 
 def test_decoders_print_nothing_even_for_damaged_files(capfd):
@@ -387,9 +387,16 @@ def test_threads_decode_alike():
     assert wrong == []
 
 
+def pixel_count(data: bytes) -> int:
+    try:
+        return DicomImage(data).pixel_count
+    except FileFault:
+        return 0
+
+
 def gray_or_fault(data: bytes) -> np.ndarray | FileFault:
     try:
-        return decode_dicom(data, 1_000_000)
+        return DicomImage(data).gray(1_000_000)
     except FileFault as fault:
         return fault
 
@@ -429,7 +436,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=400, deadline=5000, derandomize=True)
 @given(mutated())
 def test_a_mutated_file_is_decoded_or_has_a_reason(data):
-    found, header, count = gray_or_fault(data), header_or_fault(data), dicom_pixel_count(data)
+    found, header, count = gray_or_fault(data), header_or_fault(data), pixel_count(data)
 
     assert 0 <= count < 2**32
     if isinstance(found, FileFault):

@@ -6,7 +6,9 @@ image of 100 million pixels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,10 @@ LEAST_SPAN = 26
 """Gray levels, a tenth of all, that the pixels between the tails must span. A window that leaves fewer is wrong."""
 
 Values = NDArray[np.float64]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+# Of so many rows one is counted at first, as that mostly shows that a window is right.
+_SAMPLING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +54,26 @@ class PixelFormat:
     signed: bool
     lossy: bool
 
-    def stored_values(self) -> Values:
-        """Return the stored value of each integer.
 
-        Returns
-        -------
-        ndarray of float64, (2 ** bits_allocated,)
-        """
-        integers = np.arange(2**self.bits_allocated, dtype=np.int64)
-        greatest = 2**self.bits_stored - 1
-        if self.lossy and not self.signed:
-            return np.asarray(np.minimum(integers, greatest), np.float64)
-        values = (integers >> self.shift) & greatest
-        if self.signed:
+@lru_cache(maxsize=16)
+def _stored_values(pixel_format: PixelFormat) -> Values:
+    """Return the stored value of each integer, ``float64 (2 ** bits_allocated,)``, read-only."""
+    integers = np.arange(2**pixel_format.bits_allocated, dtype=np.int64)
+    greatest = 2**pixel_format.bits_stored - 1
+    if pixel_format.lossy and not pixel_format.signed:
+        values = np.minimum(integers, greatest)
+    else:
+        values = (integers >> pixel_format.shift) & greatest
+        if pixel_format.signed:
             values -= (values > greatest >> 1) * (greatest + 1)
-        return np.asarray(values, np.float64)
+    stored: Values = values.astype(np.float64)
+    stored.flags.writeable = False
+    return stored
 
 
-def grayscale_table(data_set: DataSet, pixel_format: PixelFormat, counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+def grayscale_table(
+    data_set: DataSet, pixel_format: PixelFormat, pixels: Pixels, count: Callable[[Pixels], NDArray[np.int64]]
+) -> NDArray[np.uint8]:
     """Make the lookup table from a monochrome image's integers to gray.
 
     The steps: find the padding (PS3.3 C.7.5.1.1.2), modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2),
@@ -77,31 +85,89 @@ def grayscale_table(data_set: DataSet, pixel_format: PixelFormat, counts: NDArra
         With the elements `xray.images.dicom.tags.PIXEL_ELEMENTS`.
     pixel_format : PixelFormat
         How the integers hold stored values.
-    counts : ndarray of int64, (2 ** bits_allocated,)
-        How many pixels have each integer.
+    pixels : ndarray of uint8 or uint16, (H, W)
+        The integers.
+    count : callable
+        Returns how many pixels have each integer, ``int64 (2 ** bits_allocated,)``; all are counted only if need be.
 
     Returns
     -------
     ndarray of uint8, (2 ** bits_allocated,)
         The gray of each integer, in [0, 255].
     """
-    stored = pixel_format.stored_values()
+    stored = _stored_values(pixel_format)
     padding = _padding(data_set, pixel_format, stored)
-    if not counts[~padding].any():
-        padding[:] = False
-    weights = np.where(padding, 0, counts)
     values = _modality_transformation(data_set, stored)
     gray = _voi_transformation(data_set, values)
-    if gray is None and pixel_format.bits_stored <= 8:
-        # Values of 8 bits are meant for display: they are the gray, as in a PNG.
-        gray = _linear(values, values.min(), values.max())
-    if gray is None or _span(gray, weights) * 255 < LEAST_SPAN:
-        gray = _linear(values, *_range(values, weights))
+    if gray is None or not _spans_enough(gray, np.where(padding, 0, count(pixels[::_SAMPLING])), pixels.size):
+        gray = _checked(gray, values, padding, count(pixels), pixel_format)
     if _is_inverted(data_set):
         gray = 1 - gray
     table = np.rint(gray * 255).astype(np.uint8)
     table[padding] = 0
     return table
+
+
+def grayscale_line(data_set: DataSet, bits_stored: int) -> tuple[float, float] | None:
+    """Return the gray levels, in [0, 255], of the least and the greatest stored value, if gray is linear between them.
+
+    Then an image may be reduced before its values become gray. None if it is not linear, to a quarter of a level, if it
+    depends on the pixels, or if there may be padding.
+
+    Parameters
+    ----------
+    data_set : DataSet
+        As for `grayscale_table`.
+    bits_stored : int
+        Bits of an unsigned stored value.
+    """
+    stored = np.arange(2.0**bits_stored)
+    values = _modality_transformation(data_set, stored)
+    gray = _voi_transformation(data_set, values)
+    if gray is None or data_set.integers(tags.PIXEL_PADDING_VALUE):
+        return None
+    levels = 255 * (1 - gray if _is_inverted(data_set) else gray)
+    first, last = float(levels[0]), float(levels[-1])
+    is_linear = np.abs(levels - np.linspace(first, last, levels.size)).max() <= 0.25
+    return (first, last) if is_linear else None
+
+
+def _checked(
+    gray: Values | None,
+    values: Values,
+    padding: NDArray[np.bool_],
+    counts: NDArray[np.int64],
+    pixel_format: PixelFormat,
+) -> Values:
+    """Return the gray that was found for the values, or of a usual range where there is none or it spans too little.
+
+    Padding that leaves no pixels is cleared.
+    """
+    if not counts[~padding].any():
+        padding[:] = False
+    weights = np.where(padding, 0, counts)
+    if gray is None and pixel_format.bits_stored <= 8:
+        # Values of 8 bits are meant for display: they are the gray, as in a PNG.
+        gray = _linear(values, values.min(), values.max())
+    if gray is None or _span(gray, weights) * 255 < LEAST_SPAN:
+        gray = _linear(values, *_range(values, weights))
+    return gray
+
+
+def _spans_enough(gray: Values, sampled: NDArray[np.int64], total: int) -> bool:
+    """Tell whether some of an image's pixels already prove that the gray between its tails spans enough.
+
+    Of `total` pixels, more than `TAILS` are among the darkest that were sampled, and as many among the brightest: so
+    the tails end at or beyond these.
+    """
+    present = np.flatnonzero(sampled)
+    order = present[np.argsort(gray[present])]
+    counts, tail = sampled[order], TAILS * total
+    if counts.sum() <= 2 * tail:
+        return False
+    low = gray[order[np.searchsorted(np.cumsum(counts), tail, side="right")]]
+    high = gray[order[::-1][np.searchsorted(np.cumsum(counts[::-1]), tail, side="right")]]
+    return bool((high - low) * 255 >= LEAST_SPAN)
 
 
 def _padding(data_set: DataSet, pixel_format: PixelFormat, stored: Values) -> NDArray[np.bool_]:
@@ -113,7 +179,7 @@ def _padding(data_set: DataSet, pixel_format: PixelFormat, stored: Values) -> ND
     # Some writers pad with 65,535 where 12 bits are stored: then the padding is in all bits allocated.
     exceeds = low < stored.min() or high > stored.max()
     if exceeds:
-        stored = replace(pixel_format, bits_stored=pixel_format.bits_allocated, shift=0).stored_values()
+        stored = _stored_values(replace(pixel_format, bits_stored=pixel_format.bits_allocated, shift=0))
     return (stored >= low) & (stored <= high)
 
 
@@ -212,7 +278,8 @@ def _span(gray: Values, weights: NDArray[np.int64]) -> float:
 
 
 def _quantiles(values: Values, weights: NDArray[np.int64]) -> tuple[float, float]:
-    low, high = np.quantile(values, (TAILS, 1 - TAILS), weights=weights, method="inverted_cdf")
+    present = np.flatnonzero(weights)
+    low, high = np.quantile(values[present], (TAILS, 1 - TAILS), weights=weights[present], method="inverted_cdf")
     return float(low), float(high)
 
 

@@ -1,0 +1,144 @@
+"""Resize gray images with an antialiased bilinear filter, in floating point and several times as fast as Pillow."""
+
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows that are converted to floating point at a time: so few bytes that a core's cache and the allocator keep them, but
+# several times as many rows as a result row is made of, as bands overlap by these.
+_BAND_BYTES = 2**18
+_LEAST_BAND = 8
+
+# Rows of 512 pixels would share few lines of the cache when they are transposed, which then takes five times as long.
+_PADDING = 16
+
+# New memory costs more than the arithmetic: each page's first use takes about a microsecond.
+_KEPT_BYTES = 2**23
+_kept = threading.local()
+
+
+def _scratch(name: str, rows: int, columns: int) -> NDArray[np.float32]:
+    """Return memory that this thread uses again for the next image, unless it is large."""
+    size = rows * columns
+    if 4 * size > _KEPT_BYTES:
+        return np.empty((rows, columns), np.float32)
+    memory: NDArray[np.float32] | None = getattr(_kept, name, None)
+    if memory is None or memory.size < size:
+        memory = np.empty(size, np.float32)
+        setattr(_kept, name, memory)
+    return memory[:size].reshape(rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class HalfResolution:
+    """An image of which only every other pixel in each direction is known, the first included.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (ceil(H / 2), ceil(W / 2))
+        Gray levels, not limited to [0, 255]. Those between are their means: so the low-pass samples of a wavelet
+        transform with the 5/3 filter (ITU-T T.800 annex F) make an image without its finest details.
+    shape : tuple of int
+        Height and width of the whole image, H and W.
+    """
+
+    values: NDArray[np.float32]
+    shape: tuple[int, int]
+
+
+def resize_half(half: HalfResolution, height: int, width: int) -> NDArray[np.uint8]:
+    """Resize an image of half the resolution as `resize` does the whole one; parameters and result are the same."""
+    return _across(_half_weights(half.shape[0], height) @ half.values, _half_weights(half.shape[1], width))
+
+
+def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize an image with the triangle filter, its support scaled to the reduction.
+
+    Pillow's ``resize`` with ``Resampling.BILINEAR`` computes the same weights, but rounds to whole gray levels between
+    the two directions too. Here only the result is rounded, so the two differ by one level at most. Thread-safe; the
+    GIL is released.
+
+    Parameters
+    ----------
+    gray : ndarray of uint8, shape (H, W)
+        The image.
+    height, width : int
+        Size of the result, pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width)
+    """
+    rows, columns = gray.shape
+    resized = _scratch("resized", height, columns + _PADDING)[:, :columns]
+    most = max(_BAND_BYTES // (4 * columns), _LEAST_BAND * -(-rows // height))
+    for top, bottom, start, end, weights in _bands(rows, height, most):
+        band = _scratch("band", end - start, columns)
+        band[:] = gray[start:end]
+        resized[top:bottom] = weights @ band
+    return _across(resized, _weights(columns, width)[2])
+
+
+def _across(resized: NDArray[np.float32], weights: Any) -> NDArray[np.uint8]:
+    turned = _scratch("turned", resized.shape[1], resized.shape[0])
+    turned[:] = resized.T
+    across: NDArray[np.float32] = weights @ turned
+    np.rint(across, out=across)
+    np.clip(across, 0, 255, out=across)
+    return across.astype(np.uint8).T
+
+
+@lru_cache(maxsize=128)
+def _bands(length: int, size: int, most: int) -> tuple[tuple[int, int, int, int, Any], ...]:
+    """Divide a resizing of `length` lines to `size` into bands of about `most` lines.
+
+    Returns
+    -------
+    tuple of (int, int, int, int, scipy.sparse.csr_array)
+        Of each band: its first line in the result and the one behind its last, the same in the image, and the weights.
+    """
+    starts, ends, weights = _weights(length, size)
+    bands = []
+    top = 0
+    while top < size:
+        bottom = top + 1
+        while bottom < size and ends[bottom] - starts[top] <= most:
+            bottom += 1
+        start, end = int(starts[top]), int(ends[bottom - 1])
+        bands.append((top, bottom, start, end, weights[top:bottom, start:end]))
+        top = bottom
+    return tuple(bands)
+
+
+@lru_cache(maxsize=128)
+def _weights(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:
+    """Return each result line's first line, the one behind its last, and the weights, ``(size, length)``, sparse."""
+    # Imported with the first image: only processes that load images need it.
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+    scale = length / size
+    reach = max(1.0, scale)
+    centers = (np.arange(size) + 0.5) * scale
+    starts = np.maximum(0, np.floor(centers - reach + 0.5)).astype(np.intp)
+    ends = np.minimum(length, np.floor(centers + reach + 0.5)).astype(np.intp)
+    counts = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    lines = (np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, counts)).astype(np.int32)
+    weights = np.maximum(0, 1 - np.abs(lines + 0.5 - np.repeat(centers, counts)) / reach)
+    weights /= np.repeat(np.add.reduceat(weights, offsets[:-1]), counts)
+    return starts, ends, csr_array((weights.astype(np.float32), lines, offsets.astype(np.int32)), shape=(size, length))
+
+
+@lru_cache(maxsize=128)
+def _half_weights(length: int, size: int) -> Any:
+    from scipy.sparse import csr_array
+
+    lines, known = np.arange(length), (length + 1) // 2
+    between = np.stack([lines // 2, np.minimum((lines + 1) // 2, known - 1)], axis=1)
+    halves = np.full(2 * length, 0.5, np.float32)
+    between_known = csr_array((halves, between.ravel(), np.arange(0, 2 * length + 1, 2)), shape=(length, known))
+    return csr_array(_weights(length, size)[2] @ between_known)
