@@ -1,6 +1,6 @@
 """What the lower precisions lose on images that a network was not trained on, and a package's copy that allows them.
 
-    python -m benchmarks.precisions FRACATLAS WEIGHTS OUT --package fracture-3 --copy NEW
+    python -m benchmarks.precisions FRACATLAS WEIGHTS OUT --package fracture-4 --copy NEW --version 5
 
 ``OUT`` is the ``--out`` of ``bonescreen train fracture``: the networks of its finished folds are quantized with some of
 their training images and measured on their held-out images. The copy of the package has its weights, metrics and
@@ -18,7 +18,7 @@ import numpy as np
 from training.card import make_readme
 from training.config import TrainingConfig
 from training.data.images import load_images
-from training.data.leakage import EARLIER_NAME, TRAINING_IMAGES_FILE
+from training.data.leakage import TRAINING_IMAGES_FILE
 from training.data.read_dataset import read_dataset
 from training.data.split import assign_folds
 from training.fit.checkpoint import read_checkpoint
@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--package", default="fracture-3")
+    parser.add_argument("--package", default="fracture-4")
     parser.add_argument("--copy", type=Path, required=True)
-    parser.add_argument("--version", default="4")
+    parser.add_argument("--version", required=True)
     chosen = parser.parse_args()
     prepare_backend()
     progress, recipe = Progress(), find_recipe("fracture")
@@ -78,7 +78,7 @@ def main() -> None:
         how = f"out of fold ({'fold' if len(measured) == 1 else 'folds'} {', '.join(measured)} of {recipe.folds})"
         lower = comparison.compare(card.calibration, card.image_threshold.value, how)
         card = replace(card, version=chosen.version, precisions=tuple(filter(is_allowed, lower)))
-        tables = {TRAINING_IMAGES_FILE: (package.path / EARLIER_NAME).read_bytes()}
+        tables = {TRAINING_IMAGES_FILE: (package.path / TRAINING_IMAGES_FILE).read_bytes()}
         write_package(
             chosen.copy,
             card,

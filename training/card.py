@@ -190,7 +190,7 @@ def _precision_lines(card: Card) -> Iterator[str]:
     for each in card.precisions:
         yield (
             f"| `{each.precision}` | {each.population} | {each.auroc:.4f} | {each.fp32_auroc:.4f} | "
-            f"{each.same_label:.1%} | {each.mean_difference:.3f} | {each.largest_difference:.2f} |"
+            f"{100 * each.same_label:.1f} % | {each.mean_difference:.3f} | {each.largest_difference:.2f} |"
         )
 
 

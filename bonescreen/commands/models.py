@@ -50,7 +50,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
     Also the licence and terms of the data that it was trained on: read these before you pass a model on.
 
-    Example: bonescreen models show fracture-3
+    Example: bonescreen models show fracture-4
     """
     from xray.network.package import load_package
 
@@ -68,7 +68,7 @@ def verify(name: Name) -> None:
 
     Every file is checked against its digest, and the network's outputs against those in the package.
 
-    Example: bonescreen models verify fracture-3
+    Example: bonescreen models verify fracture-4
     """
     from xray.network.open_engine import open_engine
     from xray.network.openvino_graph import check_graph, holds_graph
@@ -141,7 +141,7 @@ def _print_card(package: "ModelPackage") -> None:
             print_wrapped("  On ", each.population)
             print_line(
                 f"    {each.precision}  AUROC {each.auroc:.4f} (fp32 {each.fp32_auroc:.4f}), same label "
-                f"{each.same_label:.1%}"
+                f"{100 * each.same_label:.1f} %"
             )
     print_line("")
     print_line("Limits", "bold")

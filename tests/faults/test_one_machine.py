@@ -106,7 +106,7 @@ def test_a_worker_suspended_past_its_lease_stores_nothing_when_it_continues(
     stack.assert_run_finishes(1)
     assert stack.ledger.batch(batch.batch_id) == ("done", 1)
     assert (
-        f"lost the claim on batch {batch.batch_id} of run 1; nothing stored"
+        f"lost the claim on batch {batch.batch_id} of run 1; nothing more stored"
         in (stack.home / "logs" / "worker.log").read_text()
     )
 

@@ -103,7 +103,7 @@ class PrecisionComparison:
             )
             self._progress.say(
                 f"{precision}: AUROC {lower.auroc:.4f} (float32 {lower.fp32_auroc:.4f}), same label "
-                f"{lower.same_label:.1%}"
+                f"{100 * lower.same_label:.1f} %"
             )
             found.append(lower)
         return sorted(found, key=lambda each: each.precision)

@@ -184,7 +184,7 @@ def test_a_card_that_is_not_a_json_object_is_refused(copy: Path, content: bytes)
 
 
 def test_an_unknown_name_is_refused_with_the_installed_ones() -> None:
-    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-3"):
+    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-4"):
         load_package("nothing")
 
 

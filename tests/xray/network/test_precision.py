@@ -212,3 +212,33 @@ def test_a_range_leaves_out_a_single_far_value_but_not_the_rest() -> None:
     low, high = choose_range(values)
     assert low == 0
     assert high == pytest.approx(1, abs=0.03)
+
+
+def test_the_graph_of_the_shipped_model_transposes_no_feature_map(
+    shipped_package: ModelPackage, graph_cache: Path
+) -> None:
+    model = read_graph(shipped_package.path / "network.xml", shipped_package.weights_path)
+    transposed = [node for node in model.get_ordered_ops() if node.get_type_name() == "Transpose"]
+    assert transposed
+    assert all(node.input_value(0).get_node().get_type_name() == "Constant" for node in transposed)
+
+
+@pytest.mark.parametrize("precision", [BF16, INT8])
+def test_head_and_cam_of_the_shipped_model_are_computed_in_float32(
+    shipped_package: ModelPackage, precision: Precision
+) -> None:
+    model = read_graph(shipped_package.path / "network.xml", shipped_package.weights_path)
+    if precision is INT8:
+        quantize_graph(model, read_quantization(shipped_package.path / INT8_FILE))
+    size = shipped_package.card.input_size
+    model.reshape([1, size, size])
+    hint = "bf16" if precision is BF16 else "f32"
+    runtime = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).get_runtime_model()
+    information = [node.get_rt_info() for node in runtime.get_ordered_ops()]
+    kinds = [(each["layerType"].value, each["runtimePrecision"].value) for each in information]
+    last_convolution = max(place for place, (kind, _) in enumerate(kinds) if kind == "Convolution")
+    products = [precision for kind, precision in kinds[last_convolution:] if kind in ("FullyConnected", "Reduce")]
+    assert products
+    assert set(products) == {"f32"}
+    convolved = {precision for kind, precision in kinds if kind == "Convolution"}
+    assert convolved <= ({"bf16"} if precision is BF16 else {"u8", "i8"})
