@@ -7,14 +7,17 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, tuple_, update
 
+from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_run_counts, tally
+from db.counts import Changes as RunChanges
+from db.runs import lock_run
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into
 from db.study_results import refresh_study_results
-from db.tables import images, outcomes, runs, scan_entries, scans, studies
+from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Label, Reason
 
-MERGE_ROWS = 5_000
+MERGE_ROWS = 2_000
 """Staging rows that one transaction merges: few enough that workers on SQLite do not wait long."""
 
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
@@ -100,7 +103,7 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
         Another process has taken the scan over.
     """
     total = 0
-    after: int | None = 0
+    after: int | None = -1
     while after is not None:
         with database.write() as connection:
             renew_lease(connection, scan)
@@ -166,9 +169,14 @@ def _merge_files(connection: Connection, archive_id: int, files: Sequence[Archiv
     run_ids = _lock_runs(connection, archive_id)
     study_ids = _study_ids(connection, archive_id, files)
     changes = compare(files, _image_rows(connection, archive_id, [file.path for file in files]), study_ids)
-    for ids in chunks([row.image_id for row in changes.superseded]):
+    superseded = [row.image_id for row in changes.superseded]
+    restored = [row.image_id for row, _ in changes.restored]
+    touched = set(study_ids.values()) | {row.study_id for row, _ in changes.corrected}
+    touched |= {row.study_id for row in changes.superseded}
+    before = _studies_with_images(connection, touched)
+    for ids in chunks(superseded):
         connection.execute(update(images).where(images.c.id.in_(ids)).values(current=False))
-    for ids in chunks([row.image_id for row, _ in changes.restored]):
+    for ids in chunks(restored):
         failed = outcomes.c.reason.in_(TEMPORARY_FAILURES)
         connection.execute(delete(outcomes).where(outcomes.c.image_id.in_(ids), failed))
         connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True))
@@ -176,10 +184,48 @@ def _merge_files(connection: Connection, archive_id: int, files: Sequence[Archiv
         attributes = dict(zip(IMAGE_ATTRIBUTES, _attributes(file), strict=True))
         correct = update(images).where(images.c.id == row.image_id)
         connection.execute(correct.values(study_id=study_ids[_placement(file).study], **attributes))
+    added: list[int] = []
     for new in chunks(changes.new):
-        connection.execute(insert(images), [_new_row(archive_id, study_ids, file) for file in new])
+        rows = [_new_row(archive_id, study_ids, file) for file in new]
+        added += connection.execute(insert(images).returning(images.c.id), rows).scalars()
+    _count_images(connection, archive_id, added + restored, superseded)
+    _count_studies(connection, archive_id, before, _studies_with_images(connection, touched))
+    _count_outcomes(connection, restored, 1)
+    _count_outcomes(connection, superseded, -1)
     _refresh_results(connection, run_ids, study_ids, changes)
     return len(changes.new)
+
+
+def _studies_with_images(connection: Connection, study_ids: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    for chunk in chunks(sorted(study_ids)):
+        query = select(images.c.study_id).where(images.c.study_id.in_(chunk), images.c.current).distinct()
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def _count_images(connection: Connection, archive_id: int, come: Iterable[int], gone: Iterable[int]) -> None:
+    change_archive_counts(connection, archive_id, add(tally(come, "images"), tally(gone, "images", -1)))
+
+
+def _count_studies(connection: Connection, archive_id: int, before: set[int], after: set[int]) -> None:
+    changes = add(tally(after - before, "studies"), tally(before - after, "studies", -1))
+    change_archive_counts(connection, archive_id, changes)
+
+
+def _count_outcomes(connection: Connection, image_ids: Sequence[int], by: int) -> None:
+    """Count the outcomes, in any run, of images that are current since now, or no longer."""
+    changes: dict[int, RunChanges] = {}
+    for chunk in chunks(image_ids):
+        rows = connection.execute(
+            select(outcomes.c.run_id, outcomes.c.image_id, outcomes.c.reason).where(outcomes.c.image_id.in_(chunk))
+        )
+        for row in rows:
+            of_run = changes.setdefault(row.run_id, RunChanges())
+            of_run[block_of(row.image_id), "processed"] += by
+            of_run[block_of(row.image_id), "failed"] += by if row.reason else 0
+    for run_id, of_run in changes.items():
+        change_run_counts(connection, run_id, of_run)
 
 
 def _refresh_results(
@@ -191,30 +237,45 @@ def _refresh_results(
     left = {row.study_id for row, _ in changes.corrected} | {row.study_id for row in changes.superseded}
     _update_body_parts(connection, grown | back | left)
     for run_id in run_ids:
-        refresh_study_results(connection, run_id, sorted((grown | left) - back), only_known=True)
-        refresh_study_results(connection, run_id, sorted(back))
+        known = refresh_study_results(connection, run_id, sorted((grown | left) - back), only_known=True)
+        change_run_counts(connection, run_id, add(known, refresh_study_results(connection, run_id, sorted(back))))
 
 
 def _mark_chunk_gone(connection: Connection, scan: Scan, after: int, unread: Collection[str]) -> tuple[int | None, int]:
-    """Mark a chunk of images in id order; return the last id, None at the end, and how many were marked."""
+    """Mark images of a block of ids; return the last id looked at, None at the end, and how many were marked."""
     run_ids = _lock_runs(connection, scan.archive_id)
+    of_archive = (archive_counts.c.archive_id == scan.archive_id, archive_counts.c.images > 0)
+    next_block = select(func.min(archive_counts.c.block)).where(
+        *of_archive, archive_counts.c.block >= block_of(after + 1)
+    )
+    block = connection.execute(next_block).scalar_one()
+    if block is None:
+        return None, 0
+    last = (block + 1) * BLOCK_IDS - 1
     found = exists().where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.path == images.c.path)
     rows = connection.execute(
         select(images.c.id, images.c.study_id, images.c.path)
-        .where(images.c.archive_id == scan.archive_id, images.c.current, images.c.id > after, ~found)
+        # The sum keeps planners from reading the whole archive through the index on archive_id.
+        .where(images.c.archive_id + 0 == scan.archive_id, images.c.current, ~found)
+        .where(images.c.id > after, images.c.id.between(block * BLOCK_IDS, last))
         .order_by(images.c.id)
         .limit(MERGE_ROWS)
     ).all()
-    if not rows:
-        return None, 0
+    if len(rows) == MERGE_ROWS:
+        last = rows[-1].id
     gone = [row for row in rows if not _is_at_or_below(row.path, unread)]
     for chunk in chunks(gone):
         connection.execute(update(images).where(images.c.id.in_([row.id for row in chunk])).values(current=False))
     study_ids = {row.study_id for row in gone}
+    gone_ids = [row.id for row in gone]
     _update_body_parts(connection, study_ids)
+    _count_images(connection, scan.archive_id, [], gone_ids)
+    _count_studies(connection, scan.archive_id, study_ids, _studies_with_images(connection, study_ids))
+    _count_outcomes(connection, gone_ids, -1)
     for run_id in run_ids:
-        refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
-    return rows[-1].id, len(gone)
+        changes = refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
+        change_run_counts(connection, run_id, changes)
+    return last, len(gone)
 
 
 def _is_at_or_below(path: str, paths: Collection[str]) -> bool:
@@ -242,8 +303,11 @@ def _update_body_parts(connection: Connection, study_ids: Iterable[int]) -> None
 
 def _lock_runs(connection: Connection, archive_id: int) -> list[int]:
     # A batch that is being stored locks its run against this; it would otherwise count a study's images as they were.
-    query = select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id).with_for_update()
-    return list(connection.execute(query).scalars())
+    query = select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id)
+    run_ids = list(connection.execute(query).scalars())
+    for run_id in run_ids:
+        lock_run(connection, run_id)
+    return run_ids
 
 
 def _image_rows(connection: Connection, archive_id: int, paths: Sequence[str]) -> dict[str, list[ImageRow]]:

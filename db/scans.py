@@ -8,14 +8,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.batching import make_batches
+from db.runs import lock_run
 from db.session import Database, Now
-from db.tables import archives, runs, scan_entries, scans, skipped_files, studies, study_results
+from db.tables import (
+    archive_counts,
+    archives,
+    batches,
+    run_counts,
+    runs,
+    scan_entries,
+    scans,
+    skipped_files,
+    studies,
+    study_results,
+)
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
+
+DELETE_ROWS = 20_000
+"""Staging rows that one transaction deletes: few enough that workers on SQLite do not wait long."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +145,11 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
             )
             .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token)
         ).one_or_none()
-        if row is None:
-            return None
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan_id))
-    return Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+    if row is None:
+        return None
+    taken = Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+    _delete_staged(database, taken)
+    return taken
 
 
 def renew_scan(database: Database, scan: Scan) -> None:
@@ -156,7 +172,7 @@ def release_scan(database: Database, scan: Scan) -> None:
 
 
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
-    """Make the run's batches and close the scan, in one transaction.
+    """Make the run's batches and close the scan; the last of several transactions closes it.
 
     Parameters
     ----------
@@ -176,22 +192,44 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
     TakenOver
         Another process has taken the scan over.
     """
+    total = 0
+    next_block: int | None = 0
+    while next_block is not None:
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            lock_run(connection, scan.run_id)
+            # A scan undoes a cancellation from before its start, and obeys one from during the scan.
+            started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
+            connection.execute(
+                update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
+            )
+            made, next_block = make_batches(connection, scan.run_id, next_block)
+            total += made
+    _delete_staged(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        # A scan undoes a cancellation from before its start, and obeys one from during the scan.
-        started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
-        connection.execute(
-            update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
-        )
-        made = make_batches(connection, scan.run_id)
         connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)
             .where(scans.c.id == scan.scan_id)
             .values(finished_at=Now(), skipped=json.dumps(dict(sorted(skipped.items()))))
         )
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
-    return made
+    return total
+
+
+def _delete_staged(database: Database, scan: Scan) -> None:
+    """Delete a scan's staging rows, some in each transaction; who takes it over after one of these starts it again."""
+    of_scan = scan_entries.c.scan_id == scan.scan_id
+    key = (scan_entries.c.study_key, scan_entries.c.path)
+    last = select(*key).where(of_scan).order_by(*key).offset(DELETE_ROWS - 1).limit(1)
+    more = True
+    while more:
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            row = connection.execute(last).one_or_none()
+            more = row is not None
+            these = of_scan if row is None else and_(of_scan, tuple_(*key) <= tuple(row))
+            connection.execute(delete(scan_entries).where(these))
 
 
 def abandon_scan(database: Database, scan: Scan) -> None:
@@ -200,8 +238,14 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         renew_lease(connection, scan)
         connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
-        if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
+        # A scan that was interrupted while it was being closed has made batches.
+        needed = or_(
+            exists().where(scans.c.run_id == scan.run_id),
+            exists().where(batches.c.run_id == scan.run_id),
+        )
+        if not connection.execute(select(needed)).scalar_one():
             connection.execute(delete(study_results).where(study_results.c.run_id == scan.run_id))
+            connection.execute(delete(run_counts).where(run_counts.c.run_id == scan.run_id))
             connection.execute(delete(runs).where(runs.c.id == scan.run_id))
         # A scan that was interrupted during its merge has left studies, which the next scan finds again.
         used = or_(
@@ -210,6 +254,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         )
         if not connection.execute(select(used)).scalar_one():
             connection.execute(delete(skipped_files).where(skipped_files.c.archive_id == scan.archive_id))
+            connection.execute(delete(archive_counts).where(archive_counts.c.archive_id == scan.archive_id))
             connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from db import ledger, merge, scans
-from db.batching import id_ranges
+from db.batching import id_ranges, make_batches
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
 from db.runs import open_run, register_archive, register_model
@@ -267,6 +267,20 @@ def test_after_a_scan_is_interrupted_during_its_merge_and_abandoned_the_archive_
     scans.abandon_scan(database, taken)
     assert scans.open_scans(database) == []
     assert finish_all(database, scan(database, found_files(3))) == 3
+
+
+def test_a_scan_interrupted_after_it_made_batches_keeps_them_when_it_is_abandoned(database: Database) -> None:
+    first = begin(database)
+    assert first is not None
+    merge.stage(database, first, found_files(3))
+    merge.merge(database, first)
+    with database.write() as connection:
+        make_batches(connection, first.run_id)
+    let_expire(database)
+    taken = scans.take_over(database, first.scan_id, "second")
+    assert taken is not None
+    scans.abandon_scan(database, taken)
+    assert finish_all(database, first.run_id) == 3
 
 
 def test_a_new_scan_that_takes_over_an_older_one_undoes_a_cancellation(database: Database) -> None:
