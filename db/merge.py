@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, or_, select, tuple_, update
 
 from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_run_counts, tally
 from db.counts import Changes as RunChanges
 from db.runs import lock_run
 from db.scans import Scan, renew_lease
-from db.session import Database, chunks, insert_into
+from db.session import Database, chunks, insert_many, one_of
 from db.study_results import refresh_study_results
 from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import ArchiveFile, Placement
@@ -187,7 +187,7 @@ def _merge_files(connection: Connection, archive_id: int, files: Sequence[Archiv
     added: list[int] = []
     for new in chunks(changes.new):
         rows = [_new_row(archive_id, study_ids, file) for file in new]
-        added += connection.execute(insert(images).returning(images.c.id), rows).scalars()
+        added += insert_many(connection, images, rows, _returning_id).scalars()
     _count_images(connection, archive_id, added + restored, superseded)
     _count_studies(connection, archive_id, before, _studies_with_images(connection, touched))
     _count_outcomes(connection, restored, 1)
@@ -196,10 +196,15 @@ def _merge_files(connection: Connection, archive_id: int, files: Sequence[Archiv
     return len(changes.new)
 
 
+def _returning_id(statement: Any) -> Any:
+    return statement.returning(images.c.id)
+
+
 def _studies_with_images(connection: Connection, study_ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     for chunk in chunks(sorted(study_ids)):
-        query = select(images.c.study_id).where(images.c.study_id.in_(chunk), images.c.current).distinct()
+        these = (one_of(connection, images.c.study_id, chunk), images.c.current)
+        query = select(images.c.study_id).where(*these).distinct()
         found.update(connection.execute(query).scalars())
     return found
 
@@ -314,7 +319,7 @@ def _image_rows(connection: Connection, archive_id: int, paths: Sequence[str]) -
     found: dict[str, list[ImageRow]] = {}
     for chunk in chunks(paths):
         for row in connection.execute(
-            select(images).where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
+            select(images).where(images.c.archive_id == archive_id, one_of(connection, images.c.path, chunk))
         ).mappings():
             image = ImageRow(
                 image_id=row["id"],
@@ -333,27 +338,28 @@ def _study_ids(connection: Connection, archive_id: int, files: Sequence[ArchiveF
     placements = {placement.study: placement for placement in map(_placement, files)}
     ids: dict[str, int] = {}
     for keys in chunks(sorted(placements)):
-        upsert = insert_into(connection, studies)
-        # A scan without the pseudonym key does not know the patients, and keeps those that are known.
-        patient = func.coalesce(upsert.excluded.patient, studies.c.patient)
-        fresh = {"human_label": upsert.excluded.human_label, "patient": patient}
-        connection.execute(
-            upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=fresh),
-            [
-                {
-                    "archive_id": archive_id,
-                    "key": key,
-                    "human_label": placements[key].human_label,
-                    "patient": placements[key].patient,
-                }
-                for key in keys
-            ],
-        )
-        rows = connection.execute(
-            select(studies.c.key, studies.c.id).where(studies.c.archive_id == archive_id, studies.c.key.in_(keys))
-        )
-        ids.update({row.key: row.id for row in rows})
+        rows = [
+            {
+                "archive_id": archive_id,
+                "key": key,
+                "human_label": placements[key].human_label,
+                "patient": placements[key].patient,
+            }
+            for key in keys
+        ]
+        insert_many(connection, studies, rows, _or_refresh)
+        these = (studies.c.archive_id == archive_id, one_of(connection, studies.c.key, keys))
+        ids.update({row.key: row.id for row in connection.execute(select(studies.c.key, studies.c.id).where(*these))})
     return ids
+
+
+def _or_refresh(statement: Any) -> Any:
+    human_label = statement.excluded.human_label
+    # A scan without the pseudonym key does not know the patients, and keeps those that are known.
+    patient = func.coalesce(statement.excluded.patient, studies.c.patient)
+    changed = or_(human_label.is_distinct_from(studies.c.human_label), patient.is_distinct_from(studies.c.patient))
+    fresh = {"human_label": human_label, "patient": patient}
+    return statement.on_conflict_do_update(index_elements=["archive_id", "key"], set_=fresh, where=changed)
 
 
 def _study_attributes(connection: Connection, scan: Scan, keys: Collection[str]) -> dict[str, dict[str, str | None]]:
