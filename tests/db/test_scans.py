@@ -402,6 +402,17 @@ def test_a_study_that_several_transactions_merge_has_the_label_and_body_parts_of
     assert row == ("positive", "HAND,WRIST")
 
 
+def test_new_images_are_numbered_study_by_study_so_that_a_batch_holds_whole_studies(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MERGE_ROWS", 7)
+    files = found_files(10, images_each=3)
+    scan(database, Random(1).sample(files, len(files)))
+    with database.read() as connection:
+        paths = list(connection.execute(select(images_table.c.path).order_by(images_table.c.id)).scalars())
+    assert paths == [file.path for file in files]
+
+
 def test_no_staging_rows_are_left_when_a_scan_is_closed_taken_over_or_abandoned(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
