@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.batching import make_batches
@@ -148,7 +148,7 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
     if row is None:
         return None
     taken = Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
-    _delete_staged(database, taken)
+    _delete_staging_rows(database, taken)
     return taken
 
 
@@ -172,7 +172,7 @@ def release_scan(database: Database, scan: Scan) -> None:
 
 
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
-    """Make the run's batches and close the scan; the last of several transactions closes it.
+    """Make the run's batches, delete the staging rows and close the scan; the last of several transactions closes it.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
             )
             made, next_block = make_batches(connection, scan.run_id, next_block)
             total += made
-    _delete_staged(database, scan)
+    _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
         connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
@@ -217,26 +217,11 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
     return total
 
 
-def _delete_staged(database: Database, scan: Scan) -> None:
-    """Delete a scan's staging rows, some in each transaction; who takes it over after one of these starts it again."""
-    of_scan = scan_entries.c.scan_id == scan.scan_id
-    key = (scan_entries.c.study_key, scan_entries.c.path)
-    last = select(*key).where(of_scan).order_by(*key).offset(DELETE_ROWS - 1).limit(1)
-    more = True
-    while more:
-        with database.write() as connection:
-            renew_lease(connection, scan)
-            row = connection.execute(last).one_or_none()
-            more = row is not None
-            these = of_scan if row is None else and_(of_scan, tuple_(*key) <= tuple(row))
-            connection.execute(delete(scan_entries).where(these))
-
-
 def abandon_scan(database: Database, scan: Scan) -> None:
     """Delete a scan that found no images, and the run and archive that were made for it."""
+    _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
         # A scan that was interrupted while it was being closed has made batches.
         needed = or_(
@@ -267,3 +252,22 @@ def renew_lease(connection: Connection, scan: Scan) -> None:
     ).rowcount
     if renewed != 1:
         raise TakenOver("another process has taken this scan over; see: bonescreen status")
+
+
+def _delete_staging_rows(database: Database, scan: Scan) -> None:
+    """Delete a scan's staging rows, `DELETE_ROWS` in each transaction."""
+    order = tuple_(scan_entries.c.study_key, scan_entries.c.path)
+    last: tuple[str, str] | None = ("", "")
+    while last is not None:
+        rest = scan_entries.c.scan_id == scan.scan_id, order > last
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            end = connection.execute(
+                select(scan_entries.c.study_key, scan_entries.c.path)
+                .where(*rest)
+                .order_by(scan_entries.c.study_key, scan_entries.c.path)
+                .limit(1)
+                .offset(DELETE_ROWS - 1)
+            ).one_or_none()
+            last = None if end is None else (end.study_key, end.path)
+            connection.execute(delete(scan_entries).where(*rest, *([] if last is None else [order <= last])))

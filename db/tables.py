@@ -187,7 +187,6 @@ scan_entries = Table(
     Column("laterality", String(1)),
     Column("series", String(64)),
     Column("patient", String(32)),
-    Index("ix_scan_entries_path", "scan_id", "path"),
 )
 
 batches = Table(
