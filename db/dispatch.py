@@ -5,10 +5,11 @@ Each function is one guarded UPDATE or a short transaction around one, so any nu
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, exists, select, update
 
-from db.batching import id_ranges, insert_batch
-from db.ledger import select_unprocessed
+from db.batching import id_ranges, insert_batch, is_in, is_open
+from db.ledger import select_unprocessed_of
+from db.runs import lock_run
 from db.session import Database, Now
 from db.store import ImageOutcome, record_outcomes
 from db.tables import batches, models, runs
@@ -23,14 +24,9 @@ SPLIT_INTO = 16
 
 
 def queues_with_batches(database: Database, state: BatchState) -> list[str]:
-    """List the queues that have batches in a state."""
-    query = (
-        select(models.c.queue)
-        .join_from(batches, runs, runs.c.id == batches.c.run_id)
-        .join(models, models.c.id == runs.c.model_id)
-        .where(batches.c.state == state)
-        .distinct()
-    )
+    """List the queues that have batches in a state, which is an open one."""
+    in_state = exists().where(batches.c.run_id == runs.c.id, is_open(), batches.c.state == state)
+    query = select(models.c.queue).join(runs, runs.c.model_id == models.c.id).where(in_state).distinct()
     with database.read() as connection:
         return sorted(connection.execute(query).scalars())
 
@@ -56,12 +52,9 @@ def mark_sent(database: Database, queue: str, limit: int, epoch: str) -> list[tu
     list of (int, int)
         Run id and batch id of each; the caller must send a message for each or call `mark_unsent`.
     """
+    pending = exists().where(batches.c.run_id == runs.c.id, is_open(), batches.c.state == BatchState.PENDING)
     runs_with_pending = (
-        select(batches.c.run_id)
-        .join(runs, runs.c.id == batches.c.run_id)
-        .join(models, models.c.id == runs.c.model_id)
-        .where(batches.c.state == BatchState.PENDING, models.c.queue == queue)
-        .distinct()
+        select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue, pending)
     )
     sent: list[tuple[int, int]] = []
     with database.write() as connection:
@@ -77,9 +70,9 @@ def _mark_sent_in_run(connection: Connection, run_id: int, limit: int, epoch: st
     # Two statements: PostgreSQL may evaluate a locking subquery with a limit more than once.
     chosen = connection.execute(
         select(batches.c.id)
-        .where(batches.c.run_id == run_id, batches.c.state == BatchState.PENDING)
+        .where(batches.c.run_id == run_id, is_open(), batches.c.state == BatchState.PENDING)
         # Batches that were sent before come after those that were never sent.
-        .order_by(batches.c.sent_at.asc().nulls_first(), batches.c.id)
+        .order_by(batches.c.sent_at, batches.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -118,7 +111,7 @@ def _requeue_sent(database: Database, condition: object) -> int:
     with database.write() as connection:
         return connection.execute(
             update(batches)
-            .where(batches.c.state == BatchState.SENT, condition)  # type: ignore[arg-type]
+            .where(is_in(BatchState.SENT), condition)  # type: ignore[arg-type]
             .values(state=BatchState.PENDING)
         ).rowcount
 
@@ -135,9 +128,7 @@ def recover_expired(database: Database) -> int:
         The number of batches recovered.
     """
     expired = (
-        select(batches.c.id)
-        .where(batches.c.state == BatchState.CLAIMED, batches.c.lease_expires_at < Now())
-        .order_by(batches.c.id)
+        select(batches.c.id).where(is_in(BatchState.CLAIMED), batches.c.lease_expires_at < Now()).order_by(batches.c.id)
     )
     with database.read() as connection:
         candidates = list(connection.execute(expired).scalars())
@@ -145,12 +136,11 @@ def recover_expired(database: Database) -> int:
 
 
 def _recover(database: Database, batch_id: int) -> bool:
-    run_of_batch = select(batches.c.run_id).where(batches.c.id == batch_id).scalar_subquery()
     with database.write() as connection:
-        # The run's row first, as `ledger.cancel` locks it first too: a split must not add batches to a cancelled run.
-        run = connection.execute(
-            select(runs.c.id, runs.c.cancelled_at).where(runs.c.id == run_of_batch).with_for_update()
-        ).one()
+        # The run first, as `ledger.cancel` locks it first too: a split must not add batches to a cancelled run.
+        run_id = connection.execute(select(batches.c.run_id).where(batches.c.id == batch_id)).scalar_one()
+        lock_run(connection, run_id)
+        run = connection.execute(select(runs.c.id, runs.c.cancelled_at).where(runs.c.id == run_id)).one()
         lost = connection.execute(
             update(batches)
             .where(
@@ -168,7 +158,7 @@ def _recover(database: Database, batch_id: int) -> bool:
         ).one_or_none()
         if lost is None or run.cancelled_at is not None:
             return lost is not None
-        left = [image.id for image in connection.execute(select_unprocessed(connection, lost.run_id, batch_id))]
+        left = [image.id for image in connection.execute(select_unprocessed_of(connection, batch_id))]
         state = state_after_worker_loss(len(left), lost.attempts)
         if state is BatchState.SPLIT:
             for id_range in id_ranges(left, [], -(-len(left) // SPLIT_INTO)):

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
-from db.batching import IdRange, insert_batch, make_batches
+from db.batching import IdRange, insert_batch, is_in, is_open, make_batches, select_unprocessed
+from db.counts import block_of
+from db.runs import lock_run, share_run
 from db.session import Database, Now
 from db.store import ImageOutcome, delete_failures, record_outcomes, without_stored
 from db.tables import archives, batches, images, models, outcomes, runs
 from xray.message import LEASE_SECONDS
-from xray.vocabulary import OPEN_STATES, BatchState
+from xray.vocabulary import BatchState
 
 WAITING_STATES = (BatchState.PENDING, BatchState.SENT)
 """A batch in one of these states may be claimed."""
@@ -27,11 +29,20 @@ WAITING_STATES = (BatchState.PENDING, BatchState.SENT)
 
 @dataclass(frozen=True)
 class Claim:
-    """One worker's claim on one batch; `scanned_at` is the archive's root on the host that scanned it."""
+    """One worker's claim on one batch.
+
+    Parameters
+    ----------
+    attempts : int
+        How many workers were lost on the batch.
+    scanned_at : str
+        The archive's root on the host that scanned it.
+    """
 
     run_id: int
     batch_id: int
     token: int
+    attempts: int
     model_id: int
     archive: str
     scanned_at: str
@@ -70,7 +81,7 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str, images: i
         None if the batch is in a different state or does not exist.
     """
     with database.write() as connection:
-        _share_run(connection, run_id)
+        share_run(connection, run_id)
         return _claim(connection, run_id, batch_id, worker, images)
 
 
@@ -79,7 +90,7 @@ def claim_next(
 ) -> Claim | None:
     """Claim the next batch of a queue without a message, which does nothing when it arrives later.
 
-    Batches come in the order in which the feeder sends them: those never sent, then those sent or claimed longest ago.
+    Of the runs, the one whose next batch was never sent or was sent longest ago comes first.
 
     Parameters
     ----------
@@ -98,43 +109,37 @@ def claim_next(
     Claim or None
         None if no batch waits that no other worker is just claiming.
     """
-    order = (batches.c.sent_at.asc().nulls_first(), batches.c.id)
-    waiting = batches.c.state.in_(WAITING_STATES)
     runs_of_queue = select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue)
     if run is not None:
         runs_of_queue = runs_of_queue.where(runs.c.id == run)
     with database.write() as connection:
-        run_ids = list(connection.execute(runs_of_queue).scalars())
-        while run_ids:
-            next_run = select(batches.c.run_id).where(batches.c.run_id.in_(run_ids), waiting).order_by(*order).limit(1)
-            run_id = connection.execute(next_run).scalar_one_or_none()
-            if run_id is None:
-                return None
-            _share_run(connection, run_id)
-            batch_id = connection.execute(
-                select(batches.c.id)
-                .where(batches.c.run_id == run_id, waiting)
-                .order_by(*order)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            ).scalar_one_or_none()
-            if batch_id is not None:
+        run_ids = connection.execute(runs_of_queue).scalars().all()
+        if len(run_ids) > 1:
+            firsts = [connection.execute(_select_waiting(run_id)).one_or_none() for run_id in run_ids]
+            run_ids = [row.run_id for row in sorted(filter(None, firsts), key=lambda row: (row.sent_at, row.id))]
+        for run_id in run_ids:
+            share_run(connection, run_id)
+            chosen = connection.execute(_select_waiting(run_id).with_for_update(skip_locked=True)).one_or_none()
+            if chosen is not None:
                 # As if sent now: should an outage release it, the batches of other runs come first.
-                connection.execute(update(batches).where(batches.c.id == batch_id).values(sent_at=Now()))
-                return _claim(connection, run_id, batch_id, worker, images)
-            run_ids.remove(run_id)
+                return _claim(connection, run_id, chosen.id, worker, images, sent_at=Now())
     return None
 
 
-def _share_run(connection: Connection, run_id: int) -> None:
-    """Keep `make_batches`, `cancel` and the recovery of lost batches from running beside this transaction.
+def _select_waiting(run_id: int) -> Select[Any]:
+    """Select a run's next batch: of those to be sent, then of those sent, the one sent longest ago."""
+    # Pending and sent are the open states that come after claimed, so this is the order of the index on open batches.
+    return (
+        select(batches.c.sent_at, batches.c.id, batches.c.run_id)
+        .where(batches.c.run_id == run_id, is_open(), batches.c.state > BatchState.CLAIMED)
+        .order_by(batches.c.state, batches.c.sent_at, batches.c.id)
+        .limit(1)
+    )
 
-    The run's row is locked before any of its batches.
-    """
-    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(read=True, key_share=True))
 
-
-def _claim(connection: Connection, run_id: int, batch_id: int, worker: str, size: int | None) -> Claim | None:
+def _claim(
+    connection: Connection, run_id: int, batch_id: int, worker: str, size: int | None, **sent: object
+) -> Claim | None:
     row = connection.execute(
         update(batches)
         .where(batches.c.id == batch_id, batches.c.run_id == run_id, batches.c.state.in_(WAITING_STATES))
@@ -143,39 +148,40 @@ def _claim(connection: Connection, run_id: int, batch_id: int, worker: str, size
             token=batches.c.token + 1,
             worker=worker,
             lease_expires_at=Now() + LEASE_SECONDS,
+            **sent,
         )
-        .returning(batches.c.token, batches.c.attempts)
+        .returning(*(batches.c[name] for name in ("token", "attempts", "parent_id", "first_image_id", "last_image_id")))
     ).one_or_none()
     if row is None:
         return None
-    if size is not None and row.attempts == 0:
-        _shrink(connection, run_id, batch_id, size)
     run = connection.execute(
-        select(runs.c.model_id, archives.c.name, archives.c.root)
+        select(runs.c.model_id, runs.c.archive_id, archives.c.name, archives.c.root)
         .join(archives, archives.c.id == runs.c.archive_id)
         .where(runs.c.id == run_id)
     ).one()
-    return Claim(run_id, batch_id, row.token, run.model_id, run.name, run.root)
+    if size is not None and row.attempts == 0:
+        unprocessed = select_unprocessed(run_id, run.archive_id, row.first_image_id, row.last_image_id)
+        ids = connection.execute(unprocessed.with_only_columns(images.c.id)).scalars().all()
+        _shrink(connection, run_id, batch_id, row, ids, size)
+    return Claim(run_id, batch_id, row.token, row.attempts, run.model_id, run.name, run.root)
 
 
-def _shrink(connection: Connection, run_id: int, batch_id: int, size: int) -> None:
+def _shrink(
+    connection: Connection, run_id: int, batch_id: int, batch: Row[Any], unprocessed: Sequence[int], size: int
+) -> None:
     """Leave a batch its first `size` unprocessed images, and make a pending batch of the rest of its range."""
-    unprocessed = select_unprocessed(connection, run_id, batch_id).with_only_columns(images.c.id)
-    ids = list(connection.execute(unprocessed).scalars())
-    if len(ids) <= size:
+    if len(unprocessed) <= size:
         return
-    batch = connection.execute(
-        select(batches.c.parent_id, batches.c.last_image_id).where(batches.c.id == batch_id)
-    ).one()
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(last_image_id=ids[size] - 1, images=size))
-    rest = IdRange(ids[size], batch.last_image_id, len(ids) - size)
+    first = unprocessed[size]
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(last_image_id=first - 1, images=size))
+    rest = IdRange(first, batch.last_image_id, len(unprocessed) - size)
     insert_batch(connection, run_id, rest, parent_id=batch.parent_id)
 
 
 def unprocessed_images(database: Database, claim: Claim) -> list[BatchImage]:
     """List the images of a claimed batch that are current and have no outcome, by id."""
     with database.read() as connection:
-        rows = connection.execute(select_unprocessed(connection, claim.run_id, claim.batch_id))
+        rows = connection.execute(select_unprocessed_of(connection, claim.batch_id))
         return [BatchImage(*row) for row in rows]
 
 
@@ -185,7 +191,8 @@ def latest_read_image(database: Database, claim: Claim) -> BatchImage | None:
         select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
         .join(outcomes, outcomes.c.image_id == images.c.id)
         .where(outcomes.c.run_id == claim.run_id, outcomes.c.content_id.is_not(None), images.c.current)
-        .order_by(images.c.id.desc())
+        # The order of the primary key.
+        .order_by(outcomes.c.image_id.desc())
         .limit(1)
     )
     with database.read() as connection:
@@ -219,7 +226,7 @@ def release_claims(database: Database, worker: str | None = None) -> int:
     int
         The number of batches released.
     """
-    claimed = update(batches).where(batches.c.state == BatchState.CLAIMED)
+    claimed = update(batches).where(is_in(BatchState.CLAIMED))
     if worker is not None:
         claimed = claimed.where(batches.c.worker.startswith(f"{worker}:", autoescape=True))
     with database.write() as connection:
@@ -233,7 +240,7 @@ def store(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> 
     database had committed. Store nothing and return False if fenced off.
     """
     with database.write() as connection:
-        _share_run(connection, claim.run_id)
+        share_run(connection, claim.run_id)
         if not _update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS):
             return False
         record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
@@ -244,15 +251,12 @@ def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) ->
     """Store a batch's remaining outcomes and mark it done, in one transaction; as `store` if fenced off."""
     with database.write() as connection:
         # Otherwise `make_batches` could still count the images as covered by this batch while it is being closed.
-        _share_run(connection, claim.run_id)
+        share_run(connection, claim.run_id)
         if not _update_claimed(connection, claim, state=BatchState.DONE, lease_expires_at=None):
             return False
         record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
         # If a scan has meanwhile made an earlier version of a file current again, the batch is not done.
-        if (
-            connection.execute(select_unprocessed(connection, claim.run_id, claim.batch_id).limit(1)).first()
-            is not None
-        ):
+        if connection.execute(select_unprocessed_of(connection, claim.batch_id).limit(1)).first() is not None:
             connection.execute(
                 update(batches).where(batches.c.id == claim.batch_id).values(state=BatchState.PENDING, worker=None)
             )
@@ -268,29 +272,14 @@ def _update_claimed(connection: Connection, claim: Claim, **values: object) -> b
     return updated == 1
 
 
-def select_unprocessed(connection: Connection, run_id: int, batch_id: int) -> Select[Any]:
-    """Select id, path, size and mtime_ns of a batch's images that are current and have no outcome, by id."""
+def select_unprocessed_of(connection: Connection, batch_id: int) -> Select[Any]:
+    """Select the images of a batch that are current and have no outcome, as `select_unprocessed` does."""
     batch = connection.execute(
-        select(batches.c.first_image_id, batches.c.last_image_id, runs.c.archive_id)
+        select(batches.c.run_id, batches.c.first_image_id, batches.c.last_image_id, runs.c.archive_id)
         .join(runs, runs.c.id == batches.c.run_id)
         .where(batches.c.id == batch_id)
     ).one()
-    id_range = (batch.first_image_id, batch.last_image_id)
-    outcome_of_image = and_(
-        outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id, outcomes.c.image_id.between(*id_range)
-    )
-    return (
-        select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
-        .outerjoin(outcomes, outcome_of_image)
-        .where(
-            images.c.id.between(*id_range),
-            # The sum keeps planners from reading the whole archive through the index on archive_id.
-            images.c.archive_id + 0 == batch.archive_id,
-            images.c.current,
-            outcomes.c.image_id.is_(None),
-        )
-        .order_by(images.c.id)
-    )
+    return select_unprocessed(batch.run_id, batch.archive_id, batch.first_image_id, batch.last_image_id)
 
 
 # -- users -------------------------------------------------------------------------------------------------------
@@ -300,13 +289,13 @@ def cancel(database: Database, run_id: int) -> int:
     """Cancel a run's open batches and return how many they were; stored results stay."""
     with database.write() as connection:
         # Locked first, so that neither a scan that is closing nor a worker that shrinks its batch makes more batches.
-        connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
+        lock_run(connection, run_id)
         connection.execute(
             update(runs).where(runs.c.id == run_id, runs.c.cancelled_at.is_(None)).values(cancelled_at=Now())
         )
         return connection.execute(
             update(batches)
-            .where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
+            .where(batches.c.run_id == run_id, is_open())
             .values(state=BatchState.CANCELLED, worker=None, lease_expires_at=None)
         ).rowcount
 
@@ -314,22 +303,31 @@ def cancel(database: Database, run_id: int) -> int:
 def resume(database: Database, run_id: int) -> int:
     """Undo a run's cancellation and make batches of its unprocessed images; return how many batches."""
     with database.write() as connection:
+        lock_run(connection, run_id)
         connection.execute(update(runs).where(runs.c.id == run_id).values(cancelled_at=None))
-        return make_batches(connection, run_id)
+        total, block = make_batches(connection, run_id)
+    while block is not None:
+        with database.write() as connection:
+            made, block = make_batches(connection, run_id, block)
+        total += made
+    return total
 
 
 def retry(database: Database, run_id: int) -> int:
-    """Delete a run's failures and make batches of their images; return how many images."""
-    with database.write() as connection:
-        # Locked first, so that two retries at the same time do not both count the same failures.
-        connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
-        deleted = delete_failures(connection, run_id)
-        make_batches(connection, run_id)
-    return deleted
+    """Delete a run's failures and make batches of their images, some in each transaction; return how many images."""
+    total = last = 0
+    while True:
+        with database.write() as connection:
+            lock_run(connection, run_id)
+            deleted = delete_failures(connection, run_id, after=last)
+            if not deleted:
+                return total
+            make_batches(connection, run_id, block_of(deleted[0]))
+        total, last = total + len(deleted), deleted[-1]
 
 
 def count_open_batches(database: Database, run_id: int) -> int:
     """Count a run's batches that are pending, sent or claimed."""
-    query = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
+    query = select(func.count()).where(batches.c.run_id == run_id, is_open())
     with database.read() as connection:
         return connection.execute(query).scalar_one()

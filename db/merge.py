@@ -5,14 +5,34 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 
+from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_run_counts, tally
+from db.counts import Changes as RunChanges
+from db.runs import lock_run
 from db.scans import Scan, renew_lease
-from db.session import Database, chunks, insert_into
+from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
-from db.tables import images, outcomes, runs, scan_entries, scans, studies
+from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import ArchiveFile, Placement
-from xray.vocabulary import Label, Reason
+from xray.vocabulary import Reason
 
 MERGE_ROWS = 5_000
 """Staging rows that one transaction merges: few enough that workers on SQLite do not wait long."""
@@ -23,6 +43,12 @@ TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""
 
+StagingRow = tuple[int, str, str, int, int, str | None, str | None, str | None, str | None, str | None, str | None]
+"""The columns of `scan_entries`, in their order."""
+
+Position = tuple[str, str]
+"""Study key and path of a staging row: a merge takes them in this order."""
+
 
 def stage(database: Database, scan: Scan, files: Sequence[ArchiveFile]) -> None:
     """Add files, each with its placement, to a scan's staging rows; paths must not repeat.
@@ -32,10 +58,11 @@ def stage(database: Database, scan: Scan, files: Sequence[ArchiveFile]) -> None:
     TakenOver
         Another process has taken the scan over.
     """
+    rows = [_staging_row(scan, file) for file in files]
     with database.write() as connection:
         renew_lease(connection, scan)
-        for chunk in chunks(files):
-            connection.execute(insert(scan_entries), [_staging_row(scan, file) for file in chunk])
+        if rows:
+            _insert_staging_rows(connection, rows)
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(found=scans.c.found + len(files)))
 
 
@@ -53,31 +80,21 @@ def merge(database: Database, scan: Scan) -> int:
         Another process has taken the scan over.
     """
     total = 0
-    last: tuple[str, str] | None = None
+    after = ("", "")
     while True:
         with database.write() as connection:
             renew_lease(connection, scan)
-            query = (
-                select(scan_entries)
-                .where(scan_entries.c.scan_id == scan.scan_id)
-                .order_by(scan_entries.c.study_key, scan_entries.c.path)
-                .limit(MERGE_ROWS)
-            )
-            if last is not None:
-                query = query.where(tuple_(scan_entries.c.study_key, scan_entries.c.path) > last)
-            rows = connection.execute(query).mappings().all()
-            if not rows:
+            upto = _end_of_chunk(connection, scan, after)
+            if upto is None:
                 return total
-            attributes = _study_attributes(connection, scan, {row["study_key"] for row in rows})
-            files = [_staged_file(row, attributes[row["study_key"]]) for row in rows]
-            added = _merge_files(connection, scan.archive_id, files)
-            total += added
+            added = _merge_chunk(connection, scan, after, upto)
             connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
-            last = (rows[-1]["study_key"], rows[-1]["path"])
+        total += added
+        after = upto
 
 
 def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozenset()) -> int:
-    """Mark images that the scan did not find as no longer current, a chunk in each transaction.
+    """Mark images that the scan did not find as no longer current, `MERGE_ROWS` ids in each transaction.
 
     Their results are kept, in case the files come back.
 
@@ -85,7 +102,7 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
     ----------
     database : Database
     scan : Scan
-        A scan whose files are staged.
+        A scan whose files are merged.
     unread : collection of str
         Paths that the scan could not read: images at and below these stay current.
 
@@ -99,14 +116,23 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
     TakenOver
         Another process has taken the scan over.
     """
+    with database.read() as connection:
+        held = select(archive_counts.c.block, archive_counts.c.images).where(
+            archive_counts.c.archive_id == scan.archive_id, archive_counts.c.images > 0
+        )
+        blocks = {row.block: row.images for row in connection.execute(held.order_by(archive_counts.c.block))}
+        found = connection.execute(select(scans.c.found).where(scans.c.id == scan.scan_id)).scalar_one()
+    # All files that were found are current images now.
+    if sum(blocks.values()) == found:
+        return 0
     total = 0
-    after: int | None = 0
-    while after is not None:
-        with database.write() as connection:
-            renew_lease(connection, scan)
-            after, number = _mark_chunk_gone(connection, scan, after, unread)
-            total += number
-            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
+    for block in blocks:
+        end = (block + 1) * BLOCK_IDS
+        for first in range(block * BLOCK_IDS, end, MERGE_ROWS):
+            with database.write() as connection:
+                renew_lease(connection, scan)
+                total += _mark_chunk_gone(connection, scan, first, min(first + MERGE_ROWS, end) - 1, unread)
+                connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
     return total
 
 
@@ -161,60 +187,248 @@ def compare(
     return changes
 
 
-def _merge_files(connection: Connection, archive_id: int, files: Sequence[ArchiveFile]) -> int:
-    """Update the rows of these files; return how many images are new."""
-    run_ids = _lock_runs(connection, archive_id)
-    study_ids = _study_ids(connection, archive_id, files)
-    changes = compare(files, _image_rows(connection, archive_id, [file.path for file in files]), study_ids)
+def _end_of_chunk(connection: Connection, scan: Scan, after: Position) -> Position | None:
+    """Return the position of the last of the next `MERGE_ROWS` staging rows, or None if there are no more."""
+    order = scan_entries.c.study_key, scan_entries.c.path
+    rest = select(*order).where(scan_entries.c.scan_id == scan.scan_id, tuple_(*order) > after)
+    chunk = rest.order_by(*order).limit(1).offset(MERGE_ROWS - 1)
+    remainder = rest.order_by(*(column.desc() for column in order)).limit(1)
+    row = connection.execute(chunk).one_or_none() or connection.execute(remainder).one_or_none()
+    return None if row is None else (row.study_key, row.path)
+
+
+def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Position) -> int:
+    """Merge the staging rows after one position, up to another; return how many images are new.
+
+    Statements of the database insert what is new. Only files of which a version is known and which have changed in any
+    way become Python objects.
+    """
+    run_ids = _lock_runs(connection, scan.archive_id)
+    _upsert_studies(connection, scan, after[0], upto[0])
+    order = tuple_(scan_entries.c.study_key, scan_entries.c.path)
+    in_chunk = and_(scan_entries.c.scan_id == scan.scan_id, order > after, order <= upto)
+    inserted = _insert_new_images(connection, scan, in_chunk)
+    grown = set(inserted.values())
+    rows = connection.execute(_select_changed(scan, in_chunk)).mappings().all()
+    files = [_staged_file(row) for row in rows]
+    study_ids = {row["study_key"]: row["study_id"] for row in rows}
+    changes = compare(files, _image_rows(connection, scan.archive_id, [file.path for file in files]), study_ids)
+    # The new images have the highest ids.
+    held = _with_images(connection, grown, images.c.id < min(inserted)) if inserted else set()
+    touched = {row.study_id for row in changes.superseded} | {row.study_id for row, _ in changes.corrected}
+    touched = touched.union(study_ids.values()) - grown
+    held |= _with_images(connection, touched)
+    come = [*inserted, *_apply(connection, scan.archive_id, study_ids, changes)]
+    gone = [row.image_id for row in changes.superseded]
+    _count_images(connection, scan.archive_id, come, gone)
+    _count_studies(connection, scan.archive_id, held, grown | _with_images(connection, touched))
+    _count_outcomes(connection, [row.image_id for row, _ in changes.restored], 1)
+    _count_outcomes(connection, gone, -1)
+    _refresh_results(connection, run_ids, grown, study_ids, changes)
+    return len(inserted) + len(changes.new)
+
+
+def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -> None:
+    """Insert or update the studies that begin after one key, up to another, with all their staging rows."""
+    # Label and patient are those that any image names. The body part is corrected once the images are inserted.
+    staged = (
+        select(
+            scan_entries.c.study_key,
+            func.max(scan_entries.c.human_label).label("human_label"),
+            func.max(scan_entries.c.patient).label("patient"),
+            func.min(scan_entries.c.body_part).label("body_part"),
+        )
+        .where(
+            scan_entries.c.scan_id == scan.scan_id,
+            scan_entries.c.study_key > after,
+            scan_entries.c.study_key <= upto,
+        )
+        .group_by(scan_entries.c.study_key)
+        .subquery()
+    )
+    # A scan without the pseudonym key does not know the patients, and keeps those that are known.
+    is_different = or_(
+        studies.c.id.is_(None),
+        studies.c.human_label.is_distinct_from(staged.c.human_label),
+        staged.c.patient != func.coalesce(studies.c.patient, ""),
+    )
+    # The range is also that of the studies, so that PostgreSQL does not read all of them for each chunk.
+    same = and_(
+        studies.c.archive_id == scan.archive_id,
+        studies.c.key == staged.c.study_key,
+        studies.c.key > after,
+        studies.c.key <= upto,
+    )
+    fresh = (
+        select(literal(scan.archive_id), staged.c.study_key, staged.c.human_label, staged.c.patient, staged.c.body_part)
+        .outerjoin_from(staged, studies, same)
+        .where(is_different)
+        .order_by(staged.c.study_key)
+    )
+    upsert = insert_into(connection, studies).from_select(
+        ["archive_id", "key", "human_label", "patient", "body_parts"], fresh
+    )
+    set_ = {
+        "human_label": upsert.excluded.human_label,
+        "patient": func.coalesce(upsert.excluded.patient, studies.c.patient),
+    }
+    connection.execute(upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=set_))
+
+
+def _insert_new_images(connection: Connection, scan: Scan, in_chunk: ColumnElement[bool]) -> dict[int, int]:
+    """Insert the images of paths that the archive never had; return the study of each, by image."""
+    columns = [scan_entries.c[name] for name in ("path", "size", "mtime_ns", *IMAGE_ATTRIBUTES)]
+    fresh = (
+        select(literal(scan.archive_id), _study_id(scan), true(), *columns)
+        .where(in_chunk, _matching_images(scan) == 0)
+        .order_by(scan_entries.c.study_key, scan_entries.c.path)
+    )
+    names = ["archive_id", "study_id", "current", *(column.name for column in columns)]
+    rows = connection.execute(insert(images).from_select(names, fresh).returning(images.c.id, images.c.study_id))
+    return {row[0]: row[1] for row in rows}
+
+
+def _select_changed(scan: Scan, in_chunk: ColumnElement[bool]) -> Select[Any]:
+    """Select the staging rows that have no current image of the same version, study and attributes."""
+    attributes = (images.c[name].is_not_distinct_from(scan_entries.c[name]) for name in IMAGE_ATTRIBUTES)
+    same = _matching_images(
+        scan,
+        images.c.size == scan_entries.c.size,
+        images.c.mtime_ns == scan_entries.c.mtime_ns,
+        images.c.current,
+        images.c.study_id == _study_id(scan),
+        *attributes,
+    )
+    return select(scan_entries, _study_id(scan).label("study_id")).where(in_chunk, same == 0)
+
+
+def _study_id(scan: Scan) -> ScalarSelect[int]:
+    is_study = studies.c.archive_id == scan.archive_id, studies.c.key == scan_entries.c.study_key
+    return select(studies.c.id).where(*is_study).correlate(scan_entries).scalar_subquery()
+
+
+def _matching_images(scan: Scan, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Count the images at a staging row's path that meet conditions.
+
+    PostgreSQL looks a counting subquery up in the index, row by row, whatever it knows of the sizes of the tables; NOT
+    EXISTS may become a join that reads all images for each chunk.
+    """
+    at_path = images.c.archive_id == scan.archive_id, images.c.path == scan_entries.c.path
+    return select(func.count()).where(*at_path, *conditions).correlate(scan_entries).scalar_subquery()
+
+
+def _apply(connection: Connection, archive_id: int, study_ids: Mapping[str, int], changes: Changes) -> list[int]:
+    """Write changes; return the images that have become current."""
+    come = [row.image_id for row, _ in changes.restored]
     for ids in chunks([row.image_id for row in changes.superseded]):
-        connection.execute(update(images).where(images.c.id.in_(ids)).values(current=False))
-    for ids in chunks([row.image_id for row, _ in changes.restored]):
+        connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
+    for ids in chunks(come):
         failed = outcomes.c.reason.in_(TEMPORARY_FAILURES)
-        connection.execute(delete(outcomes).where(outcomes.c.image_id.in_(ids), failed))
-        connection.execute(update(images).where(images.c.id.in_(ids)).values(current=True))
-    for row, file in changes.corrected:
-        attributes = dict(zip(IMAGE_ATTRIBUTES, _attributes(file), strict=True))
-        correct = update(images).where(images.c.id == row.image_id)
-        connection.execute(correct.values(study_id=study_ids[_placement(file).study], **attributes))
+        connection.execute(delete(outcomes).where(one_of(connection, outcomes.c.image_id, ids), failed))
+        connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=True))
+    if changes.corrected:
+        names = ("study_id", *IMAGE_ATTRIBUTES)
+        correct = update(images).where(images.c.id == bindparam("image_id"))
+        connection.execute(
+            correct.values({name: bindparam(f"new_{name}") for name in names}),
+            [
+                {"image_id": row.image_id, "new_study_id": study_ids[_placement(file).study]}
+                | {f"new_{name}": value for name, value in zip(IMAGE_ATTRIBUTES, _attributes(file), strict=True)}
+                for row, file in changes.corrected
+            ],
+        )
     for new in chunks(changes.new):
-        connection.execute(insert(images), [_new_row(archive_id, study_ids, file) for file in new])
-    _refresh_results(connection, run_ids, study_ids, changes)
-    return len(changes.new)
+        rows = [_new_row(archive_id, study_ids, file) for file in new]
+        come += insert_many(connection, images, rows, _returning_id).scalars()
+    return come
+
+
+def _returning_id(statement: Any) -> Any:
+    return statement.returning(images.c.id)
+
+
+def _with_images(connection: Connection, study_ids: Iterable[int], *conditions: ColumnElement[bool]) -> set[int]:
+    """Return those of some studies that have a current image that meets conditions."""
+    found: set[int] = set()
+    for chunk in chunks(sorted(study_ids)):
+        these = one_of(connection, images.c.study_id, chunk), images.c.current, *conditions
+        found.update(connection.execute(select(images.c.study_id).where(*these).distinct()).scalars())
+    return found
+
+
+def _count_images(connection: Connection, archive_id: int, come: Iterable[int], gone: Iterable[int]) -> None:
+    change_archive_counts(connection, archive_id, add(tally(come, "images"), tally(gone, "images", -1)))
+
+
+def _count_studies(connection: Connection, archive_id: int, before: set[int], after: set[int]) -> None:
+    changes = add(tally(after - before, "studies"), tally(before - after, "studies", -1))
+    change_archive_counts(connection, archive_id, changes)
+
+
+def _count_outcomes(connection: Connection, image_ids: Sequence[int], by: int) -> None:
+    """Count the outcomes, in any run, of images that are current since now, or no longer."""
+    changes: dict[int, RunChanges] = {}
+    for chunk in chunks(image_ids):
+        query = select(outcomes.c.run_id, outcomes.c.image_id, outcomes.c.reason)
+        for row in connection.execute(query.where(one_of(connection, outcomes.c.image_id, chunk))):
+            of_run = changes.setdefault(row.run_id, RunChanges())
+            of_run[block_of(row.image_id), "processed"] += by
+            of_run[block_of(row.image_id), "failed"] += by if row.reason else 0
+    for run_id, of_run in changes.items():
+        change_run_counts(connection, run_id, of_run)
 
 
 def _refresh_results(
-    connection: Connection, run_ids: Iterable[int], study_ids: Mapping[str, int], changes: Changes
+    connection: Connection,
+    run_ids: Iterable[int],
+    grown: Iterable[int],
+    study_ids: Mapping[str, int],
+    changes: Changes,
 ) -> None:
-    grown = {study_ids[_placement(file).study] for file in changes.new}
+    """Update the studies that got the new images `grown`, or that others of their images changed."""
+    changed = {*grown, *(study_ids[_placement(file).study] for file in changes.new)}
     # A study that was gone has no result to update, and all its images may have been processed.
     back = {study_ids[_placement(file).study] for _, file in changes.restored + changes.corrected}
     left = {row.study_id for row, _ in changes.corrected} | {row.study_id for row in changes.superseded}
-    _update_body_parts(connection, grown | back | left)
+    _update_body_parts(connection, changed | back | left)
     for run_id in run_ids:
-        refresh_study_results(connection, run_id, sorted((grown | left) - back), only_known=True)
-        refresh_study_results(connection, run_id, sorted(back))
+        known = refresh_study_results(connection, run_id, sorted((changed | left) - back), only_known=True)
+        change_run_counts(connection, run_id, add(known, refresh_study_results(connection, run_id, sorted(back))))
 
 
-def _mark_chunk_gone(connection: Connection, scan: Scan, after: int, unread: Collection[str]) -> tuple[int | None, int]:
-    """Mark a chunk of images in id order; return the last id, None at the end, and how many were marked."""
+def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, unread: Collection[str]) -> int:
+    """Mark those of a range of image ids that were not found; return how many."""
     run_ids = _lock_runs(connection, scan.archive_id)
-    found = exists().where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.path == images.c.path)
+    study_key = select(studies.c.key).where(studies.c.id == images.c.study_id).correlate(images).scalar_subquery()
+    # A count for the reason of `_matching_images`.
+    found = (
+        select(func.count())
+        .where(
+            scan_entries.c.scan_id == scan.scan_id,
+            scan_entries.c.study_key == study_key,
+            scan_entries.c.path == images.c.path,
+        )
+        .correlate(images)
+        .scalar_subquery()
+    )
+    # The sum keeps planners from reading the whole archive through the index on archive_id.
+    in_chunk = images.c.archive_id + 0 == scan.archive_id, images.c.id.between(first, last)
     rows = connection.execute(
-        select(images.c.id, images.c.study_id, images.c.path)
-        .where(images.c.archive_id == scan.archive_id, images.c.current, images.c.id > after, ~found)
-        .order_by(images.c.id)
-        .limit(MERGE_ROWS)
+        select(images.c.id, images.c.study_id, images.c.path).where(*in_chunk, images.c.current, found == 0)
     ).all()
-    if not rows:
-        return None, 0
     gone = [row for row in rows if not _is_at_or_below(row.path, unread)]
-    for chunk in chunks(gone):
-        connection.execute(update(images).where(images.c.id.in_([row.id for row in chunk])).values(current=False))
+    image_ids = [row.id for row in gone]
+    for ids in chunks(image_ids):
+        connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
     study_ids = {row.study_id for row in gone}
     _update_body_parts(connection, study_ids)
+    _count_images(connection, scan.archive_id, [], image_ids)
+    _count_studies(connection, scan.archive_id, study_ids, _with_images(connection, study_ids))
+    _count_outcomes(connection, image_ids, -1)
     for run_id in run_ids:
-        refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
-    return rows[-1].id, len(gone)
+        changes = refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
+        change_run_counts(connection, run_id, changes)
+    return len(gone)
 
 
 def _is_at_or_below(path: str, paths: Collection[str]) -> bool:
@@ -224,33 +438,42 @@ def _is_at_or_below(path: str, paths: Collection[str]) -> bool:
 def _update_body_parts(connection: Connection, study_ids: Iterable[int]) -> None:
     """Set the body parts of studies to those of their current images; a study without images keeps what it has."""
     for chunk in chunks(sorted(study_ids)):
+        is_different = func.coalesce(images.c.body_part, "") != func.coalesce(studies.c.body_parts, "")
+        suspects = (
+            select(images.c.study_id)
+            .join(studies, studies.c.id == images.c.study_id)
+            .where(one_of(connection, images.c.study_id, chunk), images.c.current, is_different)
+        )
         rows = connection.execute(
             select(images.c.study_id, images.c.body_part)
-            .where(images.c.study_id.in_(chunk), images.c.current)
+            .where(images.c.study_id.in_(suspects), images.c.current)
             .distinct()
             .order_by(images.c.study_id, images.c.body_part)
         ).all()
         parts: dict[int, list[str]] = {}
         for row in rows:
             parts.setdefault(row.study_id, []).extend([row.body_part] if row.body_part else [])
-        known = connection.execute(select(studies.c.id, studies.c.body_parts).where(studies.c.id.in_(list(parts))))
-        for study in known.all():
-            body_parts = ",".join(parts[study.id]) or None
-            if body_parts != study.body_parts:
-                connection.execute(update(studies).where(studies.c.id == study.id).values(body_parts=body_parts))
+        if parts:
+            connection.execute(
+                update(studies).where(studies.c.id == bindparam("study")).values(body_parts=bindparam("parts")),
+                [{"study": study_id, "parts": ",".join(found) or None} for study_id, found in parts.items()],
+            )
 
 
 def _lock_runs(connection: Connection, archive_id: int) -> list[int]:
     # A batch that is being stored locks its run against this; it would otherwise count a study's images as they were.
-    query = select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id).with_for_update()
-    return list(connection.execute(query).scalars())
+    query = select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id)
+    run_ids = list(connection.execute(query).scalars())
+    for run_id in run_ids:
+        lock_run(connection, run_id)
+    return run_ids
 
 
 def _image_rows(connection: Connection, archive_id: int, paths: Sequence[str]) -> dict[str, list[ImageRow]]:
     found: dict[str, list[ImageRow]] = {}
     for chunk in chunks(paths):
         for row in connection.execute(
-            select(images).where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
+            select(images).where(images.c.archive_id == archive_id, one_of(connection, images.c.path, chunk))
         ).mappings():
             image = ImageRow(
                 image_id=row["id"],
@@ -264,71 +487,34 @@ def _image_rows(connection: Connection, archive_id: int, paths: Sequence[str]) -
     return found
 
 
-def _study_ids(connection: Connection, archive_id: int, files: Sequence[ArchiveFile]) -> dict[str, int]:
-    """Insert or update the studies of these files; return their ids by key."""
-    placements = {placement.study: placement for placement in map(_placement, files)}
-    ids: dict[str, int] = {}
-    for keys in chunks(sorted(placements)):
-        upsert = insert_into(connection, studies)
-        # A scan without the pseudonym key does not know the patients, and keeps those that are known.
-        patient = func.coalesce(upsert.excluded.patient, studies.c.patient)
-        fresh = {"human_label": upsert.excluded.human_label, "patient": patient}
-        connection.execute(
-            upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=fresh),
-            [
-                {
-                    "archive_id": archive_id,
-                    "key": key,
-                    "human_label": placements[key].human_label,
-                    "patient": placements[key].patient,
-                }
-                for key in keys
-            ],
-        )
-        rows = connection.execute(
-            select(studies.c.key, studies.c.id).where(studies.c.archive_id == archive_id, studies.c.key.in_(keys))
-        )
-        ids.update({row.key: row.id for row in rows})
-    return ids
+def _insert_staging_rows(connection: Connection, rows: Sequence[StagingRow]) -> None:
+    # As fast as each driver can, as it is done for each file of each scan.
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(str(insert(scan_entries).compile(dialect=connection.dialect)), list(rows))
+        return
+    names = [column.name for column in scan_entries.c]
+    insert_many(connection, scan_entries, [dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _study_attributes(connection: Connection, scan: Scan, keys: Collection[str]) -> dict[str, dict[str, str | None]]:
-    """Return label and patient of staged studies, by key: not every image of a study need name them."""
-    attributes: dict[str, dict[str, str | None]] = {}
-    columns = [func.max(scan_entries.c[name]).label(name) for name in ("human_label", "patient")]
-    for chunk in chunks(sorted(keys)):
-        query = (
-            select(scan_entries.c.study_key, *columns)
-            .where(scan_entries.c.scan_id == scan.scan_id, scan_entries.c.study_key.in_(chunk))
-            .group_by(scan_entries.c.study_key)
-        )
-        for row in connection.execute(query):
-            attributes[row.study_key] = {"human_label": row.human_label, "patient": row.patient}
-    return attributes
-
-
-def _staging_row(scan: Scan, file: ArchiveFile) -> dict[str, Any]:
+def _staging_row(scan: Scan, file: ArchiveFile) -> StagingRow:
     placement = _placement(file)
-    return {
-        "scan_id": scan.scan_id,
-        "study_key": placement.study,
-        "path": file.path,
-        "size": file.size,
-        "mtime_ns": file.mtime_ns,
-        "human_label": placement.human_label,
-        "patient": placement.patient,
-        **dict(zip(IMAGE_ATTRIBUTES, _attributes(file), strict=True)),
-    }
-
-
-def _staged_file(row: RowMapping, study: Mapping[str, str | None]) -> ArchiveFile:
-    label = study["human_label"]
-    placement = Placement(
-        row["study_key"],
-        human_label=Label(label) if label else None,
-        patient=study["patient"],
-        **{name: row[name] for name in IMAGE_ATTRIBUTES},
+    return (
+        scan.scan_id,
+        placement.study,
+        file.path,
+        file.size,
+        file.mtime_ns,
+        placement.body_part,
+        placement.human_label,
+        placement.view,
+        placement.laterality,
+        placement.series,
+        placement.patient,
     )
+
+
+def _staged_file(row: RowMapping) -> ArchiveFile:
+    placement = Placement(row["study_key"], **{name: row[name] for name in IMAGE_ATTRIBUTES})
     return ArchiveFile(row["path"], row["size"], row["mtime_ns"], placement)
 
 

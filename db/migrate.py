@@ -15,8 +15,14 @@ from xray.errors import UsageError
 ADVISORY_LOCK = 0x626F6E65
 
 
-def upgrade(database: Database) -> tuple[str | None, str]:
-    """Upgrade to the newest schema; safe to call from several processes at the same time.
+def upgrade(database: Database, revision: str | None = None) -> tuple[str | None, str]:
+    """Upgrade the schema; safe to call from several processes at the same time.
+
+    Parameters
+    ----------
+    database : Database
+    revision : str, optional
+        Default: the newest.
 
     Returns
     -------
@@ -24,7 +30,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         The revisions before and after; equal if there was nothing to do.
     """
     config = _config()
-    head = _head(config)
+    head = revision or _head(config)
     with database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
@@ -32,7 +38,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         if before != head:
             _refuse_newer(config, before)
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, head)
     return before, head
 
 

@@ -1,15 +1,32 @@
 """Queries about results for commands, exports and pages: studies, images and failures. Nothing here writes."""
 
-from collections.abc import Generator, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, exists, func, literal, null, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    null,
+    select,
+)
 
-from db.run_queries import RunSummary, newest_run_ids, newest_runs, run_summary
+from db.run_queries import RunSummary, newest_run_ids, newest_runs, run_summary, run_totals
 from db.session import Database
-from db.study_results import STATUSES_WITH_SCORE
+from db.study_results import COUNTED_AS, STATUSES_WITH_SCORE
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
 from xray.thresholds import is_in_scope, label_of
@@ -37,6 +54,7 @@ class StudyRow:
     images: int
     failed: int
     model: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -170,34 +188,80 @@ def check_body_part(database: Database, body_part: str, listed: Sequence[RunSumm
 
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
     """Stream studies by descending score; those without a score come last."""
-    rows = _select_matching(wanted).subquery()
-    listed = select(rows).order_by(rows.c.score.desc().nulls_last(), rows.c.study, rows.c.run.desc())
-    if wanted.limit is not None:
-        listed = listed.limit(wanted.limit)
-    with database.read() as connection:
-        for row in connection.execute(listed.execution_options(yield_per=1000)):
-            yield _study_row(row._asdict())
+    with database.read() as connection, ExitStack() as stack:
+        run_ids = sorted(_listed_runs(connection, wanted), reverse=True)
+        streams = [stack.enter_context(closing(_stream_run(connection, run_id, wanted))) for run_id in run_ids]
+        merged = heapq.merge(*streams, key=lambda row: (row.score is None, -(row.score or 0.0)))
+        yield from islice(merged, wanted.limit)
+
+
+def _listed_runs(connection: Connection, wanted: ResultFilter) -> Sequence[int]:
+    if wanted.run is not None:
+        return [wanted.run]
+    return connection.execute(newest_run_ids()).scalars().all()
+
+
+def _stream_run(connection: Connection, run_id: int, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
+    for selected in _select_matching(run_id, wanted):
+        query = selected.limit(wanted.limit).execution_options(yield_per=1000)
+        with connection.execute(query) as rows:
+            for row in rows:
+                yield _study_row(row._asdict())
 
 
 def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus, int]:
     """Count by status the studies that `results` would list without a limit."""
-    rows = _select_matching(wanted).subquery()
+    counted: Counter[StudyStatus] = Counter()
     with database.read() as connection:
-        counted = connection.execute(select(rows.c.status, func.count()).group_by(rows.c.status)).all()
-    return {StudyStatus(row[0]): row[1] for row in counted}
+        for run_id in _listed_runs(connection, wanted):
+            own_threshold = wanted.threshold is None or (not wanted.flagged and wanted.label is None)
+            if own_threshold and wanted.min_score is None and wanted.body_part is None:
+                counted.update(_kept_counts(run_totals(connection, run_id), wanted))
+                continue
+            for row in connection.execute(_select_status_counts(run_id, wanted)):
+                counted[StudyStatus(row.status)] += row.studies
+    return {status: number for status, number in counted.items() if number}
+
+
+def _select_status_counts(run_id: int, wanted: ResultFilter) -> Select[str, int]:
+    status = _status().label("status")
+    counted = select(status, func.count().label("studies")).group_by(status)
+    if wanted.body_part is None:
+        counted = counted.where(study_results.c.run_id == run_id)
+    else:
+        archive_id = select(runs.c.archive_id).where(runs.c.id == run_id).scalar_subquery()
+        shown = (images.c.archive_id == archive_id, images.c.current, images.c.body_part == wanted.body_part.upper())
+        of_part = select(images.c.study_id).where(*shown).distinct().subquery()
+        result = and_(study_results.c.run_id == run_id, study_results.c.study_id == of_part.c.study_id)
+        counted = counted.select_from(of_part).outerjoin(study_results, result)
+    return counted.where(*_score_conditions(wanted))
+
+
+def _kept_counts(totals: Mapping[str, int], wanted: ResultFilter) -> dict[StudyStatus, int]:
+    """Return the counts of the studies of each status that are wanted by flag or label only."""
+    every = {status: totals[column] for status, column in COUNTED_AS.items()}
+    flagged = {status: totals[f"flagged_{COUNTED_AS[status]}"] for status in STATUSES_WITH_SCORE}
+    if wanted.label is Label.NEGATIVE:
+        negative = every[StudyStatus.SCORED] - flagged[StudyStatus.SCORED]
+        return {} if wanted.flagged else {StudyStatus.SCORED: negative}
+    if wanted.flagged or wanted.label is Label.POSITIVE:
+        return flagged
+    return {**every, StudyStatus.PENDING: totals["studies"] - sum(every.values())}
 
 
 def list_body_parts(database: Database, run_ids: Sequence[int]) -> list[str]:
     """List the body parts that the images of some runs show, each once, in alphabetical order."""
-    shown = (
-        select(images.c.body_part)
-        .distinct()
-        .join(runs, runs.c.archive_id == images.c.archive_id)
-        .where(runs.c.id.in_(run_ids), images.c.current, images.c.body_part.is_not(None))
-        .order_by(images.c.body_part)
-    )
+    found: set[str] = set()
     with database.read() as connection:
-        return list(connection.execute(shown).scalars())
+        archive_ids = connection.execute(select(runs.c.archive_id).where(runs.c.id.in_(run_ids)).distinct()).scalars()
+        for archive_id in archive_ids.all():
+            # One look into the index for each part: SELECT DISTINCT would read every image.
+            first = select(func.min(images.c.body_part)).where(images.c.archive_id == archive_id, images.c.current)
+            part = connection.execute(first).scalar_one()
+            while part is not None:
+                found.add(part)
+                part = connection.execute(first.where(images.c.body_part > part)).scalar_one()
+    return sorted(found)
 
 
 def find_study(database: Database, key: str, run_id: int | None = None) -> list[Study]:
@@ -226,7 +290,7 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
 
 def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequence[RowMapping]:
     last_scan = select(func.max(scans.c.id)).where(scans.c.run_id == runs.c.id).scalar_subquery()
-    every = _select_studies(None).order_by(last_scan.desc())
+    every = _select_studies(_columns(None)).order_by(last_scan.desc())
     if run_id is not None:
         every = every.where(runs.c.id == run_id)
     exact = connection.execute(every.where(studies.c.key == key)).mappings().all()
@@ -240,60 +304,93 @@ def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequ
     return connection.execute(every.where(studies.c.key.in_(keys))).mappings().all()
 
 
-def _select_matching(wanted: ResultFilter) -> Select[tuple[object, ...]]:
-    rows = _select_studies(wanted.threshold).subquery()
-    listed = select(rows).where(rows.c.run.in_(newest_run_ids()) if wanted.run is None else rows.c.run == wanted.run)
-    if wanted.flagged:
-        listed = listed.where(rows.c.flagged)
-    if wanted.min_score is not None:
-        listed = listed.where(rows.c.score >= wanted.min_score)
-    if wanted.body_part is not None:
-        image_of_study = and_(images.c.study_id == rows.c.study_id, images.c.current)
-        listed = listed.where(exists().where(image_of_study, images.c.body_part == wanted.body_part.upper()))
-    if wanted.label is not None:
-        listed = listed.where(rows.c.label == wanted.label)
-    return listed
-
-
-def _select_studies(threshold: float | None) -> Select[tuple[object, ...]]:
-    status = func.coalesce(study_results.c.status, StudyStatus.PENDING)
-    score = case((status.in_(STATUSES_WITH_SCORE), study_results.c.score))
-    flagged: ColumnElement[bool] = func.coalesce(study_results.c.flagged, False)
-    if threshold is not None:
-        # In SQL as in `xray.thresholds.is_positive`.
-        flagged = func.coalesce(score, -1.0) >= threshold
-    label = case(
-        (flagged, literal(Label.POSITIVE.value)),
-        # Only a study whose images were all read may be called negative.
-        (status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
-        else_=null(),
+def _select_matching(run_id: int, wanted: ResultFilter) -> Iterator[Select[tuple[Any, ...]]]:
+    """Select the studies of a run that have a score, the highest first, then those without one that are wanted too."""
+    columns, score, conditions = _columns(wanted.threshold), study_results.c.score, _score_conditions(wanted)
+    by_score = _join_study(select(*columns).select_from(study_results)).order_by(score.desc(), studies.c.key)
+    by_score = by_score.where(
+        runs.c.id == run_id, study_results.c.run_id == run_id, *conditions or [score.is_not(None)]
     )
-    current_image = and_(images.c.study_id == studies.c.id, images.c.current)
-    image_count = select(func.count()).where(current_image).scalar_subquery()
+    without = _select_studies(columns).where(runs.c.id == run_id, score.is_(None)).order_by(studies.c.key)
+    if wanted.body_part is not None:
+        shown = ("," + studies.c.body_parts + ",").contains(f",{wanted.body_part.upper()},", autoescape=True)
+        by_score, without = by_score.where(shown), without.where(shown)
+    yield by_score
+    if not conditions:
+        yield without
+
+
+def _score_conditions(wanted: ResultFilter) -> list[ColumnElement[bool]]:
+    """Return what is asked of a study's score, by which it must have one; nothing if studies without one count too."""
+    flagged, conditions = _is_flagged(wanted.threshold), []
+    if wanted.flagged or wanted.label is Label.POSITIVE:
+        conditions.append(flagged)
+    if wanted.label is Label.NEGATIVE:
+        conditions += [study_results.c.status == StudyStatus.SCORED, ~flagged, study_results.c.score.is_not(None)]
+    if wanted.min_score is not None:
+        conditions.append(study_results.c.score >= wanted.min_score)
+    return conditions
+
+
+def _join_study(selected: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:
     return (
-        select(
-            runs.c.id.label("run"),
-            studies.c.id.label("study_id"),
-            studies.c.key.label("study"),
-            studies.c.body_parts.label("body_part"),
-            studies.c.human_label,
-            status.label("status"),
-            score.label("score"),
-            label.label("label"),
-            flagged.label("flagged"),
-            func.coalesce(study_results.c.images, image_count).label("images"),
-            func.coalesce(study_results.c.failed, 0).label("failed"),
-            (models.c.name + " " + models.c.version).label("model"),
-            models.c.digest,
-            models.c.image_threshold,
-            models.c.body_parts.label("known_parts"),
-            studies.c.patient,
-        )
+        selected.join(studies, studies.c.id == study_results.c.study_id)
+        .join(runs, runs.c.id == study_results.c.run_id)
+        .join(models, models.c.id == runs.c.model_id)
+    )
+
+
+def _select_studies(columns: Sequence[ColumnElement[Any]]) -> Select[tuple[Any, ...]]:
+    """Select the studies of every run that have a current image, with a result or not."""
+    return (
+        select(*columns)
         .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
         .join(models, models.c.id == runs.c.model_id)
         .outerjoin(study_results, and_(study_results.c.run_id == runs.c.id, study_results.c.study_id == studies.c.id))
-        .where(exists().where(current_image))
+        .where(exists().where(_CURRENT_IMAGE))
     )
+
+
+_CURRENT_IMAGE = and_(images.c.study_id == studies.c.id, images.c.current)
+
+
+def _status() -> ColumnElement[str]:
+    return func.coalesce(study_results.c.status, StudyStatus.PENDING)
+
+
+def _is_flagged(threshold: float | None) -> ColumnElement[bool]:
+    # In SQL as in `xray.thresholds.is_positive`.
+    return study_results.c.flagged if threshold is None else study_results.c.score >= threshold
+
+
+def _columns(threshold: float | None) -> list[ColumnElement[Any]]:
+    flagged = func.coalesce(_is_flagged(threshold), false())
+    label = case(
+        (flagged, literal(Label.POSITIVE.value)),
+        # Only a study whose images were all read may be called negative.
+        (study_results.c.status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
+        else_=null(),
+    )
+    image_count = select(func.count()).where(_CURRENT_IMAGE).scalar_subquery()
+    return [
+        runs.c.id.label("run"),
+        studies.c.id.label("study_id"),
+        studies.c.key.label("study"),
+        studies.c.body_parts.label("body_part"),
+        studies.c.human_label,
+        _status().label("status"),
+        study_results.c.score,
+        label.label("label"),
+        flagged.label("flagged"),
+        func.coalesce(study_results.c.images, image_count).label("images"),
+        func.coalesce(study_results.c.failed, 0).label("failed"),
+        (models.c.name + " " + models.c.version).label("model"),
+        models.c.precision,
+        models.c.digest,
+        models.c.image_threshold,
+        models.c.body_parts.label("known_parts"),
+        studies.c.patient,
+    ]
 
 
 def _study_row(values: dict[str, object]) -> StudyRow:

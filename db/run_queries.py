@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Label, Select, exists, func, select
 
+from db.batching import is_open
 from db.session import Database
-from db.tables import archives, batches, images, models, outcomes, runs, scans, study_results
+from db.tables import archive_counts, archives, batches, models, run_counts, runs, scans
 from xray.errors import UsageError
-from xray.vocabulary import OPEN_STATES
 
 
 class RunState(StrEnum):
@@ -55,6 +55,7 @@ class RunSummary:
     skipped: dict[str, int]
     gone: int
     created_at: float
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,6 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
     UsageError
         There is no such run.
     """
-    of_run = study_results.c.run_id == run_id
     with database.read() as connection:
         row = connection.execute(
             select(
@@ -97,7 +97,7 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
                 runs.c.archive_id,
                 archives.c.name.label("archive"),
                 archives.c.root,
-                *(models.c[name] for name in ("version", "digest", "queue", "finding", "study_threshold")),
+                *(models.c[name] for name in ("version", "digest", "precision", "queue", "finding", "study_threshold")),
                 models.c.name.label("model_name"),
             )
             .join(archives, archives.c.id == runs.c.archive_id)
@@ -106,26 +106,18 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         ).one_or_none()
         if row is None:
             raise UsageError(f"there is no run {run_id}; see: bonescreen runs")
-        study_count = connection.execute(
-            select(func.count(images.c.study_id.distinct())).where(
-                images.c.archive_id == row.archive_id, images.c.current
-            )
-        )
-        inferred = connection.execute(
-            select(func.count(outcomes.c.content_id.distinct())).where(outcomes.c.run_id == run_id)
-        )
-        flagged = connection.execute(select(func.count()).where(of_run, study_results.c.flagged))
+        counted = run_totals(connection, run_id)
         scan = connection.execute(
             select(scans.c.skipped, scans.c.gone)
             .where(scans.c.run_id == run_id, scans.c.finished_at.is_not(None))
             .order_by(scans.c.id.desc())
             .limit(1)
         ).one_or_none()
-        open_count = select(func.count()).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES))
+        open_count = select(func.count()).where(batches.c.run_id == run_id, is_open())
         numbers = {
-            "studies": study_count.scalar_one(),
-            "inferred": inferred.scalar_one(),
-            "flagged": flagged.scalar_one(),
+            "studies": counted["studies"],
+            "inferred": counted["inferred"],
+            "flagged": counted["flagged_scored"] + counted["flagged_incomplete"],
             "open_batches": connection.execute(open_count).scalar_one(),
         }
     progress = run_progress(database, run_id)
@@ -145,34 +137,48 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         skipped=json.loads(scan.skipped) if scan else {},
         gone=scan.gone if scan else 0,
         created_at=row.created_at,
+        precision=row.precision,
         **numbers,
     )
 
 
 def run_progress(database: Database, run_id: int) -> Progress:
-    """Return the progress of a run; cheap enough to call every second."""
+    """Return the progress of a run; cheap enough to call many times a second."""
     open_scan = select(scans.c.found).where(scans.c.run_id == run_id, scans.c.finished_at.is_(None))
-    any_open = select(batches.c.id).where(batches.c.run_id == run_id, batches.c.state.in_(OPEN_STATES)).limit(1)
+    any_open = exists().where(batches.c.run_id == run_id, is_open())
+    of_run, of_archive = run_counts.c.run_id == run_id, archive_counts.c.archive_id == runs.c.archive_id
+    query = select(
+        runs.c.cancelled_at,
+        open_scan.scalar_subquery().label("found"),
+        any_open.label("running"),
+        _total(archive_counts.c.images, of_archive),
+        _total(run_counts.c.processed, of_run),
+        _total(run_counts.c.failed, of_run),
+    ).where(runs.c.id == run_id)
     with database.read() as connection:
-        run = connection.execute(select(runs.c.archive_id, runs.c.cancelled_at).where(runs.c.id == run_id)).one()
-        scanning = connection.execute(open_scan).scalar_one_or_none()
-        running = connection.execute(any_open).first() is not None
-        image_count = connection.execute(
-            select(func.count()).where(images.c.archive_id == run.archive_id, images.c.current)
-        ).scalar_one()
-        processed, failed = connection.execute(
-            select(func.count(), func.count(outcomes.c.reason))
-            .select_from(outcomes)
-            .join(images, images.c.id == outcomes.c.image_id)
-            .where(outcomes.c.run_id == run_id, images.c.current)
-        ).one()
+        row = connection.execute(query).one()
     state = run_state(
-        cancelled=run.cancelled_at is not None,
-        scanning=scanning is not None,
-        running=running,
-        unprocessed=image_count - processed,
+        cancelled=row.cancelled_at is not None,
+        scanning=row.found is not None,
+        running=bool(row.running),
+        unprocessed=row.images - row.processed,
     )
-    return Progress(state, image_count, processed, failed, scanning or 0)
+    return Progress(state, row.images, row.processed, row.failed, row.found or 0)
+
+
+def run_totals(connection: Connection, run_id: int) -> dict[str, int]:
+    """Add up what `db.counts` keeps of a run and its archive, by column."""
+    of_archive = archive_counts.c.archive_id == select(runs.c.archive_id).where(runs.c.id == run_id).scalar_subquery()
+    columns = [column for column in run_counts.columns if not column.primary_key]
+    totals = select(
+        *(_total(column, run_counts.c.run_id == run_id) for column in columns),
+        *(_total(archive_counts.c[name], of_archive) for name in ("images", "studies")),
+    )
+    return dict(connection.execute(totals).mappings().one())
+
+
+def _total(column: Column[int], condition: ColumnElement[bool]) -> Label[int]:
+    return select(func.coalesce(func.sum(column), 0)).where(condition).scalar_subquery().label(column.name)
 
 
 def run_state(*, cancelled: bool, scanning: bool, running: bool, unprocessed: int) -> RunState:

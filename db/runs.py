@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, func, select, update
 
 from db.session import Database, Now, insert_into
 from db.tables import archives, models, runs
 from xray.errors import UsageError
 from xray.vocabulary import Precision
+
+RUN_LOCK = 0x72756E
+"""Any constant: with a run's number it names a lock of PostgreSQL."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,23 @@ def run_precision(database: Database, run_id: int) -> Precision | None:
     with database.read() as connection:
         precision = connection.execute(query).scalar_one_or_none()
     return None if precision is None else Precision(precision)
+
+
+def lock_run(connection: Connection, run_id: int) -> None:
+    """Be the only transaction that works on a run, until the end of this one; taken before any lock of its rows."""
+    _lock(connection, run_id, "pg_advisory_xact_lock")
+
+
+def share_run(connection: Connection, run_id: int) -> None:
+    """Keep others from locking a run until the end of this transaction; taken before any lock of its rows."""
+    _lock(connection, run_id, "pg_advisory_xact_lock_shared")
+
+
+def _lock(connection: Connection, run_id: int, function: str) -> None:
+    # Not a lock of the run's row: while some workers share it, others may join them, so that who wants it for himself
+    # may wait for ever. On SQLite a writing transaction is the only one anyway.
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(getattr(func, function)(RUN_LOCK, run_id)))
 
 
 def require_run(database: Database, run_id: int) -> None:

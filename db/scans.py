@@ -8,14 +8,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.batching import make_batches
+from db.runs import lock_run
 from db.session import Database, Now
-from db.tables import archives, runs, scan_entries, scans, skipped_files, studies, study_results
+from db.tables import (
+    archive_counts,
+    archives,
+    batches,
+    run_counts,
+    runs,
+    scan_entries,
+    scans,
+    skipped_files,
+    studies,
+    study_results,
+)
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
+
+DELETE_ROWS = 20_000
+"""Staging rows that one transaction deletes: few enough that workers on SQLite do not wait long."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +145,11 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
             )
             .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token)
         ).one_or_none()
-        if row is None:
-            return None
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan_id))
-    return Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+    if row is None:
+        return None
+    taken = Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+    _delete_staging_rows(database, taken)
+    return taken
 
 
 def renew_scan(database: Database, scan: Scan) -> None:
@@ -156,7 +172,7 @@ def release_scan(database: Database, scan: Scan) -> None:
 
 
 def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
-    """Make the run's batches and close the scan, in one transaction.
+    """Make the run's batches, delete the staging rows and close the scan; the last of several transactions closes it.
 
     Parameters
     ----------
@@ -176,32 +192,45 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
     TakenOver
         Another process has taken the scan over.
     """
+    total = 0
+    next_block: int | None = 0
+    while next_block is not None:
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            lock_run(connection, scan.run_id)
+            # A scan undoes a cancellation from before its start, and obeys one from during the scan.
+            started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
+            connection.execute(
+                update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
+            )
+            made, next_block = make_batches(connection, scan.run_id, next_block)
+            total += made
+    _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        # A scan undoes a cancellation from before its start, and obeys one from during the scan.
-        started = select(scans.c.started_at).where(scans.c.id == scan.scan_id).scalar_subquery()
-        connection.execute(
-            update(runs).where(runs.c.id == scan.run_id, runs.c.cancelled_at < started).values(cancelled_at=None)
-        )
-        made = make_batches(connection, scan.run_id)
         connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)
             .where(scans.c.id == scan.scan_id)
             .values(finished_at=Now(), skipped=json.dumps(dict(sorted(skipped.items()))))
         )
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
-    return made
+    return total
 
 
 def abandon_scan(database: Database, scan: Scan) -> None:
     """Delete a scan that found no images, and the run and archive that were made for it."""
+    _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        connection.execute(delete(scan_entries).where(scan_entries.c.scan_id == scan.scan_id))
         connection.execute(delete(scans).where(scans.c.id == scan.scan_id))
-        if connection.execute(select(func.count()).where(scans.c.run_id == scan.run_id)).scalar_one() == 0:
+        # A scan that was interrupted while it was being closed has made batches.
+        needed = or_(
+            exists().where(scans.c.run_id == scan.run_id),
+            exists().where(batches.c.run_id == scan.run_id),
+        )
+        if not connection.execute(select(needed)).scalar_one():
             connection.execute(delete(study_results).where(study_results.c.run_id == scan.run_id))
+            connection.execute(delete(run_counts).where(run_counts.c.run_id == scan.run_id))
             connection.execute(delete(runs).where(runs.c.id == scan.run_id))
         # A scan that was interrupted during its merge has left studies, which the next scan finds again.
         used = or_(
@@ -210,6 +239,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         )
         if not connection.execute(select(used)).scalar_one():
             connection.execute(delete(skipped_files).where(skipped_files.c.archive_id == scan.archive_id))
+            connection.execute(delete(archive_counts).where(archive_counts.c.archive_id == scan.archive_id))
             connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 
 
@@ -222,3 +252,22 @@ def renew_lease(connection: Connection, scan: Scan) -> None:
     ).rowcount
     if renewed != 1:
         raise TakenOver("another process has taken this scan over; see: bonescreen status")
+
+
+def _delete_staging_rows(database: Database, scan: Scan) -> None:
+    """Delete a scan's staging rows, `DELETE_ROWS` in each transaction."""
+    order = tuple_(scan_entries.c.study_key, scan_entries.c.path)
+    last: tuple[str, str] | None = ("", "")
+    while last is not None:
+        rest = scan_entries.c.scan_id == scan.scan_id, order > last
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            end = connection.execute(
+                select(scan_entries.c.study_key, scan_entries.c.path)
+                .where(*rest)
+                .order_by(scan_entries.c.study_key, scan_entries.c.path)
+                .limit(1)
+                .offset(DELETE_ROWS - 1)
+            ).one_or_none()
+            last = None if end is None else (end.study_key, end.path)
+            connection.execute(delete(scan_entries).where(*rest, *([] if last is None else [order <= last])))

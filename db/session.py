@@ -1,17 +1,33 @@
 """The database session, for SQLite and PostgreSQL: connections, transactions, the database's clock, and outages.
 
-Also two helpers for statements that must run on both: `insert_into` for upserts, and `chunks`.
+Also helpers for statements that must run fast on both: `insert_into` and `insert_many` for upserts, `one_of`, `chunks`.
 """
 
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Double, Engine, Table, create_engine, event, make_url
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Double,
+    Engine,
+    Table,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.compiler import compiles
@@ -265,6 +281,60 @@ def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgre
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
+
+
+def insert_many(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    complete: Callable[[Any], Any] | None = None,
+) -> CursorResult[Any]:
+    """Insert one or more rows, in this order, as one statement.
+
+    Parameters
+    ----------
+    connection : Connection
+    table : Table
+    rows : sequence of mapping
+        All with the same columns.
+    complete : callable, optional
+        Adds ON CONFLICT and RETURNING; a function of a module, as the statement is made once and kept.
+    """
+    statement = _insert_statement(connection.dialect.name, table, tuple(rows[0]), complete)
+    if connection.dialect.name == "sqlite":
+        return connection.execute(statement, rows)
+    return connection.execute(statement, {f"new_{name}": [row[name] for row in rows] for name in rows[0]})
+
+
+@cache
+def _insert_statement(
+    dialect: str, table: Table, names: Sequence[str], complete: Callable[[Any], Any] | None
+) -> sqlite.Insert | postgresql.Insert:
+    statement: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    if complete is not None:
+        statement = complete(statement)
+    if dialect == "postgresql":
+        # An array for each column, so that the SQL is the same for any number of rows: reading and planning a statement
+        # with a value for each cell takes longer than executing it.
+        arrays = [bindparam(f"new_{name}", type_=postgresql.ARRAY(table.c[name].type)) for name in names]
+        source = func.unnest(*arrays).table_valued(*names, name="new").render_derived()
+        statement = statement.from_select(names, select(source))
+    return statement  # type: ignore[no-any-return]
+
+
+def or_nothing(statement: Any) -> Any:
+    """Complete an INSERT for `insert_many`: leave rows alone that exist."""
+    return statement.on_conflict_do_nothing()
+
+
+def one_of(connection: Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """Compare a column with some values, by SQL that is the same for any number of them on PostgreSQL.
+
+    The server then plans it once, not anew for each number of values.
+    """
+    if connection.dialect.name == "sqlite":
+        return column.in_(values)
+    return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(column.type)))
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -1,14 +1,20 @@
 """Store what workers found: contents, predictions and outcomes, then the results of the studies concerned."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 
-from db.session import Database, chunks, insert_into
-from db.study_results import refresh_study_results
-from db.tables import contents, images, outcomes, predictions, runs
+from db.batching import BLOCKS_AT_ONCE
+from db.counts import add, block_of, change_run_counts, tally
+from db.session import Database, chunks, insert_many, one_of, or_nothing
+from db.study_results import model_of, refresh_study_results
+from db.tables import contents, images, outcomes, predictions
 from xray.vocabulary import Reason
+
+RETRY_IMAGES = 1_000
+"""Failures that one transaction deletes: few enough that workers on SQLite do not wait long."""
 
 
 @dataclass(frozen=True)
@@ -57,40 +63,44 @@ def predicted_contents(database: Database, model_id: int, digests: Sequence[byte
                 connection.execute(
                     select(contents.c.sha256)
                     .join(predictions, predictions.c.content_id == contents.c.id)
-                    .where(predictions.c.model_id == model_id, contents.c.frame == 0, contents.c.sha256.in_(chunk))
+                    .where(predictions.c.model_id == model_id, contents.c.frame == 0)
+                    .where(one_of(connection, contents.c.sha256, chunk))
                 ).scalars()
             )
     return known
 
 
 def record_outcomes(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> None:
-    """Write the outcomes of images and refresh the results of their studies.
+    """Write the outcomes of images, refresh the results of their studies, and count.
 
-    Rows that other transactions may also write are written in sorted order; different orders would deadlock.
+    Rows that other transactions may also write are written in sorted order; different orders would deadlock. The caller
+    keeps the run from being locked (`share_run`), as it could not be scanned at the same time.
 
     Raises
     ------
     sqlalchemy.exc.IntegrityError
         An image already has an outcome in this run.
     """
-    model_id = connection.execute(select(runs.c.model_id).where(runs.c.id == run_id)).scalar_one()
-    ids = _content_ids(connection, sorted({r.digest for r in results if r.digest is not None}))
-    new = {ids[r.digest]: r.prediction for r in results if r.digest is not None and r.prediction is not None}
-    rows = [
+    if not results:
+        return
+    model = model_of(connection, run_id)
+    ids, new = _content_ids(connection, run_id, sorted({r.digest for r in results if r.digest is not None}))
+    predicted = {ids[r.digest]: r.prediction for r in results if r.digest is not None and r.prediction is not None}
+    rows: list[dict[str, Any]] = [
         {
             "content_id": content_id,
-            "model_id": model_id,
+            "model_id": model.id,
             "logit": prediction.logit,
             "probability": prediction.probability,
             "cam": prediction.cam,
             "cam_rows": prediction.cam_shape[0],
             "cam_columns": prediction.cam_shape[1],
         }
-        for content_id, prediction in sorted(new.items(), key=lambda item: item[0])
+        for content_id, prediction in sorted(predicted.items(), key=lambda item: item[0])
     ]
     for chunk in chunks(rows):
-        connection.execute(insert_into(connection, predictions).on_conflict_do_nothing(), chunk)
-    processed = [
+        insert_many(connection, predictions, chunk, or_nothing)
+    processed: list[dict[str, Any]] = [
         {
             "run_id": run_id,
             "image_id": r.image_id,
@@ -102,48 +112,98 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
         for r in sorted(results, key=lambda r: r.image_id)
     ]
     for chunk in chunks(processed):
-        connection.execute(insert(outcomes), chunk)
-    refresh_study_results(connection, run_id, _studies_of(connection, [r.image_id for r in results]))
+        insert_many(connection, outcomes, chunk)
+    studies, current = _studies_of(connection, [r.image_id for r in results])
+    changes = tally(new, "inferred")
+    changes = add(changes, tally(current, "processed"))
+    changes = add(changes, tally((r.image_id for r in results if r.reason and r.image_id in current), "failed"))
+    changes = add(changes, refresh_study_results(connection, run_id, studies, model=model))
+    change_run_counts(connection, run_id, changes)
 
 
 def without_stored(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> list[ImageOutcome]:
     """Leave out the outcomes of images that have one in this run."""
     stored: set[int] = set()
     for chunk in chunks([r.image_id for r in results]):
-        of_run = select(outcomes.c.image_id).where(outcomes.c.run_id == run_id, outcomes.c.image_id.in_(chunk))
+        these = one_of(connection, outcomes.c.image_id, chunk)
+        of_run = select(outcomes.c.image_id).where(outcomes.c.run_id == run_id, these)
         stored.update(connection.execute(of_run).scalars())
     return [r for r in results if r.image_id not in stored]
 
 
-def delete_failures(connection: Connection, run_id: int) -> int:
-    """Delete the outcomes of a run's failed images, so that these are processed again; return how many."""
-    failed = list(
-        connection.execute(
-            select(outcomes.c.image_id).where(outcomes.c.run_id == run_id, outcomes.c.reason.is_not(None))
-        ).scalars()
+def delete_failures(connection: Connection, run_id: int, after: int) -> list[int]:
+    """Delete the outcomes of some of a run's failed images, so that these are processed again.
+
+    Parameters
+    ----------
+    connection : Connection
+        Has locked the run.
+    run_id : int
+    after : int
+        Leave images up to this id as they are.
+
+    Returns
+    -------
+    list of int
+        The images' ids, ascending; empty if none is left.
+    """
+    failed = (
+        select(outcomes.c.image_id)
+        .where(outcomes.c.run_id == run_id, outcomes.c.reason.is_not(None), outcomes.c.image_id > after)
+        .order_by(outcomes.c.image_id)
+        .limit(RETRY_IMAGES)
     )
-    for chunk in chunks(failed):
-        connection.execute(delete(outcomes).where(outcomes.c.run_id == run_id, outcomes.c.image_id.in_(chunk)))
-    refresh_study_results(connection, run_id, _studies_of(connection, failed))
-    return len(failed)
-
-
-def _content_ids(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
-    ids: dict[bytes, int] = {}
-    for chunk in chunks(digests):
-        connection.execute(
-            insert_into(connection, contents).on_conflict_do_nothing(),
-            [{"sha256": digest, "frame": 0} for digest in chunk],
-        )
-        rows = connection.execute(
-            select(contents.c.sha256, contents.c.id).where(contents.c.frame == 0, contents.c.sha256.in_(chunk))
-        )
-        ids.update({bytes(row.sha256): row.id for row in rows})
+    ids = list(connection.execute(failed).scalars())
+    # One call of `make_batches` then makes batches of them all.
+    ids = [image_id for image_id in ids if block_of(image_id) < block_of(ids[0]) + BLOCKS_AT_ONCE]
+    for chunk in chunks(ids):
+        these = one_of(connection, outcomes.c.image_id, chunk)
+        connection.execute(delete(outcomes).where(outcomes.c.run_id == run_id, these))
+    studies, current = _studies_of(connection, ids)
+    changes = add(tally(current, "processed", -1), tally(current, "failed", -1))
+    changes = add(changes, refresh_study_results(connection, run_id, studies))
+    change_run_counts(connection, run_id, changes)
     return ids
 
 
-def _studies_of(connection: Connection, image_ids: Sequence[int]) -> list[int]:
-    found: set[int] = set()
+def _content_ids(
+    connection: Connection, run_id: int, digests: Sequence[bytes]
+) -> tuple[dict[bytes, int], Collection[int]]:
+    """Return the ids of contents, by digest, and which of them have no outcome in the run yet; add new ones."""
+    ids: dict[bytes, int] = {}
+    for chunk in chunks(digests):
+        rows = [{"sha256": digest, "frame": 0} for digest in chunk]
+        added = insert_many(connection, contents, rows, _returning_new)
+        ids.update({bytes(row.sha256): row.id for row in added})
+    new = set(ids.values())
+    for chunk in chunks([digest for digest in digests if digest not in ids]):
+        # Locked, so that of two workers that store the same content in a run, the second one sees the first one's.
+        known = connection.execute(
+            select(contents.c.sha256, contents.c.id)
+            .where(contents.c.frame == 0, one_of(connection, contents.c.sha256, chunk))
+            .order_by(contents.c.id)
+            .with_for_update(key_share=True)
+        )
+        known_ids = {bytes(row.sha256): row.id for row in known}
+        these = one_of(connection, outcomes.c.content_id, known_ids.values())
+        of_run = select(outcomes.c.content_id).where(outcomes.c.run_id == run_id, these)
+        new |= set(known_ids.values()) - set(connection.execute(of_run).scalars())
+        ids.update(known_ids)
+    return ids, new
+
+
+def _returning_new(statement: Any) -> Any:
+    return or_nothing(statement).returning(contents.c.sha256, contents.c.id)
+
+
+def _studies_of(connection: Connection, image_ids: Sequence[int]) -> tuple[list[int], Collection[int]]:
+    """Return the studies of images, ascending, and which of the images are current."""
+    studies: set[int] = set()
+    current: set[int] = set()
     for chunk in chunks(image_ids):
-        found.update(connection.execute(select(images.c.study_id).where(images.c.id.in_(chunk)).distinct()).scalars())
-    return sorted(found)
+        these = one_of(connection, images.c.id, chunk)
+        for row in connection.execute(select(images.c.id, images.c.study_id, images.c.current).where(these)):
+            studies.add(row.study_id)
+            if row.current:
+                current.add(row.id)
+    return sorted(studies), current

@@ -3,10 +3,12 @@
 ::
 
     archives ─┬─ studies ── images          what the producer found
+              ├─ archive_counts        how many of them are current
               ├─ skipped_files         files that it opened and skipped, with the reason (stored as `passed_over`)
               └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
     models ────────────┤
                        ├─ batches           the ledger
+                       ├─ run_counts        how many of the following are of which kind
                        ├─ outcomes          one row per image and run: a content, or the reason of a failure
                        └─ study_results     one row per study and run
     contents ── predictions                 one row per content and model version, immutable
@@ -101,6 +103,26 @@ images = Table(
     Column("laterality", String(1)),
     Column("series", String(64)),
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
+    Index(
+        "ix_images_body_part",
+        "archive_id",
+        "body_part",
+        "study_id",
+        sqlite_where=text("current = 1"),
+        postgresql_where=text("current"),
+    ),
+)
+
+# What `db.counts` keeps: of an archive, and of a run. A row counts rows whose ids are in one block of ids.
+archive_counts = Table(
+    "archive_counts",
+    metadata,
+    Column("archive_id", ForeignKey("archives.id"), primary_key=True),
+    Column("block", BigInteger, primary_key=True),
+    # Current images.
+    Column("images", Integer, nullable=False),
+    # Studies that have a current image.
+    Column("studies", Integer, nullable=False),
 )
 
 skipped_files = Table(
@@ -165,7 +187,6 @@ scan_entries = Table(
     Column("laterality", String(1)),
     Column("series", String(64)),
     Column("patient", String(32)),
-    Index("ix_scan_entries_path", "scan_id", "path"),
 )
 
 batches = Table(
@@ -182,11 +203,19 @@ batches = Table(
     Column("attempts", Integer, nullable=False),
     Column("worker", String(200)),
     Column("lease_expires_at", Double),
+    # 0 before it was ever sent.
     Column("sent_at", Double),
     # Identifies the broker's data when the message was sent: in a different epoch the message is lost.
     Column("epoch", String(32)),
-    Index("ix_batches_run_id_state", "run_id", "state"),
-    Index("ix_batches_state", "state"),
+    Index(
+        "ix_batches_open",
+        "run_id",
+        "state",
+        "sent_at",
+        "id",
+        sqlite_where=text("state IN ('pending', 'sent', 'claimed')"),
+        postgresql_where=text("state IN ('pending', 'sent', 'claimed')"),
+    ),
 )
 
 contents = Table(
@@ -221,6 +250,35 @@ outcomes = Table(
     Column("detail", Text),
     Column("attempts", Integer, nullable=False),
     Index("ix_outcomes_image_id", "image_id"),
+    Index("ix_outcomes_content_id", "content_id", "run_id"),
+    Index(
+        "ix_outcomes_failed",
+        "run_id",
+        "image_id",
+        "reason",
+        sqlite_where=text("reason IS NOT NULL"),
+        postgresql_where=text("reason IS NOT NULL"),
+    ),
+)
+
+run_counts = Table(
+    "run_counts",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("block", BigInteger, primary_key=True),
+    # Current images that have an outcome; those of them that failed.
+    Column("processed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    # Contents among the outcomes, each once; of images that are no longer current too.
+    Column("inferred", Integer, nullable=False),
+    # Studies by status; the others are pending.
+    Column("scored", Integer, nullable=False),
+    Column("incomplete", Integer, nullable=False),
+    Column("not_assessable", Integer, nullable=False),
+    Column("out_of_scope", Integer, nullable=False),
+    # Studies of either status that are flagged.
+    Column("flagged_scored", Integer, nullable=False),
+    Column("flagged_incomplete", Integer, nullable=False),
 )
 
 study_results = Table(
@@ -229,11 +287,28 @@ study_results = Table(
     Column("run_id", ForeignKey("runs.id"), primary_key=True),
     Column("study_id", ForeignKey("studies.id"), primary_key=True),
     Column("status", String(20), nullable=False),
+    # NULL unless the status is one that has a score.
     Column("score", Double),
     Column("flagged", Boolean, nullable=False),
     Column("images", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
-    Index("ix_study_results_run_id_score", "run_id", "score"),
+    Index(
+        "ix_study_results_score",
+        "run_id",
+        "score",
+        "study_id",
+        "status",
+        sqlite_where=text("score IS NOT NULL"),
+        postgresql_where=text("score IS NOT NULL"),
+    ),
+    Index(
+        "ix_study_results_flagged",
+        "run_id",
+        "score",
+        "study_id",
+        sqlite_where=text("flagged = 1"),
+        postgresql_where=text("flagged"),
+    ),
 )
 
 heartbeats = Table(

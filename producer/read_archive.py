@@ -11,7 +11,6 @@ from producer.scan_summary import ScanSummary
 from producer.source import Source
 from producer.study_grouping import group_in_studies
 from xray.archives.archive_file import ArchiveFile, Skipped
-from xray.message import RENEW_SECONDS
 from xray.vocabulary import Layout
 
 T = TypeVar("T")
@@ -19,6 +18,8 @@ T = TypeVar("T")
 GROUP_FILES = 1_000
 GROUP_HEADERS = 200
 """Files of a group whose headers are read: few enough that the lease is renewed in time on slow storage."""
+GROUP_SECONDS = 1.0
+"""After this time a group is complete, however few files it has: a sink renews the lease, and progress is shown."""
 
 
 class ScanSink(Protocol):
@@ -31,7 +32,7 @@ class ScanSink(Protocol):
         """Take the images and the skipped files of a group."""
 
     def keep_alive(self) -> None:
-        """Do what must be done every few seconds while no group is complete."""
+        """Do what must be done every few seconds while nothing is found."""
 
 
 def read_archive(
@@ -65,7 +66,7 @@ def read_archive(
     if source.layout is Layout.MANIFEST:
         require_manifest(source, wait)
     size = GROUP_HEADERS if source.layout is Layout.DICOM else GROUP_FILES
-    for found in _groups(find_files(source, wait), size, sink.keep_alive):
+    for found in _groups(find_files(source, wait), size):
         grouped = group_in_studies(source, found, sink.known_files)
         summary.add(grouped)
         sink.add(
@@ -75,18 +76,15 @@ def read_archive(
         progress(summary.found)
 
 
-def _groups(found: Iterable[T], size: int, keep_alive: Callable[[], None]) -> Iterator[list[T]]:
-    """Yield lists of `size`; call `keep_alive` when one takes long to fill."""
+def _groups(found: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most `size`, at least one every `GROUP_SECONDS` while something is found."""
     group: list[T] = []
-    renewed = time.monotonic()
+    started = time.monotonic()
     for one in found:
         group.append(one)
-        if len(group) >= size:
+        if len(group) >= size or time.monotonic() - started >= GROUP_SECONDS:
             yield group
             group = []
-            renewed = time.monotonic()
-        elif time.monotonic() - renewed > RENEW_SECONDS:
-            keep_alive()
-            renewed = time.monotonic()
+            started = time.monotonic()
     if group:
         yield group

@@ -127,4 +127,5 @@ def _study_of_its_own(file: ArchiveFile) -> ArchiveFile:
 def _found(file: ArchiveFile, placement: Placement | SkipReason) -> Found:
     if isinstance(placement, SkipReason):
         return Skipped(file.path, placement)
-    return replace(file, placement=placement)
+    # Not `dataclasses.replace`, which takes three times as long, for each file of the archive.
+    return ArchiveFile(file.path, file.size, file.mtime_ns, placement)

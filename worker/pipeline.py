@@ -266,12 +266,14 @@ class _Task:
 
     def _take_next(self) -> None:
         """Claim the queue's next batch, if this task may and there is one."""
-        now = time.monotonic()
+        now, in_hand = time.monotonic(), self._open_batches()
         if (
             self._outage
             or now < self._next_claim
             or now - self._started > TASK_SECONDS
-            or len(self._open_batches()) >= MAX_CLAIMS
+            or len(in_hand) >= MAX_CLAIMS
+            # One that may kill this process is screened alone, so that only its own attempts count.
+            or any(batch.claim.attempts for batch in in_hand)
         ):
             return
         worker, size = self._worker, self._worker.claim_size(self._engine.precision)

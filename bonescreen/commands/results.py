@@ -98,7 +98,7 @@ def run_heading(run: RunSummary, threshold: float | None = None) -> str:
     """Say in a line which archive, model and threshold a run's results come from."""
     own = f"{run.study_threshold:.3f}"
     used = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
-    text = f"Run {run.run}: {run.archive}, {run.model}, study threshold {used}"
+    text = f"Run {run.run}: {run.archive}, {run.model} ({run.precision}), study threshold {used}"
     return text + (f" ({run.state}, {percent(run)} % processed)" if is_open(run) else "")
 
 

@@ -104,7 +104,7 @@ def percent(run: RunSummary) -> int:
 def _row(run: RunSummary) -> list[str]:
     state = f"{run.state} {percent(run)} %" if is_open(run) or run.processed < run.images else run.state
     numbers = [f"{n:,}" for n in (run.images, run.failed, run.flagged)]
-    return [str(run.run), state, *numbers, local_time(run.created_at), run.model, run.archive]
+    return [str(run.run), state, *numbers, local_time(run.created_at), f"{run.model} ({run.precision})", run.archive]
 
 
 def _refuse_while_scanned(database: Database, run: int) -> None:

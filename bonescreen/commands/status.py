@@ -91,7 +91,7 @@ def _print_run(run: RunSummary, facts: SystemState) -> None:
     processed = f"{run.processed:,} of {count(run.images, 'image')} processed, {run.failed:,} failed"
     lines = (
         ("archive", f"{run.archive} at {run.root}"),
-        ("model", f"{run.model}, study threshold {run.study_threshold:.3f}"),
+        ("model", f"{run.model} ({run.precision}), study threshold {run.study_threshold:.3f}"),
         ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
         ("to do", count(run.open_batches, "batch") + (", a scan is running" if run.run in facts.scans else "")),

@@ -14,7 +14,7 @@ from tests.bonescreen.conftest import Bonescreen, Done
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, screened
 from xray.vocabulary import RESEARCH_NOTICE
 
-COLUMNS = "run,study,body_part,human_label,status,score,label,flagged,images,failed,model"
+COLUMNS = "run,study,body_part,human_label,status,score,label,flagged,images,failed,model,precision"
 
 
 def _line(done: Done, study: str) -> str:
@@ -41,7 +41,8 @@ def test_the_csv_columns_are_the_documented_ones_and_nothing_else_is_on_standard
     assert done.out.splitlines()[0] == COLUMNS
     assert len(done.out.splitlines()) == 6
     assert RESEARCH_NOTICE in done.err
-    assert "study threshold 0.500" in done.err
+    assert "tiny 1 (fp32), study threshold 0.500" in done.err
+    assert {row["precision"] for row in csv.DictReader(io.StringIO(done.out))} == {"fp32"}
 
 
 def test_csv_and_json_say_the_same(bonescreen: Bonescreen, home: Path) -> None:

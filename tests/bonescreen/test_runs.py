@@ -22,6 +22,8 @@ def test_runs_are_listed_newest_first(bonescreen: Bonescreen, home: Path) -> Non
     ]
     *lines, last = bonescreen("runs").out.splitlines()
     assert [line.split()[:2] for line in lines] == [["run", "state"], ["2", "running"], ["1", "done"]]
+    assert all("tiny 1 (fp32)" in line for line in lines[1:])
+    assert [run["precision"] for run in listed] == ["fp32", "fp32"]
     assert last == RESEARCH_NOTICE
     assert bonescreen("runs", "--json").err == f"{RESEARCH_NOTICE}\n"
 

@@ -65,6 +65,7 @@ def test_a_finished_run_names_the_command_for_its_results(bonescreen: Bonescreen
     assert done.code == 0
     assert "Run 1: done, 100 % processed" in done.out
     assert "2 failed (1 empty, 1 truncated)" in done.out
+    assert "tiny 1 (fp32), study threshold" in done.out
     assert done.out.endswith("bonescreen results --run 1 --flagged\n")
 
 

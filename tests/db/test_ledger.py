@@ -14,6 +14,7 @@ from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome
 from db.tables import batches, images, outcomes, predictions, runs
+from tests.recount import kept_counts, recount
 from tests.seeding import MODEL, found_file, found_files, image_ids, scan, scored, send_all
 from xray.message import MAX_ATTEMPTS
 from xray.vocabulary import OPEN_STATES, BatchState, Reason
@@ -330,7 +331,9 @@ def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retri
                 continue
             ids = ids_of(database, claim)
             done = [
-                ImageOutcome(n, reason=Reason.CORRUPT) if working.is_set() and draw.random() < 0.5 else scored(n)
+                ImageOutcome(n, reason=Reason.CORRUPT)
+                if working.is_set() and draw.random() < 0.5
+                else scored(n, content=n % 40)
                 for n in ids
             ]
             stored = draw.randint(0, len(done))
@@ -359,6 +362,7 @@ def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retri
     assert seen == {1}
     progress = run_progress(database, run)
     assert (progress.state, progress.processed, progress.failed) == (RunState.DONE, 300, 0)
+    assert kept_counts(database) == recount(database)
 
 
 def test_no_image_can_have_two_outcomes(database: Database) -> None:

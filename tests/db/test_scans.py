@@ -1,6 +1,7 @@
 """Scans: their leases, what changes from one to the next, and the batches that they make."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -8,19 +9,20 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from db import ledger, merge, scans
-from db.batching import id_ranges
+from db.batching import id_ranges, make_batches
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, list_runs, newest_runs, run_progress, run_summary
 from db.runs import open_run, register_archive, register_model
 from db.scans import Scan
 from db.session import Database, Now
 from db.store import ImageOutcome
-from db.tables import scan_entries
+from db.tables import images as images_table
+from db.tables import scan_entries, studies
 from db.tables import scans as scans_table
 from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.errors import TakenOver, UsageError
-from xray.vocabulary import Reason
+from xray.vocabulary import Label, Reason
 
 
 def moved(file: ArchiveFile, study: str) -> ArchiveFile:
@@ -269,6 +271,20 @@ def test_after_a_scan_is_interrupted_during_its_merge_and_abandoned_the_archive_
     assert finish_all(database, scan(database, found_files(3))) == 3
 
 
+def test_a_scan_interrupted_after_it_made_batches_keeps_them_when_it_is_abandoned(database: Database) -> None:
+    first = begin(database)
+    assert first is not None
+    merge.stage(database, first, found_files(3))
+    merge.merge(database, first)
+    with database.write() as connection:
+        make_batches(connection, first.run_id)
+    let_expire(database)
+    taken = scans.take_over(database, first.scan_id, "second")
+    assert taken is not None
+    scans.abandon_scan(database, taken)
+    assert finish_all(database, first.run_id) == 3
+
+
 def test_a_new_scan_that_takes_over_an_older_one_undoes_a_cancellation(database: Database) -> None:
     begun = begin(database)
     assert begun is not None
@@ -339,3 +355,101 @@ def test_header_attributes_are_stored_with_image_and_study(database: Database) -
     (study,) = find_study(database, "1.2.3", run)
     (image,) = study.images
     assert (image.view, image.laterality, image.series, study.patient) == ("AP", "L", "1.2.3.4", "ab" * 16)
+
+
+def stored(database: Database, archive: str) -> set[tuple[object, ...]]:
+    """Return what is stored of an archive's current images and their studies."""
+    with database.read() as connection:
+        columns = images_table.c.path, images_table.c.size, images_table.c.body_part
+        query = (
+            select(*columns, studies.c.key, studies.c.human_label, studies.c.body_parts)
+            .join(studies, studies.c.id == images_table.c.study_id)
+            .where(images_table.c.archive_id == register_archive(database, archive, "/"), images_table.c.current)
+        )
+        return {tuple(row) for row in connection.execute(query)}
+
+
+def expected(found: list[ArchiveFile]) -> set[tuple[object, ...]]:
+    """Return what `stored` must return after a scan that found these files."""
+    placements = [file.placement for file in found if file.placement is not None]
+    labels = {one.study: one.human_label.value for one in placements if one.human_label}
+    parts = {
+        one.study: sorted({p.body_part for p in placements if p.study == one.study and p.body_part})
+        for one in placements
+    }
+    return {
+        (file.path, file.size, one.body_part, one.study, labels.get(one.study), ",".join(parts[one.study]) or None)
+        for file, one in zip(found, placements, strict=True)
+    }
+
+
+def test_after_any_series_of_scans_the_current_images_are_the_files_that_the_last_one_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MERGE_ROWS", 5)
+    random = Random(11)
+    for _ in range(12):
+        for archive in ("first", "second"):
+            labels = {study: random.choice([None, Label.POSITIVE, Label.NEGATIVE]) for study in "abc"}
+            found = []
+            for number in range(20):
+                study = random.choice("aabc")
+                label = random.choice([None, labels[study]])
+                placement = Placement(study, random.choice([None, "HAND", "HAND", "WRIST"]), label)
+                found.append(ArchiveFile(f"{number}.png", random.choice([1, 1, 2]), 1_000, placement))
+            found = random.sample(found, random.choice([8, 20]))
+            scan(database, found, archive=archive)
+            assert stored(database, archive) == expected(found)
+
+
+def test_a_study_that_several_transactions_merge_has_the_label_and_body_parts_of_all_its_images(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MERGE_ROWS", 2)
+    files = [
+        ArchiveFile(f"{number}.png", 1, 1, Placement("study", part, Label.POSITIVE if number == 4 else None))
+        for number, part in enumerate(["HAND", "HAND", "WRIST", "HAND", "HAND"])
+    ]
+    scan(database, files)
+    assert stored(database, "archive") == expected(files)
+    (row,) = {(label, parts) for *_, label, parts in stored(database, "archive")}
+    assert row == ("positive", "HAND,WRIST")
+
+
+def test_new_images_are_numbered_study_by_study_so_that_a_batch_holds_whole_studies(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MERGE_ROWS", 7)
+    files = found_files(10, images_each=3)
+    scan(database, Random(1).sample(files, len(files)))
+    with database.read() as connection:
+        paths = list(connection.execute(select(images_table.c.path).order_by(images_table.c.id)).scalars())
+    assert paths == [file.path for file in files]
+
+
+def test_no_staging_rows_are_left_when_a_scan_is_closed_taken_over_or_abandoned(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scans, "DELETE_ROWS", 3)
+
+    def staged() -> int:
+        with database.read() as connection:
+            return len(connection.execute(select(scan_entries)).all())
+
+    begun = begin(database)
+    assert begun is not None
+    merge.stage(database, begun, found_files(7))
+    assert staged() == 7
+    let_expire(database)
+    taken = scans.take_over(database, begun.scan_id, "second")
+    assert taken is not None
+    assert staged() == 0
+    merge.stage(database, taken, found_files(7))
+    merge.merge(database, taken)
+    scans.close_scan(database, taken, {})
+    assert staged() == 0
+    other = begin(database, archive="another")
+    assert other is not None
+    merge.stage(database, other, found_files(6))
+    scans.abandon_scan(database, other)
+    assert staged() == 0

@@ -53,10 +53,10 @@ def write_archive(root: Path, images: int, side: int) -> Archive:
     return archive
 
 
-def fill(archive: Archive, side: int) -> None:
-    """Write an archive's images."""
+def fill(archive: Archive, side: int, first: int = 0) -> None:
+    """Write an archive's images, from a number on."""
     bases = [png_of(_pixels(np.random.default_rng(seed), side), bits=8) for seed in range(4)]
-    for number in range(archive.images):
+    for number in range(first, archive.images):
         file = archive.root / archive.path(number)
         file.parent.mkdir(parents=True)
         file.write_bytes(_numbered(bases[number % len(bases)], number))
@@ -110,17 +110,16 @@ class Ledger:
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(outcomes)).scalar_one()
 
-    def claimed_batch(self, pid: int | None = None) -> ClaimedBatch | None:
-        """Return a claimed batch, of one process or of any."""
+    def claimed_batches(self) -> list[ClaimedBatch]:
+        """Return the claimed batches, by id."""
         query = select(batches.c.id, batches.c.token, batches.c.worker).where(batches.c.state == BatchState.CLAIMED)
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        found = [ClaimedBatch(row.id, row.token, int(row.worker.rpartition(":")[2])) for row in rows]
-        return next((batch for batch in found if pid in (None, batch.pid)), None)
+            rows = connection.execute(query.order_by(batches.c.id)).all()
+        return [ClaimedBatch(row.id, row.token, int(row.worker.rpartition(":")[2])) for row in rows]
 
     def is_claimed(self, batch: ClaimedBatch) -> bool:
         """Return whether a batch is still claimed by the same process with the same token."""
-        return self.claimed_batch(batch.pid) == batch
+        return batch in self.claimed_batches()
 
     def span(self, batch_id: int) -> tuple[int, int]:
         """First and last image id of a batch."""
@@ -352,9 +351,10 @@ class Stack:
 
     def suspend_claiming_child(self) -> tuple[psutil.Process, ClaimedBatch] | None:
         """Suspend (SIGSTOP) the worker child that has claimed a batch, if there is one."""
-        batch = self.ledger.claimed_batch() if self.ledger.exists() else None
-        if batch is None:
+        claimed = self.ledger.claimed_batches() if self.ledger.exists() else []
+        if not claimed:
             return None
+        batch = claimed[0]
         try:
             child = psutil.Process(batch.pid)
             child.suspend()

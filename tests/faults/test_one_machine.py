@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.awaiting import await_that
 from tests.faults.conftest import MakeArchive, MakeStack
-from tests.faults.stack import MORE_THAN_PREFETCHED, Command, Stack
+from tests.faults.stack import MORE_THAN_PREFETCHED, ClaimedBatch, Command, Stack
 
 END = 150.0
 
@@ -33,6 +33,28 @@ def test_a_killed_worker_child_delays_nothing_but_its_batch(make_archive: MakeAr
     assert command.ended(END) == 0
     stack.assert_run_finishes(1)
     assert stack.ledger.batch(batch.batch_id) == ("done", 1)
+
+
+def test_a_worker_killed_with_two_batches_in_its_hands_loses_no_image_and_stores_none_twice(
+    make_archive: MakeArchive, home_stack: MakeStack
+) -> None:
+    stack = home_stack(make_archive(640))
+    command = screening(stack)
+
+    def suspended_with_two() -> list[ClaimedBatch] | None:
+        child, _ = stack.suspended_at_work()
+        held = stack.ledger.claimed_batches()
+        if len(held) == 2 and {batch.pid for batch in held} == {child.pid}:
+            child.kill()
+            return held
+        child.resume()
+        return None
+
+    held = await_that(suspended_with_two, 60, "a worker holds two batches")
+    stack.assert_work_continues(45, after="SIGKILL of a worker with two batches")
+    assert command.ended(END) == 0
+    stack.assert_run_finishes(1)
+    assert [stack.ledger.batch(batch.batch_id) for batch in held] == [("done", 1)] * 2
 
 
 def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(

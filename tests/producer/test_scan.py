@@ -1,25 +1,33 @@
 """Scanning whole archives into the ledger."""
 
-import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
-from xray.network.package import ModelPackage
+import pytest
+
+from benchmarks.scanning import measure_scans
+from db.session import Database
+from producer import read_archive
+from producer.scan import scan_archive
+from producer.source import Source
+from tests.archives import png
+from tests.clinics import put
+from tests.seeding import MODEL
 
 
-def test_an_archive_of_200_000_files_is_scanned_in_less_than_250_mb(tiny_package: ModelPackage) -> None:
-    # Another process measures, as the kernel adds the memory of the forking process to the child's peak.
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scan_memory", "--files", "200000"],
-        env={**os.environ, "BONESCREEN_MODEL": str(tiny_package.path)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    scanned, queued, report = done.stdout.splitlines()
-    assert done.returncode == 0
-    assert "200,000 images" in scanned
-    assert "782 batches" in queued
-    measured = json.loads(report)
-    assert measured["exit"] == 0
-    assert measured["peak_rss_mb"] < 250
+def test_an_archive_of_200_000_images_is_scanned_and_scanned_again_in_less_than_250_mb() -> None:
+    measured = measure_scans(200_000)
+    first, again = measured["first scan"], measured["rescan"]
+    assert (first.images, first.batches) == (200_000, 782)
+    assert (again.images, again.batches) == (200_000, 0)
+    assert max(first.peak_rss_mb, again.peak_rss_mb) < 250
+
+
+def test_files_that_are_found_slowly_are_written_and_reported_before_a_group_is_full(
+    clinic: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_archive, "GROUP_SECONDS", 0.0)
+    for number in range(3):
+        put(clinic, f"{number}.png", png(number))
+    reported: list[int] = []
+    scan_archive(database, "clinic", Source(clinic), MODEL, batch_size=4, progress=reported.append)
+    assert reported == [1, 2, 3]

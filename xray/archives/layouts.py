@@ -1,7 +1,8 @@
 """Decide from a file's path alone which study it belongs to, or why it is skipped."""
 
 import re
-from pathlib import PurePath, PurePosixPath
+from functools import lru_cache
+from pathlib import PurePath
 
 from xray.archives.archive_file import MAX_PATH_BYTES, Placement
 from xray.vocabulary import Label, Layout, SkipReason
@@ -15,6 +16,9 @@ MANIFEST_NAME = "manifest.csv"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 _BODY_PART_FOLDER = re.compile(r"XR_([A-Z]{2,16})", re.IGNORECASE)
 _STUDY_FOLDER = re.compile(r"study[0-9]+(?:_(positive|negative))?", re.IGNORECASE)
+
+_FOLDERS = 64
+"""Folders whose answers are kept: a scan finds the files of a folder one after the other."""
 
 
 def placement_from_path(relative: str, layout: Layout, root: PurePath) -> Placement | SkipReason:
@@ -46,18 +50,17 @@ def placement_from_path(relative: str, layout: Layout, root: PurePath) -> Placem
     ``folder`` makes a study of each folder that directly holds images; an image directly in the root is its own study.
     ``flat`` makes a study of each image.
     """
-    path = PurePosixPath(relative)
+    folder, _, name = relative.rpartition("/")
     unusable = check_name(relative)
-    if path.suffix.lower() not in IMAGE_SUFFIXES and unusable is not SkipReason.HIDDEN:
+    if name[name.rfind(".") :].lower() not in IMAGE_SUFFIXES and unusable is not SkipReason.HIDDEN:
         return SkipReason.NOT_AN_IMAGE
     if unusable is not None:
         return unusable
-    folder = path.parent.as_posix()
     match layout:
         case Layout.MURA:
-            return _mura_placement(path, root)
+            return _mura_placement(folder, root)
         case Layout.FOLDER:
-            return Placement(relative if folder == "." else folder)
+            return Placement(folder or relative)
         case Layout.FLAT:
             return Placement(relative)
         case Layout.AUTO | Layout.DICOM | Layout.MANIFEST:
@@ -69,7 +72,8 @@ def check_name(relative: str) -> SkipReason | None:
 
     Hidden and system files are not images; databases and reports cannot hold the other names.
     """
-    if any(is_hidden(part) for part in PurePosixPath(relative).parts):
+    folder, _, name = relative.rpartition("/")
+    if is_hidden(name) or _is_in_hidden_folder(folder):
         return SkipReason.HIDDEN
     if not is_utf8(relative):
         return SkipReason.NAME_NOT_UTF8
@@ -92,12 +96,18 @@ def is_utf8(name: str) -> bool:
     return True
 
 
-def _mura_placement(path: PurePosixPath, root: PurePath) -> Placement | SkipReason:
-    folders = (*root.parts[-3:], *path.parent.parts)
+@lru_cache(_FOLDERS)
+def _is_in_hidden_folder(folder: str) -> bool:
+    return any(map(is_hidden, folder.split("/")))
+
+
+@lru_cache(_FOLDERS)
+def _mura_placement(folder: str, root: PurePath) -> Placement | SkipReason:
+    below = folder.split("/") if folder else []
+    folders = (*root.parts[-3:], *below)
     study = _STUDY_FOLDER.fullmatch(folders[-1]) if folders else None
     if study is None:
         return SkipReason.OUTSIDE_LAYOUT
     parts = filter(None, map(_BODY_PART_FOLDER.fullmatch, reversed(folders)))
     body_part = next((part[1].upper() for part in parts), None)
-    key = path.parent.as_posix() if path.parent.parts else root.name
-    return Placement(key, body_part, Label(study[1].lower()) if study[1] else None)
+    return Placement(folder if below else root.name, body_part, Label(study[1].lower()) if study[1] else None)
