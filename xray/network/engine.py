@@ -68,17 +68,6 @@ class PendingInference(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FinishedInference:
-    """Outputs of an engine that computes them at once; see `PendingInference`."""
-
-    outputs: Inference
-
-    def result(self) -> Inference:
-        """Return the outputs."""
-        return self.outputs
-
-
 class Engine(Protocol):
     """A runtime that has loaded the network of one model package.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xray.errors import UsageError
 from xray.network.builder import load_network
-from xray.network.engine import FinishedInference, Inference, jax_has_gpu, padded_batches
+from xray.network.engine import Inference, jax_has_gpu, padded_batches
 from xray.network.package import ModelPackage
 from xray.vocabulary import Precision
 
@@ -53,21 +53,37 @@ class KerasEngine:
         with _dtype_policy("mixed_bfloat16" if precision is Precision.BF16 else "float32"):
             network = load_network(package)
         self._map_shape = tuple(network.outputs[1].shape[1:])
-        self._forward = compile_forward(network, self.batch)
+        self._run = _compile(network, self.batch)
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
-        logits = np.empty(len(images), np.float32)
-        cams = np.empty((len(images), *self._map_shape), np.float32)
-        for rows, batch in padded_batches(images, self.batch):
-            batch_logits, batch_cams = self._forward(batch)
-            count = rows.stop - rows.start
-            logits[rows], cams[rows] = batch_logits[:count], batch_cams[:count]
-        return Inference(logits, cams)
+        return self.submit(images).result()
 
-    def submit(self, images: NDArray[np.uint8]) -> FinishedInference:
-        """Run the network; see :meth:`xray.network.engine.Engine.submit`."""
-        return FinishedInference(self.infer(images))
+    def submit(self, images: NDArray[np.uint8]) -> "_Pending":
+        """Start to run the network; see :meth:`xray.network.engine.Engine.submit`.
+
+        On a GPU, TensorFlow and JAX return before the outputs are computed.
+        """
+        return _Pending(
+            [(rows, self._run(batch)) for rows, batch in padded_batches(images, self.batch)], self._map_shape
+        )
+
+
+class _Pending:
+    """Batches whose outputs the device is computing."""
+
+    def __init__(self, batches: list[tuple[slice, Any]], map_shape: tuple[int, ...]) -> None:
+        self._batches, self._map_shape = batches, map_shape
+
+    def result(self) -> Inference:
+        """Wait for the outputs and copy them from the device."""
+        count = self._batches[-1][0].stop if self._batches else 0
+        outputs = Inference(np.empty(count, np.float32), np.empty((count, *self._map_shape), np.float32))
+        for rows, (logits, cams) in self._batches:
+            size = rows.stop - rows.start
+            outputs.logits[rows] = np.asarray(logits, np.float32)[:size]
+            outputs.cams[rows] = np.asarray(cams, np.float32)[:size]
+        return outputs
 
 
 @contextmanager
@@ -142,6 +158,18 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
     callable
         Takes an array of ``batch`` inputs, and returns a tuple of the outputs as float32 arrays.
     """
+    run = _compile(network, batch)
+
+    def forward(images: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+        outputs = run(images)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        return tuple(np.asarray(output, np.float32) for output in outputs)
+
+    return forward
+
+
+def _compile(network: keras.Model, batch: int) -> Callable[[NDArray[Any]], Any]:
+    """Compile a network for batches of one size; the function returns the backend's tensors."""
     shape = (batch, *network.inputs[0].shape[1:])
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -149,6 +177,8 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
         @tf.function(input_signature=[tf.TensorSpec(shape, network.inputs[0].dtype)])  # type: ignore[untyped-decorator]
         def run(images: Any) -> Any:
             return network(images, training=False)
+
+        compiled: Callable[[NDArray[Any]], Any] = run
     else:
         import jax
 
@@ -159,12 +189,7 @@ def compile_forward(network: keras.Model, batch: int) -> Forward:
         def run_stateless(trainable: Any, rest: Any, images: Any) -> Any:
             return network.stateless_call(trainable, rest, images, training=False)[0]
 
-        def run(images: Any) -> Any:
+        def compiled(images: NDArray[Any]) -> Any:
             return run_stateless(variables, fixed, images)
 
-    def forward(images: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
-        outputs = run(images)
-        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return tuple(np.asarray(output, np.float32) for output in outputs)
-
-    return forward
+    return compiled
