@@ -103,10 +103,7 @@ def screen(
         with _interruptible(job):
             _, errors = scan_each(archives, partial(_scan, job, layout))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
-            started = time.monotonic()
-            if any(unfinished):
-                _work(job)
-            seconds = time.monotonic() - started
+            seconds = _work(job) if any(unfinished) else 0.0
     summaries = [run_summary(database, archive.run) for archive in job.scanned]
     for summary, worked in zip(summaries, unfinished, strict=True):
         if not worked:
@@ -170,7 +167,9 @@ def _is_unfinished(job: Job, archive: ScannedArchive) -> bool:
     return run_progress(job.database, archive.run).state is not RunState.DONE
 
 
-def _work(job: Job) -> None:
+def _work(job: Job) -> float:
+    """Screen what was scanned; return how many seconds it took, without the stopping of the services."""
+    started = time.monotonic()
     try:
         with Supervisor(stack_services(job.settings, job.package.path)) as supervisor:
             try:
@@ -178,6 +177,7 @@ def _work(job: Job) -> None:
                     wait_for_broker(broker_socket(job.settings), supervisor.check)
                 for archive in job.scanned:
                     _await(job, archive, supervisor)
+                seconds = time.monotonic() - started
             except KeyboardInterrupt:
                 # The services need some seconds to stop; without a message, people press Ctrl-C again, which kills
                 # them.
@@ -190,6 +190,7 @@ def _work(job: Job) -> None:
             with suppress(Outage):
                 ledger.release_claims(job.database)
                 remove_all_heartbeats(job.database)
+    return seconds
 
 
 def _await(job: Job, archive: ScannedArchive, supervisor: Supervisor) -> None:

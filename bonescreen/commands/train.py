@@ -74,7 +74,7 @@ def train(
     ] = False,
     no_graph: Annotated[
         bool,
-        typer.Option("--no-graph", help="Leave out the OpenVINO graph: half the size, but converted at first use."),
+        typer.Option("--no-graph", help="Leave out the OpenVINO graph and lower precisions: for a quick try."),
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
 ) -> None:

@@ -24,7 +24,7 @@ MAX_AUROC_LOSS = 0.005
 
 GOLDEN_TOLERANCES = {Precision.BF16: 0.25, Precision.INT8: 0.1}
 """In logits. Measured on the golden images of fracture-4: bfloat16 by AVX-512's instructions, emulated, and by
-TensorFlow differ by up to 0.11, INT8 on CPUs with VNNI not at all, and INT8 where products of 8 bits overflow by 1.03."""
+TensorFlow differ by up to 0.11, INT8 on CPUs with VNNI not at all, INT8 where products of 8 bits overflow by 1.03."""
 
 CHUNK = 64
 
