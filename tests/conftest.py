@@ -148,6 +148,14 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
         return load_package(path) if path.exists() else write_tiny_package(path, graph=True)
 
 
+@pytest.fixture(scope="session")
+def quantized_package(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """The tiny package with INT8, and a card that allows every precision."""
+    from tests.tiny import write_quantized_package
+
+    return write_quantized_package(tmp_path_factory.mktemp("quantized") / "package", tiny_package)
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[TcpBroker]:
     """A broker on TCP with a password."""

@@ -11,15 +11,19 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xray.network.card import SCHEMA, Calibration, Card, Metric, Threshold, TrainingData
+from xray.network.card import SCHEMA, Calibration, Card, LowerPrecision, Metric, Threshold, TrainingData
 from xray.network.package import Golden, ModelPackage, load_package, write_package
+from xray.vocabulary import Precision
 
 BACKBONE = "MobileNet"
 SIZE = 64
 HEAD = (8, 4)
+TOLERANCE = 0.2
+"""Of the golden outputs in lower precisions."""
 
 CARD = Card(
     schema=SCHEMA,
@@ -86,6 +90,62 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
             write_graph(draft.path, Path(name) / GRAPH_FILE)
             extra = {file: (Path(name) / file).read_bytes() for file in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
         write_package(path, card, **contents, readme="# Tiny, for tests\n", extra=extra)
+
+
+def write_quantized_package(path: Path, package: ModelPackage) -> ModelPackage:
+    """Write a package again, with its INT8 quantization and a card that allows every precision.
+
+    It does whatever this machine's processor has, so that tests of screening need no processor of a certain kind.
+    """
+    import openvino as ov
+
+    from training.fit.quantize import find_quantization
+    from training.progress import Progress
+    from xray.network.int8 import INT8_FILE, quantization_bytes, quantize_graph
+    from xray.network.openvino_engine import OpenVINOEngine
+    from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE, derive_graph, read_graph
+
+    graph, _ = derive_graph(package, path.with_name("graphs"))
+    found = find_quantization(lambda: read_graph(graph, package.weights_path), some_images(32), Progress())
+
+    def model(precision: Precision) -> ov.Model:
+        read = read_graph(graph, package.weights_path)
+        if precision is Precision.INT8:
+            quantize_graph(read, found)
+        return read
+
+    golden, lower_golden = package.golden(), {}
+    for precision in (Precision.BF16, Precision.INT8):
+        outputs = OpenVINOEngine(model(precision), precision).infer(golden.images)
+        lower_golden[precision] = Golden(golden.images, outputs.logits, outputs.cams, TOLERANCE)
+    return write_package(
+        path,
+        replace(package.card, precisions=tuple(map(_allowed, lower_golden))),
+        weights=stored_weights(package),
+        golden=golden,
+        readme="# Tiny, in every precision\n",
+        lower_golden=lower_golden,
+        extra={
+            **{name: graph.with_name(name).read_bytes() for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)},
+            INT8_FILE: quantization_bytes(found),
+        },
+    )
+
+
+def _allowed(precision: Precision) -> LowerPrecision:
+    return LowerPrecision(str(precision), TOLERANCE, "random images", 0.5, 0.5, 1.0, 0.0, 0.0)
+
+
+def some_images(count: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """Draw images of eight by eight random fields."""
+    rng = np.random.default_rng(3)
+    return np.kron(rng.integers(0, 256, (count, 8, 8), np.uint8), np.ones((1, size // 8, size // 8), np.uint8))
+
+
+def stored_weights(package: ModelPackage) -> list[NDArray[np.float32]]:
+    """Read a package's weights as they are stored."""
+    with h5py.File(package.weights_path) as file:
+        return [file[str(index)][...].astype(np.float32) for index in range(len(file))]
 
 
 def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "ARCHIVES",
         "MODEL",
         "ENGINE",
+        "PRECISION",
         "BATCH_SIZE",
         "PSEUDONYM_KEY",
         "WORKER_NAME",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.archives import as_plain_user, folder_for_others
-from tests.tiny import write_tiny_package
+from tests.tiny import some_images, stored_weights, write_tiny_package
 from xray.errors import PackageError, StorageOutage, UsageError
 from xray.network.open_engine import open_engine, require_engine
 from xray.network.openvino_graph import check_graph, derive_graph
@@ -47,11 +47,6 @@ def run_as_base_install(code: str, tmp_path: Path) -> None:
         "NETWORK_LOG": str(tmp_path / "network.log"),
     }
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
-
-
-def some_images(size: int, count: int) -> np.ndarray:
-    rng = np.random.default_rng(3)
-    return np.kron(rng.integers(0, 256, (count, 8, 8), np.uint8), np.ones((1, size // 8, size // 8), np.uint8))
 
 
 def test_screening_needs_no_tensorflow_and_nothing_phones_home(tiny_package: ModelPackage, tmp_path: Path) -> None:
@@ -87,7 +82,7 @@ def test_an_engine_takes_any_number_of_images_and_gives_outputs_in_their_order(
     tiny_package: ModelPackage, graph_cache: Path, count: int
 ) -> None:
     engine = open_engine(tiny_package, "openvino", graph_cache)
-    images = some_images(tiny_package.card.input_size, 33)
+    images = some_images(33)
     everything = engine.infer(images)
     found = engine.infer(images[:count])
     assert found.logits.shape == (count,)
@@ -103,7 +98,7 @@ def test_an_engine_limited_to_one_thread_gives_the_same_outputs(tiny_package: Mo
 
 
 def test_engines_agree_on_the_tiny_package(tiny_package: ModelPackage, graph_cache: Path) -> None:
-    images = some_images(tiny_package.card.input_size, 21)
+    images = some_images(21)
     one = open_engine(tiny_package, "openvino", graph_cache).infer(images)
     other = open_engine(tiny_package, "keras", graph_cache).infer(images)
     np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
@@ -113,7 +108,7 @@ def test_engines_agree_on_the_tiny_package(tiny_package: ModelPackage, graph_cac
 def test_engines_agree_on_the_shipped_package_to_a_thousandth_in_probability(
     shipped_package: ModelPackage, graph_cache: Path
 ) -> None:
-    images = np.concatenate([shipped_package.golden().images, some_images(shipped_package.card.input_size, 9)])
+    images = np.concatenate([shipped_package.golden().images, some_images(9, shipped_package.card.input_size)])
     one = open_engine(shipped_package, "openvino", graph_cache).infer(images)
     other = open_engine(shipped_package, "keras", graph_cache).infer(images)
     probability = shipped_package.card.probability
@@ -205,11 +200,6 @@ def with_graph(package: ModelPackage, tmp_path: Path, cache: Path) -> ModelPacka
 def graph_files(package: ModelPackage, cache: Path) -> dict[str, bytes]:
     graph, _ = derive_graph(package, cache)
     return {name: graph.with_name(name).read_bytes() for name in ("network.xml", "network.bin")}
-
-
-def stored_weights(package: ModelPackage) -> list[np.ndarray]:
-    with h5py.File(package.weights_path) as file:
-        return [file[str(index)][...].astype(np.float32) for index in range(len(file))]
 
 
 def test_a_packages_own_graph_is_used_and_agrees_with_its_weights(

@@ -7,15 +7,12 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from tests.xray.network.test_engines import graph_files, some_images, stored_weights
-from training.fit.quantize import choose_range, find_quantization
-from training.progress import Progress
+from tests.tiny import some_images, stored_weights
+from training.fit.quantize import choose_range
 from xray.errors import PackageError, UsageError
-from xray.network.card import LowerPrecision
 from xray.network.int8 import (
     INT8_FILE,
     LayerQuantization,
-    Quantization,
     convolutions,
     kernel_of,
     quantization_bytes,
@@ -23,55 +20,13 @@ from xray.network.int8 import (
     read_quantization,
 )
 from xray.network.open_engine import open_engine
-from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.openvino_graph import read_graph
-from xray.network.package import Golden, ModelPackage, write_package
+from xray.network.package import ModelPackage
 from xray.network.precision import choose_precision, computable_precisions, cpu_flags, fast_precisions
 from xray.vocabulary import Precision
 
 FP32, BF16, INT8 = Precision
 AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
-
-
-def lower_golden(graph: Path, package: ModelPackage, found: Quantization, precision: Precision) -> Golden:
-    model = read_graph(graph, package.weights_path)
-    if precision is INT8:
-        quantize_graph(model, found)
-    images = package.golden().images
-    outputs = OpenVINOEngine(model, precision).infer(images)
-    return Golden(images, outputs.logits, outputs.cams, 0.2)
-
-
-def lower(precision: Precision, tolerance: float = 0.2) -> LowerPrecision:
-    return LowerPrecision(str(precision), tolerance, "random images", 0.5, 0.5, 1.0, 0.0, 0.0)
-
-
-@pytest.fixture(scope="module")
-def graph(tiny_package: ModelPackage, graph_cache: Path) -> Path:
-    return graph_cache / next(iter(graph_cache.iterdir())) / "network.xml"
-
-
-@pytest.fixture(scope="module")
-def quantized(tiny_package: ModelPackage, graph_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """The tiny package with its graph, its INT8 quantization, and a card that allows every precision."""
-    files = graph_files(tiny_package, graph_cache)
-    folder = tmp_path_factory.mktemp("quantized")
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    images = some_images(tiny_package.card.input_size, 32)
-    found = find_quantization(lambda: read_graph(folder / "network.xml", tiny_package.weights_path), images, Progress())
-    return write_package(
-        folder / "package",
-        dataclasses.replace(tiny_package.card, precisions=(lower(BF16), lower(INT8))),
-        weights=stored_weights(tiny_package),
-        golden=tiny_package.golden(),
-        readme="# Tiny\n",
-        lower_golden={
-            precision: lower_golden(folder / "network.xml", tiny_package, found, precision)
-            for precision in (BF16, INT8)
-        },
-        extra={**files, INT8_FILE: quantization_bytes(found)},
-    )
 
 
 @pytest.mark.parametrize(
@@ -97,12 +52,12 @@ def test_this_cpu_has_flags_on_linux() -> None:
 
 
 def test_auto_takes_the_fastest_precision_that_the_package_allows(
-    tiny_package: ModelPackage, quantized: ModelPackage
+    tiny_package: ModelPackage, quantized_package: ModelPackage
 ) -> None:
-    assert choose_precision(quantized, "auto", (BF16, INT8, FP32)) is BF16
-    assert choose_precision(quantized, "auto", (FP32,)) is FP32
+    assert choose_precision(quantized_package, "auto", (BF16, INT8, FP32)) is BF16
+    assert choose_precision(quantized_package, "auto", (FP32,)) is FP32
     assert choose_precision(tiny_package, "auto", (BF16, INT8, FP32)) is FP32
-    assert choose_precision(quantized, "fp32", (BF16, INT8, FP32)) is FP32
+    assert choose_precision(quantized_package, "fp32", (BF16, INT8, FP32)) is FP32
 
 
 def test_a_precision_that_the_package_does_not_allow_is_refused_with_those_that_it_allows(
@@ -116,11 +71,11 @@ def test_a_precision_that_the_package_does_not_allow_is_refused_with_those_that_
 
 @pytest.mark.parametrize("precision", sorted(computable_precisions(cpu_flags())))
 def test_each_precision_gives_nearly_the_logits_and_cams_of_float32(
-    quantized: ModelPackage, tmp_path: Path, precision: Precision
+    quantized_package: ModelPackage, tmp_path: Path, precision: Precision
 ) -> None:
-    images = some_images(quantized.card.input_size, 40)[32:]
-    exact = open_engine(quantized, "openvino", tmp_path).infer(images)
-    engine = open_engine(quantized, "openvino", tmp_path, precision)
+    images = some_images(40)[32:]
+    exact = open_engine(quantized_package, "openvino", tmp_path).infer(images)
+    engine = open_engine(quantized_package, "openvino", tmp_path, precision)
     found = engine.infer(images)
     assert engine.precision == precision
     assert np.corrcoef(exact.logits, found.logits)[0, 1] > 0.98
@@ -128,26 +83,28 @@ def test_each_precision_gives_nearly_the_logits_and_cams_of_float32(
 
 
 @pytest.mark.parametrize("precision", [BF16, INT8])
-def test_lower_precisions_are_really_computed(quantized: ModelPackage, tmp_path: Path, precision: Precision) -> None:
-    images = some_images(quantized.card.input_size, 8)
-    exact = open_engine(quantized, "openvino", tmp_path).infer(images)
-    found = open_engine(quantized, "openvino", tmp_path, precision).infer(images)
+def test_lower_precisions_are_really_computed(
+    quantized_package: ModelPackage, tmp_path: Path, precision: Precision
+) -> None:
+    images = some_images(8)
+    exact = open_engine(quantized_package, "openvino", tmp_path).infer(images)
+    found = open_engine(quantized_package, "openvino", tmp_path, precision).infer(images)
     assert np.abs(exact.logits - found.logits).max() > 1e-5
 
 
 @pytest.mark.parametrize("precision", sorted(computable_precisions(cpu_flags())))
 def test_the_cams_mean_and_the_effective_bias_give_the_logit_in_each_precision(
-    quantized: ModelPackage, graph_cache: Path, tmp_path: Path, precision: Precision
+    quantized_package: ModelPackage, graph_cache: Path, tmp_path: Path, precision: Precision
 ) -> None:
     # The identity holds only if head and CAM are computed from the same feature map, in float32.
-    size = quantized.card.input_size
-    images = some_images(size, 6)
-    found = open_engine(quantized, "openvino", tmp_path, precision).infer(images)
+    size = quantized_package.card.input_size
+    images = some_images(6)
+    found = open_engine(quantized_package, "openvino", tmp_path, precision).infer(images)
     weights = stored_weights(quantized)
     (kernel_1, kernel_2, kernel_3), (bias_1, bias_2, bias_3) = weights[-6:-3], weights[-3:]
-    model = read_graph(quantized.path / "network.xml", quantized.weights_path)
+    model = read_graph(quantized_package.path / "network.xml", quantized_package.weights_path)
     if precision is INT8:
-        quantize_graph(model, read_quantization(quantized.path / INT8_FILE))
+        quantize_graph(model, read_quantization(quantized_package.path / INT8_FILE))
     pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
     model.add_outputs([pooling.output(0)])
     model.reshape([1, size, size])
@@ -162,8 +119,8 @@ def test_the_cams_mean_and_the_effective_bias_give_the_logit_in_each_precision(
         assert cam.mean() + effective == pytest.approx(logit, abs=1e-4)
 
 
-def test_a_quantization_is_read_back_as_it_was_written(quantized: ModelPackage, tmp_path: Path) -> None:
-    found = read_quantization(quantized.path / INT8_FILE)
+def test_a_quantization_is_read_back_as_it_was_written(quantized_package: ModelPackage, tmp_path: Path) -> None:
+    found = read_quantization(quantized_package.path / INT8_FILE)
     (tmp_path / "again.npz").write_bytes(quantization_bytes(found))
     again = read_quantization(tmp_path / "again.npz")
     assert found.keys() == again.keys()
@@ -195,8 +152,8 @@ def test_a_damaged_quantization_is_refused_by_name(tmp_path: Path) -> None:
         read_quantization(tmp_path / INT8_FILE)
 
 
-def test_a_quantization_of_another_graph_is_refused(quantized: ModelPackage) -> None:
-    model = read_graph(quantized.path / "network.xml", quantized.weights_path)
+def test_a_quantization_of_another_graph_is_refused(quantized_package: ModelPackage) -> None:
+    model = read_graph(quantized_package.path / "network.xml", quantized_package.weights_path)
     first = convolutions(model)[0]
     kernels, channels = kernel_of(first).shape[:2]
     fitting = LayerQuantization(0.0, 1.0, np.ones(channels, np.float32), np.zeros(kernels, np.float32))
@@ -244,12 +201,12 @@ def test_head_and_cam_of_the_shipped_model_are_computed_in_float32(
     assert convolved <= ({"bf16"} if precision is BF16 else {"u8", "i8"})
 
 
-def test_the_keras_engine_computes_bfloat16_too_and_no_int8(quantized: ModelPackage, tmp_path: Path) -> None:
-    images = some_images(quantized.card.input_size, 20)
-    exact = open_engine(quantized, "keras", tmp_path).infer(images)
-    found = open_engine(quantized, "keras", tmp_path, BF16).infer(images)
+def test_the_keras_engine_computes_bfloat16_too_and_no_int8(quantized_package: ModelPackage, tmp_path: Path) -> None:
+    images = some_images(20)
+    exact = open_engine(quantized_package, "keras", tmp_path).infer(images)
+    found = open_engine(quantized_package, "keras", tmp_path, BF16).infer(images)
     assert np.abs(exact.logits - found.logits).max() > 1e-5
     assert np.corrcoef(exact.logits, found.logits)[0, 1] > 0.98
     assert found.logits.dtype == found.cams.dtype == np.float32
     with pytest.raises(UsageError, match="keras engine does not compute int8"):
-        open_engine(quantized, "keras", tmp_path, INT8)
+        open_engine(quantized_package, "keras", tmp_path, INT8)
