@@ -113,8 +113,8 @@ def test_an_archive_is_screened_in_two_precisions_as_two_runs_and_each_says_whic
         done = run({**environ, "BONESCREEN_PRECISION": precision}, "screen", root)
         assert done.returncode == 0, done.stderr
         assert f"tiny 1 ({precision})" in done.stdout
-    told = json.loads(run(environ, "status", "--json").stdout)
-    assert [each["precision"] for each in told["runs"]] == [FP32, lowest]
+    told = json.loads(run(environ, "runs", "--json").stdout)
+    assert [each["precision"] for each in told] == [FP32, lowest]
     found = {}
     for number in ("1", "2"):
         listed = csv.DictReader(io.StringIO(run(environ, "results", "--run", number, "--format", "csv").stdout))

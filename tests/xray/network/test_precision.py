@@ -100,7 +100,7 @@ def test_the_cams_mean_and_the_effective_bias_give_the_logit_in_each_precision(
     size = quantized_package.card.input_size
     images = some_images(6)
     found = open_engine(quantized_package, "openvino", tmp_path, precision).infer(images)
-    weights = stored_weights(quantized)
+    weights = stored_weights(quantized_package)
     (kernel_1, kernel_2, kernel_3), (bias_1, bias_2, bias_3) = weights[-6:-3], weights[-3:]
     model = read_graph(quantized_package.path / "network.xml", quantized_package.weights_path)
     if precision is INT8:
