@@ -34,8 +34,8 @@ from db.tables import archive_counts, images, outcomes, runs, scan_entries, scan
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Reason
 
-MERGE_ROWS = 5_000
-"""Staging rows that one transaction merges: few enough that workers on SQLite do not wait long."""
+MERGE_ROWS = 2_000
+"""Staging rows that one transaction merges: few enough that workers do not wait long, even if all files changed."""
 
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 """Failures of a file that was missing or changed: when the file is back, it is read again."""
