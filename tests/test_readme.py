@@ -33,11 +33,11 @@ def block(pattern: str) -> str:
 
 
 def run(arguments: Sequence[str], cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python with default settings and this home; stderr is in stdout."""
+    """Run Python with this home, in float32 as the README's scores are, else default settings; stderr is in stdout."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**environ, "BONESCREEN_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        env={**environ, "BONESCREEN_HOME": str(home), "BONESCREEN_PRECISION": "fp32", "PYTHONPATH": str(ROOT)},
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

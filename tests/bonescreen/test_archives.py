@@ -52,7 +52,7 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_skipped(tmp_path:
     for number, folder in enumerate(("DISC1/ST000/IM000", "DISC2/ST007/IM003")):
         file = root / folder
         file.parent.mkdir(parents=True)
-        file.write_bytes(dicom(image_pixels(number), BodyPartExamined="HUMERUS"))
+        file.write_bytes(dicom(image_pixels(number), BodyPartExamined="HUMERUS", PatientID="PAT-4711-K"))
     chest = dicom(image_pixels(2), StudyInstanceUID="1.2.8", BodyPartExamined="CHEST", PatientName="Roe^Richard")
     (root / "chest").write_bytes(chest)
     (root / "slice").write_bytes(dicom(image_pixels(3), SOPClassUID=uid.CTImageStorage, Modality="CT"))
@@ -68,7 +68,7 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_skipped(tmp_path:
     assert "broken.dcm" in failed
     everything = b"".join(path.read_bytes() for path in Path(environ["BONESCREEN_HOME"]).rglob("*") if path.is_file())
     assert b"1.2.8" in everything
-    for identity in (b"Roe", b"Doe", b"4711"):
+    for identity in (b"Roe", b"Doe", b"PAT-4711-K"):
         assert identity not in everything
 
 

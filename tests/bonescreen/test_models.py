@@ -75,7 +75,7 @@ def test_a_whole_package_is_verified_down_to_its_golden_outputs(
     monkeypatch.setenv("BONESCREEN_ENGINE", "openvino")
     done = bonescreen("models", "verify", tiny_package.path)
     assert done.code == 0
-    assert "The openvino engine gives the golden outputs: tiny 1 is OK." in done.out
+    assert "The openvino engine gives the golden outputs in fp32.\ntiny 1 is OK." in done.out
 
 
 def test_a_damaged_package_is_refused_and_named(

@@ -63,8 +63,8 @@ def fill(archive: Archive, side: int, first: int = 0) -> None:
 
 
 def make_slow_to_decode(archive: Archive, number: int) -> None:
-    """Replace an image by one that takes about a second to decode."""
-    pixels = _pixels(np.random.default_rng(number), 8000)
+    """Replace an image by one that takes about half a second to decode: nearly as large as is allowed."""
+    pixels = _pixels(np.random.default_rng(number), 9600)
     (archive.root / archive.path(number)).write_bytes(png_of(pixels, bits=8))
 
 
@@ -349,9 +349,12 @@ class Stack:
         """Wait for a worker child that has claimed a batch, and suspend it (SIGSTOP)."""
         return await_that(self.suspend_claiming_child, 60, "a worker has claimed a batch")
 
-    def suspend_claiming_child(self) -> tuple[psutil.Process, ClaimedBatch] | None:
-        """Suspend (SIGSTOP) the worker child that has claimed a batch, if there is one."""
+    def suspend_claiming_child(self, image: int | None = None) -> tuple[psutil.Process, ClaimedBatch] | None:
+        """Suspend (SIGSTOP) the worker child that has claimed a batch, or that of an image, if there is one."""
         claimed = self.ledger.claimed_batches() if self.ledger.exists() else []
+        if image is not None:
+            spans = {batch: self.ledger.span(batch.batch_id) for batch in claimed}
+            claimed = [batch for batch, (first, last) in spans.items() if first <= image <= last]
         if not claimed:
             return None
         batch = claimed[0]

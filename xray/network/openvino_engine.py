@@ -1,6 +1,8 @@
 """The OpenVINO engine: runs a network on CPUs, without TensorFlow."""
 
+import itertools
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
@@ -66,7 +68,11 @@ class OpenVINOEngine:
             raise PackageError(f"the graph's outputs {shapes} are not logits and CAMs")
         self._map_shape = shapes[1][1:]
         self._queue = ov.AsyncInferQueue(compiled, threads)
-        self._queue.set_callback(_copy_outputs)
+        # The queue keeps its callback and the last arguments of it. If these led back to the queue, it would never be
+        # deleted, and its threads would abort the process at its end.
+        self._in_work: dict[int, _Pending] = {}
+        self._queue.set_callback(_copier(self._in_work))
+        self._numbers = itertools.count()
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
@@ -74,17 +80,23 @@ class OpenVINOEngine:
 
     def submit(self, images: NDArray[np.uint8]) -> "_Pending":
         """Start to run the network; see :meth:`xray.network.engine.Engine.submit`."""
-        pending = _Pending(self._queue, len(images), self._map_shape)
+        number, pending = next(self._numbers), _Pending(self, len(images), self._map_shape)
+        if len(images):
+            self._in_work[number] = pending
         for rows, batch in padded_batches(images, FORWARD_BATCH):
-            self._queue.start_async({0: batch}, (pending, rows))
+            self._queue.start_async({0: batch}, (number, rows.start, rows.stop))
         return pending
+
+    def raise_error(self) -> None:
+        """Wait for all images that were submitted, and raise OpenVINO's RuntimeError if one failed."""
+        self._queue.wait_all()
 
 
 class _Pending:
     """Images in the queue; OpenVINO's threads fill in their outputs."""
 
-    def __init__(self, queue: ov.AsyncInferQueue, count: int, map_shape: tuple[int, ...]) -> None:
-        self._queue = queue
+    def __init__(self, engine: OpenVINOEngine, count: int, map_shape: tuple[int, ...]) -> None:
+        self._engine = engine
         self._outputs = Inference(np.empty(count, np.float32), np.empty((count, *map_shape), np.float32))
         self._left = count
         self._lock = threading.Lock()
@@ -92,8 +104,8 @@ class _Pending:
         if not count:
             self._done.set()
 
-    def copy(self, request: ov.InferRequest, rows: slice) -> None:
-        """Copy the outputs of one finished request."""
+    def copy(self, request: ov.InferRequest, rows: slice) -> bool:
+        """Copy the outputs of one finished request; return whether it was the last."""
         count = rows.stop - rows.start
         self._outputs.logits[rows] = request.get_output_tensor(0).data[:count]
         self._outputs.cams[rows] = request.get_output_tensor(1).data[:count]
@@ -101,15 +113,20 @@ class _Pending:
             self._left -= count
             if not self._left:
                 self._done.set()
+            return not self._left
 
     def result(self) -> Inference:
         """Wait for the outputs; raises OpenVINO's RuntimeError if it failed."""
         while not self._done.wait(CHECK_SECONDS):
-            # A request that failed makes no callback; this call raises its error.
-            self._queue.wait_all()
+            # A request that failed makes no callback.
+            self._engine.raise_error()
         return self._outputs
 
 
-def _copy_outputs(request: ov.InferRequest, of: tuple[_Pending, slice]) -> None:
-    pending, rows = of
-    pending.copy(request, rows)
+def _copier(in_work: dict[int, _Pending]) -> Callable[[ov.InferRequest, tuple[int, int, int]], None]:
+    def copy(request: ov.InferRequest, place: tuple[int, int, int]) -> None:
+        number, start, stop = place
+        if in_work[number].copy(request, slice(start, stop)):
+            del in_work[number]
+
+    return copy
