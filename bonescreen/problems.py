@@ -160,9 +160,8 @@ def _process_problems(state: SystemState) -> list[Problem]:
         )
     for run in state.open_runs:
         if run.open_batches and not state.has_worker(run):
-            text = (
-                f"No worker for {run.model} is running, and run {run.run} has {count(run.open_batches, 'batch')} to do."
-            )
+            model, left = f"{run.model} ({run.precision})", count(run.open_batches, "batch")
+            text = f"No worker for {model} is running, and run {run.run} has {left} to do."
             found.append(
                 Problem(text, wait_for_start if state.embedded else "Run on a worker machine: bonescreen worker")
             )

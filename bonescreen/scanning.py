@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from producer.scan import model_version
 from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
 from producer.source import Source
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
+from xray.message import queue_name
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, common_precisions, machine_precisions, served_precisions
 from xray.settings import Settings
@@ -63,8 +65,8 @@ def model_for_archive(
 ) -> ModelVersion:
     """Choose the model version to screen an archive with: the package, and the precision of the run.
 
-    The archive's earlier run keeps its precision. Otherwise it is the fastest that every worker computes fast; float32
-    if there is no worker yet, as each computes it.
+    The archive's earlier run keeps its precision while a worker takes it. Otherwise it is the fastest that every living
+    worker computes fast; float32 if there is none yet, as each computes it.
 
     Parameters
     ----------
@@ -85,23 +87,40 @@ def model_for_archive(
     """
     wanted = settings.precision
     here = served_precisions(package, settings.engine, wanted) if works_here else ()
+    fast_here = [precision for precision in machine_precisions(settings.engine) if precision in here]
+    others = _living_workers(database, package) if settings.database_url is not None else []
+    served = {*here, *(precision for worker in others for precision in worker.served)}
     earlier = archive_precision(database, archive, package.digest)
-    if wanted == "auto" and earlier in package.card.allowed_precisions:
-        if not works_here or settings.database_url is not None or earlier in here:
-            return model_version(package, earlier)
-        print_notice(
-            f"{archive} was screened in {earlier}, which this machine does not compute; all of it is screened again"
-        )
-    machines = [machine_precisions(settings.engine)] if works_here else []
-    if settings.database_url is not None:
-        machines += [
-            tuple(Precision(precision) for precision in beat.precisions.split())
-            for beat in list_heartbeats(database)
-            if beat.alive and beat.precisions
-        ]
-        if wanted == "auto" and not machines:
-            print_notice("no worker is alive yet, so the run is fp32; for a faster one, start the workers first")
-    return model_version(package, choose_precision(package, wanted, common_precisions(machines)))
+    if wanted == "auto" and earlier in package.card.allowed_precisions and (earlier in served or not served):
+        return model_version(package, earlier)
+    if wanted == "auto" and earlier is not None:
+        print_notice(f"{archive} was screened in {earlier}, which no worker computes now; all of it is screened again")
+    fast = [worker.fast for worker in others] + ([fast_here] if works_here else [])
+    precision = choose_precision(package, wanted, common_precisions(fast))
+    if not served:
+        print_notice(f"no worker is alive yet, so the run is {precision}; to choose the fastest, start workers first")
+    elif precision not in served:
+        print_notice(f"no worker that is alive computes {precision}: the run waits until one does")
+    return model_version(package, precision)
+
+
+@dataclass(frozen=True)
+class _LivingWorker:
+    """The precisions in which a worker takes batches of a model package, and those that it computes fast."""
+
+    served: Sequence[Precision]
+    fast: Sequence[Precision]
+
+
+def _living_workers(database: Database, package: ModelPackage) -> list[_LivingWorker]:
+    found = []
+    for beat in list_heartbeats(database):
+        queues = (beat.queue or "").split() if beat.alive else []
+        served = [each for each in package.card.allowed_precisions if queue_name(package.digest, each) in queues]
+        if served:
+            fast = [Precision(each) for each in (beat.precisions or "").split() if each in served]
+            found.append(_LivingWorker(served, fast or served))
+    return found
 
 
 def report_lines(report: ScanReport, root: Path) -> Iterator[str]:

@@ -85,10 +85,11 @@ def claim(database: Database, run_id: int, batch_id: int, worker: str, images: i
         return _claim(connection, run_id, batch_id, worker, images)
 
 
-def claim_next(
-    database: Database, queue: str, worker: str, images: int | None = None, run: int | None = None
-) -> Claim | None:
+def claim_next(database: Database, queue: str, worker: str, images: int | None = None) -> Claim | None:
     """Claim the next batch of a queue without a message, which does nothing when it arrives later.
+
+    A batch that was lost with a worker before is left to its message: a worker that takes it beside another batch would
+    lose both.
 
     Of the runs, the one whose next batch was never sent or was sent longest ago comes first.
 
@@ -101,8 +102,6 @@ def claim_next(
         Stored with the claim.
     images : int, optional
         The most images to take, as in `claim`.
-    run : int, optional
-        Take only a batch of this run.
 
     Returns
     -------
@@ -110,8 +109,6 @@ def claim_next(
         None if no batch waits that no other worker is just claiming.
     """
     runs_of_queue = select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue)
-    if run is not None:
-        runs_of_queue = runs_of_queue.where(runs.c.id == run)
     with database.write() as connection:
         run_ids = connection.execute(runs_of_queue).scalars().all()
         if len(run_ids) > 1:
@@ -131,7 +128,7 @@ def _select_waiting(run_id: int) -> Select[Any]:
     # Pending and sent are the open states that come after claimed, so this is the order of the index on open batches.
     return (
         select(batches.c.sent_at, batches.c.id, batches.c.run_id)
-        .where(batches.c.run_id == run_id, is_open(), batches.c.state > BatchState.CLAIMED)
+        .where(batches.c.run_id == run_id, is_open(), batches.c.state > BatchState.CLAIMED, batches.c.attempts == 0)
         .order_by(batches.c.state, batches.c.sent_at, batches.c.id)
         .limit(1)
     )

@@ -101,11 +101,12 @@ class _ChildProcess:
         self._settings = settings
         self._package = package
         self._queues = queues
-        self._stopping = multiprocessing.Event()
+        # Not an Event: a child that is killed while it asks one keeps its lock for ever.
+        self._stopping = multiprocessing.RawValue("b", 0)
 
     def tell_to_stop(self, **_: object) -> None:
         """Tell the child, from the parent, to store what was inferred and to release its batches."""
-        self._stopping.set()
+        self._stopping.value = 1
 
     def start(self, **_: object) -> None:
         """Set up a new child process; the network is loaded for the first batch."""
@@ -122,7 +123,7 @@ class _ChildProcess:
             self._open_engine,
             self._lease_renewer,
             name,
-            self._stopping.is_set,
+            lambda: bool(self._stopping.value),
         )
         self._lease_renewer.start()
 

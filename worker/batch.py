@@ -1,6 +1,5 @@
 """A claimed batch: its images, the outcomes that are not stored yet, and whether a failure may be its archive's."""
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, FileFault
 from xray.settings import Settings
 from xray.vocabulary import Reason
-
-log = logging.getLogger(__name__)
 
 OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE, Reason.CHANGED})
 """If all images of a batch fail for one of these reasons, the cause may be the archive and not the files."""
@@ -118,8 +115,8 @@ class ClaimedBatch:
         ArchiveOutage
             If every image failed alike, and none of the archive can be read now.
         """
-        reason = shared_fault(self._suspects) if self._only_suspects else None
-        if reason is not None and not self._archive_is_readable():
+        reason = self._archive_fault() if self._only_suspects else None
+        if reason is not None:
             raise ArchiveOutage(
                 f"every image of a batch of {self.claim.archive} ({len(self._suspects)}) is {reason}: is the archive "
                 "mounted and readable? If it is, scan it again"
@@ -135,24 +132,23 @@ class ClaimedBatch:
         self.closed = True
         ledger.release_claim(self._database, self.claim)
 
-    def _archive_is_readable(self) -> bool:
-        """Try to read an image again that was read before in this run."""
+    def _archive_fault(self) -> Reason | None:
+        """Return the reason that all images failed for, if the archive is its cause.
+
+        It is, if an image that was read before in this run cannot be read now. If none was read yet, a batch of one
+        image says too little.
+        """
+        reasons = {outcome.reason for outcome in self._suspects}
+        if len(reasons) != 1:
+            return None
         image = ledger.latest_read_image(self._database, self.claim)
         if image is None:
-            return False
+            return reasons.pop() if len(self._suspects) > 1 else None
         try:
             read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
         except FileFault:
-            return False
-        return True
-
-
-def shared_fault(outcomes: Sequence[ImageOutcome]) -> Reason | None:
-    """Return the failure that all images of a batch have in common, if an archive outage may be its cause."""
-    reasons = {outcome.reason for outcome in outcomes}
-    if len(outcomes) > 1 and len(reasons) == 1 and reasons <= OUTAGE_REASONS:
-        return reasons.pop()
-    return None
+            return reasons.pop()
+        return None
 
 
 def _root(settings: Settings, claim: Claim) -> Path:

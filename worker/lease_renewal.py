@@ -1,4 +1,4 @@
-"""The lease renewal of a worker child: a thread that renews the lease of the batch in work and sends heartbeats."""
+"""The lease renewal of a worker child: a thread that renews the leases of its batches and sends heartbeats."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from xray.message import RENEW_SECONDS
 log = logging.getLogger(__name__)
 
 PROBLEM_SECONDS = 30.0
-"""How long a problem is reported; longer than any pause between two attempts (``worker.batch.RETRY_SECONDS``)."""
+"""How long a problem is reported; longer than any pause between two attempts (``worker.pipeline.RETRY_SECONDS``)."""
 
 
 class LeaseRenewer:
@@ -108,6 +108,11 @@ class LeaseRenewer:
             self._claims[claim] = lost
         self.activity = Activity.SCREENING
         return lost
+
+    @property
+    def holds_claims(self) -> bool:
+        """Whether the lease of any claim is renewed."""
+        return bool(self._claims)
 
     def remove(self, claim: Claim) -> None:
         """Renew a claim's lease no longer."""

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -53,7 +53,7 @@ TASK_SECONDS = 30.0
 FIRST_RATE = 32.0
 """Images per second, until a worker knows its own."""
 
-MAX_GROUP = 1024
+FIRST_GROUP, MAX_GROUP = 8, 1024
 
 MAX_CLAIMS = 2
 """Batches in a worker's hands: the one that is inferred and the one that is loaded."""
@@ -202,6 +202,7 @@ class _Task:
         self._started = self._stored_at = time.monotonic()
         self._next_claim = 0.0
         self._outage = False
+        self._last_size = FIRST_GROUP
         self._collected: deque[tuple[float, int]] = deque(maxlen=RATE_GROUPS)
         self._counts = Counter[str]()
 
@@ -214,6 +215,11 @@ class _Task:
                 self._take(claim)
                 in_work: deque[_Group] = deque()
                 for batch, loading in self._loaded_groups(decoders):
+                    # Slow images must not keep back what was inferred before them.
+                    while wait(loading, timeout=STORE_SECONDS).not_done:
+                        if in_work:
+                            self._collect(in_work.popleft())
+                        self._store_all()
                     with self._responsible_for(batch):
                         in_work.append(self._infer(inference, batch, [future.result() for future in loading]))
                     # While this group is inferred, the one before is stored and the next one loaded.
@@ -260,6 +266,9 @@ class _Task:
             self._note(claim, outage)
             worker.retry_during_outage(lambda: ledger.release_claim(worker.database, claim))
             return
+        except BaseException:
+            worker.lease_renewer.remove(claim)
+            raise
         self._batches.append(batch)
         if batch.complete:
             self._finish(batch)
@@ -318,8 +327,10 @@ class _Task:
 
     def _group_size(self) -> int:
         rate = self._worker.rates.get(self._engine.precision, FIRST_RATE)
-        size = min(max(1, round(GROUP_SECONDS * rate)), MAX_GROUP)
-        return -(-size // self._engine.batch) * self._engine.batch
+        # At most twice the last: a rate measured on a few easy images may be far too high.
+        size = min(max(1, round(GROUP_SECONDS * rate)), 2 * self._last_size, MAX_GROUP)
+        self._last_size = -(-size // self._engine.batch) * self._engine.batch
+        return self._last_size
 
     # -- infer ---------------------------------------------------------------------------------------------------
 
@@ -354,7 +365,7 @@ class _Task:
             ]
             batch.check_claim()
             batch.add(outcomes)
-            self._measure(len(outcomes))
+            self._measure(len(group.new))
             if batch.complete:
                 self._finish(batch)
             elif time.monotonic() - self._stored_at >= STORE_SECONDS:
@@ -380,7 +391,12 @@ class _Task:
         }
 
     def _measure(self, images: int) -> None:
-        """Update this worker's rate, by which it chooses how much to claim and to load."""
+        """Update this worker's rate, by which it chooses how much to claim and to load.
+
+        Images that need no inference do not count: those after them may.
+        """
+        if not images:
+            return
         self._collected.append((time.monotonic(), images))
         (first, before), (last, _) = self._collected[0], self._collected[-1]
         if last > first:
@@ -391,6 +407,11 @@ class _Task:
 
     def _store(self, batch: ClaimedBatch) -> None:
         self._count(self._worker.retry_during_outage(batch.store))
+
+    def _store_all(self) -> None:
+        for batch in self._open_batches():
+            with self._responsible_for(batch):
+                self._store(batch)
 
     def _finish(self, batch: ClaimedBatch) -> None:
         with self._responsible_for(batch):

@@ -60,7 +60,8 @@ def enqueue(
 
     def scan(name: str, root: Path) -> ScanReport:
         source = Source.configured(root, settings, layout)
-        model = model_for_archive(settings, database, package, name, works_here=False)
+        # With a database of its own, this machine does the work too.
+        model = model_for_archive(settings, database, package, name, works_here=settings.database_url is None)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
         for line in report_lines(report, root):
             print_line(line)

@@ -236,7 +236,8 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
             processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
             again = f"Continue it with: bonescreen resume {summary.run}"
             next_steps.append(f"Run {summary.run} was cancelled, {processed}. {again}")
-    if done:
+    # Others may have screened, or removed, images of a shared database meanwhile.
+    if done > 0 and seconds > 0:
         print_line(f"Screened {count(done, 'image')} in {seconds:.0f} s, {done / seconds:.1f} images/s")
     print_line(RESEARCH_NOTICE)
     for step in (*next_steps, "See one study: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR"):

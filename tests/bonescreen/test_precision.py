@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from producer.scan import model_version
 from tests.archives import mura_tree
 from tests.bonescreen.processes import run
 from xray.errors import UsageError
+from xray.message import queue_name
 from xray.network.package import ModelPackage
 from xray.network.precision import computable_precisions, cpu_flags, machine_precisions
 from xray.settings import Settings, read_settings
@@ -45,8 +49,10 @@ def screened(database: Database, package: ModelPackage, precision: Precision) ->
     open_run(database, archive, register_model(database, model_version(package, precision)), 100)
 
 
-def worker(database: Database, name: str, precisions: str) -> None:
-    record_heartbeat(database, name, "worker", "queue", None, None, precisions)
+def worker(database: Database, package: ModelPackage, name: str, fast: str, served: str = "") -> None:
+    """Have a living worker that computes some precisions fast, and serves the same or others."""
+    queues = [queue_name(package.digest, precision) for precision in (served or fast).split()]
+    record_heartbeat(database, name, "worker", " ".join(queues), None, None, fast)
 
 
 def test_one_machine_takes_the_fastest_precision_that_it_has_and_the_package_allows(
@@ -66,11 +72,11 @@ def test_an_archive_keeps_the_precision_of_its_first_run(
 def test_a_cluster_takes_the_fastest_precision_that_every_worker_computes_fast(
     cluster: Settings, database: Database, quantized_package: ModelPackage
 ) -> None:
-    worker(database, "new:1", "bf16 int8 fp32")
+    worker(database, quantized_package, "new:1", "bf16 int8 fp32")
     assert chosen(cluster, database, quantized_package, works_here=False) == BF16
-    worker(database, "older:1", "int8 fp32")
+    worker(database, quantized_package, "older:1", "int8 fp32")
     assert chosen(cluster, database, quantized_package, works_here=False) == INT8
-    worker(database, "oldest:1", "fp32")
+    worker(database, quantized_package, "oldest:1", "fp32")
     assert chosen(cluster, database, quantized_package, works_here=False) == FP32
 
 
@@ -85,8 +91,53 @@ def test_workers_that_come_later_do_not_change_a_runs_precision(
     cluster: Settings, database: Database, quantized_package: ModelPackage
 ) -> None:
     screened(database, quantized_package, BF16)
-    worker(database, "older:1", "int8 fp32")
+    worker(database, quantized_package, "older:1", "int8 fp32", served="fp32 bf16 int8")
     assert chosen(cluster, database, quantized_package, works_here=False) == BF16
+
+
+def test_a_run_is_never_chosen_that_no_living_worker_takes(
+    cluster: Settings,
+    database: Database,
+    quantized_package: ModelPackage,
+    tiny_package: ModelPackage,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker(database, quantized_package, "limited:1", "bf16 int8 fp32", served="fp32")
+    worker(database, tiny_package, "of another model:1", "bf16 fp32")
+    assert chosen(cluster, database, quantized_package, works_here=False) == FP32
+    screened(database, quantized_package, INT8)
+    assert chosen(cluster, database, quantized_package, works_here=False) == FP32
+    assert "clinic was screened in int8, which no worker computes now" in capsys.readouterr().err
+
+
+def test_a_wanted_precision_that_no_living_worker_takes_is_said(
+    tmp_path: Path, database: Database, quantized_package: ModelPackage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_DATABASE_URL": "postgresql://db/bonescreen"}
+    wanted = read_settings({**environ, "BONESCREEN_PRECISION": "int8"})
+    worker(database, quantized_package, "old:1", "fp32")
+    assert chosen(wanted, database, quantized_package, works_here=False) == INT8
+    assert "no worker that is alive computes int8: the run waits until one does" in capsys.readouterr().err
+
+
+def test_no_framework_is_imported_to_choose_a_precision_where_there_may_be_a_gpu(
+    tmp_path: Path, tiny_package: ModelPackage
+) -> None:
+    (tmp_path / "nvidia0").touch()
+    code = f"""
+import sys
+from pathlib import Path
+from xray.network import engine
+engine.DEVICES = Path({str(tmp_path)!r})
+from worker.app import make_app
+from xray.network.package import load_package
+from xray.settings import read_settings
+make_app(read_settings({{"BONESCREEN_HOME": {str(tmp_path)!r}}}), load_package(Path({str(tiny_package.path)!r})), "redis://x")
+print(engine.may_have_gpu(), *({{"tensorflow", "keras", "openvino"}} & set(sys.modules)))
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_precision_in_the_settings_is_taken_or_refused(

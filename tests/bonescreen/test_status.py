@@ -139,7 +139,7 @@ def test_without_worker_and_feeder_it_says_which_to_start(
     assert done.code == 1
     assert "No feeder is running" in done.out
     assert done.out.startswith("Run 1: stopped, 50 % processed\n")
-    assert "No worker for tiny 1 is running, and run 1 has 1 batch to do." in done.out
+    assert "No worker for tiny 1 (fp32) is running, and run 1 has 1 batch to do." in done.out
     assert "bonescreen worker" in done.out
 
 

@@ -234,21 +234,21 @@ def test_a_batch_that_was_lost_with_a_worker_is_claimed_whole(database: Database
     claim = claim_next(database)
     expire(database, claim.batch_id)
     dispatch.recover_expired(database)
-    assert len(ids_of(database, ledger.claim_next(database, MODEL.queue, "w", images=1))) == 4
+    assert ledger.claim_next(database, MODEL.queue, "w") is None, "it is left to its message"
+    assert len(ids_of(database, ledger.claim(database, claim.run_id, claim.batch_id, "w", images=1))) == 4
 
 
 def test_a_worker_claims_its_next_batch_without_a_message_and_the_message_then_does_nothing(
     database: Database,
 ) -> None:
-    run = scan(database, found_files(8))
+    scan(database, found_files(8))
     first, second = send_all(database)
     claim = ledger.claim_next(database, MODEL.queue, "w")
     assert claim is not None
     assert (claim.run_id, claim.batch_id) == first
     assert ledger.claim(database, *first, "other") is None
     assert ledger.claim_next(database, "another queue", "w") is None
-    assert ledger.claim_next(database, MODEL.queue, "w", run=run + 1) is None
-    other = ledger.claim_next(database, MODEL.queue, "w", run=run)
+    other = ledger.claim_next(database, MODEL.queue, "w")
     assert other is not None
     assert (other.run_id, other.batch_id) == second
     assert ledger.claim_next(database, MODEL.queue, "w") is None
@@ -257,7 +257,7 @@ def test_a_worker_claims_its_next_batch_without_a_message_and_the_message_then_d
 def test_batches_released_in_an_outage_are_claimed_after_those_of_other_runs(database: Database) -> None:
     unavailable = scan(database, found_files(8), archive="unavailable")
     available = scan(database, found_files(8), archive="available")
-    claim = ledger.claim_next(database, MODEL.queue, "w", run=unavailable)
+    claim = ledger.claim_next(database, MODEL.queue, "w")
     assert claim is not None
     ledger.release_claim(database, claim)
     order = [ledger.claim_next(database, MODEL.queue, "w") for _ in range(4)]
@@ -322,7 +322,7 @@ def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retri
         while working.is_set() or ledger.count_open_batches(database, run):
             take = draw.choice([None, 1, 5, 20]) if working.is_set() else None
             if draw.random() < 0.5:
-                claim = ledger.claim_next(database, MODEL.queue, f"w{seed}", images=take, run=run)
+                claim = ledger.claim_next(database, MODEL.queue, f"w{seed}", images=take)
             else:
                 sent = send_all(database, 1)
                 claim = ledger.claim(database, *sent[0], f"w{seed}", images=take) if sent else None

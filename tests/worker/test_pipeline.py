@@ -1,9 +1,10 @@
-"""One batch with a real network: which images are scored, which fail, and when it is an outage."""
+"""Batches with a real network: which images are scored, which fail, when it is an outage, and what a stop keeps."""
 
 import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 
 from db import ledger
+from db.ledger import BatchImage
 from db.migrate import upgrade
 from db.queries import ResultFilter, list_failures, results
 from db.run_queries import run_progress, run_summary
@@ -21,8 +23,12 @@ from db.tables import batches
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import png
+from tests.awaiting import await_that
+from worker import load_images as loading
 from worker.lease_renewal import LeaseRenewer
+from worker.load_images import LoadedImage
 from worker.pipeline import NOTHING_DONE, BatchWorker
+from xray.images.preprocessing import Preprocessing
 from xray.network.engine import Engine, Inference, PendingInference
 from xray.network.package import ModelPackage
 from xray.settings import Settings, read_settings
@@ -456,3 +462,77 @@ def test_a_worker_claims_as_many_images_as_it_screens_in_some_seconds(
     with database.read() as connection:
         waiting = connection.execute(select(batches.c.images).where(batches.c.state == BatchState.PENDING)).scalars()
         assert list(waiting) == [18]
+
+
+def test_an_archive_that_goes_away_is_an_outage_for_batches_of_one_image_too(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    files = [put(root, number, png(number)) for number in range(3)]
+    run = scan(1)
+    assert worker.run(run, 1).inferred == 1
+    for file in files:
+        file.rename(file.with_name("away"))
+    assert worker.run(run, 2) == NOTHING_DONE
+    assert state(database, 2) == (BatchState.PENDING, 0)
+    assert list(list_failures(database, run)) == []
+
+
+def test_files_that_fail_fast_do_not_make_a_worker_take_more_than_it_can_infer(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    for number in range(60):
+        put(root, number, png(number)[:-40])
+    run = scan(60)
+    worker.rates[Precision.FP32] = 20.0
+    assert worker.run(run, 1).failures == 60
+    assert worker.rates[Precision.FP32] == 20.0
+
+
+def test_what_was_inferred_is_stored_while_the_next_image_takes_long_to_decode(
+    worker: BatchWorker,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    small_groups: None,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.STORE_SECONDS", 0.05)
+    for number in range(6):
+        put(root, number, png(number))
+    run = scan(6)
+    decode, others_are_stored = loading.load_image, threading.Event()
+
+    def slow_at_the_end(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
+        if "patient00005" in image.path:
+            assert others_are_stored.wait(60), "the others were never stored"
+        return decode(root, image, preprocessing)
+
+    def watch() -> None:
+        await_that(lambda: run_progress(database, run).processed >= 4, 30, "four images are stored", patience=1)
+        others_are_stored.set()
+
+    monkeypatch.setattr("worker.pipeline.load_image", slow_at_the_end)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        assert worker.run(run, 1).images == 6
+        watching.result()
+
+
+def test_an_unexpected_error_leaves_no_lease_that_is_renewed_for_ever(
+    worker: BatchWorker,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    lease_renewer: LeaseRenewer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(root, 1, png(1))
+    run = scan(1)
+
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("worker.pipeline.ClaimedBatch", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        worker.run(run, 1)
+    assert not lease_renewer.holds_claims

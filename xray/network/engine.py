@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from xray.errors import PackageError
 from xray.vocabulary import Precision
 
+DEVICES = Path("/dev")
+
 KERAS_ENGINE_BACKENDS = ("tensorflow", "jax")
 """Keras backends that compile a function of fixed shape, as the Keras engine needs."""
 
@@ -139,18 +141,23 @@ def keras_backend() -> str:
     return os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
-def keras_has_gpu() -> bool:
-    """Say whether the Keras engine would run on a GPU here.
+def may_have_gpu() -> bool:
+    """Say whether this machine has a GPU and the library of Keras' backend, without importing that.
 
-    Importing a framework costs seconds, so none is imported on a machine that cannot have a GPU.
+    A process that imports it cannot be forked, and loses seconds.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or not any(Path("/dev").glob("nvidia[0-9]*")):
+    if hidden or not any(DEVICES.glob("nvidia[0-9]*")):
         return False
     backend = keras_backend()
-    if backend not in KERAS_ENGINE_BACKENDS or not importlib.util.find_spec(backend):
+    return backend in KERAS_ENGINE_BACKENDS and importlib.util.find_spec(backend) is not None
+
+
+def keras_has_gpu() -> bool:
+    """Start Keras' backend, if there may be a GPU, and say whether it runs on one; not in a process that forks."""
+    if not may_have_gpu():
         return False
-    if backend == "jax":
+    if keras_backend() == "jax":
         return jax_has_gpu()
     import tensorflow
 

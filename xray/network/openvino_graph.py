@@ -6,6 +6,7 @@ needed.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -213,15 +214,17 @@ def read_graph(graph: Path, weights: Path) -> ov.Model:
         model = ov.Core().read_model(graph)
     except RuntimeError as error:
         raise PackageError(f"{graph}: OpenVINO cannot read it: {str(error).splitlines()[0]}") from error
-    places = {
-        int(parameter.get_friendly_name().removeprefix(WEIGHT_PREFIX)): parameter
+    matches = [
+        (re.fullmatch(WEIGHT_PREFIX + "([0-9]{1,6})", parameter.get_friendly_name()), parameter)
         for parameter in model.get_parameters()
-        if parameter.get_friendly_name().startswith(WEIGHT_PREFIX)
-    }
+    ]
+    places = {int(match[1]): parameter for match, parameter in matches if match is not None}
+    if sorted(places) != list(range(len(places))) or len(model.get_parameters()) != len(places) + 1:
+        raise PackageError(f"{graph}: its inputs are not one for the images and one for each weight")
     if not places:
         # Packages of bonescreen's earlier versions hold a graph with its own copy of the weights.
         return model
-    shapes = [tuple(places[index].get_output_shape(0)) if index in places else () for index in range(max(places) + 1)]
+    shapes = [tuple(places[index].get_output_shape(0)) for index in range(len(places))]
     for index, values in enumerate(read_weights(weights, shapes)):
         places[index].output(0).replace(opset.constant(values).output(0))
         model.remove_parameter(places[index])
@@ -238,7 +241,7 @@ def write_graph(package_path: Path, out: Path) -> None:
         _write_graph_in(package.card, out, "channels_first")
         found = OpenVINOEngine(read_graph(out, package.weights_path)).infer(golden.images)
         found.check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
-    except PackageError:
+    except (PackageError, RuntimeError):
         # Some backbones have layers that know one layout only, or that depend on it without saying so.
         _write_graph_in(package.card, out, "channels_last")
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from xray.errors import UsageError
-from xray.network.engine import keras_has_gpu
+from xray.network.engine import may_have_gpu
 from xray.network.package import ModelPackage
 from xray.settings import EngineName, PrecisionName
 from xray.vocabulary import Precision
@@ -56,9 +56,9 @@ def computable_precisions(flags: Collection[str]) -> frozenset[Precision]:
 
 
 def machine_precisions(engine: EngineName) -> tuple[Precision, ...]:
-    """Return the precisions that an engine computes fast on this machine, the fastest first."""
-    if keras_has_gpu() if engine == "auto" else engine == "keras":
-        return (Precision.BF16, Precision.FP32) if keras_has_gpu() else (Precision.FP32,)
+    """Return the precisions that an engine computes fast on this machine, the fastest first; imports no framework."""
+    if engine == "keras" or (engine == "auto" and may_have_gpu()):
+        return (Precision.BF16, Precision.FP32) if may_have_gpu() else (Precision.FP32,)
     return fast_precisions(cpu_flags())
 
 
