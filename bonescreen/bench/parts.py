@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from bonescreen.bench import ledger
 from bonescreen.bench.command import screen_folder
@@ -23,6 +24,7 @@ from bonescreen.bench.radiographs import make_radiographs
 from bonescreen.bench.scanning import measure_scans
 from bonescreen.bench.turns import Contender, Turn, play_rounds, spread
 from xray.cpus import usable_cpus
+from xray.errors import DatabaseOutage
 from xray.images.preprocessing import Preprocessing
 from xray.network.package import ModelPackage
 from xray.network.precision import choose_precision, cpu_flags, fast_precisions, served_precisions
@@ -119,8 +121,14 @@ def _engine(options: Options, work: Path, say: Callable[[str], None]) -> dict[st
         contenders[f"{precision}, parts of the graph"] = _contender(
             options, work, "cam", precision, count, work, precision
         )
+    best = best_precision(options.package)
+    # A multiple of each forward batch, as nothing is padded here.
+    contenders["forward batches"] = _contender(options, work, "batches", best, ENGINE_IMAGES, work, best)
     played = play_rounds(contenders, options.rounds, say)
-    found: dict[str, Any] = {"images": count, "fastest": best_precision(options.package), "precisions": {}}
+    found: dict[str, Any] = {"images": count, "fastest": best, "precisions": {}, "batches": {}}
+    for name in played[0]:
+        if name.startswith(f"{best} batch "):
+            found["batches"][name.removeprefix(f"{best} ")] = spread(turns[name].rate for turns in played)
     for precision in precisions:
         whole, logits, features = (
             [turns[f"{precision} {part}"].cpu_seconds for turns in played] for part in ("whole", "logits", "features")
@@ -287,8 +295,12 @@ def _new_database(server: str) -> Iterator[str]:
     url = make_url(server)
     admin = create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
     try:
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        try:
+            with admin.connect() as connection:
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", error)).splitlines()[0]
+            raise DatabaseOutage(f"no database can be made on {url!r}: {reason}") from error
         try:
             yield url.set(database=name).render_as_string(hide_password=False)
         finally:

@@ -137,7 +137,13 @@ def _engine(found: Mapping[str, Any]) -> list[Section]:
                 f"{found['images']} decoded images. CAM: the share of CPU time saved by a graph without CAMs; "
                 "head + CAM: by a graph that ends at the pooled features. Below zero is noise."
             ],
-        )
+        ),
+        Section(
+            f"By forward batch and streams, {found['fastest']}",
+            ("", " images/s"),
+            [(name, _spread(rates)) for name, rates in found["batches"].items()],
+            ["The engine runs single images on as many streams as it has threads."],
+        ),
     ]
 
 

@@ -1,6 +1,6 @@
 """The network alone, and the worker's pipeline from files to rows of a database: contenders of `bonescreen bench`.
 
-``python -m bonescreen.bench.screening engine|cam|pipeline PACKAGE PRECISION COUNT FOLDER NAME``
+``python -m bonescreen.bench.screening engine|cam|batches|pipeline PACKAGE PRECISION COUNT FOLDER NAME``
 """
 
 import os
@@ -24,10 +24,13 @@ from producer.scan import model_version, scan_archive
 from producer.source import Source
 from worker.lease_renewal import LeaseRenewer
 from worker.pipeline import BatchWorker
+from xray.cpus import usable_cpus
 from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage, load_package
 from xray.settings import read_settings
 from xray.vocabulary import Precision
+
+FORWARD_BATCHES = (1, 4, 16)
 
 SLICES = 8
 """The network with and without CAMs take turns within a round, too, as their difference is small."""
@@ -44,18 +47,9 @@ def cam(package: ModelPackage, precision: Precision, count: int, cache: Path, na
     """Return the work of three graphs: as it is, with logits alone, and the backbone alone (its pooled features)."""
     import openvino as ov
 
-    from xray.cpus import usable_cpus
-    from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
-    from xray.network.openvino_engine import cpu_options
-    from xray.network.openvino_graph import derive_graph, read_graph
-
-    graph, _ = derive_graph(package, cache)
     queues: dict[str, Any] = {}
     for part in ("whole", "logits", "features"):
-        model = read_graph(graph, package.weights_path)
-        if precision is Precision.INT8:
-            quantize_graph(model, read_quantization(package.path / INT8_FILE))
-        model.reshape([1, package.card.input_size, package.card.input_size])
+        model = _graph(package, precision, cache)
         if part == "logits":
             # Whatever only the CAMs need is no longer part of the graph.
             logits = model.outputs[0].get_node().input(0).get_source_output()
@@ -63,26 +57,62 @@ def cam(package: ModelPackage, precision: Precision, count: int, cache: Path, na
         elif part == "features":
             pooling = next(n for n in reversed(model.get_ordered_ops()) if n.get_type_name() == "ReduceMean")
             model = ov.Model([pooling.output(0)], model.get_parameters())
-        compiled = ov.Core().compile_model(model, "CPU", cpu_options(precision, usable_cpus()))
-        queues[part] = ov.AsyncInferQueue(compiled, usable_cpus())
+        queues[part] = _queue(model, precision, usable_cpus())
     images = _images(package, count)
-
-    def infer(part: str, rows: slice) -> None:
-        for image in images[rows]:
-            queues[part].start_async({0: image[None]})
-        queues[part].wait_all()
 
     def act() -> dict[str, Turn]:
         spent = {part: Turn(count, 0.0, 0.0, 0.0, 0.0) for part in queues}
         size = -(-count // SLICES)
         for start in range(0, count, size):
-            for part in queues:
-                turn, before = timed(count, partial(infer, part, slice(start, start + size))), spent[part]
+            for part, queue in queues.items():
+                turn, before = timed(count, partial(_infer, queue, images[start : start + size], 1)), spent[part]
                 seconds, cpu_seconds = before.seconds + turn.seconds, before.cpu_seconds + turn.cpu_seconds
                 spent[part] = replace(before, seconds=seconds, cpu_seconds=cpu_seconds)
         return {f"{name} {part}": turn for part, turn in spent.items()}
 
     return act
+
+
+def batches_and_streams(
+    package: ModelPackage, precision: Precision, count: int, cache: Path, name: str
+) -> Callable[[], Any]:
+    """Return the work of the whole graph by forward batch and streams."""
+    settings = dict.fromkeys((batch, streams) for batch in FORWARD_BATCHES for streams in (1, usable_cpus()))
+    queues = {
+        (batch, streams): _queue(_graph(package, precision, cache, batch), precision, streams)
+        for batch, streams in settings
+    }
+    images = _images(package, count)
+    return lambda: {
+        f"{name} batch {batch}, streams {streams}": timed(count, partial(_infer, queue, images, batch))
+        for (batch, streams), queue in queues.items()
+    }
+
+
+def _graph(package: ModelPackage, precision: Precision, cache: Path, batch: int = 1) -> Any:
+    from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
+    from xray.network.openvino_graph import derive_graph, read_graph
+
+    model = read_graph(derive_graph(package, cache)[0], package.weights_path)
+    if precision is Precision.INT8:
+        quantize_graph(model, read_quantization(package.path / INT8_FILE))
+    model.reshape([batch, package.card.input_size, package.card.input_size])
+    return model
+
+
+def _queue(model: Any, precision: Precision, streams: int) -> Any:
+    import openvino as ov
+
+    from xray.network.openvino_engine import cpu_options
+
+    options = {**cpu_options(precision, usable_cpus()), "NUM_STREAMS": streams}
+    return ov.AsyncInferQueue(ov.Core().compile_model(model, "CPU", options), streams)
+
+
+def _infer(queue: Any, images: Any, batch: int) -> None:
+    for start in range(0, len(images), batch):
+        queue.start_async({0: images[start : start + batch]})
+    queue.wait_all()
 
 
 def pipeline(
@@ -157,7 +187,11 @@ def main() -> None:
     if kind == "pipeline":
         act = pipeline(package, wanted, int(count), cache, name, Path(folder))
     else:
-        makers: Mapping[str, Callable[..., Callable[[], Any]]] = {"engine": engine, "cam": cam}
+        makers: Mapping[str, Callable[..., Callable[[], Any]]] = {
+            "engine": engine,
+            "cam": cam,
+            "batches": batches_and_streams,
+        }
         act = makers[kind](package, wanted, int(count), cache, name)
     take_turns(act)
 

@@ -48,6 +48,8 @@ def bench(
         raise UsageError(f"--data {data} is not a folder")
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"--json {output}: there is no folder {output.absolute().parent}")
+    if database is not None and not database.startswith(("postgresql://", "postgresql+psycopg://")):
+        raise UsageError("--database is not the URL of a PostgreSQL server, such as postgresql://user@host/name")
     from bonescreen.bench.parts import run_benchmark
     from bonescreen.bench.report import sections
     from xray.network.package import load_package
