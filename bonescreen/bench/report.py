@@ -6,7 +6,7 @@ python -m bonescreen.bench.report bench.json > docs/performance.md
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from xray.errors import BonescreenError, UsageError
 from xray.network.package import ModelPackage, load_package
 from xray.settings import DEFAULT_MODEL
 from xray.vocabulary import Precision
+
+BUSY = 0.25
+"""A machine whose load was more than this share of its CPUs before the benchmark had other work."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ def _machine(report: Mapping[str, Any]) -> Section:
     ]
     if "data" in report:
         rows.append(("radiographs", report["data"]))
-    return Section("Machine", ("", ""), rows)
+    busy = load["before"] > BUSY * machine["cpus"]
+    notes = ["Other processes worked on this machine: compare within a table, and expect more from an idle one."]
+    return Section("Machine", ("", ""), rows, notes if busy else ())
 
 
 def _end_to_end(found: Mapping[str, Any]) -> list[Section]:
@@ -135,7 +140,7 @@ def _engine(found: Mapping[str, Any]) -> list[Section]:
             rows,
             [
                 f"{found['images']} decoded images. CAM: the share of CPU time saved by a graph without CAMs; "
-                "head + CAM: by a graph that ends at the pooled features. Below zero is noise."
+                "head + CAM: by a graph that ends at the pooled features. Below zero: no faster without."
             ],
         ),
         Section(
@@ -224,7 +229,7 @@ def _ledger(found: Mapping[str, Any]) -> list[Section]:
 
 
 def _spread(values: Mapping[str, Any], digits: int = 1) -> str:
-    digits = digits if abs(values["median"]) >= 1 or not digits else digits + 1
+    digits = 2 if digits and abs(values["median"]) < 1 else digits
     return f"{values['median']:.{digits}f} ({values['least']:.{digits}f}-{values['most']:.{digits}f})"
 
 
@@ -283,8 +288,9 @@ def performance_page(reports: Sequence[Mapping[str, Any]], package: ModelPackage
         if report.get("schema") != SCHEMA:
             raise UsageError(f"a report of version {report.get('schema')}; this bonescreen reads version {SCHEMA}")
         machine = report["machine"]
-        lines.append(f"## {machine['processor']}, {machine['cpus']} CPUs, {report['date'][:10]}\n")
-        for section in sections(report):
+        machine_section, *measured = sections(report)
+        lines.append(f"## {machine['processor']}, {machine['cpus']} CPUs, {report['date'][:16].replace('T', ' ')}\n")
+        for section in (replace(machine_section, title=""), *measured):
             lines += _markdown(section)
     return "\n".join(lines)
 
@@ -320,7 +326,8 @@ def _precisions(package: ModelPackage) -> Iterator[str]:
 
 
 def _markdown(section: Section) -> Iterator[str]:
-    yield f"**{section.title}**\n"
+    if section.title:
+        yield f"### {section.title}\n"
     yield "| " + " | ".join(title.strip() for title in section.titles) + " |"
     yield "|" + "|".join("---:" if title.startswith(" ") else "---" for title in section.titles) + "|"
     yield from ("| " + " | ".join(row) + " |" for row in section.rows)

@@ -182,7 +182,7 @@ def play_rounds(
     return played
 
 
-def spread(values: Iterable[float], digits: int = 2) -> dict[str, Any]:
+def spread(values: Iterable[float], digits: int = 3) -> dict[str, Any]:
     """Return the median of some values, their range, and the values, as the JSON has them."""
     rounded = [round(value, digits) for value in values]
     return {

@@ -54,7 +54,7 @@ def test_screening_is_measured_beside_the_bare_engine_and_two_keras_scripts(
     assert 0 < report["first_result"]["seconds_to_result"]["median"] < report["first_result"]["seconds"]["median"]
     page = performance_page([report], tiny)
     assert "| bonescreen, fp32 |" in page
-    assert "**The network alone**" in page
+    assert "### The network alone" in page
 
 
 def test_decoding_scans_and_the_database_are_measured_and_make_a_page(
@@ -92,7 +92,7 @@ def test_options_that_cannot_be_measured_exit_2_with_a_clear_line(
     (tmp_path / "empty").mkdir()
     for options, said in (
         (["--only", "everything"], "--only must be engine, end-to-end, decode, scan, queries, ledger or first-result"),
-        (["--rounds", "0"], "--rounds must be a number from 1 to 100"),
+        (["--rounds", "0"], "--rounds must be a whole number from 1 to 100"),
         (["--data", tmp_path / "gone"], f"--data {tmp_path}/gone is not a folder"),
         (["--only", "decode", "--data", tmp_path / "empty"], "no JPEG or PNG file that can be read"),
         (["--json", tmp_path / "gone" / "b.json"], "there is no folder"),
