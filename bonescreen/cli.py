@@ -12,6 +12,7 @@ import typer
 from bonescreen.command_group import CommandGroup, PlainCommand, usage_error_text
 from bonescreen.commands import (
     audit,
+    bench,
     cluster,
     database,
     evaluate,
@@ -60,6 +61,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     "Maintenance": {
         "health": cluster.health,
+        "bench": bench.bench,
         "db": database.app,
     },
 }

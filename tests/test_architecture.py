@@ -40,7 +40,9 @@ TRAINING_SHARED = {"training.recipes", "training.disk", "training.progress", "tr
 DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.archives.archive_file"}
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 
-KERAS_MODULES = {"xray.network.builder", "xray.network.engine", "xray.network.keras_engine"}
+KERAS_MODULES = {
+    "xray.network.builder", "xray.network.engine", "xray.network.keras_engine", "bonescreen.bench.keras_scripts",
+}  # fmt: skip
 
 
 @cache

@@ -5,7 +5,7 @@ import random
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from benchmarks import ledger as benchmark
+from bonescreen.bench import ledger as benchmark
 from db import batching, counts, dispatch, ledger, merge, scans, store
 from db.migrate import upgrade
 from db.queries import ResultFilter, count_results, results

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scanning import measure_scans
+from bonescreen.bench.scanning import measure_scans
 from db.session import Database
 from producer import read_archive
 from producer.scan import scan_archive

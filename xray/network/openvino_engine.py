@@ -23,6 +23,17 @@ CHECK_SECONDS = 10.0
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 
 
+def cpu_options(precision: Precision, threads: int) -> dict[str, str | int]:
+    """Return the options that OpenVINO compiles a graph for a CPU with."""
+    return {
+        # CPUs that have bfloat16 would use it by default, whatever the model version says.
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        # OpenVINO itself would count the cores of the host, also in a container with a smaller share.
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+    }
+
+
 class OpenVINOEngine:
     """A package's network as an OpenVINO graph.
 
@@ -50,17 +61,7 @@ class OpenVINOEngine:
         try:
             size = model.input(0).get_partial_shape()[1].get_length()
             model.reshape([FORWARD_BATCH, size, size])
-            compiled = ov.Core().compile_model(
-                model,
-                "CPU",
-                {
-                    # CPUs that have bfloat16 would use it by default, whatever the model version says.
-                    "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                    # OpenVINO itself would count the cores of the host, also in a container with a smaller share.
-                    "INFERENCE_NUM_THREADS": threads,
-                    "NUM_STREAMS": threads,
-                },
-            )
+            compiled = ov.Core().compile_model(model, "CPU", cpu_options(precision, threads))
         except RuntimeError as error:
             raise PackageError(f"OpenVINO cannot load the graph: {str(error).splitlines()[0]}") from error
         shapes = [tuple(output.shape) for output in compiled.outputs]

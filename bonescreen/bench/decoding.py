@@ -1,21 +1,16 @@
 """Core-milliseconds that an image costs beside the network, by format and part.
 
-    python -m benchmarks.decoding --data /data/images /data/large --json decoding.json
-
 Reads each file as the worker does, hashes it, decodes it and preprocesses it, in one thread, and measures the process's
 CPU time. The rounds take the formats in turn, as the machine's speed changes meanwhile. Prints medians over files and
 rounds. The files of each format are made from the JPEGs in the folders: those of 2,000 pixels and more serve as they
 are, others are resized, with noise added where they are enlarged, as a detector has noise in each pixel.
 """
 
-import argparse
 import io
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,7 +64,7 @@ def make_files(folders: Iterable[Path], target: Path, count: int) -> dict[str, l
     ValueError
         The folders hold no JPEG that can be read.
     """
-    small, large = _pick([path for folder in folders for path in sorted(folder.glob("*.jp*g"))], count)
+    small, large = _pick([path for folder in folders for path in sorted(folder.rglob("*.jp*g"))], count)
     if not small + large:
         raise ValueError("the folders hold no JPEG that can be read")
     few = max(1, count // 2)
@@ -132,7 +127,9 @@ def _spent(path: Path, preprocessing: Preprocessing) -> list[float]:
 def _cost(paths: Sequence[Path], spent: list[list[float]]) -> Cost:
     parts = [statistics.median(part) for part in zip(*spent, strict=True)]
     megabytes = statistics.median(path.stat().st_size for path in paths) / 1e6
-    return Cost(*parts, statistics.median(map(sum, spent)), len(paths), megabytes)
+    read, hashed, decoded, preprocessed = parts
+    total = statistics.median(map(sum, spent))
+    return Cost(read, hashed, decoded, preprocessed, total, len(paths), megabytes)
 
 
 def _pick(paths: list[Path], count: int) -> tuple[list[Path], list[Path]]:
@@ -193,27 +190,3 @@ def _dicom(pixels: NDArray[np.uint16], encode: Callable[[NDArray[np.uint16]], by
     buffer = io.BytesIO()
     dcmwrite(buffer, data_set, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--preprocessing", default="gray8-pad-224-bilinear-1")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        files = make_files(chosen.data, Path(folder), chosen.images)
-        costs = measure(files, Preprocessing.from_id(chosen.preprocessing), chosen.rounds)
-    print(f"{'core-milliseconds an image':28}" + "".join(f"{part:>12}" for part in (*PARTS, "total")) + "        MB")
-    for name, cost in costs.items():
-        shown = [getattr(cost, part) for part in (*PARTS, "total")]
-        print(f"{name:28}" + "".join(f"{value:12.3f}" for value in shown) + f"{cost.megabytes:10.2f}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """How many images a second the producer scans, and its peak memory.
 
-    python -m benchmarks.scanning --images 1000000 --json scanning.json
-
 Makes an archive of empty files laid out like MURA, two or three images in a study, and scans it twice into a database:
 first everything is new, then nothing. Each scan is a process of its own, so that its peak resident set is its own. The
 time runs from `scan_archive`'s call to the closed scan, with its batches made; the archive was just written, so its
@@ -9,7 +7,6 @@ folders are in the page cache. Where other processes share the machine, compare 
 the producer, and not of a PostgreSQL server.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -65,7 +62,7 @@ def make_archive(root: Path, images: int) -> None:
 
 def measure_scan(root: Path, database_url: str) -> ScanMeasurement:
     """Scan an archive in a new process; the database keeps what it finds, so that a second call is a rescan."""
-    command = [sys.executable, "-m", "benchmarks.scanning", "--scan", str(root), "--database", database_url]
+    command = [sys.executable, "-P", "-m", "bonescreen.bench.scanning", str(root), database_url]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return ScanMeasurement(**json.loads(done.stdout))
 
@@ -103,31 +100,5 @@ def _peak_rss_mb() -> float:
     return round(int(kilobytes) / 1024, 1)
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--database", help="URL of an empty database; by default a new SQLite file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to this file, too")
-    parser.add_argument("--scan", type=Path, metavar="ROOT", help="scan this archive once, in this process")
-    chosen = parser.parse_args()
-    if chosen.scan:
-        print(json.dumps(asdict(_scan(chosen.scan, chosen.database))))
-        return
-    measured = measure_scans(chosen.images, chosen.database)
-    print("             images   images/s   seconds   on a CPU   peak RSS   batches")
-    for name, scan in measured.items():
-        print(
-            f"{name:10} {scan.images:8,} {scan.images_per_second:10,.0f} {scan.seconds:9.1f} "
-            f"{scan.cpu_seconds:10.1f} {scan.peak_rss_mb:7.0f} MB {scan.batches:9,}"
-        )
-    if chosen.json:
-        report = {
-            name: {**asdict(scan), "images_per_second": round(scan.images_per_second)}
-            for name, scan in measured.items()
-        }
-        chosen.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(asdict(_scan(Path(sys.argv[1]), sys.argv[2]))))

@@ -1,25 +1,19 @@
 """How fast the database is at size: queries, and batches a second with a stub engine.
 
-    python -m benchmarks.ledger --images 1000000 --database sqlite
-
 Fills an empty database with a run that has screened so many images (2 to 3 in a study, 1 % failed, 10 % of the studies
 flagged) and an archive whose images wait. Times what commands and workers ask of it. The stub engine decodes and
 infers nothing: its batches a second are those of the database alone.
 """
 
-import argparse
-import json
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, func, make_url, select
@@ -74,6 +68,7 @@ class Report:
     images: int
     studies: int
     build_seconds: float
+    bytes_per_image: float
     queries: list[Timing] = field(default_factory=list)
     stub_engine: list[Throughput] = field(default_factory=list)
 
@@ -135,18 +130,45 @@ def build(database: Database, url: str, image_count: int, waiting: int) -> int:
     waiting : int
         Images that wait in pending batches.
     """
-    done, todo = fill(database, image_count, waiting)
+    return _build(database, url, image_count, waiting)[0]
+
+
+def _build(database: Database, url: str, image_count: int, waiting: int) -> tuple[int, float]:
+    """Do what `build` does; return the studies, and the bytes that a screened image takes."""
+    upgrade(database, FIRST_REVISION)
+    empty = _bytes(database)
+    model_id, done, todo = _write_archives(database, image_count, waiting)
+    listed = (_bytes(database) - empty) / (image_count + waiting)
+    _write_outcomes(database, done, model_id, image_count)
     _vacuum(database, url)
     upgrade(database)
     ledger.resume(database, todo)
     _vacuum(database, url)
+    size = (_bytes(database) - empty - waiting * listed) / image_count
     with database.read() as connection:
-        return connection.execute(select(func.count()).where(studies.c.archive_id == done)).scalar_one()
+        found = connection.execute(select(func.count()).where(studies.c.archive_id == done)).scalar_one()
+    return found, size
+
+
+def _bytes(database: Database) -> int:
+    if database.dialect == "postgresql":
+        query = "SELECT pg_database_size(current_database())"
+    else:
+        query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    with database.read() as connection:
+        return int(connection.exec_driver_sql(query).scalar_one())
 
 
 def fill(database: Database, image_count: int, waiting: int) -> tuple[int, int]:
     """Write the rows of `build` in the schema of `FIRST_REVISION`; return the finished run and the other one."""
     upgrade(database, FIRST_REVISION)
+    model_id, done, todo = _write_archives(database, image_count, waiting)
+    _write_outcomes(database, done, model_id, image_count)
+    return done, todo
+
+
+def _write_archives(database: Database, image_count: int, waiting: int) -> tuple[int, int, int]:
+    """Write two archives with a run each; return the model and the runs."""
     model_id = register_model(database, MODEL)
     done = open_run(database, register_archive(database, "done", "/done"), model_id, BATCH_IMAGES * 4)
     todo = open_run(database, register_archive(database, "waiting", "/waiting"), model_id, BATCH_IMAGES * 4)
@@ -155,8 +177,7 @@ def fill(database: Database, image_count: int, waiting: int) -> tuple[int, int]:
             _insert(connection, scans, [(run, run, "mura", 1, 0.0, "bench", 0, 0, 0, "{}", 0.0, 0.0)], _SCAN)
     _write_files(database, done, _studies(image_count))
     _write_files(database, todo, _studies(waiting, first=image_count + 1))
-    _write_outcomes(database, done, model_id, image_count)
-    return done, todo
+    return model_id, done, todo
 
 
 _SCAN = (
@@ -203,12 +224,12 @@ def _write_outcomes(database: Database, run_id: int, model_id: int, image_count:
             _insert(connection, study_results, (_result(run_id, s) for s in part), columns)
     size = BATCH_IMAGES * 4
     with database.write() as connection:
-        rows = (
+        done = (
             (run_id, first, min(first + size - 1, image_count), size, BatchState.DONE.value, 1, 0)
             for first in range(1, image_count + 1, size)
         )
         columns = ("run_id", "first_image_id", "last_image_id", "images", "state", "token", "attempts")
-        _insert(connection, batches, rows, columns)
+        _insert(connection, batches, done, columns)
 
 
 def _result(run_id: int, study: _Study) -> tuple[object, ...]:
@@ -232,7 +253,8 @@ def _insert(connection: Connection, table: Any, rows: Iterable[tuple[object, ...
             for row in rows:
                 copy.write_row(row)
     else:
-        driver.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({', '.join('?' * len(columns))})", rows)
+        places = ", ".join("?" * len(columns))
+        driver.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({places})", rows)  # noqa: S608
 
 
 def _vacuum(database: Database, url: str) -> None:
@@ -282,7 +304,7 @@ def time_queries(database: Database, image_count: int, study_count: int, repeats
     run = max(summary.run for summary in list_runs(database) if summary.processed)
     keys = [study_key(1 + n * 7919 % study_count) for n in range(repeats * 10)]
     ends = [key.split("/", 1)[1] for key in keys]
-    claim = Claim(run, 1, 1, 1, "done", "/done")
+    claim = Claim(run, 1, 1, 1, 1, "done", "/done")
     page = ResultFilter(run=run, limit=50)
     return [
         _time("study by key", lambda n: queries.find_study(database, keys[n]), repeats * 10),
@@ -369,61 +391,31 @@ def _outcome(image_id: int) -> ImageOutcome:
     return ImageOutcome(image_id, _digest(image_id), Prediction(0.1, probability, CAM, (7, 7)))
 
 
-# -- the command -------------------------------------------------------------------------------------------------
+# -- all of it ---------------------------------------------------------------------------------------------------
 
 
 def measure(
     url: str, image_count: int, *, waiting: int, repeats: int, workers: Sequence[int], seconds: float
 ) -> Report:
-    """Build a database at an empty URL and measure it."""
+    """Build a database at an empty URL and measure it.
+
+    Parameters
+    ----------
+    url : str
+    image_count, waiting : int
+        As for `build`.
+    repeats : int
+        How often each query is asked, and some of them ten times as often; with 0, none is.
+    workers : sequence of int
+        Numbers of worker processes that process what waits, one after the other.
+    seconds : float
+        For how long each of them works.
+    """
     with closing(Database(url)) as database:
         started = time.perf_counter()
-        study_count = build(database, url, image_count, waiting)
+        study_count, size = _build(database, url, image_count, waiting)
         seconds_to_build = time.perf_counter() - started
-        timings = time_queries(database, image_count, study_count, repeats)
+        timings = time_queries(database, image_count, study_count, repeats) if repeats else []
         dialect = database.dialect
     stub = [time_batches(url, number, seconds) for number in workers]
-    return Report(dialect, image_count, study_count, seconds_to_build, timings, stub)
-
-
-def print_report(report: Report) -> None:
-    """Print a report as a table."""
-    print(
-        f"{report.dialect}: {report.images:,} images, {report.studies:,} studies, built in {report.build_seconds:.0f} s"
-    )
-    print(f"{'':40} {'median':>10} {'p95':>10} {'longest lock':>13}   (ms)")
-    for timing in report.queries:
-        print(f"{timing.operation:40} {timing.median:10.1f} {timing.p95:10.1f} {timing.longest_lock:13.1f}")
-    for stub in report.stub_engine:
-        rate = stub.batches_per_second
-        print(f"{f'stub engine, workers: {stub.workers}':40} {rate:10.1f} batches/s of {BATCH_IMAGES} images")
-
-
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--waiting", type=int, default=200_000, help="images that wait for the stub engine")
-    parser.add_argument("--database", default="sqlite", help="the URL of an empty database; default: a temporary file")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each number of workers works")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{folder}/bench.db" if chosen.database == "sqlite" else chosen.database
-        report = measure(
-            url,
-            chosen.images,
-            waiting=chosen.waiting,
-            repeats=chosen.repeats,
-            workers=chosen.workers,
-            seconds=chosen.seconds,
-        )
-    print_report(report)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return Report(dialect, image_count, study_count, seconds_to_build, size, timings, stub)
