@@ -1,6 +1,5 @@
 """Decode an image file of any supported format to gray; training and screening both use this."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.images.raster import RasterImage, is_raster
-from xray.images.resize import HalfResolution
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
@@ -28,24 +26,6 @@ class OpenedImage(Protocol):
 
     def gray(self, max_pixels: int) -> NDArray[np.uint8]:
         """Decode the image, once, as `decode` does."""
-
-    def sampled(
-        self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]
-    ) -> NDArray[np.uint8] | HalfResolution:
-        """Decode the image, once, for resizing.
-
-        Parameters
-        ----------
-        max_pixels : int
-            As for `decode`.
-        box : callable
-            Returns top, left, height and width of the resized image for the height and width of this one.
-
-        Returns
-        -------
-        ndarray of uint8 or HalfResolution
-            As `decode` returns it, or at half the resolution where the resized image is the same within a gray level.
-        """
 
 
 def open_image(data: bytes) -> OpenedImage:

@@ -1,7 +1,6 @@
 """Resize gray images with an antialiased bilinear filter, in floating point and several times as fast as Pillow."""
 
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -31,28 +30,6 @@ def _scratch(name: str, rows: int, columns: int) -> NDArray[np.float32]:
         memory = np.empty(size, np.float32)
         setattr(_kept, name, memory)
     return memory[:size].reshape(rows, columns)
-
-
-@dataclass(frozen=True, slots=True)
-class HalfResolution:
-    """An image of which only every other pixel in each direction is known, the first included.
-
-    Attributes
-    ----------
-    values : ndarray of float32, shape (ceil(H / 2), ceil(W / 2))
-        Gray levels, not limited to [0, 255]. Those between are their means: so the low-pass samples of a wavelet
-        transform with the 5/3 filter (ITU-T T.800 annex F) make an image without its finest details.
-    shape : tuple of int
-        Height and width of the whole image, H and W.
-    """
-
-    values: NDArray[np.float32]
-    shape: tuple[int, int]
-
-
-def resize_half(half: HalfResolution, height: int, width: int) -> NDArray[np.uint8]:
-    """Resize an image of half the resolution as `resize` does the whole one; parameters and result are the same."""
-    return _across(_half_weights(half.shape[0], height) @ half.values, _half_weights(half.shape[1], width))
 
 
 def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -131,14 +108,3 @@ def _weights(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]
     weights = np.maximum(0, 1 - np.abs(lines + 0.5 - np.repeat(centers, counts)) / reach)
     weights /= np.repeat(np.add.reduceat(weights, offsets[:-1]), counts)
     return starts, ends, csr_array((weights.astype(np.float32), lines, offsets.astype(np.int32)), shape=(size, length))
-
-
-@lru_cache(maxsize=128)
-def _half_weights(length: int, size: int) -> Any:
-    from scipy.sparse import csr_array
-
-    lines, known = np.arange(length), (length + 1) // 2
-    between = np.stack([lines // 2, np.minimum((lines + 1) // 2, known - 1)], axis=1)
-    halves = np.full(2 * length, 0.5, np.float32)
-    between_known = csr_array((halves, between.ravel(), np.arange(0, 2 * length + 1, 2)), shape=(length, known))
-    return csr_array(_weights(length, size)[2] @ between_known)
