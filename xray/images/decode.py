@@ -13,8 +13,8 @@ from xray.vocabulary import Reason
 MAX_PIXELS = 100_000_000
 """Over twice as many as the largest radiograph detectors have. Decoding an image of this size takes 292 MB as 8-bit
 gray, 585 MB as 16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the resulting gray
-takes 100 MB. As DICOM of 16 bits it takes, besides the file, 400 MB uncompressed, 640 MB as JPEG 2000, 660 MB as
-JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
+takes 100 MB, and resizing it to 224 pixels 80 MB at most. As DICOM of 16 bits it takes, besides the file, 400 MB
+uncompressed, 640 MB as JPEG 2000, 660 MB as JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
 
 
 class OpenedImage(Protocol):

@@ -11,7 +11,6 @@ JPEG-LS                           imagecodecs (CharLS)           releases the GI
                                                                  keep both busy forever, hence ``worker.watchdog``
 JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  supports signed and 16-bit samples; refuses a truncated
                                                                  codestream
-JPEG 2000 at half the resolution  Pillow (OpenJPEG)              the only one that can leave the finest details out
 RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G).
                                                                  Written in C; never writes more bytes than the image
                                                                  has, unlike pydicom's decoder
