@@ -117,7 +117,7 @@ def _spent(path: Path, preprocessing: Preprocessing) -> list[float]:
     times.append(time.process_time())
     content_digest(data)
     times.append(time.process_time())
-    gray = open_image(data).sampled(MAX_PIXELS, preprocessing.image_box)
+    gray = open_image(data).gray(MAX_PIXELS)
     times.append(time.process_time())
     preprocessing.apply(gray)
     times.append(time.process_time())

@@ -1,6 +1,5 @@
 """Decode an image file of any supported format to gray; training and screening both use this."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -9,14 +8,13 @@ from numpy.typing import NDArray
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.images.raster import RasterImage, is_raster
-from xray.images.resize import HalfResolution
 from xray.vocabulary import Reason
 
 MAX_PIXELS = 100_000_000
 """Over twice as many as the largest radiograph detectors have. Decoding an image of this size takes 292 MB as 8-bit
 gray, 585 MB as 16-bit gray, 684 MB as colour and 980 MB as colour of 16 bits a channel (measured); the resulting gray
-takes 100 MB. As DICOM of 16 bits it takes, besides the file, 400 MB uncompressed, 640 MB as JPEG 2000, 660 MB as
-JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
+takes 100 MB, and resizing it to 224 pixels 80 MB at most. As DICOM of 16 bits it takes, besides the file, 400 MB
+uncompressed, 640 MB as JPEG 2000, 660 MB as JPEG-LS, 710 MB as RLE, and 760 to 860 MB as JPEG, extended or lossless."""
 
 
 class OpenedImage(Protocol):
@@ -28,24 +26,6 @@ class OpenedImage(Protocol):
 
     def gray(self, max_pixels: int) -> NDArray[np.uint8]:
         """Decode the image, once, as `decode` does."""
-
-    def sampled(
-        self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]
-    ) -> NDArray[np.uint8] | HalfResolution:
-        """Decode the image, once, for resizing.
-
-        Parameters
-        ----------
-        max_pixels : int
-            As for `decode`.
-        box : callable
-            Returns top, left, height and width of the resized image for the height and width of this one.
-
-        Returns
-        -------
-        ndarray of uint8 or HalfResolution
-            As `decode` returns it, or at half the resolution where the resized image is the same within a gray level.
-        """
 
 
 def open_image(data: bytes) -> OpenedImage:

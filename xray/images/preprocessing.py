@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xray.errors import PackageError
 from xray.images.decode import MAX_PIXELS, OpenedImage
-from xray.images.resize import HalfResolution, resize, resize_half
+from xray.images.resize import resize
 
 Geometry = Literal["squash", "pad"]
 
@@ -72,12 +72,12 @@ class Preprocessing:
         h, w = max(1, round(height * scale)), max(1, round(width * scale))
         return (self.size - h) // 2, (self.size - w) // 2, h, w
 
-    def apply(self, gray: NDArray[np.uint8] | HalfResolution) -> NDArray[np.uint8]:
+    def apply(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize an image into the square, antialiased: bilinear, the filter's support scaled to the reduction.
 
         Parameters
         ----------
-        gray : ndarray of uint8, shape (H, W), or HalfResolution
+        gray : ndarray of uint8, shape (H, W)
             The decoded image, bone bright.
 
         Returns
@@ -86,11 +86,7 @@ class Preprocessing:
         """
         top, left, height, width = self.image_box(gray.shape[0], gray.shape[1])
         square = np.zeros((self.size, self.size), np.uint8)
-        place = square[top : top + height, left : left + width]
-        if isinstance(gray, HalfResolution):
-            place[:] = resize_half(gray, height, width)
-        else:
-            place[:] = resize(gray, height, width)
+        square[top : top + height, left : left + width] = resize(gray, height, width)
         return square
 
 
@@ -113,4 +109,4 @@ def load(image: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     FileFault
         As `xray.images.decode.decode`.
     """
-    return preprocessing.apply(image.sampled(MAX_PIXELS, preprocessing.image_box))
+    return preprocessing.apply(image.gray(MAX_PIXELS))

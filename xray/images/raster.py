@@ -99,10 +99,6 @@ class RasterImage:
             _load(image)
             return _gray(image)
 
-    def sampled(self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]) -> NDArray[np.uint8]:
-        """Decode the image as `gray` does: at half the resolution it would differ by more than a gray level."""
-        return self.gray(max_pixels)
-
 
 @contextmanager
 def _faults_of(data: bytes) -> Iterator[None]:

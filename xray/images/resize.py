@@ -1,12 +1,21 @@
 """Resize gray images with an antialiased bilinear filter, in floating point and several times as fast as Pillow."""
 
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+# Images with a longer side are left to Pillow: the weights here take 16 bytes a line, and thrice that in the making.
+_LONGEST_SIDE = 20_000
+
+# Weights are kept only of sides up to this length, so the memory is bounded whatever the sizes of images are: 4,096
+# lines to 224 take 70 KB, and 100 KB in bands, so all that is kept takes 11 MB at most (31 MB where results have 4,096
+# lines too). Making them takes half a millisecond.
+_LONGEST_KEPT_SIDE = 4096
+_KEPT_SIDES = 64
 
 # Rows that are converted to floating point at a time: so few bytes that a core's cache and the allocator keep them, but
 # several times as many rows as a result row is made of, as bands overlap by these.
@@ -33,34 +42,12 @@ def _scratch(name: str, rows: int, columns: int) -> NDArray[np.float32]:
     return memory[:size].reshape(rows, columns)
 
 
-@dataclass(frozen=True, slots=True)
-class HalfResolution:
-    """An image of which only every other pixel in each direction is known, the first included.
-
-    Attributes
-    ----------
-    values : ndarray of float32, shape (ceil(H / 2), ceil(W / 2))
-        Gray levels, not limited to [0, 255]. Those between are their means: so the low-pass samples of a wavelet
-        transform with the 5/3 filter (ITU-T T.800 annex F) make an image without its finest details.
-    shape : tuple of int
-        Height and width of the whole image, H and W.
-    """
-
-    values: NDArray[np.float32]
-    shape: tuple[int, int]
-
-
-def resize_half(half: HalfResolution, height: int, width: int) -> NDArray[np.uint8]:
-    """Resize an image of half the resolution as `resize` does the whole one; parameters and result are the same."""
-    return _across(_half_weights(half.shape[0], height) @ half.values, _half_weights(half.shape[1], width))
-
-
 def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize an image with the triangle filter, its support scaled to the reduction.
 
     Pillow's ``resize`` with ``Resampling.BILINEAR`` computes the same weights, but rounds to whole gray levels between
-    the two directions too. Here only the result is rounded, so the two differ by one level at most. Thread-safe; the
-    GIL is released.
+    the two directions too. Here only the result is rounded, so the two differ by one level at most. Images of more than
+    20,000 pixels in a direction are resized by Pillow itself. Thread-safe; the GIL is released.
 
     Parameters
     ----------
@@ -74,25 +61,24 @@ def resize(gray: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8
     ndarray of uint8, shape (height, width)
     """
     rows, columns = gray.shape
+    if max(rows, columns, height, width) > _LONGEST_SIDE:
+        return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
     resized = _scratch("resized", height, columns + _PADDING)[:, :columns]
     most = max(_BAND_BYTES // (4 * columns), _LEAST_BAND * -(-rows // height))
-    for top, bottom, start, end, weights in _bands(rows, height, most):
+    bands = (_kept_bands if max(rows, height) <= _LONGEST_KEPT_SIDE else _bands)(rows, height, most)
+    for top, bottom, start, end, weights in bands:
         band = _scratch("band", end - start, columns)
         band[:] = gray[start:end]
         resized[top:bottom] = weights @ band
-    return _across(resized, _weights(columns, width)[2])
-
-
-def _across(resized: NDArray[np.float32], weights: Any) -> NDArray[np.uint8]:
-    turned = _scratch("turned", resized.shape[1], resized.shape[0])
+    turned = _scratch("turned", columns, height)
     turned[:] = resized.T
+    weights = (_kept_weights if max(columns, width) <= _LONGEST_KEPT_SIDE else _weights)(columns, width)[2]
     across: NDArray[np.float32] = weights @ turned
     np.rint(across, out=across)
     np.clip(across, 0, 255, out=across)
     return across.astype(np.uint8).T
 
 
-@lru_cache(maxsize=128)
 def _bands(length: int, size: int, most: int) -> tuple[tuple[int, int, int, int, Any], ...]:
     """Divide a resizing of `length` lines to `size` into bands of about `most` lines.
 
@@ -114,7 +100,6 @@ def _bands(length: int, size: int, most: int) -> tuple[tuple[int, int, int, int,
     return tuple(bands)
 
 
-@lru_cache(maxsize=128)
 def _weights(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:
     """Return each result line's first line, the one behind its last, and the weights, ``(size, length)``, sparse."""
     # Imported with the first image: only processes that load images need it.
@@ -133,12 +118,5 @@ def _weights(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return starts, ends, csr_array((weights.astype(np.float32), lines, offsets.astype(np.int32)), shape=(size, length))
 
 
-@lru_cache(maxsize=128)
-def _half_weights(length: int, size: int) -> Any:
-    from scipy.sparse import csr_array
-
-    lines, known = np.arange(length), (length + 1) // 2
-    between = np.stack([lines // 2, np.minimum((lines + 1) // 2, known - 1)], axis=1)
-    halves = np.full(2 * length, 0.5, np.float32)
-    between_known = csr_array((halves, between.ravel(), np.arange(0, 2 * length + 1, 2)), shape=(length, known))
-    return csr_array(_weights(length, size)[2] @ between_known)
+_kept_bands = lru_cache(_KEPT_SIDES)(_bands)
+_kept_weights = lru_cache(_KEPT_SIDES)(_weights)

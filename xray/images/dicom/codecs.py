@@ -11,7 +11,6 @@ JPEG-LS                           imagecodecs (CharLS)           releases the GI
                                                                  keep both busy forever, hence ``worker.watchdog``
 JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  supports signed and 16-bit samples; refuses a truncated
                                                                  codestream
-JPEG 2000 at half the resolution  Pillow (OpenJPEG)              the only one that can leave the finest details out
 RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G).
                                                                  Written in C; never writes more bytes than the image
                                                                  has, unlike pydicom's decoder
@@ -35,7 +34,6 @@ import numpy as np
 from numpy.typing import NDArray
 from openjpeg.utils import decode
 from PIL import Image
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from xray.errors import FileFault
@@ -47,7 +45,6 @@ from xray.images.dicom.codestream import (
     j2k_damage,
     j2k_frame,
     jpeg_frame,
-    reversible_bits,
     strip_application_segments,
 )
 from xray.vocabulary import Reason
@@ -55,9 +52,9 @@ from xray.vocabulary import Reason
 _JPEG = {f"1.2.840.10008.1.2.4.{end}" for end in (50, 51)}
 _JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{end}" for end in (57, 70)}
 _JPEG_LS = {f"1.2.840.10008.1.2.4.{end}" for end in (80, 81)}
-JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (90, 91))
+_J2K = {f"1.2.840.10008.1.2.4.{end}" for end in (90, 91)}
 RLE = "1.2.840.10008.1.2.5"
-COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | JPEG_2000 | {RLE})
+COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | _J2K | {RLE})
 """Supported compressed transfer syntaxes (PS3.5 annex A.4)."""
 
 LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
@@ -66,8 +63,6 @@ LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _DCT = {_BASELINE, _EXTENDED, _PROGRESSIVE}
 _SLICE = 2**22
-# Where a JPEG 2000 codestream declares the bits of its first component (ITU-T T.800 A.5.1), less one.
-_DECLARED_BITS = 42
 _ONE_AT_A_TIME = threading.Lock()
 
 # PyDLL keeps the GIL, as GDCM does, so that no other Python thread runs between the two.
@@ -105,7 +100,7 @@ def decompress(
     FileFault
         ``truncated``, ``corrupt`` or ``unsupported``.
     """
-    if syntax in JPEG_2000:
+    if syntax in _J2K:
         return _j2k(j2k_codestream(data), rows, columns, samples)
     frame = jpeg_frame(data)
     frame.check(rows, columns, samples)
@@ -120,41 +115,6 @@ def decompress(
     if frame.kind in _DCT and (frame.kind, frame.bits) != (_EXTENDED, 12):
         raise FileFault(Reason.UNSUPPORTED, f"{frame.bits} bits a sample in a JPEG of this kind")
     return _gdcm(data, syntax, frame)
-
-
-def decompress_half(data: bytes, rows: int, columns: int) -> tuple[NDArray[np.float32], int] | None:
-    """Decode a monochrome JPEG 2000 image without its finest wavelet coefficients, in a quarter of the time.
-
-    Parameters
-    ----------
-    data, rows, columns
-        As for `decompress`.
-
-    Returns
-    -------
-    values : ndarray of float32, shape (ceil(rows / 2), ceil(columns / 2))
-        The low-pass samples; they may lie outside the range of the stored values.
-    bits : int
-        Bits of a stored value.
-    None
-        For any other image, and for a damaged one: `decompress` decodes it or says what is wrong.
-    """
-    data = j2k_codestream(data)
-    j2k_frame(data).check(rows, columns, 1)
-    bits = reversible_bits(data)
-    if bits is None:
-        return None
-    # OpenJPEG limits samples to the bits that the header declares, which would cut the low-pass samples off at sharp
-    # edges. The reversible transform does not depend on that number, so all 16 bits are declared.
-    declared = data[:_DECLARED_BITS] + b"\x0f" + data[_DECLARED_BITS + 1 :]
-    image = Jpeg2KImageFile(io.BytesIO(declared))
-    image.reduce = 1
-    try:
-        image.load()
-    except OSError:
-        return None
-    # Unsigned samples are stored minus half of their range (ITU-T T.800 annex G).
-    return np.asarray(image).astype(np.float32) - np.float32(2**15 - 2 ** (bits - 1)), bits
 
 
 def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) -> NDArray[np.uint8]:

@@ -24,9 +24,6 @@ MAX_TILE_PARTS = 100_000
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0x51, 0x52, 0x53, 0x90, 0x93, 0xD9
 _LEAST_TILE_PART = 14
-_REVERSIBLE = 1
-# Quantization, comment and lengths of tile-parts and packets: nothing that changes the wavelet transform.
-_DESCRIPTIVE = frozenset({0x5C, 0x64, 0x55, 0x57})
 # All start-of-frame markers (ITU-T T.81 table B.1), also those of codings that DICOM does not use.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -218,35 +215,6 @@ def _check_coding(cod: bytes, frame: Frame, tiles: int) -> None:
         precincts * tiles if tiles == 1 else precincts + (levels + 1) * frame.samples * tiles, MAX_BLOCKS, "precincts"
     )
     check_limit((precincts + (levels + 1) * frame.samples * tiles) * max(1, layers), MAX_PACKETS, "packets")
-
-
-def reversible_bits(data: bytes) -> int | None:
-    """Return the bits of a sample if half the resolution of a JPEG 2000 codestream is of use.
-
-    It must be whole, with one tile, one component of unsigned samples, and the reversible wavelet transform with the
-    5/3 filter (ITU-T T.800 annex F), all of it described once, in the main header; None for any other.
-    """
-    position, bits, halves = 2, 0, False
-    while data[position : position + 1] == b"\xff" and data[position + 1] != _SOT:
-        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        body = data[position + 4 : position + 2 + size]
-        if marker == _SIZ:
-            width, height, left, top, tile_w, tile_h, tile_x, tile_y, samples = struct.unpack(">8IH", body[2:36])
-            if left or top or tile_x or tile_y or tile_w < width or tile_h < height or samples != 1 or body[36] & 0x80:
-                return None
-            bits = body[36] + 1
-        elif marker == _COD:
-            halves = body[5] > 0 and body[9] == _REVERSIBLE
-        elif marker not in _DESCRIPTIVE:
-            return None
-        position += 2 + size
-    while data[position : position + 2] == b"\xff\x90":
-        size = int.from_bytes(data[position + 6 : position + 10])
-        # A tile-part's header may describe its tile anew: here it must be empty.
-        if size < _LEAST_TILE_PART or data[position + 12 : position + 14] != b"\xff\x93":
-            return None
-        position += size
-    return bits if halves and data[position : position + 2] == b"\xff\xd9" else None
 
 
 def j2k_damage(data: bytes) -> FileFault:

@@ -108,30 +108,6 @@ def grayscale_table(
     return table
 
 
-def grayscale_line(data_set: DataSet, bits_stored: int) -> tuple[float, float] | None:
-    """Return the gray levels, in [0, 255], of the least and the greatest stored value, if gray is linear between them.
-
-    Then an image may be reduced before its values become gray. None if it is not linear, to a quarter of a level, if it
-    depends on the pixels, or if there may be padding.
-
-    Parameters
-    ----------
-    data_set : DataSet
-        As for `grayscale_table`.
-    bits_stored : int
-        Bits of an unsigned stored value.
-    """
-    stored = np.arange(2.0**bits_stored)
-    values = _modality_transformation(data_set, stored)
-    gray = _voi_transformation(data_set, values)
-    if gray is None or data_set.integers(tags.PIXEL_PADDING_VALUE):
-        return None
-    levels = 255 * (1 - gray if _is_inverted(data_set) else gray)
-    first, last = float(levels[0]), float(levels[-1])
-    is_linear = np.abs(levels - np.linspace(first, last, levels.size)).max() <= 0.25
-    return (first, last) if is_linear else None
-
-
 def _checked(
     gray: Values | None,
     values: Values,

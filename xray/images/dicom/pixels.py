@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,12 +14,11 @@ from pydicom.uid import UID
 
 from xray.errors import FileFault
 from xray.images.dicom import tags
-from xray.images.dicom.codecs import COMPRESSED, JPEG_2000, LOSSY, RLE, decompress, decompress_half, unpack_rle
+from xray.images.dicom.codecs import COMPRESSED, LOSSY, RLE, decompress, unpack_rle
 from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, DataSet, InflatedStream
-from xray.images.dicom.grayscale import LEAST_SPAN, TAILS, PixelFormat, grayscale_line, grayscale_table
+from xray.images.dicom.grayscale import PixelFormat, grayscale_table
 from xray.images.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, RadiographFile, open_radiograph
 from xray.images.limits import check_limit
-from xray.images.resize import HalfResolution
 from xray.vocabulary import Reason
 
 MAX_FRAGMENTS = 100_000
@@ -39,8 +38,6 @@ _LUMA_FIRST = ("YBR_FULL", "YBR_FULL_422")
 _COLOUR = ("RGB", "YBR_ICT", "YBR_RCT", *_LUMA_FIRST)
 # Pixels that are converted at a time, so that wide intermediate arrays stay small.
 _BAND_PIXELS = 2**20
-# Of the pixels of half the resolution, one in so many in each direction tells their range.
-_SAMPLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,9 @@ class DicomImage:
             ``too_many_pixels``, ``truncated``, ``corrupt`` or ``unsupported``.
         """
         file, description = self._file, self._description
-        self._check_size(max_pixels)
+        if self.pixel_count > max_pixels:
+            size = f"{description.columns} x {description.rows}"
+            raise FileFault(Reason.TOO_MANY_PIXELS, f"{size}, the cap is {max_pixels:,}")
         with _faults():
             if description.photometric in _MONOCHROME:
                 gray = _monochrome_to_gray(file, description, self._data)
@@ -116,79 +115,6 @@ class DicomImage:
             else:
                 gray = _colour_to_gray(_read_pixels(file, description, self._data), description)
             return _make_square(gray, file.data_set)
-
-    def sampled(
-        self, max_pixels: int, box: Callable[[int, int], tuple[int, int, int, int]]
-    ) -> NDArray[np.uint8] | HalfResolution:
-        """Decode the image as `gray` does, or at half the resolution, as `xray.images.decode.OpenedImage` says."""
-        self._check_size(max_pixels)
-        with _faults():
-            line = _line_of_halves(self._file, self._description, box)
-            if line is None:
-                return self.gray(max_pixels)
-            half = _half_resolution(self._file, self._description, line)
-        # The pixels have been read, so the file is opened again.
-        return DicomImage(self._data).gray(max_pixels) if half is None else half
-
-    def _check_size(self, max_pixels: int) -> None:
-        rows, columns = self._description.rows, self._description.columns
-        if self.pixel_count > max_pixels:
-            raise FileFault(Reason.TOO_MANY_PIXELS, f"{columns} x {rows}, the cap is {max_pixels:,}")
-
-
-LEAST_REDUCTION = 11.0
-"""By how much an image must be reduced to be decoded at half the resolution. Of 36 radiographs of 2,000 pixels and more
-and three DICOM files, all were within one gray level then, but for those that `GREATEST_BEND` excludes."""
-
-GREATEST_BEND = 48.0
-"""Gray levels by which the image may bend at its border, where a line of a single pixel counts much: images with more
-are decoded in full. Those that were more than one gray level off began at 65."""
-
-
-def _line_of_halves(
-    file: RadiographFile, description: _PixelDescription, box: Callable[[int, int], tuple[int, int, int, int]]
-) -> tuple[float, float] | None:
-    """Return the `grayscale_line` of an image that may be decoded at half the resolution, from its header."""
-    data_set, rows, columns = file.data_set, description.rows, description.columns
-    *_, height, width = box(rows, columns)
-    stored = data_set.integer(tags.BITS_STORED) or description.bits_allocated
-    may_be_halved = (
-        description.transfer_syntax in JPEG_2000
-        and description.photometric in _MONOCHROME
-        and file.pixel_element.length == UNDEFINED_LENGTH
-        and data_set.integer(tags.PIXEL_REPRESENTATION) != 1
-        and data_set.integer(tags.HIGH_BIT) in (None, stored - 1)
-        and 2 <= stored <= description.bits_allocated
-        and min(rows / height, columns / width) >= LEAST_REDUCTION
-        and _is_square(data_set)
-    )
-    return grayscale_line(data_set, stored) if may_be_halved else None
-
-
-def _half_resolution(
-    file: RadiographFile, description: _PixelDescription, line: tuple[float, float]
-) -> HalfResolution | None:
-    rows, columns = description.rows, description.columns
-    decoded = decompress_half(_read_fragments(file.reader), rows, columns)
-    stored = file.data_set.integer(tags.BITS_STORED) or description.bits_allocated
-    if decoded is None or decoded[1] != stored:
-        return None
-    half, (first, last) = decoded[0], line
-    half *= np.float32((last - first) / (2**stored - 1))
-    half += np.float32(first)
-    low, high = np.quantile(half[::_SAMPLING, ::_SAMPLING], (TAILS, 1 - TAILS))
-    # Twice the least span, as the finest details may belong to it.
-    if high - low < 2 * LEAST_SPAN or _bend(half) > GREATEST_BEND:
-        return None
-    return HalfResolution(half, (rows, columns))
-
-
-def _bend(half: NDArray[np.float32]) -> float:
-    """Return the greatest second difference across the image's border, averaged along it as resizing does at least."""
-    along = np.ones(round(LEAST_REDUCTION / 2), np.float32)
-    borders = half[:3], half[:-4:-1], half.T[:3], half.T[:-4:-1]
-    bends = (np.convolve(np.abs(a - 2 * b + c), along / along.size, "valid") for a, b, c in borders)
-    return float(max(bend.max() for bend in bends))
 
 
 @contextmanager
@@ -375,20 +301,15 @@ def _colour_to_gray(pixels: Pixels, description: _PixelDescription) -> NDArray[n
 
 def _make_square(gray: NDArray[np.uint8], data_set: DataSet) -> NDArray[np.uint8]:
     """Resize an image to square pixels, by reducing the direction of the finer sampling."""
-    if _is_square(data_set):
-        return gray
     aspect = _aspect_ratio(data_set)
+    if not LEAST_ASPECT <= max(aspect, 1 / aspect) <= MAX_ASPECT:
+        return gray
     height, width = gray.shape
     if aspect > 1:
         width = max(1, round(width / aspect))
     else:
         height = max(1, round(height * aspect))
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _is_square(data_set: DataSet) -> bool:
-    aspect = _aspect_ratio(data_set)
-    return not LEAST_ASPECT <= max(aspect, 1 / aspect) <= MAX_ASPECT
 
 
 def _aspect_ratio(data_set: DataSet) -> float:
