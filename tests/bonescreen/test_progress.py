@@ -55,7 +55,7 @@ def drawn(written: str, title: str) -> list[str]:
 def test_a_terminal_shows_what_happens_before_the_first_image_and_then_how_far_the_run_is(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
-    flat_tree(tmp_path / "archive", 400)
+    flat_tree(tmp_path / "archive", 3000)
     environ["BONESCREEN_BATCH_SIZE"] = "8"
 
     code, written = on_a_terminal(environ, "screen", tmp_path / "archive")
@@ -63,12 +63,12 @@ def test_a_terminal_shows_what_happens_before_the_first_image_and_then_how_far_t
     assert code == 0, written
     frames = drawn(written, "Screening ")
     assert max(cell_len(frame) for frame in frames) < COLUMNS
-    before = [frame for frame in frames if "  0/400  " in frame]
+    before = [frame for frame in frames if "  0/3,000  " in frame]
     assert any("  starting  " in frame for frame in before)
     assert any("  loading the model  " in frame for frame in before)
-    moving = [frame for frame in frames if re.search(r"  [1-9]\d*/400  [\d.]+ images/s  \d:\d\d left  ", frame)]
+    moving = [frame for frame in frames if re.search(r"  [1-9][\d,]*/3,000  [\d.]+ images/s  \d:\d\d left  ", frame)]
     assert moving
-    assert "  400/400  " in frames[-1]
+    assert "  3,000/3,000  " in frames[-1]
     minutes, seconds = re.findall(r"(\d+):(\d\d) elapsed", frames[-1])[0]
     assert len(frames) >= 60 * int(minutes) + int(seconds), "it is drawn less than once a second"
 

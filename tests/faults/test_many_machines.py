@@ -91,7 +91,8 @@ def test_a_feeder_finishes_the_scan_of_a_killed_producer_once_the_archive_is_ava
 def test_work_continues_after_the_broker_was_killed_or_stopped_for_a_while(
     make_archive: MakeArchive, cluster_stack: MakeStack, broker: TcpBroker
 ) -> None:
-    stack = cluster_stack(make_archive(640))
+    # So many that some are left when the broker stops.
+    stack = cluster_stack(make_archive(3000))
     start_workers(stack)
     broker.kill()
     broker.start()
