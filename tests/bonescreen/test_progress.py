@@ -8,12 +8,14 @@ import termios
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from rich.cells import cell_len
 
 from tests.archives import flat_tree, png
 from tests.awaiting import PATIENCE
 from tests.bonescreen.processes import BONESCREEN, run
 from tests.bonescreen.test_evaluate import radiographs  # noqa: F401
+from tests.tiny import write_tiny_package
 from xray.network.package import ModelPackage
 
 COLUMNS = 80
@@ -52,9 +54,16 @@ def drawn(written: str, title: str) -> list[str]:
     return [line for line in lines if line.startswith(title)]
 
 
+@pytest.fixture(scope="module")
+def slow_to_load(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model package without a graph, which takes seconds to derive when the model is loaded."""
+    return str(write_tiny_package(tmp_path_factory.mktemp("slow") / "tiny").path)
+
+
 def test_a_terminal_shows_what_happens_before_the_first_image_and_then_how_far_the_run_is(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, environ: dict[str, str], slow_to_load: str
 ) -> None:
+    environ["BONESCREEN_MODEL"] = slow_to_load
     flat_tree(tmp_path / "archive", 3000)
     environ["BONESCREEN_BATCH_SIZE"] = "8"
 
@@ -85,8 +94,9 @@ def test_with_several_archives_the_bar_says_which(tmp_path: Path, environ: dict[
 
 
 def test_a_log_file_gets_lines_when_the_model_is_loaded_and_when_the_first_images_are_done(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, environ: dict[str, str], slow_to_load: str
 ) -> None:
+    environ["BONESCREEN_MODEL"] = slow_to_load
     flat_tree(tmp_path / "archive", 40)
 
     done = run(environ, "screen", tmp_path / "archive")
