@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -74,6 +75,8 @@ class OpenVINOEngine:
         self._in_work: dict[int, _Pending] = {}
         self._queue.set_callback(_copier(self._in_work))
         self._numbers = itertools.count()
+        # A callback that still runs when the interpreter shuts down would abort the process.
+        weakref.finalize(self, self._queue.wait_all)
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run the network; see :meth:`xray.network.engine.Engine.infer`."""
