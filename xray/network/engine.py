@@ -128,12 +128,12 @@ def padded_batches(images: NDArray[Any], size: int) -> Iterator[tuple[slice, NDA
     Yields
     ------
     tuple of slice and ndarray, (size, ...)
-        Which of ``images`` the batch holds, and the batch.
+        Which of ``images`` the batch holds, and the batch: a view, unless it is padded.
     """
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        rows = slice(start, start + len(batch))
-        yield rows, np.pad(batch, ((0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)))
+        rows, missing = slice(start, start + len(batch)), size - len(batch)
+        yield rows, np.pad(batch, ((0, missing), *[(0, 0)] * (batch.ndim - 1))) if missing else batch
 
 
 def keras_backend() -> str:

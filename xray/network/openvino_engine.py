@@ -1,9 +1,7 @@
 """The OpenVINO engine: runs a network on CPUs, without TensorFlow."""
 
-import itertools
 import threading
 import weakref
-from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
@@ -70,11 +68,7 @@ class OpenVINOEngine:
             raise PackageError(f"the graph's outputs {shapes} are not logits and CAMs")
         self._map_shape = shapes[1][1:]
         self._queue = ov.AsyncInferQueue(compiled, threads)
-        # The queue keeps its callback and the last arguments of it. If these led back to the queue, it would never be
-        # deleted, and its threads would abort the process at its end.
-        self._in_work: dict[int, _Pending] = {}
-        self._queue.set_callback(_copier(self._in_work))
-        self._numbers = itertools.count()
+        self._queue.set_callback(_copy_outputs)
         # A callback that still runs when the interpreter shuts down would abort the process.
         weakref.finalize(self, self._queue.wait_all)
 
@@ -84,11 +78,9 @@ class OpenVINOEngine:
 
     def submit(self, images: NDArray[np.uint8]) -> "_Pending":
         """Start to run the network; see :meth:`xray.network.engine.Engine.submit`."""
-        number, pending = next(self._numbers), _Pending(self, len(images), self._map_shape)
-        if len(images):
-            self._in_work[number] = pending
+        pending = _Pending(self, len(images), self._map_shape)
         for rows, batch in padded_batches(images, FORWARD_BATCH):
-            self._queue.start_async({0: batch}, (number, rows.start, rows.stop))
+            self._queue.start_async({0: batch}, (pending, rows))
         return pending
 
     def raise_error(self) -> None:
@@ -100,7 +92,8 @@ class _Pending:
     """Images in the queue; OpenVINO's threads fill in their outputs."""
 
     def __init__(self, engine: OpenVINOEngine, count: int, map_shape: tuple[int, ...]) -> None:
-        self._engine = engine
+        # Weak: the queue keeps the last arguments of its callback, and would never be deleted if these led back to it.
+        self._engine = weakref.ref(engine)
         self._outputs = Inference(np.empty(count, np.float32), np.empty((count, *map_shape), np.float32))
         self._left = count
         self._lock = threading.Lock()
@@ -108,8 +101,8 @@ class _Pending:
         if not count:
             self._done.set()
 
-    def copy(self, request: ov.InferRequest, rows: slice) -> bool:
-        """Copy the outputs of one finished request; return whether it was the last."""
+    def copy(self, request: ov.InferRequest, rows: slice) -> None:
+        """Copy the outputs of one finished request."""
         count = rows.stop - rows.start
         self._outputs.logits[rows] = request.get_output_tensor(0).data[:count]
         self._outputs.cams[rows] = request.get_output_tensor(1).data[:count]
@@ -117,20 +110,16 @@ class _Pending:
             self._left -= count
             if not self._left:
                 self._done.set()
-            return not self._left
 
     def result(self) -> Inference:
         """Wait for the outputs; raises OpenVINO's RuntimeError if it failed."""
         while not self._done.wait(CHECK_SECONDS):
             # A request that failed makes no callback.
-            self._engine.raise_error()
+            if (engine := self._engine()) is not None:
+                engine.raise_error()
         return self._outputs
 
 
-def _copier(in_work: dict[int, _Pending]) -> Callable[[ov.InferRequest, tuple[int, int, int]], None]:
-    def copy(request: ov.InferRequest, place: tuple[int, int, int]) -> None:
-        number, start, stop = place
-        if in_work[number].copy(request, slice(start, stop)):
-            del in_work[number]
-
-    return copy
+def _copy_outputs(request: ov.InferRequest, of: tuple[_Pending, slice]) -> None:
+    pending, rows = of
+    pending.copy(request, rows)

@@ -28,8 +28,8 @@ def cpu_flags() -> frozenset[str]:
 def fast_precisions(flags: Collection[str]) -> tuple[Precision, ...]:
     """Return the precisions that a CPU computes with instructions made for them, the fastest first.
 
-    Measured (docs/performance.md): with AMX, bfloat16 is as fast as INT8 and nearer to float32; without it, INT8 is
-    faster than bfloat16 by AVX-512, which is faster than float32.
+    With AMX, bfloat16 is as fast as INT8, as was reported to us, and nearer to float32. Without it INT8 is faster than
+    bfloat16 by AVX-512, and that than float32 (measured, docs/performance.md).
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def fast_precisions(flags: Collection[str]) -> tuple[Precision, ...]:
 
 
 def computable_precisions(flags: Collection[str]) -> frozenset[Precision]:
-    """Return the precisions that a CPU computes at all: bfloat16 is emulated by AVX-512, at a third of float32's speed.
+    """Return the precisions that a CPU computes at all: AVX-512 without bfloat16 emulates it, more slowly than float32.
 
     INT8 is left out where products of 8 bits would overflow.
     """
