@@ -56,7 +56,7 @@ class ClaimedBatch:
         The contents (SHA-256) that were given to the engine. Per batch: the prediction of a content is stored with the
         first image that has it, so another batch, which may be stored without this one, needs its own.
     closed : bool
-        Whether the batch is finished, released or lost; nothing more is stored of it.
+        Set once it is finished, released or lost; nothing more is stored of it.
     """
 
     def __init__(self, database: Database, settings: Settings, claim: Claim, lost: threading.Event) -> None:
@@ -124,13 +124,7 @@ class ClaimedBatch:
         stored = [*self._unstored, *self._suspects]
         if not ledger.finish(self._database, self.claim, stored):
             raise ClaimLost
-        self.closed = True
         return stored
-
-    def release(self) -> None:
-        """Make the rest of the batch pending again; this does not count as an attempt."""
-        self.closed = True
-        ledger.release_claim(self._database, self.claim)
 
     def _archive_fault(self) -> Reason | None:
         """Return the reason that all images failed for, if the archive is its cause.

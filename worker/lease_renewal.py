@@ -109,11 +109,6 @@ class LeaseRenewer:
         self.activity = Activity.SCREENING
         return lost
 
-    @property
-    def holds_claims(self) -> bool:
-        """Whether the lease of any claim is renewed."""
-        return bool(self._claims)
-
     def remove(self, claim: Claim) -> None:
         """Renew a claim's lease no longer."""
         with self._lock:

@@ -198,7 +198,8 @@ class _Task:
         self._worker, self._engine = worker, engine
         self._queue = queue_name(worker.package.digest, engine.precision)
         self._preprocessing = Preprocessing.from_id(worker.package.card.preprocessing)
-        self._batches: list[ClaimedBatch] = []
+        self._claims: set[Claim] = set()
+        self._in_hand: list[ClaimedBatch] = []
         self._started = self._stored_at = time.monotonic()
         self._next_claim = 0.0
         self._outage = False
@@ -228,14 +229,14 @@ class _Task:
                 while in_work:
                     self._collect(in_work.popleft())
                 # Left by a stop: what was inferred is kept, and the rest is somebody else's.
-                for batch in self._open_batches():
+                for batch in list(self._in_hand):
                     with self._responsible_for(batch):
                         self._store(batch)
                         self._release(batch)
             finally:
                 # If an error ends the task, its leases expire, and the loss of its batches counts as an attempt.
-                for batch in self._batches:
-                    self._worker.lease_renewer.remove(batch.claim)
+                for held in self._claims:
+                    self._worker.lease_renewer.remove(held)
         if self._outage:
             time.sleep(RETRY_SECONDS)
         else:
@@ -258,31 +259,40 @@ class _Task:
     def _take(self, claim: Claim) -> None:
         """Take a claimed batch in hand."""
         worker = self._worker
+        self._claims.add(claim)
         lost = worker.lease_renewer.add(claim)
         try:
             batch = worker.retry_during_outage(lambda: ClaimedBatch(worker.database, worker.settings, claim, lost))
         except ArchiveOutage as outage:
-            worker.lease_renewer.remove(claim)
             self._note(claim, outage)
             worker.retry_during_outage(lambda: ledger.release_claim(worker.database, claim))
+            self._let_go(claim)
             return
-        except BaseException:
-            worker.lease_renewer.remove(claim)
-            raise
-        self._batches.append(batch)
+        self._in_hand.append(batch)
         if batch.complete:
             self._finish(batch)
 
+    def _let_go(self, claim: Claim) -> None:
+        """Renew a claim no longer."""
+        self._worker.lease_renewer.remove(claim)
+        self._claims.discard(claim)
+
+    def _close(self, batch: ClaimedBatch) -> None:
+        """Do nothing more for a batch: images of it that are still on their way are dropped."""
+        batch.closed = True
+        self._in_hand.remove(batch)
+        self._let_go(batch.claim)
+
     def _take_next(self) -> None:
         """Claim the queue's next batch, if this task may and there is one."""
-        now, in_hand = time.monotonic(), self._open_batches()
+        now = time.monotonic()
         if (
             self._outage
             or now < self._next_claim
             or now - self._started > TASK_SECONDS
-            or len(in_hand) >= MAX_CLAIMS
+            or len(self._in_hand) >= MAX_CLAIMS
             # One that may kill this process is screened alone, so that only its own attempts count.
-            or any(batch.claim.attempts for batch in in_hand)
+            or any(batch.claim.attempts for batch in self._in_hand)
         ):
             return
         worker, size = self._worker, self._worker.claim_size(self._engine.precision)
@@ -291,9 +301,6 @@ class _Task:
             self._next_claim = now + CLAIM_PAUSE_SECONDS
         else:
             self._take(claim)
-
-    def _open_batches(self) -> list[ClaimedBatch]:
-        return [batch for batch in self._batches if not batch.closed]
 
     # -- load ----------------------------------------------------------------------------------------------------
 
@@ -318,7 +325,7 @@ class _Task:
 
     def _batch_to_load(self) -> ClaimedBatch | None:
         def waiting() -> ClaimedBatch | None:
-            return next((batch for batch in self._open_batches() if batch.waiting), None)
+            return next((batch for batch in self._in_hand if batch.waiting), None)
 
         if (batch := waiting()) is None:
             self._take_next()
@@ -409,15 +416,15 @@ class _Task:
         self._count(self._worker.retry_during_outage(batch.store))
 
     def _store_all(self) -> None:
-        for batch in self._open_batches():
+        for batch in list(self._in_hand):
             with self._responsible_for(batch):
                 self._store(batch)
 
     def _finish(self, batch: ClaimedBatch) -> None:
         with self._responsible_for(batch):
             self._count(self._worker.retry_during_outage(batch.finish))
-            self._worker.lease_renewer.remove(batch.claim)
             self._counts["batches"] += 1
+            self._close(batch)
 
     def _count(self, stored: Sequence[ImageOutcome]) -> None:
         self._stored_at = time.monotonic()
@@ -426,8 +433,8 @@ class _Task:
         self._counts["inferred"] += sum(outcome.prediction is not None for outcome in stored)
 
     def _release(self, batch: ClaimedBatch) -> None:
-        self._worker.retry_during_outage(batch.release)
-        self._worker.lease_renewer.remove(batch.claim)
+        self._worker.retry_during_outage(lambda: ledger.release_claim(self._worker.database, batch.claim))
+        self._close(batch)
 
     @contextmanager
     def _responsible_for(self, batch: ClaimedBatch) -> Iterator[None]:
@@ -438,8 +445,7 @@ class _Task:
             log.warning(
                 "lost the claim on batch %d of run %d; nothing more stored", batch.claim.batch_id, batch.claim.run_id
             )
-            batch.closed = True
-            self._worker.lease_renewer.remove(batch.claim)
+            self._close(batch)
         except Outage as outage:
             self._note(batch.claim, outage)
             with self._responsible_for(batch):

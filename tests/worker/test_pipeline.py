@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select, update
 
-from db import ledger
+from db import dispatch, ledger
+from db.heartbeats import Activity, list_heartbeats
 from db.ledger import BatchImage
 from db.migrate import upgrade
 from db.queries import ResultFilter, list_failures, results
@@ -520,19 +521,58 @@ def test_what_was_inferred_is_stored_while_the_next_image_takes_long_to_decode(
 
 def test_an_unexpected_error_leaves_no_lease_that_is_renewed_for_ever(
     worker: BatchWorker,
+    engine: Engine,
     database: Database,
     root: Path,
     scan: Callable[[int], int],
-    lease_renewer: LeaseRenewer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(root, 1, png(1))
     run = scan(1)
+    renewer = LeaseRenewer(database, "test:1", "queue", "fp32", parent=os.getppid())
+    failing = BatchWorker(database, worker.settings, worker.package, lambda precision: engine, renewer, "test:1")
 
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr("worker.pipeline.ClaimedBatch", fail)
     with pytest.raises(ValueError, match="a bug"):
-        worker.run(run, 1)
-    assert not lease_renewer.holds_claims
+        failing.run(run, 1)
+    with database.write() as connection:
+        connection.execute(update(batches).values(lease_expires_at=0.0))
+    renewer.start()
+    try:
+        renewer.activity = Activity.LOADING
+        await_that(
+            lambda: any(beat.activity == Activity.LOADING for beat in list_heartbeats(database)), 20, "a renewal"
+        )
+    finally:
+        renewer.stop()
+    assert dispatch.recover_expired(database) == 1
+
+
+def test_a_batch_on_which_a_worker_was_lost_is_screened_alone(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    scan: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    small_groups: None,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
+    for number in range(8):
+        put(root, number, png(number))
+    run = scan(4)
+    with database.write() as connection:
+        connection.execute(update(batches).where(batches.c.id == 1).values(attempts=1))
+    held: list[set[int]] = []
+
+    def note(call: int) -> None:
+        with database.read() as connection:
+            claimed = select(batches.c.id).where(batches.c.state == BatchState.CLAIMED)
+            held.append(set(connection.execute(claimed).scalars()))
+
+    assert watched_worker(worker, engine, note).run(run, 1).batches == 1
+    assert held == [{1}] * len(held)
+    assert worker.run(run, 2).batches == 1
