@@ -90,12 +90,9 @@ def batches_and_streams(
 
 
 def _graph(package: ModelPackage, precision: Precision, cache: Path, batch: int = 1) -> Any:
-    from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
-    from xray.network.openvino_graph import derive_graph, read_graph
+    from xray.network.openvino_graph import derive_graph, read_network
 
-    model = read_graph(derive_graph(package, cache)[0], package.weights_path)
-    if precision is Precision.INT8:
-        quantize_graph(model, read_quantization(package.path / INT8_FILE))
+    model = read_network(package, derive_graph(package, cache)[0], precision)
     model.reshape([batch, package.card.input_size, package.card.input_size])
     return model
 

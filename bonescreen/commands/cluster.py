@@ -13,10 +13,11 @@ import typer
 
 from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
+from bonescreen.choose_model import model_for_archive
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_port
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
-from bonescreen.scanning import model_for_archive, print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import print_line, print_notice

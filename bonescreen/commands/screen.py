@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
+from bonescreen.choose_model import model_for_archive
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_score
 from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
-from bonescreen.scanning import model_for_archive, print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import escape_unprintable, print_line, print_to

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bonescreen.scanning import model_for_archive
+from bonescreen.choose_model import model_for_archive
 from db.heartbeats import record_heartbeat
 from db.runs import open_run, register_archive, register_model
 from db.session import Database

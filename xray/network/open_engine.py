@@ -132,15 +132,11 @@ def _open_openvino(package: ModelPackage, cache: Path, precision: Precision, thr
 
 
 def _compile_openvino(package: ModelPackage, graph: Path, precision: Precision, threads: int | None) -> Engine:
-    from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
     from xray.network.openvino_engine import OpenVINOEngine
-    from xray.network.openvino_graph import read_graph
+    from xray.network.openvino_graph import read_network
 
     try:
-        model = read_graph(graph, package.weights_path)
-        if precision is Precision.INT8:
-            quantize_graph(model, read_quantization(package.path / INT8_FILE))
-        engine = OpenVINOEngine(model, precision, threads)
+        engine = OpenVINOEngine(read_network(package, graph, precision), precision, threads)
     except PackageError as error:
         raise PackageError(f"{graph}: {error}") from error
     check_golden(package, engine)

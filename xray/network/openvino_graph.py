@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from xray.errors import BonescreenError, PackageError, StorageOutage, UsageError
 from xray.network.card import Card
 from xray.network.engine import Inference
+from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
 from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.package import ModelPackage, file_sha256, load_package, read_weights
+from xray.vocabulary import Precision
 
 if TYPE_CHECKING:
     from xray.network.builder import DataFormat
@@ -229,6 +231,14 @@ def read_graph(graph: Path, weights: Path) -> ov.Model:
         places[index].output(0).replace(opset.constant(values).output(0))
         model.remove_parameter(places[index])
     model.validate_nodes_and_infer_types()
+    return model
+
+
+def read_network(package: ModelPackage, graph: Path, precision: Precision) -> ov.Model:
+    """Read a package's graph, its weights, and for INT8 its quantization; raises as :func:`read_graph` does."""
+    model = read_graph(graph, package.weights_path)
+    if precision is Precision.INT8:
+        quantize_graph(model, read_quantization(package.path / INT8_FILE))
     return model
 
 

@@ -20,7 +20,7 @@ from xray.network.int8 import (
     read_quantization,
 )
 from xray.network.open_engine import open_engine
-from xray.network.openvino_graph import read_graph
+from xray.network.openvino_graph import read_graph, read_network
 from xray.network.package import ModelPackage
 from xray.network.precision import choose_precision, computable_precisions, cpu_flags, fast_precisions
 from xray.vocabulary import Precision
@@ -102,9 +102,7 @@ def test_the_cams_mean_and_the_effective_bias_give_the_logit_in_each_precision(
     found = open_engine(quantized_package, "openvino", tmp_path, precision).infer(images)
     weights = stored_weights(quantized_package)
     (kernel_1, kernel_2, kernel_3), (bias_1, bias_2, bias_3) = weights[-6:-3], weights[-3:]
-    model = read_graph(quantized_package.path / "network.xml", quantized_package.weights_path)
-    if precision is INT8:
-        quantize_graph(model, read_quantization(quantized_package.path / INT8_FILE))
+    model = read_network(quantized_package, quantized_package.path / "network.xml", precision)
     pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
     model.add_outputs([pooling.output(0)])
     model.reshape([1, size, size])
@@ -184,9 +182,7 @@ def test_the_graph_of_the_shipped_model_transposes_no_feature_map(
 def test_head_and_cam_of_the_shipped_model_are_computed_in_float32(
     shipped_package: ModelPackage, precision: Precision
 ) -> None:
-    model = read_graph(shipped_package.path / "network.xml", shipped_package.weights_path)
-    if precision is INT8:
-        quantize_graph(model, read_quantization(shipped_package.path / INT8_FILE))
+    model = read_network(shipped_package, shipped_package.path / "network.xml", precision)
     size = shipped_package.card.input_size
     model.reshape([1, size, size])
     hint = "bf16" if precision is BF16 else "f32"
