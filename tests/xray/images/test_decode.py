@@ -1,15 +1,13 @@
-"""Decoding and preprocessing: every form of image that is read, and every kind of damage."""
+"""Decoding: every form of image that is read, and every kind of damage."""
 
 import io
 import random
-import resource
 import struct
 import subprocess
 import sys
 import threading
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,9 +30,8 @@ from tests.archives import (
     tiff_of,
     truncated,
 )
-from xray.errors import FileFault, PackageError
+from xray.errors import FileFault
 from xray.images.decode import decode, open_image
-from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason
 
 GRAY = image_pixels(7)
@@ -423,112 +420,6 @@ def test_strips_that_cover_the_image_again_and_again_are_refused():
         decode(tiff_of(GRAY, {273: twice * 9, 279: [240] * 18, 278: [12]}))
 
 
-PLAIN = [
-    png_of(image_pixels(3, 40, 33), bits=8),
-    png_of(np.dstack([image_pixels(n, 40, 33) for n in (1, 2, 3)]), bits=8),
-]
-
-
-def by_pillow(data: bytes) -> np.ndarray | str:
-    """Decode a PNG with Pillow alone: what a plain one must come out as, or that it is a fault."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("L"))
-    except (OSError, SyntaxError, ValueError):
-        return "fault"
-
-
-def with_checksums(data: bytes) -> bytes:
-    """Correct the checksum of each chunk of a PNG, up to the first that is cut."""
-    place, chunks = 8, data[:8]
-    while place + 12 <= len(data) - int.from_bytes(data[place : place + 4]):
-        end = place + 8 + int.from_bytes(data[place : place + 4])
-        chunks += png_chunk(data[place + 4 : place + 8], data[place + 8 : end])
-        place = end + 4
-    return chunks
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from(PLAIN), st.integers(0, 2000), st.integers(0, 255), st.integers(0, 400))
-def test_a_plain_png_is_read_or_refused_as_pillow_does_however_it_is_damaged(data, place, value, cut):
-    damaged = bytearray(data)
-    damaged[33 + place % (len(data) - 33)] = value
-    for changed in (bytes(damaged), with_checksums(bytes(damaged)), bytes(damaged[: max(33, len(data) - cut)])):
-        expected, found = by_pillow(changed), gray_or_fault(changed)
-
-        assert isinstance(found, FileFault) == isinstance(expected, str)
-        assert isinstance(found, FileFault) or np.array_equal(found, expected)
-
-
-@pytest.mark.parametrize("data", PLAIN, ids=["gray", "RGB"])
-@pytest.mark.parametrize("name", [b"gAMA", b"pHYs", b"tEXt", b"sRGB", b"cHRM"])
-def test_what_a_plain_png_says_besides_its_pixels_leaves_them_as_they_are(data, name):
-    body = {b"gAMA": bytes([0, 0, 90, 0]), b"pHYs": bytes(9), b"tEXt": b"a\0b", b"sRGB": b"\0", b"cHRM": bytes(32)}[
-        name
-    ]
-
-    assert np.array_equal(decode(data[:33] + png_chunk(name, body) + data[33:]), decode(data))
-
-
-@pytest.mark.parametrize("before_pixels", [True, False])
-def test_an_orientation_that_a_png_keeps_as_text_is_applied(before_pixels):
-    exif = struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, ORIENTATION, 3, 1, 6, 0, 0)
-    profile = f"\nexif\n{len(exif) + 6:8}\n{(b'Exif' + bytes(2) + exif).hex()}\n".encode()
-    text = png_chunk(b"tEXt", b"Raw profile type exif\0" + profile)
-    place = 33 if before_pixels else len(PLAIN[0]) - 12
-
-    assert np.array_equal(decode(PLAIN[0][:place] + text + PLAIN[0][place:]), np.rot90(decode(PLAIN[0]), -1))
-
-
-def test_damaged_plain_pngs_leave_no_memory_behind():
-    whole = png_of(np.random.default_rng(0).integers(0, 256, (700, 700), np.uint8), bits=8)
-    damaged = whole[:-40]
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    for _ in range(20):
-        gray_or_fault(damaged)
-    before = resident()
-    for _ in range(200):
-        gray_or_fault(damaged)
-
-    assert resident() - before < 20 * len(whole)
-
-
-@pytest.mark.parametrize(("name", "most"), [(b"tEXt", 1000), (b"prVt", 1000), (b"IDAT", 100_000), (b"fdAT", 100_000)])
-def test_chunks_that_pillow_would_keep_objects_for_are_bounded(name, most):
-    whole = png(1)
-
-    with pytest.raises(FileFault, match=f"corrupt: more than {most:,} chunks"):
-        decode(whole[:33] + png_chunk(name, b"") * (most + 1) + whole[33:])
-
-
-@pytest.mark.parametrize(
-    ("name", "head"), [(b"zTXt", b"History\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"t\0\1\0\0\0")]
-)
-def test_long_texts_and_profiles_in_a_png_do_not_lose_the_image(name, head):
-    whole = png(7)
-    long, too_long = (head + zlib.compress(bytes(size)) for size in (2**24, 2**24 + 1))
-
-    assert np.array_equal(decode(whole[:33] + png_chunk(name, long) + whole[33:]), GRAY)
-    assert reason_of(whole[:33] + png_chunk(name, too_long) + whole[33:]) is Reason.CORRUPT
-
-
-def test_what_lies_behind_the_end_of_a_png_is_not_counted():
-    assert np.array_equal(decode(png(7) + bytes(2_000_000)), GRAY)
-
-
-def test_an_exif_block_of_megabytes_in_a_png_is_ignored():
-    numbers = struct.pack("<2sHIHHHIHHHHIII", b"II", 42, 8, 2, 274, 3, 1, 6, 0, 37121, 3, 10**6, 38, 0) + bytes(
-        2 * 10**6
-    )
-    whole = png(7)
-    turned = whole[:33] + png_chunk(b"eXIf", numbers[:100]) + whole[33:]
-
-    assert decode(turned).shape == GRAY.T.shape
-    assert np.array_equal(decode(whole[:33] + png_chunk(b"eXIf", numbers) + whole[33:]), GRAY)
-
-
 @pytest.mark.parametrize(
     ("data", "count"),
     [
@@ -638,62 +529,6 @@ def test_decoding_in_threads_leaves_the_warning_filters_alone():
         thread.join()
 
     assert warnings.filters == before
-
-
-@pytest.mark.parametrize("text", ["gray8-pad-224-bilinear-1", "gray8-squash-320-bilinear-1"])
-def test_an_id_is_read_back_as_it_was_written(text):
-    assert Preprocessing.from_id(text).id == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "gray8-pad-224-bilinear-2", "gray8-crop-224-bilinear-1", "gray8-pad-0-bilinear-1"],
-)
-def test_an_unknown_id_is_refused(text):
-    with pytest.raises(PackageError, match="update bonescreen"):
-        Preprocessing.from_id(text)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(10, 512))
-def test_a_padded_image_is_centred_and_keeps_its_proportions(height, width, size):
-    top, left, h, w = Preprocessing(size, "pad").image_box(height, width)
-
-    assert max(h, w) == size
-    assert abs(top - (size - h - top)) <= 1
-    assert abs(left - (size - w - left)) <= 1
-    assert abs(h * max(height, width) - height * size) <= max(height, width)
-
-
-def test_padding_is_black_and_the_image_is_in_its_box():
-    preprocessing = Preprocessing(64, "pad")
-    bright = np.full((100, 50), 200, np.uint8)
-
-    square = preprocessing.apply(bright)
-
-    top, left, height, width = preprocessing.image_box(100, 50)
-    inside = square[top : top + height, left : left + width]
-    assert square.shape == (64, 64)
-    assert (inside == 200).all()
-    assert int(square.sum()) == int(inside.sum())
-
-
-def test_squashing_fills_the_square():
-    assert (Preprocessing(64, "squash").apply(np.full((100, 50), 200, np.uint8)) == 200).all()
-
-
-def test_reduction_is_antialiased():
-    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))
-
-    reduced = Preprocessing(32, "squash").apply(stripes)
-
-    assert np.abs(reduced.astype(int) - 128).max() <= 8
-
-
-def test_loading_is_decoding_and_fitting():
-    preprocessing = Preprocessing(32, "pad")
-
-    assert np.array_equal(load(open_image(png(5)), preprocessing), preprocessing.apply(image_pixels(5)))
 
 
 def test_a_tinted_jpeg_gives_its_luma():
