@@ -5,7 +5,7 @@ Errors are those of `xray.errors`; all descend from `BonescreenError`.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
@@ -334,11 +334,12 @@ def _as_label(value: object) -> Label:
 
 
 def _list_studies(wanted: ResultFilter) -> list[StudyRow]:
-    with open_ledger(settings_here()) as database:
+    settings = settings_here()
+    with open_ledger(settings) as database:
         runs = queries.find_runs(database, wanted.run)
         if wanted.body_part is not None:
             queries.check_body_part(database, wanted.body_part, runs, "body_part")
-        with closing(queries.results(database, wanted)) as rows:
+        with closing(queries.results(database, replace(wanted, keep=settings.keep))) as rows:
             return list(rows)
 
 

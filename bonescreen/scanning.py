@@ -19,6 +19,7 @@ from producer.dry_run import dry_run
 from producer.scan import model_version
 from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
 from producer.source import Source
+from xray.archives.archive_file import path_as_text
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, machine_precisions
@@ -62,6 +63,10 @@ def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
     """Report in lines what a scan of an archive found; what somebody should check is named."""
     yield f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})"
     yield from _skipped_lines(report)
+    for key in report.of_several_patients:
+        yield f"  warning, images of several patients under one study, which has no score: {path_as_text(key)}"
+    if more := report.several_patients - len(report.of_several_patients):
+        yield f"  ... and {count(more, 'study')} more of several patients"
     if report.gone:
         yield f"  no longer in the archive: {count(report.gone, 'image')}; their results are kept"
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal,
@@ -40,10 +41,13 @@ MERGE_ROWS = 2_000
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 """Failures of a file that was missing or changed: when the file is back, it is read again."""
 
-IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series")
+IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series", "modality", "intent", "patient_mark")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""
 
-StagingRow = tuple[int, str, str, int, int, str | None, str | None, str | None, str | None, str | None, str | None]
+STUDY_ATTRIBUTES = ("human_label", "patient", "accession", "study_date")
+"""The columns of `studies` that describe a study: what any of its images names."""
+
+StagingRow = tuple[str | int | None, ...]
 """The columns of `scan_entries`, in their order."""
 
 Position = tuple[str, str]
@@ -134,6 +138,16 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
                 total += _mark_chunk_gone(connection, scan, first, min(first + MERGE_ROWS, end) - 1, unread)
                 connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
     return total
+
+
+def studies_of_several_patients(database: Database, archive_id: int, most: int) -> tuple[int, list[str]]:
+    """Return how many studies of an archive have images of several patients, and the keys of the first of them."""
+    several = studies.c.archive_id == archive_id, studies.c.patients > 1
+    has_images = exists().where(images.c.study_id == studies.c.id, images.c.current)
+    with database.read() as connection:
+        number = connection.execute(select(func.count()).select_from(studies).where(*several, has_images)).scalar_one()
+        keys = select(studies.c.key).where(*several, has_images).order_by(studies.c.key).limit(most)
+        return number, list(connection.execute(keys).scalars())
 
 
 @dataclass(frozen=True)
@@ -230,12 +244,11 @@ def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Posi
 
 def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -> None:
     """Insert or update the studies that begin after one key, up to another, with all their staging rows."""
-    # Label and patient are those that any image names. The body part is corrected once the images are inserted.
+    # The body part is corrected once the images are inserted.
     staged = (
         select(
             scan_entries.c.study_key,
-            func.max(scan_entries.c.human_label).label("human_label"),
-            func.max(scan_entries.c.patient).label("patient"),
+            *(func.max(scan_entries.c[name]).label(name) for name in STUDY_ATTRIBUTES),
             func.min(scan_entries.c.body_part).label("body_part"),
         )
         .where(
@@ -249,7 +262,7 @@ def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -
     # A scan without the pseudonym key does not know the patients, and keeps those that are known.
     is_different = or_(
         studies.c.id.is_(None),
-        studies.c.human_label.is_distinct_from(staged.c.human_label),
+        *(studies.c[name].is_distinct_from(staged.c[name]) for name in STUDY_ATTRIBUTES if name != "patient"),
         staged.c.patient != func.coalesce(studies.c.patient, ""),
     )
     # The range is also that of the studies, so that PostgreSQL does not read all of them for each chunk.
@@ -260,18 +273,19 @@ def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -
         studies.c.key <= upto,
     )
     fresh = (
-        select(literal(scan.archive_id), staged.c.study_key, staged.c.human_label, staged.c.patient, staged.c.body_part)
+        select(
+            literal(scan.archive_id),
+            staged.c.study_key,
+            staged.c.body_part,
+            *(staged.c[name] for name in STUDY_ATTRIBUTES),
+        )
         .outerjoin_from(staged, studies, same)
         .where(is_different)
         .order_by(staged.c.study_key)
     )
-    upsert = insert_into(connection, studies).from_select(
-        ["archive_id", "key", "human_label", "patient", "body_parts"], fresh
-    )
-    set_ = {
-        "human_label": upsert.excluded.human_label,
-        "patient": func.coalesce(upsert.excluded.patient, studies.c.patient),
-    }
+    upsert = insert_into(connection, studies).from_select(["archive_id", "key", "body_parts", *STUDY_ATTRIBUTES], fresh)
+    patient = func.coalesce(upsert.excluded.patient, studies.c.patient)
+    set_ = {**{name: upsert.excluded[name] for name in STUDY_ATTRIBUTES}, "patient": patient}
     connection.execute(upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=set_))
 
 
@@ -390,7 +404,7 @@ def _refresh_results(
     # A study that was gone has no result to update, and all its images may have been processed.
     back = {study_ids[_placement(file).study] for _, file in changes.restored + changes.corrected}
     left = {row.study_id for row, _ in changes.corrected} | {row.study_id for row in changes.superseded}
-    _update_body_parts(connection, changed | back | left)
+    _describe_studies(connection, changed | back | left)
     for run_id in run_ids:
         known = refresh_study_results(connection, run_id, sorted((changed | left) - back), only_known=True)
         change_run_counts(connection, run_id, add(known, refresh_study_results(connection, run_id, sorted(back))))
@@ -421,7 +435,7 @@ def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, 
     for ids in chunks(image_ids):
         connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
     study_ids = {row.study_id for row in gone}
-    _update_body_parts(connection, study_ids)
+    _describe_studies(connection, study_ids)
     _count_images(connection, scan.archive_id, [], image_ids)
     _count_studies(connection, scan.archive_id, study_ids, _with_images(connection, study_ids))
     _count_outcomes(connection, image_ids, -1)
@@ -435,9 +449,13 @@ def _is_at_or_below(path: str, paths: Collection[str]) -> bool:
     return path in paths or any(parent.as_posix() in paths for parent in PurePosixPath(path).parents)
 
 
-def _update_body_parts(connection: Connection, study_ids: Iterable[int]) -> None:
-    """Set the body parts of studies to those of their current images; a study without images keeps what it has."""
+def _describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:
+    """Set the body parts of studies, and how many patients they have, to those of their current images.
+
+    A study without images keeps what it has.
+    """
     for chunk in chunks(sorted(study_ids)):
+        _count_patients(connection, chunk)
         is_different = func.coalesce(images.c.body_part, "") != func.coalesce(studies.c.body_parts, "")
         suspects = (
             select(images.c.study_id)
@@ -458,6 +476,22 @@ def _update_body_parts(connection: Connection, study_ids: Iterable[int]) -> None
                 update(studies).where(studies.c.id == bindparam("study")).values(body_parts=bindparam("parts")),
                 [{"study": study_id, "parts": ",".join(found) or None} for study_id, found in parts.items()],
             )
+
+
+def _count_patients(connection: Connection, study_ids: Sequence[int]) -> None:
+    patients = func.count(images.c.patient_mark.distinct())
+    rows = connection.execute(
+        select(images.c.study_id, patients.label("patients"))
+        .join(studies, studies.c.id == images.c.study_id)
+        .where(one_of(connection, images.c.study_id, study_ids), images.c.current, images.c.patient_mark.is_not(None))
+        .group_by(images.c.study_id, studies.c.patients)
+        .having(patients != func.coalesce(studies.c.patients, 0))
+    ).all()
+    if rows:
+        connection.execute(
+            update(studies).where(studies.c.id == bindparam("study")).values(patients=bindparam("number")),
+            [{"study": row.study_id, "number": row.patients} for row in rows],
+        )
 
 
 def _lock_runs(connection: Connection, archive_id: int) -> list[int]:
@@ -509,7 +543,12 @@ def _staging_row(scan: Scan, file: ArchiveFile) -> StagingRow:
         placement.view,
         placement.laterality,
         placement.series,
+        placement.modality,
+        placement.intent,
+        placement.patient_mark,
         placement.patient,
+        placement.accession,
+        placement.study_date,
     )
 
 
@@ -532,7 +571,7 @@ def _new_row(archive_id: int, study_ids: Mapping[str, int], file: ArchiveFile) -
 
 def _attributes(file: ArchiveFile) -> tuple[str | None, ...]:
     placement = _placement(file)
-    return placement.body_part, placement.view, placement.laterality, placement.series
+    return tuple(getattr(placement, name) for name in IMAGE_ATTRIBUTES)
 
 
 def _placement(file: ArchiveFile) -> Placement:

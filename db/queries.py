@@ -24,13 +24,20 @@ from sqlalchemy import (
     select,
 )
 
+from db.assessment import STATUSES_WITH_SCORE, image_states
 from db.run_queries import RunSummary, newest_run_ids, newest_runs, run_summary, run_totals
-from db.session import Database
-from db.study_results import COUNTED_AS, STATUSES_WITH_SCORE
+from db.session import Database, one_of
+from db.study_results import COUNTED_AS, model_of, read_study_images
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
-from xray.thresholds import is_in_scope, label_of
-from xray.vocabulary import BODY_PARTS, Label, StudyStatus
+from xray.thresholds import label_of
+from xray.vocabulary import BODY_PARTS, KEEP, ImageState, Label, StudyStatus
+
+KEPT_COLUMN = {"date": "study_date"}
+"""The column of each that has another name than it is asked for by."""
+
+STUDIES_AT_ONCE = 200
+"""Studies whose images are read at once, while images are streamed."""
 
 LARGEST_NUMBER = 2**63 - 1
 """The largest integer that a database column stores."""
@@ -40,7 +47,9 @@ LARGEST_NUMBER = 2**63 - 1
 class StudyRow:
     """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
 
-    Images that are out of scope do not count. `score` is None if the study is pending, not assessable or out of scope.
+    `db.assessment` says which images count; `highest` is the highest of their probabilities. Both are None if the study
+    is pending, not assessable or out of scope. `patients` is above 1 if its images are of several patients. The last
+    four are None unless `ResultFilter.keep` names them; `modality` and `path` are those of its first image.
     """
 
     run: int
@@ -55,14 +64,21 @@ class StudyRow:
     failed: int
     model: str
     precision: str
+    highest: float | None
+    patients: int | None
+    accession: str | None
+    study_date: str | None
+    modality: str | None
+    path: str | None
 
 
 @dataclass(frozen=True)
 class ImageRow:
     """One current image of a study in one run: with a prediction, with a failure, or not processed yet.
 
-    `label` is predicted: positive if the probability is at least the model's image threshold. It is None if the image
-    is out of scope (the model does not know its body part); its probability is then left out of the study's score.
+    `state` says how it counts in its study's score (`ImageState`). `label` is predicted: positive if the probability is
+    at least the model's image threshold. It is None if the image is out of scope. `reason` says why it failed; `detail`
+    what exactly, or of an image that was read, what of its file was wrong and read otherwise.
 
     `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
     """
@@ -73,7 +89,8 @@ class ImageRow:
     view: str | None
     laterality: str | None
     series: str | None
-    in_scope: bool
+    modality: str | None
+    state: str
     label: str | None
     probability: float | None
     logit: float | None
@@ -98,7 +115,8 @@ class Study:
 class ResultFilter:
     """Which studies to list. None means all, except for `run`: each archive's newest run, so each study once.
 
-    `threshold` replaces the model's study threshold.
+    `threshold` replaces the model's study threshold. With `since` (seconds since 1970), only studies whose result has
+    changed since. `keep` names what is shown besides, see `xray.settings.Settings`.
     """
 
     run: int | None = None
@@ -108,6 +126,8 @@ class ResultFilter:
     body_part: str | None = None
     label: Label | None = None
     limit: int | None = None
+    since: float | None = None
+    keep: frozenset[str] = frozenset()
 
 
 def as_count(number: object) -> int:
@@ -188,11 +208,15 @@ def check_body_part(database: Database, body_part: str, listed: Sequence[RunSumm
 
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
     """Stream studies by descending score; those without a score come last."""
-    with database.read() as connection, ExitStack() as stack:
+    with database.read() as connection, closing(_stream_studies(connection, wanted)) as rows:
+        yield from (_study_row(row) for row in islice(rows, wanted.limit))
+
+
+def _stream_studies(connection: Connection, wanted: ResultFilter) -> Generator[dict[str, Any], None, None]:
+    with ExitStack() as stack:
         run_ids = sorted(_listed_runs(connection, wanted), reverse=True)
         streams = [stack.enter_context(closing(_stream_run(connection, run_id, wanted))) for run_id in run_ids]
-        merged = heapq.merge(*streams, key=lambda row: (row.score is None, -(row.score or 0.0)))
-        yield from islice(merged, wanted.limit)
+        yield from heapq.merge(*streams, key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
 
 
 def _listed_runs(connection: Connection, wanted: ResultFilter) -> Sequence[int]:
@@ -201,12 +225,12 @@ def _listed_runs(connection: Connection, wanted: ResultFilter) -> Sequence[int]:
     return connection.execute(newest_run_ids()).scalars().all()
 
 
-def _stream_run(connection: Connection, run_id: int, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
+def _stream_run(connection: Connection, run_id: int, wanted: ResultFilter) -> Generator[dict[str, Any], None, None]:
     for selected in _select_matching(run_id, wanted):
         query = selected.limit(wanted.limit).execution_options(yield_per=1000)
         with connection.execute(query) as rows:
             for row in rows:
-                yield _study_row(row._asdict())
+                yield row._asdict()
 
 
 def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus, int]:
@@ -215,7 +239,7 @@ def count_results(database: Database, wanted: ResultFilter) -> dict[StudyStatus,
     with database.read() as connection:
         for run_id in _listed_runs(connection, wanted):
             own_threshold = wanted.threshold is None or (not wanted.flagged and wanted.label is None)
-            if own_threshold and wanted.min_score is None and wanted.body_part is None:
+            if own_threshold and wanted.min_score is None and wanted.body_part is None and wanted.since is None:
                 counted.update(_kept_counts(run_totals(connection, run_id), wanted))
                 continue
             for row in connection.execute(_select_status_counts(run_id, wanted)):
@@ -234,7 +258,7 @@ def _select_status_counts(run_id: int, wanted: ResultFilter) -> Select[str, int]
         of_part = select(images.c.study_id).where(*shown).distinct().subquery()
         result = and_(study_results.c.run_id == run_id, study_results.c.study_id == of_part.c.study_id)
         counted = counted.select_from(of_part).outerjoin(study_results, result)
-    return counted.where(*_score_conditions(wanted))
+    return counted.where(*_score_conditions(wanted), *_time_conditions(wanted))
 
 
 def _kept_counts(totals: Mapping[str, int], wanted: ResultFilter) -> dict[StudyStatus, int]:
@@ -279,18 +303,16 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
             raise UsageError(f"no study {key!r} {where}; see: bonescreen results")
         found = []
         for row in rows:
-            known = frozenset(row["known_parts"].split())
-            study_images = [
-                _image_row(image._asdict(), row["image_threshold"], known)
-                for image in connection.execute(_select_images(row["run"], row["study_id"]))
-            ]
-            found.append(Study(_study_row(dict(row)), row["digest"], row["patient"], study_images))
+            study_images = _read_images(connection, row["run"], [row["study_id"]], row["image_threshold"])
+            found.append(
+                Study(_study_row(dict(row)), row["digest"], row["patient"], study_images.get(row["study_id"], []))
+            )
     return found
 
 
 def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequence[RowMapping]:
     last_scan = select(func.max(scans.c.id)).where(scans.c.run_id == runs.c.id).scalar_subquery()
-    every = _select_studies(_columns(None)).order_by(last_scan.desc())
+    every = _select_studies(_columns(ResultFilter(keep=frozenset(KEEP)))).order_by(last_scan.desc())
     if run_id is not None:
         every = every.where(runs.c.id == run_id)
     exact = connection.execute(every.where(studies.c.key == key)).mappings().all()
@@ -306,12 +328,14 @@ def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequ
 
 def _select_matching(run_id: int, wanted: ResultFilter) -> Iterator[Select[tuple[Any, ...]]]:
     """Select the studies of a run that have a score, the highest first, then those without one that are wanted too."""
-    columns, score, conditions = _columns(wanted.threshold), study_results.c.score, _score_conditions(wanted)
+    columns, score, conditions = _columns(wanted), study_results.c.score, _score_conditions(wanted)
     by_score = _join_study(select(*columns).select_from(study_results)).order_by(score.desc(), studies.c.key)
     by_score = by_score.where(
         runs.c.id == run_id, study_results.c.run_id == run_id, *conditions or [score.is_not(None)]
     )
     without = _select_studies(columns).where(runs.c.id == run_id, score.is_(None)).order_by(studies.c.key)
+    if changed := _time_conditions(wanted):
+        by_score, without = by_score.where(*changed), without.where(*changed)
     if wanted.body_part is not None:
         shown = ("," + studies.c.body_parts + ",").contains(f",{wanted.body_part.upper()},", autoescape=True)
         by_score, without = by_score.where(shown), without.where(shown)
@@ -330,6 +354,10 @@ def _score_conditions(wanted: ResultFilter) -> list[ColumnElement[bool]]:
     if wanted.min_score is not None:
         conditions.append(study_results.c.score >= wanted.min_score)
     return conditions
+
+
+def _time_conditions(wanted: ResultFilter) -> list[ColumnElement[bool]]:
+    return [] if wanted.since is None else [study_results.c.changed_at >= wanted.since]
 
 
 def _join_study(selected: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:
@@ -363,8 +391,8 @@ def _is_flagged(threshold: float | None) -> ColumnElement[bool]:
     return study_results.c.flagged if threshold is None else study_results.c.score >= threshold
 
 
-def _columns(threshold: float | None) -> list[ColumnElement[Any]]:
-    flagged = func.coalesce(_is_flagged(threshold), false())
+def _columns(wanted: ResultFilter) -> list[ColumnElement[Any]]:
+    flagged = func.coalesce(_is_flagged(wanted.threshold), false())
     label = case(
         (flagged, literal(Label.POSITIVE.value)),
         # Only a study whose images were all read may be called negative.
@@ -372,6 +400,13 @@ def _columns(threshold: float | None) -> list[ColumnElement[Any]]:
         else_=null(),
     )
     image_count = select(func.count()).where(_CURRENT_IMAGE).scalar_subquery()
+    kept = {
+        "accession": studies.c.accession,
+        "date": studies.c.study_date,
+        "modality": select(func.min(images.c.modality)).where(_CURRENT_IMAGE).scalar_subquery(),
+        "path": select(func.min(images.c.path)).where(_CURRENT_IMAGE).scalar_subquery(),
+    }
+    shown = [(kept[name] if name in wanted.keep else null()).label(KEPT_COLUMN.get(name, name)) for name in KEEP]
     return [
         runs.c.id.label("run"),
         studies.c.id.label("study_id"),
@@ -380,6 +415,7 @@ def _columns(threshold: float | None) -> list[ColumnElement[Any]]:
         studies.c.human_label,
         _status().label("status"),
         study_results.c.score,
+        study_results.c.highest,
         label.label("label"),
         flagged.label("flagged"),
         func.coalesce(study_results.c.images, image_count).label("images"),
@@ -388,8 +424,9 @@ def _columns(threshold: float | None) -> list[ColumnElement[Any]]:
         models.c.precision,
         models.c.digest,
         models.c.image_threshold,
-        models.c.body_parts.label("known_parts"),
         studies.c.patient,
+        studies.c.patients,
+        *shown,
     ]
 
 
@@ -399,12 +436,30 @@ def _study_row(values: dict[str, object]) -> StudyRow:
     return StudyRow(**fields)  # type: ignore[arg-type]
 
 
-def _select_images(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
+def _read_images(
+    connection: Connection, run_id: int, study_ids: Sequence[int], threshold: float
+) -> dict[int, list[ImageRow]]:
+    """Read the images of studies, by path, and how each counts."""
+    model = model_of(connection, run_id)
+    states: dict[int, ImageState] = {}
+    for held in read_study_images(connection, run_id, model.id, study_ids).values():
+        states.update(zip(held, image_states(list(held.values()), model.scope), strict=True))
+    found: dict[int, list[ImageRow]] = {}
+    for row in connection.execute(_select_images(connection, run_id, study_ids)):
+        values = row._asdict()
+        image = _image_row(values, states.get(values.pop("id"), ImageState.PENDING), threshold)
+        found.setdefault(values.pop("study_id"), []).append(image)
+    return found
+
+
+def _select_images(connection: Connection, run_id: int, study_ids: Sequence[int]) -> Select[tuple[object, ...]]:
     return (
         select(
+            images.c.id,
+            images.c.study_id,
             images.c.path,
             archives.c.name.label("archive"),
-            *(images.c[name] for name in ("body_part", "view", "laterality", "series")),
+            *(images.c[name] for name in ("body_part", "view", "laterality", "series", "modality")),
             *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns")),
             outcomes.c.reason,
             outcomes.c.detail,
@@ -418,24 +473,71 @@ def _select_images(run_id: int, study_id: int) -> Select[tuple[object, ...]]:
             predictions,
             and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == runs.c.model_id),
         )
-        .where(images.c.study_id == study_id, images.c.current)
+        .where(one_of(connection, images.c.study_id, study_ids), images.c.current)
         .order_by(images.c.path)
     )
 
 
-def _image_row(values: dict[str, Any], threshold: float, body_parts: frozenset[str]) -> ImageRow:
-    rows, columns, digest = values.pop("cam_rows"), values.pop("cam_columns"), values.pop("sha256")
-    in_scope = is_in_scope(values["body_part"], body_parts)
-    has_label = in_scope and values["probability"] is not None
-    label = label_of(values["probability"], threshold) if has_label else None
+def _image_row(values: dict[str, Any], state: ImageState, threshold: float) -> ImageRow:
+    rows, digest = values["cam_rows"], values["sha256"]
+    has_label = values["probability"] is not None and state is not ImageState.OUT_OF_SCOPE
+    described = {name: values[name] for name in ImageRow.__dataclass_fields__ if name in values}
     return ImageRow(
-        image=values.pop("path"),
-        in_scope=in_scope,
-        label=label,
-        cam_shape=None if rows is None else (rows, columns),
-        sha256=None if digest is None else bytes(digest).hex(),
-        **values,
+        image=values["path"],
+        state=state,
+        label=label_of(values["probability"], threshold) if has_label else None,
+        cam_shape=None if rows is None else (rows, values["cam_columns"]),
+        **{**described, "sha256": None if digest is None else bytes(digest).hex()},
     )
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image in one run, with its study: what `ImageRow` says of it, and its study's status and score."""
+
+    run: int
+    study: str
+    image: str
+    body_part: str | None
+    view: str | None
+    laterality: str | None
+    modality: str | None
+    state: str
+    probability: float | None
+    label: str | None
+    reason: str | None
+    detail: str | None
+    study_status: str
+    study_score: float | None
+    model: str
+    precision: str
+    accession: str | None
+    study_date: str | None
+
+
+def image_results(database: Database, wanted: ResultFilter) -> Generator[ImageResult, None, None]:
+    """Stream the images of the studies that `results` streams, in that order; `wanted.limit` counts images."""
+    with database.read() as connection, closing(_every_image(connection, wanted)) as found:
+        yield from islice(found, wanted.limit)
+
+
+def _every_image(connection: Connection, wanted: ResultFilter) -> Generator[ImageResult, None, None]:
+    with closing(_stream_studies(connection, wanted)) as rows:
+        while chunk := list(islice(rows, STUDIES_AT_ONCE)):
+            held: dict[tuple[int, int], list[ImageRow]] = {}
+            for run_id in {row["run"] for row in chunk}:
+                of_run = [row for row in chunk if row["run"] == run_id]
+                study_ids = [row["study_id"] for row in of_run]
+                found = _read_images(connection, run_id, study_ids, of_run[0]["image_threshold"])
+                held.update(((run_id, study_id), rows_of) for study_id, rows_of in found.items())
+            for row in chunk:
+                for image in held.get((row["run"], row["study_id"]), []):
+                    yield _image_result(row, image)
+
+
+def _image_result(study: Mapping[str, Any], image: ImageRow) -> ImageResult:
+    fields = {name: getattr(image, name, study.get(name)) for name in ImageResult.__dataclass_fields__}
+    return ImageResult(**{**fields, "study_status": study["status"], "study_score": study["score"]})
 
 
 @dataclass(frozen=True)
@@ -480,3 +582,17 @@ def count_failures(database: Database, run_id: int | None = None) -> dict[str, i
     )
     with database.read() as connection:
         return {row.reason: row.images for row in connection.execute(query)}
+
+
+def count_repairs(database: Database, run_id: int) -> dict[str, int]:
+    """Count the current images of a run that were read although their files are wrong, by what is wrong."""
+    query = (
+        select(outcomes.c.detail, func.count().label("images"))
+        .join(images, images.c.id == outcomes.c.image_id)
+        .where(outcomes.c.run_id == run_id, outcomes.c.reason.is_(None), outcomes.c.detail.is_not(None))
+        .where(images.c.current)
+        .group_by(outcomes.c.detail)
+        .order_by(func.count().desc(), outcomes.c.detail)
+    )
+    with database.read() as connection:
+        return {row.detail: row.images for row in connection.execute(query)}

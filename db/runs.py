@@ -26,6 +26,7 @@ class ModelVersion:
     image_threshold: float
     study_threshold: float
     body_parts: Sequence[str]
+    modalities: Sequence[str]
     queue: str
 
 
@@ -54,7 +55,11 @@ def archive_roots(database: Database) -> dict[str, str]:
 
 def register_model(database: Database, model: ModelVersion) -> int:
     """Return the id of a model version, and add it if it is new."""
-    values = {**vars(model), "body_parts": " ".join(model.body_parts)}
+    values = {
+        **vars(model),
+        "body_parts": " ".join(model.body_parts),
+        "modalities": " ".join(model.modalities),
+    }
     with database.write() as connection:
         connection.execute(insert_into(connection, models).values(**values).on_conflict_do_nothing())
         this_model = (models.c.digest == model.digest, models.c.precision == model.precision)

@@ -1,11 +1,11 @@
 """What the database knows of an archive's files: a scan reads only new files, a dry run compares without writing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db.merge import IMAGE_ATTRIBUTES
+from db.merge import IMAGE_ATTRIBUTES, STUDY_ATTRIBUTES
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
@@ -59,18 +59,15 @@ def known_files(database: Database, archive_id: int, files: Sequence[ArchiveFile
     with database.read() as connection:
         for chunk in chunks(list(versions)):
             query = (
-                select(studies.c.key, studies.c.human_label, studies.c.patient, *columns)
+                select(studies.c.key, *(studies.c[name] for name in STUDY_ATTRIBUTES), *columns)
                 .join_from(images, studies, studies.c.id == images.c.study_id)
                 .where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
             )
             for row in connection.execute(query).mappings():
                 if versions[row["path"]] == (row["size"], row["mtime_ns"]):
-                    placements[row["path"]] = Placement(
-                        row["key"],
-                        human_label=Label(row["human_label"]) if row["human_label"] else None,
-                        patient=row["patient"],
-                        **{name: row[name] for name in IMAGE_ATTRIBUTES},
-                    )
+                    described = {name: row[name] for name in (*STUDY_ATTRIBUTES, *IMAGE_ATTRIBUTES)}
+                    described["human_label"] = Label(row["human_label"]) if row["human_label"] else None
+                    placements[row["path"]] = Placement(row["key"], **described)
             skipped = select(skipped_files).where(
                 skipped_files.c.archive_id == archive_id, skipped_files.c.path.in_(chunk)
             )
@@ -102,18 +99,33 @@ def remember_skipped(database: Database, archive_id: int, skipped: Iterable[Skip
             connection.execute(upsert.on_conflict_do_update(index_elements=["archive_id", "path"], set_=fresh), chunk)
 
 
-def pseudonym_key_mark(database: Database, archive_id: int) -> str | None:
-    """Return the mark of the pseudonym key that all of an archive's patients were hashed with, None without one."""
+@dataclass(frozen=True)
+class HeaderMarks:
+    """How an archive's headers were read: with other marks than these they are read again.
+
+    Parameters
+    ----------
+    pseudonym_key : str or None
+        The mark of the key that all patients were hashed with; None without one, or if some were not.
+    headers : str or None
+        The mark of what else was read; None if some were read otherwise.
+    """
+
+    pseudonym_key: str | None
+    headers: str | None
+
+
+def header_marks(database: Database, archive_id: int) -> HeaderMarks:
+    """Return how the headers of an archive were read."""
     with database.read() as connection:
-        query = select(archives.c.pseudonym_key).where(archives.c.id == archive_id)
-        mark: str | None = connection.execute(query).scalar_one()
-    return mark
+        query = select(archives.c.pseudonym_key, archives.c.headers).where(archives.c.id == archive_id)
+        return HeaderMarks(*connection.execute(query).one())
 
 
-def remember_pseudonym_key(database: Database, archive_id: int, mark: str | None) -> None:
-    """Save the mark of the key that all of an archive's patients are hashed with, None if some are not."""
+def remember_header_marks(database: Database, archive_id: int, marks: HeaderMarks) -> None:
+    """Save how the headers of an archive were read."""
     with database.write() as connection:
-        connection.execute(update(archives).where(archives.c.id == archive_id).values(pseudonym_key=mark))
+        connection.execute(update(archives).where(archives.c.id == archive_id).values(asdict(marks)))
 
 
 def archive_id_of(database: Database, name: str) -> int | None:

@@ -1,6 +1,6 @@
 """Store what workers found: contents, predictions and outcomes, then the results of the studies concerned."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ class Prediction:
 class ImageOutcome:
     """The result of processing one image: its file's content, or the reason why it has no prediction.
 
-    `prediction` is None if the content has one already: from another image of the batch, or in the database.
+    `prediction` is None if the content has one already: from another image of the batch, or in the database. `picture`
+    is the content's, see `xray.copies`.
     """
 
     image_id: int
@@ -52,6 +53,7 @@ class ImageOutcome:
     reason: Reason | None = None
     detail: str = ""
     attempts: int = 1
+    picture: bytes | None = None
 
 
 def predicted_contents(database: Database, model_id: int, digests: Sequence[bytes]) -> set[bytes]:
@@ -84,7 +86,7 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     if not results:
         return
     model = model_of(connection, run_id)
-    ids, new = _content_ids(connection, run_id, sorted({r.digest for r in results if r.digest is not None}))
+    ids, new = _content_ids(connection, run_id, {r.digest: r.picture for r in results if r.digest is not None})
     predicted = {ids[r.digest]: r.prediction for r in results if r.digest is not None and r.prediction is not None}
     rows: list[dict[str, Any]] = [
         {
@@ -167,12 +169,13 @@ def delete_failures(connection: Connection, run_id: int, after: int) -> list[int
 
 
 def _content_ids(
-    connection: Connection, run_id: int, digests: Sequence[bytes]
+    connection: Connection, run_id: int, pictures: Mapping[bytes, bytes | None]
 ) -> tuple[dict[bytes, int], Collection[int]]:
     """Return the ids of contents, by digest, and which of them have no outcome in the run yet; add new ones."""
     ids: dict[bytes, int] = {}
+    digests = sorted(pictures)
     for chunk in chunks(digests):
-        rows = [{"sha256": digest, "frame": 0} for digest in chunk]
+        rows = [{"sha256": digest, "frame": 0, "picture": pictures[digest]} for digest in chunk]
         added = insert_many(connection, contents, rows, _returning_new)
         ids.update({bytes(row.sha256): row.id for row in added})
     new = set(ids.values())

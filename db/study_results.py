@@ -1,19 +1,19 @@
 """Study results: the status, score and flag of each study in a run, computed from its images' outcomes.
 
-`study_status` decides the status; `refresh_study_results` applies it to the ``study_results`` table.
+`db.assessment` decides; this module reads what it decides on, and writes the ``study_results`` table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select
 
+from db.assessment import STATUSES_WITH_SCORE, Assessment, StudyImage, assess
 from db.counts import Changes, add, tally
-from db.session import chunks, insert_many, one_of, or_nothing
-from db.tables import images, models, outcomes, predictions, runs, study_results
-from xray.thresholds import is_in_scope, is_positive
+from db.session import Now, chunks, insert_many, one_of, or_nothing
+from db.tables import contents, images, models, outcomes, predictions, runs, study_results
+from xray.thresholds import Scope
 from xray.vocabulary import StudyStatus
 
 COUNTED_AS = {
@@ -24,9 +24,6 @@ COUNTED_AS = {
 }
 """The column of `run_counts` that counts the studies of each status, which has none for pending ones."""
 
-STATUSES_WITH_SCORE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
-"""Only studies of these statuses have a score in results and can be flagged."""
-
 
 @dataclass(frozen=True)
 class ModelOfRun:
@@ -34,30 +31,19 @@ class ModelOfRun:
 
     id: int
     study_threshold: float
-    body_parts: frozenset[str]
+    scope: Scope
 
 
-def study_status(images_held: int, processed: int, scored: int, in_scope: int, scored_in_scope: int) -> StudyStatus:
-    """Decide a study's status from the counts of its images.
+@dataclass(frozen=True)
+class _StoredResult:
+    """A study's result as it is stored."""
 
-    Images of a body part that the model does not know are ignored, unless the study has no others.
-
-    Parameters
-    ----------
-    images_held, processed, scored : int
-        Number of images in the study; of those that have an outcome; of those that have a prediction.
-    in_scope, scored_in_scope : int
-        Number of images of a known or unstated body part; of those among them that have a prediction.
-    """
-    if processed < images_held:
-        return StudyStatus.PENDING
-    if scored == 0:
-        return StudyStatus.NOT_ASSESSABLE
-    if in_scope == 0:
-        return StudyStatus.OUT_OF_SCOPE
-    if scored_in_scope == 0:
-        return StudyStatus.NOT_ASSESSABLE
-    return StudyStatus.SCORED if scored_in_scope == in_scope else StudyStatus.INCOMPLETE
+    status: str
+    score: float | None
+    highest: float | None
+    flagged: bool
+    images: int
+    failed: int
 
 
 def refresh_study_results(
@@ -85,13 +71,21 @@ def refresh_study_results(
         locked = _lock_rows(connection, run_id, chunk, insert_missing=not only_known)
         if not locked:
             continue
-        held = _read_images(connection, run_id, model.id, list(locked))
-        rows = [_result_row(run_id, study_id, held[study_id], model) for study_id in sorted(held)]
+        held = read_study_images(connection, run_id, model.id, list(locked))
+        assessed = {
+            study_id: assess(list(found.values()), model.scope, model.study_threshold)
+            for study_id, found in held.items()
+        }
         changes = add(changes, _counted(locked, -1))
-        changes = add(changes, _counted({row["study_id"]: (row["status"], row["flagged"]) for row in rows}, 1))
+        changes = add(changes, _counted(assessed, 1))
+        rows = [
+            {"run_id": run_id, "study_id": study_id, **asdict(assessed[study_id])}
+            for study_id in sorted(assessed)
+            if asdict(assessed[study_id]) != asdict(locked[study_id])
+        ]
         if rows:
             insert_many(connection, study_results, rows, _or_replace)
-        if empty := set(locked) - {row["study_id"] for row in rows}:
+        if empty := set(locked) - assessed.keys():
             connection.execute(
                 delete(study_results).where(study_results.c.run_id == run_id, study_results.c.study_id.in_(empty))
             )
@@ -100,90 +94,90 @@ def refresh_study_results(
 
 def model_of(connection: Connection, run_id: int) -> ModelOfRun:
     """Return the model version of a run."""
-    query = select(models.c.id, models.c.study_threshold, models.c.body_parts)
+    query = select(models.c.id, models.c.study_threshold, models.c.body_parts, models.c.modalities)
     row = connection.execute(query.join(runs, runs.c.model_id == models.c.id).where(runs.c.id == run_id)).one()
-    return ModelOfRun(row.id, row.study_threshold, frozenset(row.body_parts.split()))
+    scope = Scope(frozenset(row.body_parts.split()), frozenset(row.modalities.split()))
+    return ModelOfRun(row.id, row.study_threshold, scope)
 
 
-def _counted(results: Mapping[int, tuple[str, bool]], by: int) -> Changes:
-    """Count studies, given status and flag by id."""
+def read_study_images(
+    connection: Connection, run_id: int, model_id: int, study_ids: Sequence[int]
+) -> dict[int, dict[int, StudyImage]]:
+    """Read the current images of studies, with their outcomes in a run.
+
+    Returns
+    -------
+    dict of int to dict of int to StudyImage
+        By study and image id, the images in the order of their ids. A study without current images has none.
+    """
+    columns = (images.c[name] for name in ("body_part", "modality", "intent", "view", "laterality", "patient_mark"))
+    # Two queries, each by a key: joined, PostgreSQL may read every outcome of a run that it has no statistics of yet.
+    rows = connection.execute(
+        select(images.c.id, images.c.study_id, images.c.size, *columns)
+        .where(one_of(connection, images.c.study_id, study_ids), images.c.current)
+        .order_by(images.c.id)
+    ).all()
+    prediction = and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == model_id)
+    found: dict[int, tuple[float | None, int | None, bytes | None]] = {}
+    for chunk in chunks([row.id for row in rows]):
+        of_images = (outcomes.c.run_id == run_id, one_of(connection, outcomes.c.image_id, chunk))
+        query = (
+            select(outcomes.c.image_id, predictions.c.probability, outcomes.c.content_id, contents.c.picture)
+            .outerjoin(predictions, prediction)
+            .outerjoin(contents, contents.c.id == outcomes.c.content_id)
+        )
+        found.update((row[0], (row[1], row[2], row[3])) for row in connection.execute(query.where(*of_images)))
+    held: dict[int, dict[int, StudyImage]] = {}
+    for row in rows:
+        probability, content, picture = found.get(row.id, (None, None, None))
+        held.setdefault(row.study_id, {})[row.id] = StudyImage(
+            row.body_part,
+            row.modality,
+            row.intent,
+            row.view,
+            row.laterality,
+            row.patient_mark,
+            row.size,
+            row.id in found,
+            probability,
+            content,
+            None if picture is None else bytes(picture),
+        )
+    return held
+
+
+def _counted(results: Mapping[int, Assessment | _StoredResult], by: int) -> Changes:
+    """Count studies by status and flag."""
     changes: Changes = Changes()
     for status, column in COUNTED_AS.items():
-        changes = add(changes, tally([study for study, result in results.items() if result[0] == status], column, by))
+        these = [study for study, result in results.items() if result.status == status]
+        changes = add(changes, tally(these, column, by))
     for status in STATUSES_WITH_SCORE:
-        flagged = [study for study, result in results.items() if result[0] == status and result[1]]
+        flagged = [study for study, result in results.items() if result.status == status and result.flagged]
         changes = add(changes, tally(flagged, f"flagged_{COUNTED_AS[status]}", by))
     return changes
 
 
 def _lock_rows(
     connection: Connection, run_id: int, study_ids: Sequence[int], *, insert_missing: bool
-) -> dict[int, tuple[str, bool]]:
-    """Lock the results of studies; return their status and flag by study id."""
+) -> dict[int, _StoredResult]:
+    """Lock the results of studies, and return them by study id."""
     # Rows are inserted and locked before images are counted. Otherwise two workers that each finish one image of a
     # study at the same time would both count without the other's image.
     if insert_missing:
-        placeholder = {"status": StudyStatus.PENDING, "score": None, "flagged": False, "images": 0, "failed": 0}
+        placeholder = {"status": StudyStatus.PENDING, "flagged": False, "images": 0, "failed": 0}
         rows = [{"run_id": run_id, "study_id": study_id, **placeholder} for study_id in study_ids]
         insert_many(connection, study_results, rows, or_nothing)
+    columns = [study_results.c[name] for name in _StoredResult.__dataclass_fields__]
     known = connection.execute(
-        select(study_results.c.study_id, study_results.c.status, study_results.c.flagged)
+        select(study_results.c.study_id, *columns)
         .where(study_results.c.run_id == run_id, one_of(connection, study_results.c.study_id, study_ids))
         .order_by(study_results.c.study_id)
         .with_for_update()
     )
-    return {row.study_id: (row.status, row.flagged) for row in known}
+    return {row[0]: _StoredResult(*row[1:]) for row in known}
 
 
 def _or_replace(statement: Any) -> Any:
-    fresh = {name: statement.excluded[name] for name in ("status", "score", "flagged", "images", "failed")}
-    return statement.on_conflict_do_update(index_elements=["run_id", "study_id"], set_=fresh)
-
-
-@dataclass(frozen=True)
-class _HeldImage:
-    """A current image of a study; `probability` is None without a prediction."""
-
-    body_part: str | None
-    processed: bool
-    probability: float | None
-
-
-def _read_images(
-    connection: Connection, run_id: int, model_id: int, study_ids: Sequence[int]
-) -> dict[int, list[_HeldImage]]:
-    # Two queries, each by a key: joined, PostgreSQL may read every outcome of a run that it has no statistics of yet.
-    rows = connection.execute(
-        select(images.c.id, images.c.study_id, images.c.body_part)
-        .where(one_of(connection, images.c.study_id, study_ids), images.c.current)
-        .order_by(images.c.id)
-    ).all()
-    prediction = and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == model_id)
-    probabilities: dict[int, float | None] = {}
-    for chunk in chunks([row.id for row in rows]):
-        of_images = (outcomes.c.run_id == run_id, one_of(connection, outcomes.c.image_id, chunk))
-        query = select(outcomes.c.image_id, predictions.c.probability).outerjoin(predictions, prediction)
-        probabilities.update((row[0], row[1]) for row in connection.execute(query.where(*of_images)))
-    held: dict[int, list[_HeldImage]] = {}
-    for row in rows:
-        image = _HeldImage(row.body_part, row.id in probabilities, probabilities.get(row.id))
-        held.setdefault(row.study_id, []).append(image)
-    return held
-
-
-def _result_row(run_id: int, study_id: int, held: Sequence[_HeldImage], model: ModelOfRun) -> dict[str, Any]:
-    in_scope = [image for image in held if is_in_scope(image.body_part, model.body_parts)]
-    processed = sum(image.processed for image in held)
-    scored = sum(image.probability is not None for image in held)
-    probabilities = [image.probability for image in in_scope if image.probability is not None]
-    status = study_status(len(held), processed, scored, len(in_scope), len(probabilities))
-    score = fmean(probabilities) if status in STATUSES_WITH_SCORE else None
-    return {
-        "run_id": run_id,
-        "study_id": study_id,
-        "status": status,
-        "score": score,
-        "flagged": score is not None and is_positive(score, model.study_threshold),
-        "images": len(held),
-        "failed": processed - scored,
-    }
+    fresh = {name: statement.excluded[name] for name in _StoredResult.__dataclass_fields__}
+    return statement.on_conflict_do_update(index_elements=["run_id", "study_id"], set_={**fresh, "changed_at": Now()})

@@ -54,6 +54,8 @@ archives = Table(
     # Identifies the pseudonym key that its headers were read with (not the key itself); with a different key they are
     # read again.
     Column("pseudonym_key", String(16)),
+    # Identifies what else was read of its headers (`producer.source.Source.header_mark`), likewise.
+    Column("headers", String(16)),
 )
 
 models = Table(
@@ -68,6 +70,7 @@ models = Table(
     Column("image_threshold", Double, nullable=False),
     Column("study_threshold", Double, nullable=False),
     Column("body_parts", Text, nullable=False),
+    Column("modalities", Text, nullable=False),
     Column("queue", String(100), nullable=False),
     UniqueConstraint("digest", "precision"),
 )
@@ -83,7 +86,18 @@ studies = Table(
     Column("human_label", String(10)),
     # A keyed hash, hexadecimal; nothing else about the patient is stored.
     Column("patient", String(32)),
+    # How many patients its current images are of; a study has one (PS3.3 C.7.2.1). NULL where no image names any.
+    Column("patients", Integer),
+    # Stored only if BONESCREEN_KEEP names them.
+    Column("accession", String(64)),
+    Column("study_date", String(10)),
     UniqueConstraint("archive_id", "key"),
+    Index(
+        "ix_studies_patients",
+        "archive_id",
+        sqlite_where=text("patients > 1"),
+        postgresql_where=text("patients > 1"),
+    ),
 )
 
 images = Table(
@@ -102,6 +116,11 @@ images = Table(
     Column("view", String(20)),
     Column("laterality", String(1)),
     Column("series", String(64)),
+    Column("modality", String(16)),
+    # DICOM's Presentation Intent Type.
+    Column("intent", String(16)),
+    # Tells patients within one study apart (`xray.pseudonym.patient_mark`).
+    Column("patient_mark", String(4)),
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
     Index(
         "ix_images_body_part",
@@ -186,7 +205,12 @@ scan_entries = Table(
     Column("view", String(20)),
     Column("laterality", String(1)),
     Column("series", String(64)),
+    Column("modality", String(16)),
+    Column("intent", String(16)),
+    Column("patient_mark", String(4)),
     Column("patient", String(32)),
+    Column("accession", String(64)),
+    Column("study_date", String(10)),
 )
 
 batches = Table(
@@ -224,6 +248,8 @@ contents = Table(
     Column("id", Id, primary_key=True),
     Column("sha256", LargeBinary(32), nullable=False),
     Column("frame", Integer, nullable=False),
+    # The picture in 16 x 16 gray levels (`xray.images.copies`), to find copies in other bytes.
+    Column("picture", LargeBinary(256)),
     UniqueConstraint("sha256", "frame"),
 )
 
@@ -247,6 +273,7 @@ outcomes = Table(
     Column("image_id", ForeignKey("images.id"), primary_key=True),
     Column("content_id", ForeignKey("contents.id")),
     Column("reason", String(30)),
+    # Of a failure, what is wrong; of an image that was read, what of its file was wrong and read otherwise.
     Column("detail", Text),
     Column("attempts", Integer, nullable=False),
     Index("ix_outcomes_image_id", "image_id"),
@@ -258,6 +285,13 @@ outcomes = Table(
         "reason",
         sqlite_where=text("reason IS NOT NULL"),
         postgresql_where=text("reason IS NOT NULL"),
+    ),
+    Index(
+        "ix_outcomes_repaired",
+        "run_id",
+        "detail",
+        sqlite_where=text("reason IS NULL AND detail IS NOT NULL"),
+        postgresql_where=text("reason IS NULL AND detail IS NOT NULL"),
     ),
 )
 
@@ -289,9 +323,12 @@ study_results = Table(
     Column("status", String(20), nullable=False),
     # NULL unless the status is one that has a score.
     Column("score", Double),
+    # The highest probability of an image that counts.
+    Column("highest", Double),
     Column("flagged", Boolean, nullable=False),
     Column("images", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
+    Column("changed_at", Double),
     Index(
         "ix_study_results_score",
         "run_id",

@@ -9,18 +9,19 @@ from dataclasses import replace
 from db import merge, scans
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
 from db.scan_cache import (
+    HeaderMarks,
     ScanCache,
     archive_id_of,
+    header_marks,
     known_files,
-    pseudonym_key_mark,
-    remember_pseudonym_key,
+    remember_header_marks,
     remember_skipped,
 )
 from db.scans import OpenScan, Scan
 from db.session import Database
 from producer.layout_detection import choose_layout
 from producer.read_archive import read_archive
-from producer.scan_summary import ScanReport
+from producer.scan_summary import MAX_WARNINGS, ScanReport
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.layouts import MANIFEST_NAME
@@ -106,7 +107,8 @@ def model_version(package: ModelPackage, precision: Precision) -> ModelVersion:
         finding=card.finding,
         image_threshold=card.image_threshold.value,
         study_threshold=card.study_threshold.value,
-        body_parts=tuple(card.body_parts),
+        body_parts=card.body_parts,
+        modalities=card.modalities,
         queue=queue_name(package.digest, precision),
     )
 
@@ -119,16 +121,16 @@ class LedgerSink:
     database : Database
     scan : Scan
         The scan, whose lease each write renews.
-    pseudonym_key : bytes or None
-        With a different key than in earlier scans, all headers are read again.
+    source : Source
+        If its headers were read otherwise in earlier scans, all are read again.
     """
 
-    def __init__(self, database: Database, scan: Scan, pseudonym_key: bytes | None) -> None:
+    def __init__(self, database: Database, scan: Scan, source: Source) -> None:
         self._database = database
         self._scan = scan
-        self._use_cache = pseudonym_key is None or (
-            pseudonym_key_mark(database, scan.archive_id) == key_mark(pseudonym_key)
-        )
+        before = header_marks(database, scan.archive_id)
+        same_key = source.pseudonym_key is None or before.pseudonym_key == key_mark(source.pseudonym_key)
+        self._use_cache = same_key and before.headers == source.header_mark
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
@@ -178,7 +180,7 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
     source = replace(source, layout=Layout(scan.layout))
     report = ScanReport(source.layout, run_id=scan.run_id)
     try:
-        read_archive(source, LedgerSink(database, scan, source.pseudonym_key), report, progress)
+        read_archive(source, LedgerSink(database, scan, source), report, progress)
         if report.found == report.missing:
             raise UsageError(_nothing_found(source, report))
     except (ArchiveOutage, KeyboardInterrupt):
@@ -189,11 +191,14 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
         raise
     added = merge.merge(database, scan)
     report.gone = merge.mark_gone(database, scan, report.unread)
-    if source.pseudonym_key is not None:
-        remember_pseudonym_key(database, scan.archive_id, key_mark(source.pseudonym_key))
-    elif added:
-        # The patients of the new images are unknown, so the next scan that has the key reads all headers again.
-        remember_pseudonym_key(database, scan.archive_id, None)
+    mark = None if source.pseudonym_key is None else key_mark(source.pseudonym_key)
+    if mark is None and not added:
+        # The patients of new images are unknown without the key, so the next scan that has it reads all headers again.
+        mark = header_marks(database, scan.archive_id).pseudonym_key
+    remember_header_marks(database, scan.archive_id, HeaderMarks(mark, source.header_mark))
+    report.several_patients, report.of_several_patients = merge.studies_of_several_patients(
+        database, scan.archive_id, MAX_WARNINGS
+    )
     report.batches = scans.close_scan(database, scan, report.skipped)
     return report
 

@@ -80,10 +80,22 @@ class ScanSummary:
 
 @dataclass
 class ScanReport(ScanSummary):
-    """Summary of a scan, the run that it extends, and how many batches it made for that run."""
+    """Summary of a scan, the run that it extends, and how many batches it made for that run.
+
+    Parameters
+    ----------
+    run_id, batches : int
+        The run, and how many batches.
+    several_patients : int
+        How many of the archive's studies have images of several patients.
+    of_several_patients : list of str
+        The keys of the first `MAX_WARNINGS` of them.
+    """
 
     run_id: int = 0
     batches: int = 0
+    several_patients: int = 0
+    of_several_patients: list[str] = field(default_factory=list)
 
 
 @dataclass

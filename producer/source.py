@@ -1,10 +1,12 @@
 """An archive as this host reads it, and how long to wait for files that may still be written."""
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xray.images.dicom.header import ACCESSION, HEADER_VERSION, STUDY_DATE
 from xray.settings import Settings
 from xray.vocabulary import Layout
 
@@ -29,17 +31,30 @@ class Source:
         A file modified within this many seconds may still be being written.
     pseudonym_key : bytes or None
         Turns patients into keyed hashes.
+    site_terms : mapping of str to str
+        The site's own terms for body parts.
+    keep : frozenset of str
+        What is stored of headers only if it is asked for, see `xray.settings.Settings`.
     """
 
     root: Path
     layout: Layout = Layout.AUTO
     quiet_seconds: float = 0.0
     pseudonym_key: bytes | None = field(default=None, repr=False)
+    site_terms: Mapping[str, str] = field(default_factory=dict)
+    keep: frozenset[str] = frozenset()
 
     @classmethod
     def configured(cls, root: Path, settings: Settings, layout: Layout = Layout.AUTO) -> "Source":
         """Return the archive at a root, to be read as the settings say."""
-        return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key)
+        return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key, settings.site_terms, settings.keep)
+
+    @property
+    def header_mark(self) -> str:
+        """Sixteen hexadecimal digits that identify what is read of headers: if they differ, they are read again."""
+        kept = sorted(self.keep & {ACCESSION, STUDY_DATE})
+        read = repr((HEADER_VERSION, kept, sorted(self.site_terms.items())))
+        return hashlib.sha256(read.encode()).hexdigest()[:16]
 
     def seconds_until_quiet(self, mtime_ns: int) -> float:
         """Return how long to wait for a file that changed at this time (ns since 1970), 0 if it is not recent.

@@ -10,6 +10,7 @@ from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
 from xray.archives.files import is_single_file, open_image
 from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, check_name, is_utf8, placement_from_path
+from xray.body_parts import body_part_of
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.vocabulary import Layout, Reason, SkipReason
@@ -66,7 +67,9 @@ def _group_single_file(source: Source, file: ArchiveFile) -> Found:
 def _group_by_path(source: Source, file: ArchiveFile) -> Found:
     # A file that a manifest lists is an image, whatever its name.
     if file.placement is not None:
-        return file
+        part = file.placement.body_part
+        named = part if part is None else body_part_of(part, source.site_terms)[0]
+        return file if named == part else replace(file, placement=replace(file.placement, body_part=named))
     return _found(file, placement_from_path(file.path, source.layout, source.root))
 
 
@@ -88,14 +91,19 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
         with open_image(source.root, file.path) as stream:
             if is_dicom(stream.read(HEAD_BYTES)):
                 stream.seek(0)
-                header = read_header(stream, source.pseudonym_key)
+                header = read_header(stream, source.pseudonym_key, source.site_terms, source.keep)
                 placement = Placement(
                     header.study or file.path,
                     header.body_part,
                     view=header.view,
                     laterality=header.laterality,
                     series=header.series,
+                    modality=header.modality,
+                    intent=header.intent,
+                    patient_mark=header.patient_mark,
                     patient=header.patient,
+                    accession=header.accession,
+                    study_date=header.study_date,
                 )
                 return replace(file, placement=placement)
     except FileFault as fault:

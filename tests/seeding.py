@@ -22,6 +22,7 @@ MODEL = ModelVersion(
     image_threshold=0.5,
     study_threshold=0.5,
     body_parts=("HUMERUS", "HAND"),
+    modalities=("CR", "DX", "RG"),
     queue="screen.tiny.fp32",
 )
 

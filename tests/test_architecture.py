@@ -37,7 +37,9 @@ MAY_IMPORT = {
 TRAINING_SHARED = {"training.recipes", "training.disk", "training.progress", "training.report_page"}
 """The only modules of training itself that its subpackages import; these import no subpackage."""
 
-DB_MAY_IMPORT = {"xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.archives.archive_file"}
+DB_MAY_IMPORT = {
+    "xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.copies", "xray.archives.archive_file",
+}  # fmt: skip
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 
 KERAS_MODULES = {

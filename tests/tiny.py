@@ -34,6 +34,7 @@ CARD = Card(
     finding="fracture",
     wording="positive: fracture",
     body_parts=("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"),
+    modalities=("CR", "DX", "RG"),
     input_size=SIZE,
     preprocessing=f"gray8-pad-{SIZE}-bilinear-1",
     image_threshold=Threshold(0.5, "random weights"),

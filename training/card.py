@@ -16,7 +16,7 @@ from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import SCHEMA, Calibration, Card, LowerPrecision, Metric, Threshold, TrainingData
 from xray.network.package import ModelPackage
-from xray.vocabulary import BODY_PARTS, RESEARCH_NOTICE, count
+from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, RESEARCH_NOTICE, count
 
 IMAGENET = TrainingData(
     name="ImageNet (ILSVRC 2012)",
@@ -81,6 +81,7 @@ def make_card(
         finding=dataset.finding,
         wording=WORDING.get(dataset.finding, f"positive: {dataset.finding}"),
         body_parts=_body_parts_in_scope(dataset),
+        modalities=RADIOGRAPHY,
         input_size=recipe.input_size,
         preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
         image_threshold=evaluation.image_threshold,
@@ -111,6 +112,7 @@ def draft_card(recipe: Recipe) -> Card:
         finding="undecided",
         wording="undecided",
         body_parts=(),
+        modalities=RADIOGRAPHY,
         input_size=recipe.input_size,
         preprocessing=Preprocessing(recipe.input_size, recipe.geometry).id,
         image_threshold=undecided,
@@ -148,6 +150,7 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 
 - input: {card.input_size} x {card.input_size} gray, preprocessing `{card.preprocessing}`
 - body parts in scope: {", ".join(card.body_parts)}
+- modalities in scope: {", ".join(card.modalities)}
 - image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
 - study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
 - probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}) (Platt scaling)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from db.ledger import BatchImage
 from worker.watchdog import decoding
 from xray.archives.files import content_digest, read_image_file
+from xray.copies import reduced_picture
 from xray.errors import FileFault, StorageOutage
 from xray.images.decode import open_image
 from xray.images.preprocessing import Preprocessing, load
@@ -34,6 +35,8 @@ class LoadedImage:
         SHA-256 of the file's bytes; None if they could not be read.
     pixels : ndarray of uint8, shape (size, size), or None
         The preprocessed image, in [0, 255].
+    picture : bytes or None
+        The same, reduced to find copies (`xray.copies.reduced_picture`).
     fault : FileFault or None
         Why there are no pixels.
     """
@@ -41,6 +44,7 @@ class LoadedImage:
     image: BatchImage
     digest: bytes | None = None
     pixels: NDArray[np.uint8] | None = None
+    picture: bytes | None = None
     fault: FileFault | None = None
 
 
@@ -69,7 +73,8 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
         digest = content_digest(data)
         opened = open_image(data)
         with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
-            return LoadedImage(image, digest, load(opened, preprocessing))
+            pixels = load(opened, preprocessing)
+        return LoadedImage(image, digest, pixels, reduced_picture(pixels))
     except FileFault as fault:
         return LoadedImage(image, digest, fault=fault)
     except MemoryError as error:

@@ -367,7 +367,12 @@ class _Task:
                 ImageOutcome(one.image.image_id, reason=one.fault.reason, detail=one.fault.detail)
                 if one.fault is not None
                 # Of images with the same content, only the first carries the prediction.
-                else ImageOutcome(one.image.image_id, one.digest, predictions.pop(one.digest or b"", None))
+                else ImageOutcome(
+                    one.image.image_id,
+                    one.digest,
+                    predictions.pop(one.digest or b"", None),
+                    picture=one.picture,
+                )
                 for one in group.loaded
             ]
             batch.check_claim()

@@ -22,6 +22,15 @@ def pseudonym(key: bytes, patient: str, issuer: str = "") -> str:
     return hmac.new(key, f"{issuer}\0{patient}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
+def patient_mark(study: str, patient: str) -> str:
+    """Return four hexadecimal digits that tell patients within one study apart, and identify nobody.
+
+    They are the first of the SHA-256 of study, NUL and patient: one patient in 65,536 has the same, and the same
+    patient has others in another study.
+    """
+    return hashlib.sha256(f"{study}\0{patient}".encode(errors="surrogatepass")).hexdigest()[:4]
+
+
 def key_mark(key: bytes) -> str:
     """Return 16 hexadecimal digits that identify a key without revealing it."""
     return hmac.new(key, b"bonescreen pseudonym key", hashlib.sha256).hexdigest()[:16]

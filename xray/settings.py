@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
+from xray.body_parts import read_site_terms
 from xray.errors import UsageError
 from xray.message import DEFAULT_BATCH_SIZE
 from xray.pseudonym import MIN_KEY_LENGTH
+from xray.vocabulary import KEEP
 
 DEFAULT_MODEL = "fracture-4"
 DEFAULT_QUIET_SECONDS = 10
@@ -65,6 +67,13 @@ class Settings:
         keyed hash of each patient is stored, which links images of the same patient; without it no patient information
         is stored. Keep it as secret as patients' names, and the same on every machine that scans: with a different key,
         all headers are read again.
+    keep : frozenset of str
+        ``BONESCREEN_KEEP``, default nothing: What `results`, `study` and exports show besides, of ``accession``,
+        ``date`` (of the study), ``modality`` and ``path``, as in ``accession,date``. Accession numbers and dates
+        identify patients to those who have the hospital's records, so they are stored only if they are named here.
+    site_terms : mapping of str to str
+        ``BONESCREEN_BODY_PARTS``, default none: A CSV file with the columns ``term,part``: a site's own terms for body
+        parts, as in ``HANDGELENK,WRIST``. With a changed file, all headers are read again.
     worker_name : str
         ``BONESCREEN_WORKER_NAME``, default the host's name: The worker's name in `bonescreen status` and Flower:
         letters, digits, ``.``, ``-`` and ``_``. It must be unique in a cluster; two workers on one host could be
@@ -86,6 +95,8 @@ class Settings:
     batch_size: int
     quiet_seconds: float
     pseudonym_key: bytes | None = field(repr=False)
+    keep: frozenset[str]
+    site_terms: Mapping[str, str]
     worker_name: str
     flower_user: str | None
     flower_password: str | None = field(repr=False)
@@ -135,6 +146,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
         quiet_seconds=_quiet_seconds(environ.get("BONESCREEN_QUIET_SECONDS") or str(DEFAULT_QUIET_SECONDS)),
         pseudonym_key=_pseudonym_key(environ.get("BONESCREEN_PSEUDONYM_KEY") or None),
+        keep=_keep(environ.get("BONESCREEN_KEEP") or ""),
+        site_terms=read_site_terms(Path(terms)) if (terms := environ.get("BONESCREEN_BODY_PARTS")) else {},
         worker_name=_worker_name(environ.get("BONESCREEN_WORKER_NAME") or socket.gethostname()),
         flower_user=_flower_user(environ.get("BONESCREEN_FLOWER_USER") or None),
         flower_password=_flower_password(environ.get("BONESCREEN_FLOWER_PASSWORD") or None),
@@ -249,6 +262,14 @@ def _pseudonym_key(text: str | None) -> bytes | None:
             "make one with: openssl rand -hex 32"
         )
     return text.encode(errors="surrogateescape")
+
+
+def _keep(text: str) -> frozenset[str]:
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in KEEP:
+            raise UsageError(f"BONESCREEN_KEEP names {name!r}; it may name {', '.join(KEEP)}")
+    return frozenset(names)
 
 
 def _batch_size(text: str) -> int:

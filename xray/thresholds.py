@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from xray.vocabulary import Label
@@ -27,6 +28,27 @@ def is_positive(value: Any, threshold: float) -> Any:
 def label_of(probability: float, threshold: float) -> Label:
     """Return the predicted label of a probability, in [0, 1], at a threshold."""
     return Label.POSITIVE if is_positive(probability, threshold) else Label.NEGATIVE
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The images that a model applies to.
+
+    Parameters
+    ----------
+    body_parts : frozenset of str
+        The body parts that it was trained on.
+    modalities : frozenset of str
+        The modalities of radiographs like those that it was trained on.
+    """
+
+    body_parts: frozenset[str]
+    modalities: frozenset[str]
+
+    def includes(self, body_part: str | None, modality: str | None) -> bool:
+        """Tell whether the model applies to an image; it does where body part or modality are unknown."""
+        known = modality is None or modality in self.modalities
+        return known and is_in_scope(body_part, self.body_parts)
 
 
 def is_in_scope(body_part: str | None, known: Collection[str]) -> bool:

@@ -33,6 +33,27 @@ class StudyStatus(StrEnum):
     OUT_OF_SCOPE = "out of scope"
 
 
+class ImageState(StrEnum):
+    """How an image counts in its study's score; only ``SCORED`` ones do."""
+
+    SCORED = "scored"
+    COPY = "copy"
+    FOR_PROCESSING = "for processing"
+    OUT_OF_SCOPE = "out of scope"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+FOR_PRESENTATION, FOR_PROCESSING = "FOR PRESENTATION", "FOR PROCESSING"
+"""DICOM's Presentation Intent Type (PS3.3 C.8.11.1.1.1): a finished image, and the detector's raw one."""
+
+KEEP = ("accession", "date", "modality", "path")
+"""What ``BONESCREEN_KEEP`` may name: what is shown of a study only if it is asked for."""
+
+RADIOGRAPHY = ("CR", "DX", "RG")
+"""DICOM's modalities of plain radiographs (PS3.3 C.7.3.1.1.1)."""
+
+
 class BatchState(StrEnum):
     """The states of a batch: ``pending -> sent -> claimed -> done | split | quarantined | cancelled``."""
 

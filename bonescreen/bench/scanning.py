@@ -86,7 +86,7 @@ def measure_scans(images: int, database_url: str | None = None) -> dict[str, Sca
 def _scan(root: Path, database_url: str) -> ScanMeasurement:
     database = Database(database_url)
     upgrade(database)
-    model = ModelVersion("stub", "1", "0" * 64, "fp32", "fracture", 0.5, 0.5, PARTS, "screen.stub.fp32")
+    model = ModelVersion("stub", "1", "0" * 64, "fp32", "fracture", 0.5, 0.5, PARTS, ("DX",), "screen.stub.fp32")
     started, cpu_started = time.perf_counter(), time.process_time()
     report = scan_archive(database, "benchmark", Source(root), model, batch_size=BATCH_SIZE)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started

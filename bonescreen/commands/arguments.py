@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, checked before they reach a database or a disk."""
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -41,6 +42,20 @@ def _checked(check: Callable[[object], Number], value: Number) -> Number:
     except UsageError as error:
         # `usage_error_text` takes a text with a cause for the library's, and replaces it.
         raise typer.BadParameter(str(error)) from None
+
+
+def as_time(text: str) -> float:
+    """Read a date or a time of this machine's clock, as seconds since 1970; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is neither.
+    """
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("must be a date or time, such as 2026-11-30 or 2026-11-30T07:00") from None
 
 
 def as_port(port: int) -> int:

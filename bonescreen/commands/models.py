@@ -155,6 +155,7 @@ def _lines(card: "Card") -> list[tuple[str, str]]:
     return [
         ("finding", f"{card.finding}, shown as {card.wording!r}"),
         ("body parts", " ".join(card.body_parts)),
+        ("modalities", " ".join(card.modalities)),
         ("network", f"{card.backbone}, input {card.input_size} x {card.input_size}, {card.preprocessing}"),
         ("study threshold", f"{study.value:.3f} ({study.chosen})"),
         ("image threshold", f"{image.value:.3f} ({image.chosen})"),

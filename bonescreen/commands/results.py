@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from bonescreen.commands.arguments import RunOption, as_count, as_score, as_utf8
+from bonescreen.commands.arguments import RunOption, as_count, as_score, as_time, as_utf8
 from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import is_open
 from bonescreen.terminal import print_line, print_notice, print_table, write_json_list
 from db import queries
-from db.queries import ResultFilter, StudyRow
+from db.queries import ImageResult, ResultFilter, StudyRow
 from db.run_queries import RunSummary
 from db.session import Database
 from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus, count
@@ -66,32 +66,50 @@ def results(
             help=f"Show at most N studies (default: {TABLE_ROWS} in a table, all in CSV and JSON).",
         ),
     ] = None,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TIME",
+            parser=as_time,
+            help="Only studies whose result is new or changed since then: 2026-11-30, or 2026-11-30T07:00.",
+        ),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="List the images of these studies: file, probability, reason.")
+    ] = False,
     form: Annotated[
         Format, typer.Option("--format", help="CSV and JSON are written to standard output, for other programs.")
     ] = Format.TABLE,
 ) -> None:
     """List studies with their scores, the highest first.
 
-    A study's score is the mean of its images' probabilities. A study with an image that could not be read is never
-    called negative. Without --run, the newest run of each archive is listed. See one study: bonescreen study STUDY
+    A study's score is the mean of its images' probabilities, beside which the highest of them is shown; copies of an
+    image count once. A study with an image that could not be read is never called negative. Without --run, the newest
+    run of each archive is listed. See one study: bonescreen study STUDY
 
     Example: bonescreen results --flagged --format csv > flagged.csv
     """
-    wanted = ResultFilter(run, flagged, min_score, threshold, body_part, label, limit)
-    with open_ledger(settings_here()) as database:
+    settings = settings_here()
+    wanted = ResultFilter(run, flagged, min_score, threshold, body_part, label, limit, since, settings.keep)
+    with open_ledger(settings) as database:
         runs = queries.find_runs(database, run)
         if body_part is not None and (note := queries.check_body_part(database, body_part, runs, "--body-part")):
             print_notice(note)
         if form is Format.TABLE:
-            print_results(database, wanted, runs)
+            (print_images if images else print_results)(database, wanted, runs)
             return
-        with closing(queries.results(database, wanted)) as rows:
-            if form is Format.CSV:
-                write_csv(rows)
-            else:
-                write_json_list(asdict(row) for row in rows)
+        _write(database, wanted, form, images)
         for text in (*(run_heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
             print_notice(text)
+
+
+def _write(database: Database, wanted: ResultFilter, form: Format, images: bool) -> None:
+    stream, kind = (queries.image_results, ImageResult) if images else (queries.results, StudyRow)
+    with closing(stream(database, wanted)) as rows:
+        if form is Format.CSV:
+            write_csv(rows, kind)
+        else:
+            write_json_list(asdict(row) for row in rows)
 
 
 def run_heading(run: RunSummary, threshold: float | None = None) -> str:
@@ -102,14 +120,14 @@ def run_heading(run: RunSummary, threshold: float | None = None) -> str:
     return text + (f" ({run.state}, {percent(run)} % processed)" if is_open(run) else "")
 
 
-def write_csv(rows: Iterable[StudyRow]) -> None:
-    """Write results as CSV to standard output.
+def write_csv(rows: Iterable[StudyRow] | Iterable[ImageResult], kind: type[StudyRow] | type[ImageResult]) -> None:
+    """Write rows of a kind as CSV to standard output.
 
     A text that a spreadsheet would read as a formula (study keys are file names, which anybody may have chosen)
     gets an apostrophe in front; one that begins with an apostrophe gets another, so removing one restores it.
     """
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    names = [field.name for field in fields(StudyRow)]
+    names = [field.name for field in fields(kind)]
     writer.writerow(names)
     for row in rows:
         writer.writerow([_csv_cell(getattr(row, name)) for name in names])
@@ -132,9 +150,9 @@ def outcome_text(row: StudyRow, finding: str) -> Text:
     return Text("negative") if row.label == Label.NEGATIVE else Text(status, "yellow")
 
 
-def score_text(row: StudyRow) -> str:
-    """Write a study's score, where it has one."""
-    return "-" if row.score is None else f"{row.score:.3f}"
+def score_text(score: float | None) -> str:
+    """Write a score or probability, where there is one."""
+    return "-" if score is None else f"{score:.3f}"
 
 
 def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
@@ -156,6 +174,34 @@ def print_studies(database: Database, wanted: ResultFilter, runs: Sequence[RunSu
     more = sum(queries.count_results(database, wanted).values()) - len(rows)
     if more > 0:
         print_line(f"... and {more:,} more: bonescreen results with --format csv or a higher --limit", "dim")
+
+
+def print_images(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
+    """Print the images of the studies, and the research notice."""
+    for summary in runs:
+        print_line(run_heading(summary, wanted.threshold), "dim")
+    most = wanted.limit or TABLE_ROWS
+    rows = list(queries.image_results(database, replace(wanted, limit=most + 1)))
+    if rows:
+        titles = (" probability", "label", "state", "body part", "image")
+        print_table(
+            titles,
+            [
+                [
+                    score_text(row.probability),
+                    row.label or "-",
+                    row.reason or row.state,
+                    row.body_part or "unknown",
+                    row.image,
+                ]
+                for row in rows[:most]
+            ],
+        )
+    else:
+        print_line("No study matches.")
+    if len(rows) > most:
+        print_line("... and more: bonescreen results --images with --format csv or a higher --limit", "dim")
+    print_line(RESEARCH_NOTICE)
 
 
 @dataclass(frozen=True)
@@ -197,18 +243,21 @@ def _print_without_result(counts: StudyCounts) -> None:
 
 def _print_rows(rows: Sequence[StudyRow], findings: dict[int, str]) -> None:
     several, labelled = len(findings) > 1, any(row.human_label for row in rows)
-    titles = ((" run",) if several else ()) + (" score", "result", " images", "body part")
+    kept = [name for name in ("accession", "study_date", "modality", "path") if any(getattr(row, name) for row in rows)]
+    titles = ((" run",) if several else ()) + (" score", " highest", "result", " images", "body part")
     print_table(
-        titles + (("human label",) if labelled else ()) + ("study",),
+        titles + (("human label",) if labelled else ()) + ("study", *(name.replace("_", " ") for name in kept)),
         [
             [
                 *([str(row.run)] if several else []),
-                score_text(row),
+                score_text(row.score),
+                score_text(row.highest),
                 outcome_text(row, findings[row.run]),
                 f"{row.images - row.failed}/{row.images}" if row.status != StudyStatus.PENDING else "-",
                 row.body_part or "unknown",
                 *([row.human_label or "-"] if labelled else []),
                 row.study,
+                *(getattr(row, name) or "-" for name in kept),
             ]
             for row in rows
         ],

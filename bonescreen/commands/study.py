@@ -12,7 +12,7 @@ from bonescreen.terminal import print_line, print_notice, print_table, print_wra
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
-from xray.vocabulary import RESEARCH_NOTICE, StudyStatus, count
+from xray.vocabulary import RESEARCH_NOTICE, ImageState, count
 
 
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:
@@ -51,11 +51,22 @@ def _print(study: Study, run: RunSummary) -> None:
     if row.human_label:
         print_line(f"  human label  {row.human_label}")
     print_line(Text("  result       ") + outcome_text(row, run.finding))
-    used = sum(image.probability is not None and image.in_scope for image in study.images)
+    used = sum(image.state is ImageState.SCORED for image in study.images)
     mean = f"mean probability of {count(used, 'image')}"
-    print_line(f"  score        {score_text(row)} ({mean}; positive at {run.study_threshold:.3f} or above)")
+    print_line(f"  score        {score_text(row.score)} ({mean}; positive at {run.study_threshold:.3f} or above)")
+    print_line(f"  highest      {score_text(row.highest)}")
+    for name, value in (("accession", row.accession), ("study date", row.study_date)):
+        if value is not None:
+            print_line(f"  {name:<12} {value}")
+    if (row.patients or 0) > 1:
+        text = "images of " + count(row.patients or 0, "patient")
+        print_wrapped(
+            "  warning      ", f"{text} under one study, so it has no score; a study has one patient", "yellow"
+        )
     print_table((" probability", "label", "state", "shows", "image"), [_row(image, study) for image in study.images])
     for image in study.images:
+        if image.reason is None and image.detail is not None:
+            print_wrapped(f"{_name(image, study)}: ", f"read all the same: {image.detail}")
         if image.reason is not None:
             detail = f" ({image.detail})" if image.detail else ""
             print_wrapped(f"{_name(image, study)}: ", f"no prediction: {reason_text(image.reason)}{detail}")
@@ -69,8 +80,6 @@ def _name(image: ImageRow, study: Study) -> str:
 
 def _row(image: ImageRow, study: Study) -> list[str]:
     name = _name(image, study)
-    shows = " ".join(filter(None, (image.body_part, image.view, image.laterality))) or "-"
-    if image.probability is None:
-        return ["-", "-", image.reason or "pending", shows, name]
-    state = "scored" if image.in_scope else StudyStatus.OUT_OF_SCOPE
-    return [f"{image.probability:.3f}", image.label or "-", state, shows, name]
+    shows = " ".join(filter(None, (image.modality, image.body_part, image.view, image.laterality))) or "-"
+    state = image.reason or image.state
+    return [score_text(image.probability), image.label or "-", state, shows, name]

@@ -56,7 +56,7 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_skipped(tmp_path:
     chest = dicom(image_pixels(2), StudyInstanceUID="1.2.8", BodyPartExamined="CHEST", PatientName="Roe^Richard")
     (root / "chest").write_bytes(chest)
     (root / "slice").write_bytes(dicom(image_pixels(3), SOPClassUID=uid.CTImageStorage, Modality="CT"))
-    (root / "broken.dcm").write_bytes(dicom(np.full((8, 8), 7, np.uint8))[:-30])
+    (root / "broken.dcm").write_bytes(dicom(np.full((8, 8), 7, np.uint8), PatientID="PAT-4711-K")[:-30])
     done = run({**environ, "BONESCREEN_PSEUDONYM_KEY": "0123456789abcdef"}, "screen", root)
     assert done.returncode == 0, done.stderr
     assert "skipped 1 DICOM file that is not a radiograph (CT Image Storage)" in done.stderr

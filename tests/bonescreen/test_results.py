@@ -14,7 +14,10 @@ from tests.bonescreen.conftest import Bonescreen, Done
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, screened
 from xray.vocabulary import RESEARCH_NOTICE
 
-COLUMNS = "run,study,body_part,human_label,status,score,label,flagged,images,failed,model,precision"
+COLUMNS = (
+    "run,study,body_part,human_label,status,score,label,flagged,images,failed,model,precision,highest,patients,"
+    "accession,study_date,modality,path"
+)
 
 
 def _line(done: Done, study: str) -> str:
@@ -147,6 +150,62 @@ def test_an_unknown_run_is_refused(bonescreen: Bonescreen, home: Path) -> None:
     screened(home)
     done = bonescreen("results", "--run", 9)
     assert (done.code, done.err) == (2, "error: there is no run 9; see: bonescreen runs\n")
+
+
+def test_the_highest_image_is_shown_beside_the_mean(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    assert "0.850    0.900  positive" in _line(bonescreen("results"), POSITIVE)
+    (study,) = [row for row in json.loads(bonescreen("results", "--format", "json").out) if row["study"] == POSITIVE]
+    assert (study["score"], study["highest"]) == (pytest.approx(0.85), 0.9)
+
+
+def test_images_are_listed_with_file_probability_and_reason(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    rows = list(csv.DictReader(io.StringIO(bonescreen("results", "--images", "--format", "csv").out)))
+    assert [(row["image"], row["state"], row["probability"], row["reason"]) for row in rows] == [
+        (f"{POSITIVE}/image1.png", "scored", "0.9000", ""),
+        (f"{POSITIVE}/image2.png", "scored", "0.8000", ""),
+        (f"{INCOMPLETE}/image1.png", "scored", "0.2000", ""),
+        (f"{INCOMPLETE}/image2.png", "failed", "", "truncated"),
+        (f"{NEGATIVE}/image1.png", "scored", "0.1000", ""),
+        (f"{NOT_ASSESSABLE}/image1.png", "failed", "", "empty"),
+        (f"{OUT_OF_SCOPE}/image1.png", "out of scope", "0.9500", ""),
+    ]
+    assert [(row["study_status"], row["study_score"]) for row in rows[2:4]] == [("incomplete", "0.2000")] * 2
+    table = bonescreen("results", "--images", "--limit", "3").out
+    assert table.count(".png") == 3
+    assert "... and more: bonescreen results --images" in table
+    assert RESEARCH_NOTICE in table
+
+
+def test_images_are_those_of_the_studies_that_the_other_options_choose(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    listed = json.loads(bonescreen("results", "--images", "--flagged", "--format", "json").out)
+    assert [row["image"] for row in listed] == [f"{POSITIVE}/image1.png", f"{POSITIVE}/image2.png"]
+
+
+def test_only_results_since_a_time_are_listed(bonescreen: Bonescreen, home: Path) -> None:
+    screened(home)
+    assert len(_studies(bonescreen("results", "--since", "2020-01-01", "--format", "json"))) == 5
+    assert _studies(bonescreen("results", "--since", "2999-01-01T07:00", "--format", "json")) == []
+    refused = bonescreen("results", "--since", "yesterday")
+    assert refused.code == 2
+    assert "2026-11-30T07:00" in refused.err
+
+
+def test_what_is_kept_is_shown_only_if_it_is_asked_for(
+    bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened(home, {POSITIVE: [0.9, 0.8]})
+    (study,) = json.loads(bonescreen("results", "--format", "json").out)
+    assert (study["path"], study["modality"]) == (None, None)
+    monkeypatch.setenv("BONESCREEN_KEEP", "path, modality")
+    (study,) = json.loads(bonescreen("results", "--format", "json").out)
+    assert (study["path"], study["modality"], study["accession"]) == (f"{POSITIVE}/image1.png", None, None)
+    assert f"{POSITIVE}/image1.png" in bonescreen("results").out
+    monkeypatch.setenv("BONESCREEN_KEEP", "name")
+    refused = bonescreen("results")
+    assert (refused.code, "accession, date, modality, path" in refused.err) == (2, True)
 
 
 def test_a_run_that_is_not_finished_is_marked(bonescreen: Bonescreen, home: Path) -> None:

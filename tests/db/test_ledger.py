@@ -471,7 +471,7 @@ def test_an_image_of_a_body_part_the_model_does_not_know_does_not_count_in_its_s
     (row,) = results(database, ResultFilter(run=run))
     assert (row.status, row.score, row.label, row.images) == ("scored", 0.1, "negative", 2)
     (study,) = find_study(database, "study", run)
-    assert [(image.in_scope, image.label) for image in study.images] == [(True, "negative"), (False, None)]
+    assert [(image.state, image.label) for image in study.images] == [("scored", "negative"), ("out of scope", None)]
 
 
 @pytest.mark.parametrize(("failing", "status"), [("HUMERUS", "not assessable"), ("CHEST", "scored")])

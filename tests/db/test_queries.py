@@ -3,9 +3,20 @@
 import math
 from dataclasses import replace
 
-from db.queries import ResultFilter, count_failures, count_results, list_failures, results
+from sqlalchemy import select
+
+from db.queries import (
+    STUDIES_AT_ONCE,
+    ResultFilter,
+    count_failures,
+    count_results,
+    image_results,
+    list_failures,
+    results,
+)
 from db.run_queries import newest_runs
 from db.session import Database
+from db.tables import studies, study_results
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
 from tests.seeding import MODEL
 from xray.thresholds import is_positive
@@ -48,6 +59,33 @@ def test_results_are_counted_by_status_without_regard_to_the_limit(database: Dat
     fill(database, {"XR_HAND/a": [0.9], "XR_HAND/b": [0.8], "XR_HAND/c": [None]})
     limited = ResultFilter(limit=1)
     assert count_results(database, limited) == {StudyStatus.SCORED: 2, StudyStatus.PENDING: 1}
+
+
+def test_a_result_that_does_not_change_is_not_new(database: Database) -> None:
+    fill(database, {"XR_HAND/a": [0.9], "XR_HAND/b": [0.8, None]})
+    before = _changed_at(database)
+    fill(database, {"XR_HAND/a": [0.9], "XR_HAND/b": [0.8, 0.2]})
+    after = _changed_at(database)
+    assert after["XR_HAND/a"] == before["XR_HAND/a"]
+    assert after["XR_HAND/b"] > before["XR_HAND/b"]
+    since = ResultFilter(since=after["XR_HAND/b"])
+    assert _keys(database, since) == ["XR_HAND/b"]
+    assert count_results(database, since) == {StudyStatus.SCORED: 1}
+    assert [image.image for image in image_results(database, since)] == ["XR_HAND/b/image1.png", "XR_HAND/b/image2.png"]
+
+
+def _changed_at(database: Database) -> dict[str, float]:
+    changed = select(studies.c.key, study_results.c.changed_at).join(studies, studies.c.id == study_results.c.study_id)
+    with database.read() as connection:
+        return {row.key: row.changed_at for row in connection.execute(changed)}
+
+
+def test_the_images_of_many_studies_are_streamed_in_the_order_of_their_studies(database: Database) -> None:
+    fill(database, {f"XR_HAND/{number:03}": [number / 1000, number / 1000] for number in range(STUDIES_AT_ONCE + 5)})
+    streamed = list(image_results(database, ResultFilter()))
+    assert [image.study for image in streamed[::2]] == _keys(database, ResultFilter())
+    assert len(streamed) == 2 * (STUDIES_AT_ONCE + 5)
+    assert len(list(image_results(database, ResultFilter(limit=7)))) == 7
 
 
 def test_without_a_run_each_archive_is_represented_by_its_newest_run(database: Database) -> None:

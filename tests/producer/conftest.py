@@ -1,6 +1,7 @@
 """A clinic whose archive is scanned into the database."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,8 @@ def clinic(tmp_path: Path) -> Path:
 def scan(database: Database, clinic: Path) -> Scan:
     """Return a function that scans the clinic, by default in the layout detected."""
 
-    def again(layout: Layout = Layout.AUTO, key: bytes | None = None) -> ScanReport:
-        return scan_archive(database, "clinic", Source(clinic, layout, pseudonym_key=key), MODEL, batch_size=4)
+    def again(layout: Layout = Layout.AUTO, key: bytes | None = None, **options: Any) -> ScanReport:
+        source = Source(clinic, layout, pseudonym_key=key, **options)
+        return scan_archive(database, "clinic", source, MODEL, batch_size=4)
 
     return again

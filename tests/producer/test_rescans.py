@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import list_runs
-from db.scan_cache import pseudonym_key_mark
+from db.scan_cache import header_marks
 from db.session import Database
 from db.tables import archives, skipped_files
 from producer.dry_run import dry_run
@@ -119,9 +119,68 @@ def test_with_another_pseudonym_key_all_headers_are_read_again_and_without_one_p
     assert patient() not in (None, first)
     with database.read() as connection:
         archive_id = connection.execute(select(archives.c.id)).scalar_one()
-    mark = pseudonym_key_mark(database, archive_id)
+    mark = header_marks(database, archive_id).pseudonym_key
     assert mark is not None
     assert OTHER_KEY.decode() not in mark
+
+
+def test_headers_are_read_again_only_when_something_else_is_to_be_read_of_them(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    def swapped(number: int) -> None:
+        swap(clinic, "1.dcm", dicom_image(1, AccessionNumber=f"A{number}", BodyPartExamined="GRIFFELBEIN "))
+
+    put(clinic, "1.dcm", dicom_image(1, AccessionNumber="A0", BodyPartExamined="GRIFFELBEIN "))
+    accession = frozenset({"accession"})
+
+    def described() -> tuple[str | None, str | None]:
+        row = find_study(database, "1.2.3")[0].row
+        return row.accession, row.body_part
+
+    scan()
+    assert described() == (None, "GRIFFELBEIN")
+    scan(keep=accession)
+    assert described() == ("A0", "GRIFFELBEIN")
+    swapped(1)
+    scan(keep=accession)
+    assert described() == ("A0", "GRIFFELBEIN")
+    scan(keep=accession, site_terms={"GRIFFELBEIN": "HAND"})
+    assert described() == ("A1", "HAND")
+    scan(site_terms={"GRIFFELBEIN": "HAND"})
+    assert described() == (None, "HAND")
+
+
+def test_a_study_of_several_patients_is_named_at_the_scan_until_it_has_one(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    for number in range(3):
+        put(clinic, f"{number}.dcm", dicom_image(number, PatientID=f"P{number % 2}"))
+    put(clinic, "other.dcm", dicom_image(9, StudyInstanceUID="1.2.4"))
+    report = scan()
+    assert (report.several_patients, report.of_several_patients) == (1, ["1.2.3"])
+    assert [(row.study, row.patients) for row in results(database, ResultFilter())] == [("1.2.3", 2), ("1.2.4", 1)]
+    (clinic / "1.dcm").unlink()
+    report = scan()
+    assert (report.several_patients, report.of_several_patients) == (0, [])
+
+
+def test_images_of_one_study_whose_uid_has_letters_are_one_study(clinic: Path, database: Database, scan: Scan) -> None:
+    text = b"6f1e8d1c-5b7a-4c3e-9a55-0c9f6f0c0a01"
+    for folder, number in (("a", 1), ("b", 2)):
+        data = dicom_image(number, StudyInstanceUID="1.2.840.113619.2.5.1762583153.21")
+        written = b"UI\x20\x001.2.840.113619.2.5.1762583153.21"
+        assert written in data
+        put(clinic, f"{folder}/{number}", data.replace(written, b"UI\x24\x00" + text))
+    scan()
+    assert studies(database) == {text.decode(): 2}
+
+
+def test_a_radiograph_of_several_frames_is_an_image_of_its_study(clinic: Path, database: Database, scan: Scan) -> None:
+    put(clinic, "1.dcm", dicom_image(1))
+    put(clinic, "2.dcm", dicom_image(2, NumberOfFrames=2))
+    put(clinic, "cut.dcm", dicom_image(3)[:-100])
+    scan()
+    assert studies(database) == {"1.2.3": 3}
 
 
 def test_a_file_that_is_not_a_radiograph_is_stored_with_path_size_and_reason(

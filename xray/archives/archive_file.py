@@ -29,8 +29,16 @@ class Placement:
         DICOM's Image Laterality (0020,0062): ``L``, ``R``, ``B`` or ``U``.
     series : str or None
         DICOM's Series Instance UID (0020,000E).
+    modality : str or None
+        DICOM's Modality (0008,0060), a term of `xray.images.dicom.header.MODALITIES`.
+    intent : str or None
+        DICOM's Presentation Intent Type (0008,0068): ``FOR PRESENTATION`` or ``FOR PROCESSING``.
+    patient_mark : str or None
+        Tells patients within the study apart, see `xray.pseudonym.patient_mark`.
     patient : str or None
         A keyed hash of the patient's identity, 32 hexadecimal digits.
+    accession, study_date : str or None
+        The study's Accession Number (0008,0050) and Study Date (0008,0020, as YYYY-MM-DD), if they are to be kept.
     """
 
     study: str
@@ -39,7 +47,12 @@ class Placement:
     view: str | None = None
     laterality: str | None = None
     series: str | None = None
+    modality: str | None = None
+    intent: str | None = None
+    patient_mark: str | None = None
     patient: str | None = None
+    accession: str | None = None
+    study_date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from xray.archives.archive_file import MAX_PATH_BYTES, Placement
 from xray.archives.layouts import MANIFEST_NAME
 from xray.errors import UsageError
-from xray.pseudonym import pseudonym
+from xray.pseudonym import patient_mark, pseudonym
 from xray.vocabulary import Label
 
 REQUIRED = ("study", "image")
@@ -63,7 +63,8 @@ def read_manifest(file: BinaryIO, pseudonym_key: bytes | None = None) -> Iterato
     file : BinaryIO
         The manifest.
     pseudonym_key : bytes or None
-        Turns the patient's name or number into a keyed hash (`pseudonym`); without it they are dropped.
+        Turns the patient's name or number into a keyed hash (`pseudonym`); without it only a mark is kept that tells
+        patients within one study apart (`patient_mark`).
 
     Yields
     ------
@@ -175,6 +176,7 @@ def _row(line: int, row: list[str], columns: dict[str, int], key: bytes | None) 
         body_part=_term(cells, "body_part"),
         human_label=_label(cells.get("label", "")),
         view=_term(cells, "view"),
+        patient_mark=patient_mark(cells["study"], patient) if patient else None,
         patient=pseudonym(key, patient) if key and patient else None,
     )
     return ManifestRow(line, _image(row[columns["image"]].strip()), placement)

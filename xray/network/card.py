@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xray.errors import PackageError
-from xray.vocabulary import BODY_PARTS, Label, Precision
+from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, Label, Precision
 
-SCHEMA = 2
-SCHEMA_WITHOUT_PRECISIONS = 1
-"""Cards of the first version, whose packages allow float32 alone."""
+SCHEMA = 3
+_FIELDS_SINCE: dict[int, dict[str, list[str]]] = {
+    2: {"precisions": []},
+    3: {"modalities": list(RADIOGRAPHY)},
+}
+"""What earlier cards lack, by the version that added it: they allow float32 alone, and know plain radiographs."""
 
 MAX_LOWER_PRECISION_TOLERANCE = 0.3
 """In logits."""
@@ -158,6 +161,8 @@ class Card:
         The finding (``"fracture"``), and the words for a positive result (``"positive: fracture"``).
     body_parts : tuple of str
         Body parts in scope, as DICOM Body Part Examined terms; images of others are out of scope.
+    modalities : tuple of str
+        Modalities in scope, as DICOM Modality terms; images of others are out of scope.
     input_size : int
         Side of the square input, pixels.
     preprocessing : str
@@ -190,6 +195,7 @@ class Card:
     finding: str
     wording: str
     body_parts: tuple[str, ...]
+    modalities: tuple[str, ...]
     input_size: int
     preprocessing: str
     image_threshold: Threshold
@@ -270,8 +276,10 @@ class Card:
             raw = json.loads(text)
         except ValueError as error:
             raise PackageError(f"not JSON: {error}") from error
-        if isinstance(raw, dict) and raw.get("schema") == SCHEMA_WITHOUT_PRECISIONS:
-            raw = {**raw, "schema": SCHEMA, "precisions": []}
+        if isinstance(raw, dict) and raw.get("schema") in range(1, SCHEMA):
+            for version, fields in _FIELDS_SINCE.items():
+                raw |= fields if raw["schema"] < version else {}
+            raw["schema"] = SCHEMA
         if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
             raise PackageError(f"schema version {raw.get('schema')!r} is not known (known: {SCHEMA})")
         card: Card = _decode(cls, raw, "card")

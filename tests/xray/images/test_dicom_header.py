@@ -26,6 +26,14 @@ def header(data: bytes, key: bytes | None = None) -> Header:
     return read_header(io.BytesIO(data), key)
 
 
+def lost_image(data: bytes) -> FileFault:
+    """Return why an image of the study 1.2.3 cannot be read."""
+    assert header(data).study == "1.2.3"
+    with pytest.raises(FileFault) as raised:
+        decode(data)
+    return raised.value
+
+
 def fault(data: bytes) -> FileFault:
     with pytest.raises(FileFault) as read:
         header(data)
@@ -101,8 +109,98 @@ def test_a_file_with_a_tiff_header_as_preamble_is_read_as_dicom():
 def test_the_fields_of_a_header_are_read():
     data = dicom(PIXELS, BodyPartExamined="HAND", ViewPosition="PA", ImageLaterality="L", IssuerOfPatientID="hospital")
 
-    assert header(data, KEY) == Header("1.2.3", "1.2.3.1", "HAND", "PA", "L", pseudonym(KEY, "4711", "hospital"))
+    read = header(data, KEY)
+    assert (read.study, read.series, read.body_part, read.view, read.laterality) == (
+        "1.2.3", "1.2.3.1", "HAND", "PA", "L",
+    )  # fmt: skip
+    assert (read.modality, read.intent) == ("CR", None)
+    assert read.patient == pseudonym(KEY, "4711", "hospital")
     assert header(data).patient is None
+
+
+def test_accession_number_and_study_date_are_read_only_if_they_are_to_be_kept():
+    data = dicom(PIXELS, AccessionNumber="A 17 ", StudyDate="20240229")
+
+    assert (header(data).accession, header(data).study_date) == (None, None)
+    kept = read_header(io.BytesIO(data), keep={"accession", "date"})
+    assert (kept.accession, kept.study_date) == ("A 17", "2024-02-29")
+
+
+@pytest.mark.parametrize(
+    ("written", "date"),
+    [(b"2024.02.29", "2024-02-29"), (b"20230229", None), (b"", None), (b"2024", None), (b"unknown ", None)],
+)
+def test_a_study_date_is_read_in_both_forms_of_the_standard_and_otherwise_none(written, date):
+    data = dicom(PIXELS, StudyDate="20010101").replace(
+        b"DA\x08\x0020010101", b"DA" + len(written).to_bytes(2, "little") + written
+    )
+
+    assert read_header(io.BytesIO(data), keep={"date"}).study_date == date
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"PatientID": "4711"}, {"PatientID": "4711"}, True),
+        ({"PatientID": "A-0815"}, {"PatientID": "a0815 "}, True),
+        ({"PatientID": "4711"}, {"PatientID": "0004711"}, True),
+        ({"PatientID": "4711", "PatientName": "Doe^Jane"}, {"PatientID": "4711", "PatientName": "Doe^J"}, True),
+        ({"PatientID": "4711"}, {"PatientID": "4712"}, False),
+        ({"PatientID": "", "PatientName": "Doe^Jane"}, {"PatientID": "", "PatientName": "Roe^John"}, False),
+    ],
+)
+def test_the_marks_of_patients_differ_within_a_study_however_one_is_written(one, other, same):
+    marks = header(dicom(PIXELS, **one)).patient_mark, header(dicom(PIXELS, **other)).patient_mark
+
+    assert (marks[0] == marks[1]) is same
+    assert all(len(mark) == 4 for mark in marks)
+
+
+def test_the_mark_of_a_patient_is_another_in_each_study_and_there_is_none_without_a_patient():
+    marks = {header(dicom(PIXELS, StudyInstanceUID=f"1.2.{number}")).patient_mark for number in range(8)}
+
+    assert len(marks) == 8
+    assert header(dicom(PIXELS, PatientID=None, PatientName=None)).patient_mark is None
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "written", "intent"),
+    [
+        (uid.DigitalXRayImageStorageForPresentation, None, "FOR PRESENTATION"),
+        (uid.DigitalXRayImageStorageForProcessing, None, "FOR PROCESSING"),
+        (uid.DigitalXRayImageStorageForPresentation, "FOR PROCESSING", "FOR PROCESSING"),
+        (uid.ComputedRadiographyImageStorage, "for processing", "FOR PROCESSING"),
+        (uid.ComputedRadiographyImageStorage, "WHATEVER", None),
+    ],
+)
+def test_the_presentation_intent_is_what_the_header_says_or_else_the_class(sop_class, written, intent):
+    data = dicom(PIXELS, SOPClassUID=sop_class, PresentationIntentType="FOR PLACEHOLDER" if written else None)
+
+    read = header(data.replace(b"FOR PLACEHOLDER ", (written or "").ljust(16).encode()))
+
+    assert read.intent == intent
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "written", "modality"),
+    [
+        (uid.ComputedRadiographyImageStorage, "CR", "CR"),
+        (uid.ComputedRadiographyImageStorage, "MG", "MG"),
+        (uid.ComputedRadiographyImageStorage, "OT", "CR"),
+        (uid.ComputedRadiographyImageStorage, None, "CR"),
+        (uid.DigitalXRayImageStorageForPresentation, "PX", "PX"),
+        (uid.DigitalXRayImageStorageForPresentation, "DR", "DX"),
+        (uid.DigitalIntraOralXRayImageStorageForPresentation, "DX", "IO"),
+        (uid.XRayAngiographicImageStorage, "CR", "XA"),
+        (uid.SecondaryCaptureImageStorage, "DR", "DX"),
+        (uid.SecondaryCaptureImageStorage, "XR", "DX"),
+        (uid.SecondaryCaptureImageStorage, "DF", "RF"),
+    ],
+)
+def test_the_modality_is_the_class_s_where_it_has_one_or_else_the_term_that_the_written_one_stands_for(
+    sop_class, written, modality
+):
+    assert header(dicom(PIXELS, SOPClassUID=sop_class, Modality=written)).modality == modality
 
 
 def test_a_patient_has_the_same_pseudonym_in_every_character_set():
@@ -123,12 +221,21 @@ def test_without_a_patient_id_there_is_no_pseudonym(identity):
     assert header(dicom(PIXELS, PatientID=identity), KEY).patient is None
 
 
-@pytest.mark.parametrize("value", ["", "1.2.x", "1" * 65, "../../etc"])
-def test_an_invalid_uid_is_none(value):
-    data = dicom(PIXELS).replace(b"\x0d\x00UI\x06\x001.2.3\0", b"\x0d\x00UI" + length_and(value))
+def with_study_uid(value: str) -> bytes:
+    return dicom(PIXELS).replace(b"\x0d\x00UI\x06\x001.2.3\0", b"\x0d\x00UI" + length_and(value))
 
-    assert header(data).study is None
-    assert header(data).series == "1.2.3.1"
+
+@pytest.mark.parametrize(
+    "value", ["022f82f4-e9df-4533-b237-6ab563dfaf56", "1.2.x", "ANON 17", "0" * 64 + "." + "1" * 64, "9f86d081" * 16]
+)
+def test_a_uid_that_is_not_one_is_kept_as_it_is_written(value):
+    assert header(with_study_uid(value)).study == value
+
+
+@pytest.mark.parametrize("value", ["", " ", "1.2\t3", "1" * 201])
+def test_an_empty_unprintable_or_endless_uid_is_none(value):
+    assert header(with_study_uid(value)).study is None
+    assert header(with_study_uid(value)).series == "1.2.3.1"
 
 
 def length_and(value: str) -> bytes:
@@ -152,7 +259,13 @@ def length_and(value: str) -> bytes:
         ("EXTREMITY", None, None),
         ("LOWER EXTREMITY", None, None),
         ("R EXTREMITY", None, "R"),
-        ("<SCRIPT>", None, None),
+        ("Hand RE", "HAND", "R"),
+        ("HAND AP", "HAND", None),
+        ("WRIST 3 VIEWS", "WRIST", None),
+        ("RADIUS", "FOREARM", None),
+        ("TIBIA", "LEG", None),
+        ("CALCANEUS", "FOOT", None),
+        ("<SCRIPT>", "SCRIPT", None),
         ("", None, None),
     ],
 )
@@ -165,14 +278,15 @@ def test_body_parts_become_terms_of_the_vocabulary(text, part, side):
     assert (found.body_part, found.laterality) == (part, side)
 
 
-def test_a_body_part_of_more_than_sixteen_characters_is_none():
-    data = dicom(PIXELS, BodyPartExamined="A" * 16).replace(b"CS\x10\x00" + b"A" * 16, b"CS\x12\x00" + b"A" * 18)
+def test_a_body_part_of_more_than_sixteen_characters_is_read():
+    written = b"XR WRIST LEFT 3+ VIEWS  "
+    data = dicom(PIXELS, BodyPartExamined="A" * 16).replace(b"CS\x10\x00" + b"A" * 16, b"CS\x18\x00" + written)
 
-    assert header(data).body_part is None
+    assert (header(data).body_part, header(data).laterality) == ("WRIST", "L")
 
 
 @pytest.mark.parametrize(
-    ("value", "part"), [("85562004", "HAND"), ("T-D8700", "HAND"), ("30021000", "LEG"), ("1", None)]
+    ("value", "part"), [("85562004", "HAND"), ("T-D8700", "HAND"), ("30021000", "LEG"), ("1", "WHATEVER")]
 )
 @pytest.mark.parametrize("examined", [None, "EXTREMITY"])
 def test_the_coded_region_is_used_if_the_body_part_is_not_named(value, part, examined):
@@ -249,13 +363,22 @@ def test_a_dicomdir_is_not_a_radiograph():
 @pytest.mark.parametrize(
     "elements",
     [
-        {"NumberOfFrames": 2},
         {"SOPClassUID": uid.EnhancedXAImageStorage},
-        {"SOPClassUID": uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage},
+        {"SOPClassUID": uid.XRayAngiographicImageStorage, "NumberOfFrames": 2},
+        {"Modality": "RF", "NumberOfFrames": 30},
+        {"StudyInstanceUID": None, "NumberOfFrames": 2},
     ],
 )
-def test_several_frames_are_refused(elements):
+def test_several_frames_of_what_moves_or_of_no_study_are_refused(elements):
     assert fault(dicom(PIXELS, **elements)).reason is Reason.MULTI_FRAME
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [{"NumberOfFrames": 2}, {"SOPClassUID": uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage}],
+)
+def test_several_frames_of_a_radiograph_are_an_image_that_its_study_has_lost(elements):
+    assert lost_image(dicom(PIXELS, **elements)).reason is Reason.MULTI_FRAME
 
 
 def test_a_multi_frame_capture_of_another_modality_is_not_a_radiograph():
@@ -264,8 +387,9 @@ def test_a_multi_frame_capture_of_another_modality_is_not_a_radiograph():
     assert found.reason is Reason.NOT_RADIOGRAPH
 
 
-def test_a_radiograph_without_pixels_has_no_pixels_and_a_report_is_not_a_radiograph():
-    assert fault(written(data_set(PIXELS))).reason is Reason.NO_PIXELS
+def test_a_radiograph_without_pixels_is_lost_to_its_study_and_a_report_is_not_a_radiograph():
+    assert lost_image(written(data_set(PIXELS))).reason is Reason.NO_PIXELS
+    assert fault(written(data_set(PIXELS, StudyInstanceUID=None))).reason is Reason.NO_PIXELS
     assert fault(written(data_set(PIXELS, SOPClassUID=uid.BasicTextSRStorage))).reason is Reason.NOT_RADIOGRAPH
 
 
@@ -273,10 +397,17 @@ def test_a_radiograph_without_pixels_has_no_pixels_and_a_report_is_not_a_radiogr
 def test_a_truncated_header_has_a_reason_wherever_it_ends(encoding):
     data = dicom(PIXELS, NATIVE[encoding])
 
+    with_study = 0
     for end in range(132, len(data) - PIXELS.nbytes - 12):
         with pytest.raises(FileFault) as raised:
-            header(data[:end])
+            decode(data[:end])
         assert raised.value.reason in (Reason.TRUNCATED, Reason.NO_PIXELS, Reason.NOT_RADIOGRAPH)
+        try:
+            with_study += header(data[:end]).study == "1.2.3"
+        except FileFault as fault:
+            assert fault.reason is raised.value.reason  # noqa: PT017
+    # From the element after the UID on, the study has lost this image.
+    assert with_study > 100
 
 
 def test_sequences_nested_without_end_are_corrupt():

@@ -1,32 +1,11 @@
 """Body part, view and laterality of a DICOM image, in the terms of ``xray.vocabulary``."""
 
 import re
+from collections.abc import Mapping, Sequence
 
+from xray.body_parts import body_part_of
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
-
-_SYNONYMS = {
-    "HANDS": "HAND", "FINGERS": "FINGER", "THUMB": "FINGER", "WRISTS": "WRIST", "ELBOWS": "ELBOW",
-    "RADIUS ULNA": "FOREARM", "RADIUSULNA": "FOREARM", "FOREARMS": "FOREARM", "LOWER ARM": "FOREARM",
-    "UPPER ARM": "HUMERUS", "UPPERARM": "HUMERUS", "SHOULDERS": "SHOULDER", "CLAVICLES": "CLAVICLE",
-    "FEET": "FOOT", "TOES": "TOE", "ANKLES": "ANKLE", "KNEES": "KNEE", "HIPS": "HIP", "THIGH": "FEMUR",
-    "LOWER LEG": "LEG", "LOWERLEG": "LEG", "TIBIA FIBULA": "LEG", "TIBIAFIBULA": "LEG", "TIB FIB": "LEG",
-    "TIBFIB": "LEG",
-}  # fmt: skip
-"""Other terms for a body part of the vocabulary. A thumb counts as a finger, the upper arm as the humerus and the thigh
-as the femur."""
-
-_UNSPECIFIC = frozenset(
-    {
-        "EXTREMITY", "EXTREMITIES", "EXTR", "EXT", "UPPER", "LOWER", "LIMB", "BONE", "BONES", "SKELETON", "JOINT",
-        "OTHER", "UNKNOWN", "NONE", "UNDEFINED",
-    }
-)  # fmt: skip
-"""A term of these words alone names no body part."""
-
-_SIDES = {
-    "L": "L", "LT": "L", "LEFT": "L", "R": "R", "RT": "R", "RIGHT": "R", "BOTH": "B", "BILAT": "B", "BILATERAL": "B",
-}  # fmt: skip
 
 # PS3.16 CID 4031 and Annex L: SNOMED CT codes, and the SNOMED RT codes of older files.
 _REGIONS = {
@@ -50,39 +29,31 @@ _VIEWS = {
 }  # fmt: skip
 
 
-def body_part(data_set: DataSet) -> tuple[str | None, str | None]:
-    """Return the body part, and the laterality if the term names one, as ``HAND LT`` does.
+def body_part(data_set: DataSet, site: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the body part, and the side if the term names one, as `xray.body_parts.body_part_of` does.
 
-    Body Part Examined (0018,0015) comes before Anatomic Region Sequence (0008,2218). A term outside the vocabulary,
-    such as ``CHEST``, is kept, so that the image is shown as out of scope. A term that names no part, such as
-    ``EXTREMITY``, is ignored.
+    Body Part Examined (0018,0015) comes before Anatomic Region Sequence (0008,2218), whose code decides, or its meaning
+    if the code is not known.
 
     Parameters
     ----------
     data_set : DataSet
         With the elements `xray.images.dicom.tags.HEADER_ELEMENTS`.
-
-    Returns
-    -------
-    part : str or None
-        Upper case, at most 16 characters.
-    side : {"L", "R", "B"} or None
-        Left, right or both.
+    site : mapping of str to str
+        A site's own terms.
     """
-    words = _words(data_set.text(tags.BODY_PART_EXAMINED))
-    sides = {_SIDES[word] for word in words if word in _SIDES}
-    side = sides.pop() if len(sides) == 1 else "B" if sides else None
-    named = [word for word in words if word not in _SIDES]
-    term = _term(" ".join(named))
-    if term is None or set(named) <= _UNSPECIFIC:
-        return _coded_term(data_set, tags.ANATOMIC_REGION_SEQUENCE, _REGIONS), side
-    return _SYNONYMS.get(term, term), side
+    part, side = body_part_of(data_set.decoded(tags.BODY_PART_EXAMINED), site)
+    if part is not None:
+        return part, side
+    regions = data_set.items.get(tags.ANATOMIC_REGION_SEQUENCE, [])
+    meanings = (body_part_of(item.text(tags.CODE_MEANING), site)[0] for item in regions)
+    return _coded_term(regions, _REGIONS) or next(filter(None, meanings), None), side
 
 
 def view(data_set: DataSet) -> str | None:
     """Return View Position (0018,5101), or the meaning of the code in View Code Sequence (0054,0220)."""
     term = _term(" ".join(_words(data_set.text(tags.VIEW_POSITION))))
-    return term or _coded_term(data_set, tags.VIEW_CODE_SEQUENCE, _VIEWS)
+    return term or _coded_term(data_set.items.get(tags.VIEW_CODE_SEQUENCE, []), _VIEWS)
 
 
 def laterality(data_set: DataSet) -> str | None:
@@ -100,6 +71,6 @@ def _term(text: str) -> str | None:
     return text if re.fullmatch(r"[A-Z0-9 ]{1,16}", text) else None
 
 
-def _coded_term(data_set: DataSet, tag: int, meanings: dict[str, str]) -> str | None:
-    codes = (item.text(tags.CODE_VALUE) for item in data_set.items.get(tag, ()))
+def _coded_term(items: Sequence[DataSet], meanings: Mapping[str, str]) -> str | None:
+    codes = (item.text(tags.CODE_VALUE) for item in items)
     return next((meanings[code] for code in codes if code in meanings), None)

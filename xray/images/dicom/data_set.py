@@ -11,6 +11,7 @@ from functools import cache
 from typing import BinaryIO, Literal, Protocol
 
 from xray.errors import FileFault
+from xray.images.dicom.tags import SPECIFIC_CHARACTER_SET
 from xray.images.limits import check_limit
 from xray.vocabulary import Reason
 
@@ -190,6 +191,18 @@ class DataSet:
     def text(self, tag: int) -> str:
         """Return the first value of a text element, or ``""``."""
         return self.texts(tag)[0]
+
+    def decoded(self, tag: int) -> str:
+        """Return a whole text element, decoded by Specific Character Set (0008,0005), without padding."""
+        from pydicom.charset import python_encoding
+
+        # PS3.5 6.1.2.3: a value begins in the first of several character sets.
+        charset = python_encoding.get(self.text(SPECIFIC_CHARACTER_SET), "latin-1")
+        value = self.values.get(tag, b"")
+        try:
+            return value.decode(charset).strip(" \0")
+        except (UnicodeDecodeError, LookupError):
+            return value.decode("latin-1").strip(" \0")
 
     def decimals(self, tag: int) -> list[float]:
         """Return the values of a decimal string; ``nan`` for text that is not a number."""

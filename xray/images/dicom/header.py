@@ -5,17 +5,19 @@ that takes a fifth of a command's start.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
+from types import MappingProxyType
 from typing import BinaryIO
 
 from xray.errors import FileFault
 from xray.images.dicom import tags
 from xray.images.dicom.anatomy import body_part, laterality, view
 from xray.images.dicom.data_set import ByteReader, DataSet, DataSetReader, Encoding, InflatedStream, PixelElement
-from xray.pseudonym import pseudonym
-from xray.vocabulary import Reason
+from xray.pseudonym import patient_mark, pseudonym
+from xray.vocabulary import FOR_PRESENTATION, FOR_PROCESSING, Reason
 
 HEAD_BYTES = 1024
 """How many bytes from a file's start `is_dicom` needs."""
@@ -27,11 +29,20 @@ IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.
 """Transfer syntaxes (PS3.5 annex A): Implicit VR Little Endian, Explicit VR Big Endian, Deflated Explicit VR."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-RADIOGRAPH_CLASSES = frozenset(
-    _STORAGE + end for end in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "12.1", "12.2", "12.3")
-)
-"""SOP classes of projection radiographs (PS3.4 B.5): CR; DX, mammography and intra-oral, each for presentation and for
-processing; angiography and fluoroscopy, whose files may hold a single frame."""
+_OWN_MODALITY = {
+    "1.2": "MG", "1.2.1": "MG", "1.3": "IO", "1.3.1": "IO", "12.1": "XA", "12.2": "RF", "12.3": "XA",
+}  # fmt: skip
+RADIOGRAPH_CLASSES = {
+    _STORAGE + end: modality for end, modality in {"1": "CR", "1.1": "DX", "1.1.1": "DX", **_OWN_MODALITY}.items()
+}
+"""SOP classes of projection radiographs (PS3.4 B.5), with the modality of each: CR; DX, mammography and intra-oral,
+each for presentation and for processing; angiography and fluoroscopy, whose files may hold a single frame."""
+
+_CLASSES_OF_ONE_MODALITY = frozenset(_STORAGE + end for end in _OWN_MODALITY)
+_INTENTS = {
+    **{_STORAGE + end: FOR_PRESENTATION for end in ("1.1", "1.2", "1.3")},
+    **{_STORAGE + end: FOR_PROCESSING for end in ("1.1.1", "1.2.1", "1.3.1")},
+}
 
 MULTI_FRAME_CLASSES = frozenset(_STORAGE + end for end in ("12.1.1", "12.2.1"))
 """SOP classes of several projections: enhanced angiography and fluoroscopy."""
@@ -44,6 +55,25 @@ MULTI_FRAME_SECONDARY_CAPTURES = frozenset(f"{SECONDARY_CAPTURE}.{end}" for end 
 MODALITIES = frozenset({"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"})
 """Modality terms of projection radiographs (PS3.3 C.7.3.1.1.1)."""
 
+_MODALITY_SYNONYMS = {
+    **dict.fromkeys(("DR", "XR", "RX", "X-RAY", "XRAY"), "DX"), **dict.fromkeys(("DF", "CF"), "RF"), "DS": "XA",
+    **dict.fromkeys(("OPG", "OPT", "PAN"), "PX"), "DM": "MG",
+}  # fmt: skip
+"""Terms that the standard does not know or has retired, and the one that each stands for."""
+
+_MOVING = frozenset({"XA", "RF"})
+"""Modalities whose files usually hold several frames, of a vessel or an organ that moves."""
+
+MAX_UID = 200
+"""Characters. DICOM's UIDs have 64, but anonymisers also write hashes and UUIDs there."""
+
+MAX_SERIES, MAX_ACCESSION = 64, 64
+HEADER_VERSION = 1
+"""Raised when `read_header` reads more, or otherwise: the headers of known files are then read again."""
+
+ACCESSION, STUDY_DATE = "accession", "date"
+"""What `read_header` keeps of a header only if it is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -52,15 +82,27 @@ class Header:
     Attributes
     ----------
     study, series : str or None
-        Study and Series Instance UID (0020,000D and 0020,000E), if valid (PS3.5 section 9).
+        Study and Series Instance UID (0020,000D and 0020,000E). PS3.5 section 9 allows digits and dots only; any other
+        printable text is kept too, as only equality matters.
     body_part : str or None
-        A term of PS3.16 Annex L, of 16 characters at most, upper case.
+        See `xray.body_parts.body_part_of`.
     view : str or None
         View Position (0018,5101), or the term of View Code Sequence (0054,0220), upper case.
     laterality : {"L", "R", "B", "U"} or None
         Left, right, both, unpaired.
+    modality : str or None
+        A term of `MODALITIES`, by the SOP class where that has only one, else by Modality (0008,0060).
+    intent : {"FOR PRESENTATION", "FOR PROCESSING"} or None
+        Presentation Intent Type (0008,0068), else that of the SOP class.
     patient : str or None
         The patient's pseudonym, 32 hexadecimal digits.
+    patient_mark : str or None
+        Four hexadecimal digits that tell patients within one study apart: of the SHA-256 of the study and the Patient
+        ID, or else the Patient's Name. They identify nobody, as one patient in 65,536 has the same.
+    accession : str or None
+        Accession Number (0008,0050), at most `MAX_ACCESSION` characters.
+    study_date : str or None
+        Study Date (0008,0020), as YYYY-MM-DD.
     """
 
     study: str | None
@@ -68,7 +110,12 @@ class Header:
     body_part: str | None
     view: str | None
     laterality: str | None
+    modality: str | None
+    intent: str | None
     patient: str | None
+    patient_mark: str | None
+    accession: str | None
+    study_date: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +154,17 @@ def is_dicom(head: bytes) -> bool:
     return _has_prefix(head) or _encoding_of_elements(head[:HEAD_BYTES]) is not None
 
 
-def read_header(file: BinaryIO, pseudonym_key: bytes | None) -> Header:
+def read_header(
+    file: BinaryIO,
+    pseudonym_key: bytes | None = None,
+    site_terms: Mapping[str, str] = MappingProxyType({}),
+    keep: Collection[str] = (),
+) -> Header:
     """Read the header of a radiograph.
+
+    A radiograph whose header is damaged after its study's UID, or that holds several frames or no pixels, has a header
+    too, as its study would otherwise seem complete without it; reading its pixels fails. Several frames of an angiogram
+    or fluoroscopy are no loss.
 
     Parameters
     ----------
@@ -116,6 +172,10 @@ def read_header(file: BinaryIO, pseudonym_key: bytes | None) -> Header:
         Seekable, at its start; the pixel data are not read.
     pseudonym_key : bytes or None
         Key of the patient's pseudonym; without a key there is no pseudonym.
+    site_terms : mapping of str to str
+        A site's own terms for body parts, see `xray.body_parts.read_site_terms`.
+    keep : collection of str
+        `ACCESSION` and `STUDY_DATE` are None unless they are in it.
 
     Raises
     ------
@@ -123,15 +183,29 @@ def read_header(file: BinaryIO, pseudonym_key: bytes | None) -> Header:
         ``not_an_image``: not DICOM. ``not_radiograph``: the detail is the SOP class's name. ``multi_frame``.
         ``no_pixels``. ``truncated`` or ``corrupt``: the header cannot be read.
     """
-    data_set = open_radiograph(file, tags.HEADER_ELEMENTS).data_set
-    part, side = body_part(data_set)
+    read = _read_data_set(file, tags.HEADER_ELEMENTS)
+    data_set, sop_class = read.data_set, read.sop_class
+    study = _uid(data_set.text(tags.STUDY_INSTANCE_UID), MAX_UID)
+    modality = _modality(data_set, sop_class)
+    if read.fault is not None and (
+        study is None
+        or read.fault.reason is Reason.NOT_RADIOGRAPH
+        or (read.fault.reason is Reason.MULTI_FRAME and modality in _MOVING)
+    ):
+        raise read.fault
+    part, side = body_part(data_set, site_terms)
     return Header(
-        study=_uid(data_set.text(tags.STUDY_INSTANCE_UID)),
-        series=_uid(data_set.text(tags.SERIES_INSTANCE_UID)),
+        study=study,
+        series=_uid(data_set.text(tags.SERIES_INSTANCE_UID), MAX_SERIES),
         body_part=part,
         view=view(data_set),
         laterality=laterality(data_set) or side,
+        modality=modality,
+        intent=_intent(data_set, sop_class),
         patient=_patient(data_set, pseudonym_key) if pseudonym_key else None,
+        patient_mark=_patient_mark(data_set, study),
+        accession=data_set.decoded(tags.ACCESSION_NUMBER)[:MAX_ACCESSION] or None if ACCESSION in keep else None,
+        study_date=_date(data_set.text(tags.STUDY_DATE)) if STUDY_DATE in keep else None,
     )
 
 
@@ -150,6 +224,27 @@ def open_radiograph(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> R
     FileFault
         As `read_header`.
     """
+    read = _read_data_set(file, selected)
+    if read.fault is not None:
+        raise read.fault
+    if read.pixel_element is None:
+        raise FileFault(Reason.NO_PIXELS)
+    return RadiographFile(read.reader, read.data_set, read.syntax, read.pixel_element)
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadDataSet:
+    """What was read of a file up to its pixels, and why they cannot be read."""
+
+    reader: ByteReader
+    data_set: DataSet
+    sop_class: str
+    syntax: str
+    pixel_element: PixelElement | None
+    fault: FileFault | None
+
+
+def _read_data_set(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> _ReadDataSet:
     reader = ByteReader(file)
     head = reader.peek(HEAD_BYTES)
     if not is_dicom(head):
@@ -166,40 +261,58 @@ def open_radiograph(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> R
         reader = ByteReader(InflatedStream(file, reader.peeked))
     encoding = _encoding(reader.peek(HEAD_BYTES), syntax)
     data_set_reader = DataSetReader(reader, encoding, {**selected, **tags.RADIOGRAPH_CHECK_ELEMENTS})
-    data_set = data_set_reader.data_set
+    data_set, fault, pixel_element = data_set_reader.data_set, None, None
     try:
         pixel_element = data_set_reader.read()
-    except FileFault:
-        # A damaged file of a different SOP class is reported as not a radiograph.
-        _check_sop_class(data_set, meta)
-        raise
-    _check_sop_class(data_set, meta)
-    if (frames := data_set.decimals(tags.NUMBER_OF_FRAMES)) and frames[0] > 1:
-        raise FileFault(Reason.MULTI_FRAME)
-    if pixel_element is None:
-        raise FileFault(Reason.NO_PIXELS)
-    return RadiographFile(reader, data_set, syntax, pixel_element)
+    except FileFault as damage:
+        fault = damage
+    sop_class = data_set.text(tags.SOP_CLASS_UID) or meta.text(tags.MEDIA_STORAGE_SOP_CLASS_UID)
+    # First the class: a damaged file of a different SOP class is reported as not a radiograph.
+    fault = _class_fault(data_set, sop_class) or fault
+    if fault is None and (frames := data_set.decimals(tags.NUMBER_OF_FRAMES)) and frames[0] > 1:
+        fault = FileFault(Reason.MULTI_FRAME)
+    if fault is None and pixel_element is None:
+        fault = FileFault(Reason.NO_PIXELS)
+    return _ReadDataSet(reader, data_set, sop_class, syntax, pixel_element, fault)
 
 
 def _has_prefix(head: bytes) -> bool:
     return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_PREFIX)] == _PREFIX
 
 
-def _check_sop_class(data_set: DataSet, meta: DataSet) -> None:
-    """Raise ``multi_frame`` or ``not_radiograph`` if the SOP class and modality are not a radiograph's."""
-    sop_class = data_set.text(tags.SOP_CLASS_UID) or meta.text(tags.MEDIA_STORAGE_SOP_CLASS_UID)
-    is_radiographic = data_set.text(tags.MODALITY).upper() in MODALITIES
+def _class_fault(data_set: DataSet, sop_class: str) -> FileFault | None:
+    """Return ``multi_frame`` or ``not_radiograph`` if the SOP class and modality are not a radiograph's."""
+    is_radiographic = _named_modality(data_set) in MODALITIES
     if sop_class in MULTI_FRAME_CLASSES or (sop_class in MULTI_FRAME_SECONDARY_CAPTURES and is_radiographic):
-        raise FileFault(Reason.MULTI_FRAME)
+        return FileFault(Reason.MULTI_FRAME)
+    if sop_class in RADIOGRAPH_CLASSES:
+        return None
     from pydicom import config
     from pydicom.uid import UID
 
     uid = UID(sop_class, config.IGNORE)
     is_standard = uid.type == "SOP Class"
     # A private SOP class, or none, says as little about the image as Secondary Capture does.
-    modality_decides = sop_class == SECONDARY_CAPTURE or not is_standard
-    if not (sop_class in RADIOGRAPH_CLASSES or (modality_decides and is_radiographic)):
-        raise FileFault(Reason.NOT_RADIOGRAPH, uid.name if is_standard else "other DICOM object")
+    if is_radiographic and (sop_class == SECONDARY_CAPTURE or not is_standard):
+        return None
+    return FileFault(Reason.NOT_RADIOGRAPH, uid.name if is_standard else "other DICOM object")
+
+
+def _named_modality(data_set: DataSet) -> str:
+    term = data_set.text(tags.MODALITY).upper()
+    return _MODALITY_SYNONYMS.get(term, term)
+
+
+def _modality(data_set: DataSet, sop_class: str) -> str | None:
+    named = _named_modality(data_set)
+    if sop_class in MULTI_FRAME_CLASSES or sop_class in _CLASSES_OF_ONE_MODALITY or named not in MODALITIES:
+        return RADIOGRAPH_CLASSES.get(sop_class) or ("XA" if sop_class in MULTI_FRAME_CLASSES else None)
+    return named
+
+
+def _intent(data_set: DataSet, sop_class: str) -> str | None:
+    intent = data_set.text(tags.PRESENTATION_INTENT_TYPE).upper()
+    return intent if intent in (FOR_PRESENTATION, FOR_PROCESSING) else _INTENTS.get(sop_class)
 
 
 def _encoding(head: bytes, syntax: str) -> Encoding:
@@ -254,22 +367,26 @@ def _is_meta_version(tag: int, vr: bytes) -> bool:
     return tag == tags.FILE_META_INFORMATION_VERSION and vr == b"OB"
 
 
-def _uid(text: str) -> str | None:
-    return text if re.fullmatch(r"[0-9.]{1,64}", text) else None
+def _uid(text: str, most: int) -> str | None:
+    return text if 0 < len(text) <= most and text.isprintable() else None
 
 
 def _patient(data_set: DataSet, key: bytes) -> str | None:
-    patient, issuer = _decoded(data_set, tags.PATIENT_ID), _decoded(data_set, tags.ISSUER_OF_PATIENT_ID)
+    patient, issuer = data_set.decoded(tags.PATIENT_ID), data_set.decoded(tags.ISSUER_OF_PATIENT_ID)
     return pseudonym(key, patient, issuer) if patient else None
 
 
-def _decoded(data_set: DataSet, tag: int) -> str:
-    from pydicom.charset import python_encoding
+def _patient_mark(data_set: DataSet, study: str | None) -> str | None:
+    # Without what differs between two ways of writing one number or name: case, punctuation, leading zeros.
+    written = data_set.decoded(tags.PATIENT_ID) or data_set.decoded(tags.PATIENT_NAME)
+    patient = re.sub(r"[\W_]+", "", written).upper().lstrip("0")
+    return patient_mark(study, patient) if study and patient else None
 
-    # PS3.5 6.1.2.3: a value begins in the first of several character sets.
-    charset = python_encoding.get(data_set.text(tags.SPECIFIC_CHARACTER_SET), "latin-1")
-    value = data_set.values.get(tag, b"")
+
+def _date(text: str) -> str | None:
+    # Before DICOM 3 a date was written with points (PS3.5 6.2).
+    digits = text.replace(".", "") if re.fullmatch(r"\d{4}\.\d{2}\.\d{2}", text) else text
     try:
-        return value.decode(charset).strip(" \0")
-    except (UnicodeDecodeError, LookupError):
-        return value.decode("latin-1").strip(" \0")
+        return date.fromisoformat(digits).isoformat() if re.fullmatch(r"[0-9]{8}", digits) else None
+    except ValueError:
+        return None
