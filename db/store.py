@@ -43,8 +43,9 @@ class Prediction:
 class ImageOutcome:
     """The result of processing one image: its file's content, or the reason why it has no prediction.
 
-    `prediction` is None if the content has one already: from another image of the batch, or in the database. `picture`
-    is the content's, see `xray.copies`.
+    `prediction` is None if the content has one already: from another image of the batch, or in the database. `detail`
+    is more on the reason or, with a content, what was read otherwise than the file says (`xray.vocabulary.Repair`).
+    `picture` is the content's, see `xray.copies`.
     """
 
     image_id: int

@@ -51,6 +51,14 @@ LOSSLESS: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
         uid.JPEG2000Lossless,
         lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True),
     ),
+    "high-throughput jpeg 2000": (
+        uid.HTJ2KLossless,
+        lambda pixels: imagecodecs.htj2k_encode(pixels, reversible=True),
+    ),
+    "jpeg xl": (
+        uid.UID("1.2.840.10008.1.2.4.110"),
+        lambda pixels: imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=False),
+    ),
 }
 
 LOSSY: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
@@ -96,13 +104,22 @@ def data_set(pixels: np.ndarray, **elements: Any) -> Dataset:
 
 
 def dicom(
-    pixels: np.ndarray, syntax: uid.UID = uid.ExplicitVRLittleEndian, *, stream: bytes | None = None, **elements: Any
+    pixels: np.ndarray,
+    syntax: uid.UID = uid.ExplicitVRLittleEndian,
+    *,
+    stream: bytes | None = None,
+    raw: bytes | None = None,
+    **elements: Any,
 ) -> bytes:
-    """Write an image as a DICOM file: native pixels, or the given codestream."""
+    """Write an image as a DICOM file: native pixels, the given codestream, or raw bytes of a defined length."""
     described = data_set(pixels, **elements)
     if stream is not None:
         described.PixelData = encapsulate([stream])
         described["PixelData"].is_undefined_length = True
+    elif raw is not None:
+        # pydicom writes no compressed pixels of a defined length.
+        head = b"\xe0\x7f\x10\x00" + (b"" if syntax == NATIVE["implicit"] else b"OW\0\0")
+        return written(described, syntax) + head + len(raw).to_bytes(4, "little") + raw
     else:
         raw = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == uid.ExplicitVRBigEndian else "<")).tobytes()
         described.PixelData = raw + b"\0" * (len(raw) % 2)
@@ -113,12 +130,16 @@ def dicom(
 def written(described: Dataset, syntax: uid.UID = uid.ExplicitVRLittleEndian) -> bytes:
     """Write a data set as a DICOM file."""
     described.file_meta = FileMetaDataset()
-    described.file_meta.TransferSyntaxUID = syntax
+    # pydicom writes no standard transfer syntax that it does not know, so a private one takes its place.
+    is_known = syntax.is_private or syntax in uid.AllTransferSyntaxes
+    written_syntax = syntax if is_known else uid.UID(f"2{syntax[1:]}")
+    described.file_meta.TransferSyntaxUID = written_syntax
     described.file_meta.MediaStorageSOPClassUID = described.get("SOPClassUID", "1.2.3.4.5")
     described.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     file = io.BytesIO()
-    dcmwrite(file, described, enforce_file_format=True)
-    return file.getvalue()
+    encoding = {} if syntax in uid.AllTransferSyntaxes else {"implicit_vr": False, "little_endian": True}
+    dcmwrite(file, described, enforce_file_format=True, **encoding)
+    return file.getvalue().replace(written_syntax.encode(), syntax.encode(), 1)
 
 
 def bare(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from xray.copies import reduced_picture
 from xray.errors import FileFault, StorageOutage
 from xray.images.decode import open_image
 from xray.images.preprocessing import Preprocessing, load
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, Repair
 
 LARGE_IMAGE_PIXELS = 20_000_000
 """Larger images are decoded one at a time, as decoding takes several bytes per pixel (`xray.images.decode`)."""
@@ -39,6 +39,8 @@ class LoadedImage:
         The same, reduced to find copies (`xray.copies.reduced_picture`).
     fault : FileFault or None
         Why there are no pixels.
+    repairs : tuple of Repair
+        What the file says wrongly about its pixels, which were read otherwise.
     """
 
     image: BatchImage
@@ -46,6 +48,7 @@ class LoadedImage:
     pixels: NDArray[np.uint8] | None = None
     picture: bytes | None = None
     fault: FileFault | None = None
+    repairs: tuple[Repair, ...] = ()
 
 
 def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
@@ -74,7 +77,7 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
         opened = open_image(data)
         with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
             pixels = load(opened, preprocessing)
-        return LoadedImage(image, digest, pixels, reduced_picture(pixels))
+        return LoadedImage(image, digest, pixels, reduced_picture(pixels), repairs=opened.repairs)
     except FileFault as fault:
         return LoadedImage(image, digest, fault=fault)
     except MemoryError as error:

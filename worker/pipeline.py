@@ -371,6 +371,7 @@ class _Task:
                     one.image.image_id,
                     one.digest,
                     predictions.pop(one.digest or b"", None),
+                    detail="; ".join(one.repairs),
                     picture=one.picture,
                 )
                 for one in group.loaded

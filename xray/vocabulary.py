@@ -109,6 +109,19 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.QUARANTINED: "three workers crashed while processing this image on its own",
 }
 
+
+class Repair(StrEnum):
+    """What a file says wrongly about its pixels, which were therefore read otherwise; the values are stored."""
+
+    SYNTAX = "the pixels are not stored as the transfer syntax says"
+    SAMPLING = "the pixels have other colour channels than the header says"
+    BITS_STORED = "the pixels use other bits than the header says"
+    SIGN = "the header is wrong on whether pixel values have a sign"
+    BYTE_ORDER = "the two bytes of each pixel are swapped"
+    WINDOW = "the window does not fit the pixels"
+    CONTRADICTION = "the header says both that white is zero and that black is"
+
+
 # MURA's seven upper-limb parts (Rajpurkar et al. 2018) and the other DICOM Body Part Examined terms
 # (PS3.16 Annex L) that limb archives use.
 BODY_PARTS = (

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.images.raster import RasterImage, is_raster
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, Repair
 
 MAX_PIXELS = 100_000_000
 """Over twice as many as the largest radiograph detectors have. Decoding an image of this size takes 292 MB as 8-bit
@@ -23,6 +23,10 @@ class OpenedImage(Protocol):
     @property
     def pixel_count(self) -> int:
         """How many pixels decoding holds in memory."""
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """What the file says wrongly about its pixels, which were read otherwise; known once `gray` was called."""
 
     def gray(self, max_pixels: int) -> NDArray[np.uint8]:
         """Decode the image, once, as `decode` does."""

@@ -19,7 +19,7 @@ from xray.images.deep import LowBytes, check_deep, is_deep
 from xray.images.limits import check_jpeg_segments, check_png_chunks
 from xray.images.png import decode_plain_png
 from xray.images.tiff import TiffImage
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, Repair
 
 MAX_EXIF = 2**20
 """Bytes of EXIF in which the orientation is read: Pillow makes objects of all numbers there."""
@@ -73,6 +73,8 @@ class RasterImage:
     ----------
     pixel_count : int
         How many pixels decoding holds in memory. Colour with 16 bits a channel is decoded twice and counts double.
+    repairs : tuple of Repair
+        None: what a header of these formats says about the pixels is what decides.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -80,6 +82,7 @@ class RasterImage:
         if opener is None:
             raise FileFault(Reason.NOT_AN_IMAGE)
         self._data, self._opener = data, opener
+        self.repairs: tuple[Repair, ...] = ()
         with _faults_of(data):
             self._image = opener(data)
             self._is_deep = is_deep(self._image)

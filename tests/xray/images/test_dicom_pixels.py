@@ -86,7 +86,8 @@ def test_lossy_pixels_are_decoded_nearly_as_native_ones(name):
     assert np.abs(difference).max() <= 2
 
 
-@pytest.mark.parametrize("name", [name for name in CODECS if name != "rle"])
+# There is no second decoder of JPEG XL.
+@pytest.mark.parametrize("name", [name for name in CODECS if name not in ("rle", "jpeg xl")])
 def test_two_decoders_agree(name):
     pixels = image_pixels(5) if name == "jpeg baseline" else image_pixels(5).astype(np.uint16) * 16 + 7
     syntax, encode = CODECS[name]
@@ -94,11 +95,12 @@ def test_two_decoders_agree(name):
     second = {
         uid.JPEG2000: imagecodecs.jpeg2k_decode,
         uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
+        CODECS["high-throughput jpeg 2000"][0]: imagecodecs.htj2k_decode,
         uid.JPEGLSLossless: lambda stream: by_gdcm(pixels, syntax, stream),
         uid.JPEGLSNearLossless: lambda stream: by_gdcm(pixels, syntax, stream),
     }.get(syntax, imagecodecs.jpeg8_decode)
 
-    ours = decompress(stream, syntax, *pixels.shape, 1)
+    ours = decompress(stream, *pixels.shape)[0][..., 0]
 
     assert ours.dtype == pixels.dtype
     assert np.array_equal(ours, second(stream))
@@ -320,14 +322,6 @@ def test_a_jpeg_2000_tile_header_over_a_cap_is_refused():
     found = fault(dicom(np.zeros((200, 200), np.uint16), uid.JPEG2000Lossless, stream=hostile))
 
     assert found.detail == "more than 10,000,000 packets"
-
-
-def test_pixels_stored_otherwise_than_their_syntax_says_are_corrupt():
-    native = dicom(SMOOTH).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
-    encapsulated = KINDS["rle"].replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
-
-    for data in (native, encapsulated):
-        assert fault(data).detail == "the pixel data does not match its transfer syntax"
 
 
 def test_the_pixel_count_is_read_from_the_header():

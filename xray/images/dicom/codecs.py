@@ -1,4 +1,4 @@
-"""Decoders of DICOM's compressed pixel data; a codestream's size is checked before its decoder is called.
+"""Decoders of DICOM's compressed pixel data, chosen by the codestream; its size is checked before one is called.
 
 ================================  =============================  ===================================================
 codestream                        decoder                        reason
@@ -9,8 +9,9 @@ JPEG, DCT, 12 bits; lossless      GDCM (libjpeg 6b with patches) permissive lice
 JPEG-LS                           imagecodecs (CharLS)           releases the GIL, and refuses parameters for which
                                                                  GDCM's older CharLS never returns. Some damaged pixels
                                                                  keep both busy forever, hence ``worker.watchdog``
-JPEG 2000                         pylibjpeg-openjpeg (OpenJPEG)  supports signed and 16-bit samples; refuses a truncated
+JPEG 2000, also high-throughput   pylibjpeg-openjpeg (OpenJPEG)  supports signed and 16-bit samples; refuses a truncated
                                                                  codestream
+JPEG XL                           imagecodecs (libjxl)           the only one; releases the GIL
 RLE                               Pillow (PackBits)              RLE is PackBits in planes of bytes (PS3.5 annex G).
                                                                  Written in C; never writes more bytes than the image
                                                                  has, unlike pydicom's decoder
@@ -24,7 +25,8 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -38,30 +40,36 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from xray.errors import FileFault
 from xray.images.dicom.codestream import (
+    BASELINE,
+    EXTENDED,
+    JPEG_2000,
     JPEG_LS,
+    JPEG_XL,
     LOSSLESS,
+    PROGRESSIVE,
     Frame,
     j2k_codestream,
     j2k_damage,
-    j2k_frame,
-    jpeg_frame,
+    read_frame,
     strip_application_segments,
 )
 from xray.vocabulary import Reason
 
-_JPEG = {f"1.2.840.10008.1.2.4.{end}" for end in (50, 51)}
-_JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{end}" for end in (57, 70)}
-_JPEG_LS = {f"1.2.840.10008.1.2.4.{end}" for end in (80, 81)}
-_J2K = {f"1.2.840.10008.1.2.4.{end}" for end in (90, 91)}
-RLE = "1.2.840.10008.1.2.5"
-COMPRESSED = frozenset(_JPEG | _JPEG_LOSSLESS | _JPEG_LS | _J2K | {RLE})
-"""Supported compressed transfer syntaxes (PS3.5 annex A.4)."""
+_DCT = frozenset({BASELINE, EXTENDED, PROGRESSIVE})
+_NAMES: dict[frozenset[int], tuple[int, ...]] = {
+    _DCT: (50, 51),
+    frozenset({LOSSLESS}): (57, 70),
+    frozenset({JPEG_LS}): (80, 81),
+    frozenset({JPEG_2000}): (90, 91, 92, 93, 201, 202, 203),
+    frozenset({JPEG_XL}): (110, 111, 112),
+}
+CODESTREAMS = {f"1.2.840.10008.1.2.4.{end}": kinds for kinds, ends in _NAMES.items() for end in ends}
+"""Which kinds of codestream a transfer syntax stands for (PS3.5 annex A.4)."""
 
-LOSSY = frozenset(_JPEG | {"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"})
-"""Transfer syntaxes whose decoded samples may exceed the greatest value of the bits stored."""
+JPEG_EXTENDED, JPEG_LOSSLESS = "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57"
+RLE, DEFLATED_FRAME = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
+"""Transfer syntaxes; compressed by RLE Lossless or Deflated Image Frame Compression, pixels are no codestream."""
 
-_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
-_DCT = {_BASELINE, _EXTENDED, _PROGRESSIVE}
 _SLICE = 2**22
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -76,45 +84,71 @@ gdcm.Trace.ErrorOff()
 gdcm.Trace.DebugOff()
 
 
-def decompress(
-    data: bytes, syntax: str, rows: int, columns: int, samples: int
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a compressed image of any supported transfer syntax but RLE.
+def decompress(data: bytes, rows: int, columns: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Frame]:
+    """Decode a codestream of any supported kind.
 
     Parameters
     ----------
     data : bytes
-        The codestream.
-    syntax : str
-        UID of the transfer syntax, one of `COMPRESSED`.
-    rows, columns, samples : int
+        The codestream, as `xray.images.dicom.codestream.is_codestream` knows it.
+    rows, columns : int
         The image's size, from the header.
 
     Returns
     -------
-    ndarray of uint8 or uint16, shape (rows, columns) or (rows, columns, samples)
+    pixels : ndarray of uint8 or uint16, shape (rows, columns, samples)
         Signed samples are two's complement. Colour JPEG is converted to luma; JPEG 2000's YBR_RCT and YBR_ICT to RGB.
+    frame : Frame
+        The codestream's header.
 
     Raises
     ------
     FileFault
         ``truncated``, ``corrupt`` or ``unsupported``.
     """
-    if syntax in _J2K:
-        return _j2k(j2k_codestream(data), rows, columns, samples)
-    frame = jpeg_frame(data)
-    frame.check(rows, columns, samples)
-    kinds = {JPEG_LS} if syntax in _JPEG_LS else {LOSSLESS} if syntax in _JPEG_LOSSLESS else _DCT
-    if frame.kind not in kinds:
-        raise FileFault(Reason.UNSUPPORTED, "the compressed image does not match its transfer syntax")
-    if frame.kind == JPEG_LS:
-        return _jpeg_ls(data)
+    frame = read_frame(data)
+    frame.check(rows, columns)
+    pixels = _decoder(frame)(data, frame)
+    if pixels.shape[:2] != (rows, columns):
+        raise FileFault(Reason.CORRUPT, "the compressed image and the header differ in size")
+    return pixels.reshape(rows, columns, -1), frame
+
+
+def _decoder(frame: Frame) -> Callable[[bytes, Frame], NDArray[np.uint8] | NDArray[np.uint16]]:
+    if frame.kind in _DECODERS:
+        return _DECODERS[frame.kind]
     if frame.kind in _DCT and frame.bits == 8:
-        return _jpeg(data)
+        return _jpeg
+    if frame.kind not in _DCT | {LOSSLESS}:
+        raise FileFault(Reason.UNSUPPORTED, "a JPEG of a kind that DICOM does not use")
     # GDCM ends the process for any other depth.
-    if frame.kind in _DCT and (frame.kind, frame.bits) != (_EXTENDED, 12):
+    if frame.kind in _DCT and (frame.kind, frame.bits) != (EXTENDED, 12):
         raise FileFault(Reason.UNSUPPORTED, f"{frame.bits} bits a sample in a JPEG of this kind")
-    return _gdcm(data, syntax, frame)
+    return _gdcm
+
+
+def inflate(data: bytes, size: int) -> bytes:
+    """Inflate a deflated frame (PS3.5 annex A.4.13, RFC 1951), of `size` bytes at most.
+
+    Raises
+    ------
+    FileFault
+        ``truncated`` or ``corrupt``.
+    """
+    try:
+        pixels = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
+    except zlib.error:
+        raise FileFault(Reason.CORRUPT, "the deflated pixels cannot be inflated") from None
+    if len(pixels) < size:
+        raise FileFault(Reason.TRUNCATED, "fewer pixels than rows x columns")
+    return pixels
+
+
+def rle_segments(data: bytes) -> int:
+    """Return how many segments an RLE header (PS3.5 annex G.5) declares; 0 if the bytes are no such header."""
+    count, *starts = struct.unpack("<16I", data[:64].ljust(64, b"\0"))
+    used = starts[: min(count, 15)]
+    return len(used) if used and count <= 15 and used[0] == 64 and sorted(used) == used else 0
 
 
 def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) -> NDArray[np.uint8]:
@@ -124,10 +158,12 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) ->
     ----------
     data : bytes
         The RLE header and segments.
-    rows, columns, samples : int
+    rows, columns : int
         The image's size, from the header.
+    samples : int
+        Samples of a pixel.
     size : int
-        Bytes of a sample.
+        Bytes of a sample. There are samples x size segments.
 
     Returns
     -------
@@ -139,10 +175,9 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) ->
     FileFault
         ``truncated`` or ``corrupt``.
     """
-    offsets = list(struct.unpack("<16I", data[:64].ljust(64, b"\0")))
-    count, starts = offsets[0], offsets[1 : 1 + samples * size]
-    if count != samples * size or sorted(starts) != starts or starts[0] < 64:
+    if rle_segments(data) != samples * size:
         raise FileFault(Reason.CORRUPT, "the RLE header does not fit the image")
+    starts = struct.unpack("<16I", data[:64])[1 : 1 + samples * size]
     planes = np.empty((samples, rows, columns, size), np.uint8)
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(data)], strict=True)):
         try:
@@ -153,7 +188,7 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, size: int) ->
     return planes
 
 
-def _jpeg(data: bytes) -> NDArray[np.uint8]:
+def _jpeg(data: bytes, _: Frame) -> NDArray[np.uint8]:
     with JpegImageFile(io.BytesIO(data)) as image:
         image.draft("L", None)
         try:
@@ -163,7 +198,7 @@ def _jpeg(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
-def _jpeg_ls(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _jpeg_ls(data: bytes, _: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     try:
         pixels: NDArray[np.uint8] | NDArray[np.uint16] = imagecodecs.jpegls_decode(data)
     except imagecodecs.JpeglsError:
@@ -176,19 +211,32 @@ def _damage(data: bytes) -> FileFault:
     return FileFault(Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG cannot be decoded to its end")
 
 
-def _j2k(data: bytes, rows: int, columns: int, samples: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    frame = j2k_frame(data)
-    frame.check(rows, columns, samples)
+def _j2k(data: bytes, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    codestream = j2k_codestream(data)
     try:
-        pixels = decode(data, j2k_format=0)
+        pixels = decode(codestream, j2k_format=0)
     except RuntimeError:
-        raise j2k_damage(data) from None
+        raise j2k_damage(codestream) from None
     return pixels.view(np.uint8) if frame.bits <= 8 else pixels.view(np.uint16)
 
 
-def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _jxl(data: bytes, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    try:
+        pixels: NDArray[np.uint8] | NDArray[np.uint16] = imagecodecs.jpegxl_decode(data)
+    except imagecodecs.JpegxlError as error:
+        # libjxl asks for more bytes until it has the whole image.
+        cut = "NEED_MORE_INPUT" in str(error)
+        raise FileFault(
+            Reason.TRUNCATED if cut else Reason.CORRUPT, "the JPEG XL image cannot be decoded to its end"
+        ) from None
+    if pixels.dtype != (np.uint8 if frame.bits <= 8 else np.uint16):
+        raise FileFault(Reason.CORRUPT, "the JPEG XL image has other samples than its header declares")
+    return pixels
+
+
+def _gdcm(data: bytes, frame: Frame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     size = 1 if frame.bits <= 8 else 2
-    image = _gdcm_image(strip_application_segments(data), syntax, frame)
+    image = _gdcm_image(strip_application_segments(data), frame)
     with _ONE_AT_A_TIME, _errors_caught() as messages:
         text = image.GetBuffer()
     pixels = np.empty(frame.rows * frame.columns * frame.samples * size, np.uint8)
@@ -206,7 +254,7 @@ def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.uint8] | NDArray
     return pixels.view("<u2" if size == 2 else np.uint8).reshape(shape)
 
 
-def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
+def _gdcm_image(data: bytes, frame: Frame) -> gdcm.Image:
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(data)
     fragments = gdcm.SequenceOfFragments.New()
@@ -220,11 +268,19 @@ def _gdcm_image(data: bytes, syntax: str, frame: Frame) -> gdcm.Image:
     name = "MONOCHROME2" if frame.samples == 1 else "RGB"
     kind = gdcm.PhotometricInterpretation.GetPIType(name)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    syntax = JPEG_EXTENDED if frame.kind == EXTENDED else JPEG_LOSSLESS
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     # The codestream's own depth: with a different one, GDCM tries the wrong library first, or clips values.
-    allocated = 8 if frame.bits <= 8 else 12 if frame.kind == _EXTENDED else 16
+    allocated = 8 if frame.bits <= 8 else 12 if frame.kind == EXTENDED else 16
     image.SetPixelFormat(gdcm.PixelFormat(frame.samples, allocated, frame.bits, frame.bits - 1, 0))
     return image
+
+
+_DECODERS: dict[int, Callable[[bytes, Frame], NDArray[np.uint8] | NDArray[np.uint16]]] = {
+    JPEG_LS: _jpeg_ls,
+    JPEG_2000: _j2k,
+    JPEG_XL: _jxl,
+}
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Headers of JPEG, JPEG-LS and JPEG 2000 codestreams, checked before a C library reads them."""
+"""Headers of JPEG, JPEG-LS, JPEG 2000 and JPEG XL codestreams, checked before a C library reads them."""
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xray.errors import FileFault
 from xray.images.limits import check_jpeg_segments, check_limit
@@ -24,13 +24,21 @@ MAX_TILE_PARTS = 100_000
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0x51, 0x52, 0x53, 0x90, 0x93, 0xD9
 _LEAST_TILE_PART = 14
+# The wavelet transformation 9-7, of real numbers (ITU-T T.800 table A.20).
+_IRREVERSIBLE = 0
 # All start-of-frame markers (ITU-T T.81 table B.1), also those of codings that DICOM does not use.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_SCAN = 0xDA
 # Huffman and quantization tables, restart interval.
 _TABLES = frozenset({0xC4, 0xDB, 0xDD})
-JPEG_LS, LOSSLESS = 0xF7, 0xC3
+BASELINE, EXTENDED, PROGRESSIVE, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC2, 0xC3, 0xF7
+"""Start-of-frame markers: the kinds of JPEG that DICOM uses."""
+
+JPEG_2000, JPEG_XL = 0x4F, 0x0A
+"""The second byte of the codestream, which names the other kinds (ISO/IEC 15444-1 and 18181-1)."""
+
+_JXL, _JXL_BOX = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \x0d\x0a\x87\x0a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +48,13 @@ class Frame:
     Attributes
     ----------
     kind : int
-        JPEG's start-of-frame marker; 0 for JPEG 2000.
+        JPEG's start-of-frame marker, `JPEG_2000` or `JPEG_XL`.
     bits : int
         Bits of a sample.
     rows, columns, samples : int
         Size of the image.
+    lossy : bool
+        Decoded samples may differ from those that were encoded, and exceed the greatest of them.
     """
 
     kind: int
@@ -52,19 +62,41 @@ class Frame:
     rows: int
     columns: int
     samples: int
+    lossy: bool
 
-    def check(self, rows: int, columns: int, samples: int) -> None:
+    def check(self, rows: int, columns: int) -> None:
         """Compare the size with the DICOM header's.
 
         Raises
         ------
         FileFault
-            ``corrupt``: the sizes differ. ``unsupported``: fewer than 2 or more than 16 bits a sample.
+            ``corrupt``: the sizes differ. ``unsupported``: fewer than 2 or more than 16 bits a sample, or neither one
+            nor three samples a pixel.
         """
-        if (self.rows, self.columns, self.samples) != (rows, columns, samples):
+        if (self.rows, self.columns) != (rows, columns):
             raise FileFault(Reason.CORRUPT, "the compressed image and the header differ in size")
+        if self.samples not in (1, 3):
+            raise FileFault(Reason.UNSUPPORTED, f"{self.samples} samples a pixel")
         if not 2 <= self.bits <= 16:
             raise FileFault(Reason.UNSUPPORTED, f"{self.bits} bits a sample")
+
+
+def is_codestream(data: bytes) -> bool:
+    """Tell from the first bytes whether compressed pixels are a JPEG, JPEG-LS, JPEG 2000 or JPEG XL codestream."""
+    return data.startswith((b"\xff\xd8\xff", _J2K, _JP2, _JXL, _JXL_BOX))
+
+
+def read_frame(data: bytes) -> Frame:
+    """Read the frame header of a codestream, whatever its kind.
+
+    Raises
+    ------
+    FileFault
+        As `jpeg_frame`, `j2k_frame` and `jxl_frame`.
+    """
+    if data.startswith((_J2K, _JP2)):
+        return j2k_frame(j2k_codestream(data))
+    return jxl_frame(data) if data.startswith((_JXL, _JXL_BOX)) else jpeg_frame(data)
 
 
 def jpeg_frame(data: bytes) -> Frame:
@@ -87,13 +119,17 @@ def jpeg_frame(data: bytes) -> Frame:
         if marker in _FRAMES:
             if frame is not None or size < 8:
                 raise FileFault(Reason.CORRUPT, "the JPEG has a second frame, or one without a header")
-            frame = Frame(marker, *struct.unpack(">BHHB", data[position + 2 : position + 8].ljust(6, b"\0")))
+            bits, rows, columns, samples = struct.unpack(">BHHB", data[position + 2 : position + 8].ljust(6, b"\0"))
+            frame = Frame(marker, bits, rows, columns, samples, lossy=marker not in (LOSSLESS, JPEG_LS))
         position += max(2, size)
     if frame is None:
         raise FileFault(Reason.CORRUPT, "the JPEG has no frame header")
     if frame.kind != JPEG_LS:
         check_jpeg_segments(data)
-    return frame
+        return frame
+    # ITU-T T.87 C.2.3: NEAR follows the components of the scan.
+    near = position + 3 + 2 * data[position + 2]
+    return replace(frame, lossy=data[near : near + 1] != b"\0")
 
 
 def strip_application_segments(data: bytes) -> bytes:
@@ -150,16 +186,18 @@ def j2k_frame(data: bytes) -> Frame:
         ``truncated``; ``unsupported``: components differ in size or depth; ``corrupt``: too many tiles, precincts or
         layers.
     """
-    frame, tiles, coded = None, 1, False
+    frame, tiles, coded, lossy = None, 1, False, False
     for marker, body in _j2k_segments(data):
         if marker == _SIZ and frame is None:
             frame, tiles = _size(body)
         elif marker in (_COD, _COC) and frame is not None:
             coded |= marker == _COD
-            _check_coding(body if marker == _COD else _as_cod(body, frame), frame, tiles)
+            cod = body if marker == _COD else _as_cod(body, frame)
+            _check_coding(cod, frame, tiles)
+            lossy |= cod[9] == _IRREVERSIBLE
     if frame is None or not coded:
         raise FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream has no complete header")
-    return frame
+    return replace(frame, lossy=lossy)
 
 
 def _j2k_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -189,7 +227,7 @@ def _size(body: bytes) -> tuple[Frame, int]:
         raise FileFault(Reason.CORRUPT, "a JPEG 2000 image or tile without pixels")
     tiles = -(-(right - tile_x) // tile_w) * -(-(bottom - tile_y) // tile_h)
     check_limit(tiles, MAX_TILES, "tiles")
-    return Frame(0, (body[36] & 0x7F) + 1, bottom - top, right - left, samples), tiles
+    return Frame(JPEG_2000, (body[36] & 0x7F) + 1, bottom - top, right - left, samples, lossy=False), tiles
 
 
 def _as_cod(body: bytes, frame: Frame) -> bytes:
@@ -222,14 +260,105 @@ def j2k_damage(data: bytes) -> FileFault:
     position = data.find(b"\xff\x90")
     while position > 0 and data[position : position + 2] == b"\xff\x90" and position + 12 <= len(data):
         size = int.from_bytes(data[position + 6 : position + 10])
-        if position + size > len(data):
+        # A length of 0 stands for all bytes up to the end of the codestream.
+        if position + size > len(data) or (size == 0 and b"\xff\xd9" not in data[-16:]):
             return FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream ends within a tile")
         if size < _LEAST_TILE_PART:
             break
         position += size
     end = data[position : position + 2]
-    if not end:
+    if not end or position + 12 > len(data) > position + 2:
         return FileFault(Reason.TRUNCATED, "the JPEG 2000 codestream ends after a tile")
     if end == b"\xff\x90" or end[1] == _EOC:
         return FileFault(Reason.CORRUPT, "the JPEG 2000 codestream is damaged within a tile")
     return FileFault(Reason.CORRUPT, "the JPEG 2000 codestream has neither a tile nor its end after a tile")
+
+
+def jxl_frame(data: bytes) -> Frame:
+    """Read the image header of a JPEG XL codestream (ISO/IEC 18181-1 annex D), in boxes (18181-2) or not.
+
+    Raises
+    ------
+    FileFault
+        ``truncated``; ``corrupt``: there is no codestream; ``unsupported``: floating-point samples, an animation, a
+        preview, or more channels than gray or colour.
+    """
+    bits = _Bits(data[_jxl_start(data) :][:64])
+    if bits.read(16) != int.from_bytes(_JXL, "little"):
+        raise FileFault(Reason.CORRUPT, "there is no JPEG XL codestream in its boxes")
+    rows, columns = _jxl_size(bits)
+    depth, samples, is_plain = 8, 3, True
+    if not bits.read(1):
+        if bits.read(1):
+            bits.read(3)
+            if bits.read(1):
+                _jxl_size(bits)
+            is_plain = bits.read(2) == 0
+        is_plain &= not bits.read(1)
+        depth = bits.choose((8, 0), (10, 0), (12, 0), (1, 6))
+        bits.read(1)
+        is_plain &= bits.choose((0, 0), (1, 0), (2, 4), (1, 12)) == 0
+        bits.read(1)
+        if not bits.read(1):
+            bits.read(1)
+            samples = 1 if bits.choose((0, 0), (1, 0), (2, 4), (18, 6)) == 1 else 3
+    if not is_plain:
+        raise FileFault(Reason.UNSUPPORTED, "JPEG XL with more than the channels of one image of whole numbers")
+    # The header does not say whether the coding is lossless.
+    return Frame(JPEG_XL, depth, rows, columns, samples, lossy=True)
+
+
+def _jxl_start(data: bytes) -> int:
+    if data.startswith(_JXL):
+        return 0
+    position = len(_JXL_BOX)
+    for _ in range(2**10):
+        size, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        head = 8
+        if size == 1:
+            size, head = int.from_bytes(data[position + 8 : position + 16]), 16
+        if kind in (b"jxlc", b"jxlp"):
+            # A part of a codestream has a number before it.
+            return position + head + (4 if kind == b"jxlp" else 0)
+        if size < head:
+            break
+        position += size
+    raise FileFault(Reason.CORRUPT, "there is no JPEG XL codestream in its boxes")
+
+
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def _jxl_size(bits: "_Bits") -> tuple[int, int]:
+    small = bits.read(1)
+
+    def side() -> int:
+        return (bits.read(5) + 1) * 8 if small else bits.choose((1, 9), (1, 13), (1, 18), (1, 30))
+
+    rows = side()
+    ratio = bits.read(3)
+    if not ratio:
+        return rows, side()
+    wide, high = _JXL_RATIOS[ratio - 1]
+    return rows, rows * wide // high
+
+
+class _Bits:
+    """Reads numbers of some bits, least significant first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "little"), len(data) * 8
+
+    def read(self, count: int) -> int:
+        """Return a number of `count` bits."""
+        self._left -= count
+        if self._left < 0:
+            raise FileFault(Reason.TRUNCATED, "the JPEG XL codestream has no complete header")
+        number = self._value & ((1 << count) - 1)
+        self._value >>= count
+        return number
+
+    def choose(self, *ways: tuple[int, int]) -> int:
+        """Return a number that is coded in one of four ways: a sum of a constant and a number of some bits."""
+        constant, count = ways[self.read(2)]
+        return constant + self.read(count)

@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,13 @@ from pydicom.uid import UID
 
 from xray.errors import FileFault
 from xray.images.dicom import tags
-from xray.images.dicom.codecs import COMPRESSED, LOSSY, RLE, decompress, unpack_rle
+from xray.images.dicom.codecs import CODESTREAMS, DEFLATED_FRAME, RLE, decompress, inflate, rle_segments, unpack_rle
+from xray.images.dicom.codestream import is_codestream
 from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, DataSet, InflatedStream
 from xray.images.dicom.grayscale import PixelFormat, grayscale_table
 from xray.images.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, RadiographFile, open_radiograph
 from xray.images.limits import check_limit
-from xray.vocabulary import Reason
+from xray.vocabulary import Reason, Repair
 
 MAX_FRAGMENTS = 100_000
 """Fragments of an image. Usually a fragment has 64 kilobytes, or holds the whole image."""
@@ -33,6 +34,13 @@ LEAST_ASPECT = 1.01
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _NATIVE = frozenset({"", IMPLICIT, BIG_ENDIAN, DEFLATED, "1.2.840.10008.1.2.1"})
+_ENCAPSULATED_NATIVE = "1.2.840.10008.1.2.1.98"
+_ITEM_HEAD = b"\xfe\xff\x00\xe0"
+# Samples and bytes of a sample by the number of segments, where these contradict the header.
+_RLE_LAYOUTS = {1: (1, 1), 2: (1, 2), 3: (3, 1), 6: (3, 2)}
+_PALETTE = "PALETTE COLOR"
+# The length of an element is even (PS3.5 7.1.1).
+_EVEN_PADDING = (0, 1)
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _LUMA_FIRST = ("YBR_FULL", "YBR_FULL_422")
 _COLOUR = ("RGB", "YBR_ICT", "YBR_RCT", *_LUMA_FIRST)
@@ -51,11 +59,27 @@ class _PixelDescription:
     photometric: str
     transfer_syntax: str
 
-    @property
-    def native_bytes(self) -> int:
-        """Length of the pixels without compression."""
-        subsampled = self.photometric == "YBR_FULL_422" and self.transfer_syntax in _NATIVE
-        return self.rows * self.columns * (2 if subsampled else self.samples) * self.bits_allocated // 8
+
+@dataclass(slots=True)
+class _Stored:
+    """The pixels as stored, decompressed.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8 or uint16, shape (rows, columns, samples)
+        Of colour JPEG and native YBR_FULL_422 only the luma.
+    cells : bool
+        The integers are pixel cells (PS3.5 8.1.1), which may hold other bits than the stored value's.
+    lossy : bool
+        Decoded values may exceed the greatest stored value.
+    repairs : tuple of Repair
+        In what the header is wrong.
+    """
+
+    pixels: Pixels
+    cells: bool = True
+    lossy: bool = False
+    repairs: tuple[Repair, ...] = ()
 
 
 class DicomImage:
@@ -75,10 +99,13 @@ class DicomImage:
     ----------
     pixel_count : int
         Rows x columns.
+    repairs : tuple of Repair
+        What the header says wrongly about the pixels; known once `gray` has decoded them.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.repairs: tuple[Repair, ...] = ()
         with _faults():
             self._file = open_radiograph(io.BytesIO(data), tags.PIXEL_ELEMENTS)
             self._description = _describe(self._file)
@@ -107,14 +134,27 @@ class DicomImage:
             size = f"{description.columns} x {description.rows}"
             raise FileFault(Reason.TOO_MANY_PIXELS, f"{size}, the cap is {max_pixels:,}")
         with _faults():
-            if description.photometric in _MONOCHROME:
-                gray = _monochrome_to_gray(file, description, self._data)
-            elif description.photometric == "PALETTE COLOR":
-                table = _palette_table(file.data_set, description.bits_allocated)
-                gray = _apply(table, _read_pixels(file, description, self._data)[..., 0])
+            stored = _read_stored(file, description, self._data)
+            if stored.pixels.dtype.itemsize == 2 and stored.pixels.shape[-1] == 3:
+                raise FileFault(Reason.UNSUPPORTED, "colour of more than 8 bits a sample")
+            if description.photometric == _PALETTE and stored.pixels.shape[-1] == 1:
+                table = _palette_table(file.data_set, stored.pixels.dtype.itemsize * 8)
+                gray = _apply(table, stored.pixels[..., 0])
             else:
-                gray = _colour_to_gray(_read_pixels(file, description, self._data), description)
+                gray = _to_gray(file.data_set, description.photometric, stored)
+            self.repairs = tuple(dict.fromkeys(stored.repairs))
             return _make_square(gray, file.data_set)
+
+
+def _to_gray(data_set: DataSet, photometric: str, stored: _Stored) -> NDArray[np.uint8]:
+    if stored.pixels.shape[-1] == 3:
+        luma = _colour_to_gray(stored, photometric)
+        if photometric in _COLOUR:
+            return luma
+        stored.pixels, stored.cells = luma[..., None], False
+    elif photometric in _COLOUR and stored.pixels.dtype.itemsize == 1:
+        return np.ascontiguousarray(stored.pixels[..., 0]).astype(np.uint8, copy=False)
+    return _monochrome_to_gray(data_set, stored)
 
 
 @contextmanager
@@ -139,45 +179,110 @@ def _describe(file: RadiographFile) -> _PixelDescription:
     data_set = file.data_set
     if file.pixel_element.tag != tags.PIXEL_DATA:
         raise FileFault(Reason.UNSUPPORTED, "floating-point pixels")
-    if file.transfer_syntax not in COMPRESSED | _NATIVE:
-        uid = UID(file.transfer_syntax, config.IGNORE)
-        raise FileFault(
-            Reason.UNSUPPORTED, f"the transfer syntax {uid.name}" if uid.type else "a private transfer syntax"
-        )
     rows, columns = data_set.integer(tags.ROWS) or 0, data_set.integer(tags.COLUMNS) or 0
     if not rows or not columns:
         raise FileFault(Reason.CORRUPT, "the header has no rows or columns")
     photometric = data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper()
-    samples = data_set.integer(tags.SAMPLES_PER_PIXEL) or 1
-    allocated = data_set.integer(tags.BITS_ALLOCATED) or 0
-    is_colour = photometric in _COLOUR
-    if not is_colour and photometric not in (*_MONOCHROME, "PALETTE COLOR"):
+    if photometric not in (*_MONOCHROME, *_COLOUR, _PALETTE):
         raise FileFault(Reason.UNSUPPORTED, "the photometric interpretation is not supported")
-    if samples != (3 if is_colour else 1):
-        raise FileFault(Reason.CORRUPT, "the samples per pixel do not fit the photometric interpretation")
-    if allocated not in ((8,) if is_colour else (8, 16)):
-        raise FileFault(Reason.UNSUPPORTED, f"{allocated} bits allocated{' in colour' if is_colour else ''}")
+    samples = data_set.integer(tags.SAMPLES_PER_PIXEL) or (3 if photometric in _COLOUR else 1)
+    allocated = data_set.integer(tags.BITS_ALLOCATED) or 0
+    if samples not in (1, 3):
+        raise FileFault(Reason.UNSUPPORTED, f"{samples} samples a pixel")
+    if allocated not in (8, 16):
+        raise FileFault(Reason.UNSUPPORTED, f"{allocated} bits allocated")
     return _PixelDescription(rows, columns, samples, allocated, photometric, file.transfer_syntax)
 
 
-def _read_pixels(file: RadiographFile, description: _PixelDescription, whole: bytes) -> Pixels:
-    """Return the pixels, shape (rows, columns, samples); of native YBR_FULL_422 only the luma."""
-    encapsulated = file.pixel_element.length == UNDEFINED_LENGTH
-    if encapsulated != (description.transfer_syntax in COMPRESSED):
-        raise FileFault(Reason.CORRUPT, "the pixel data does not match its transfer syntax")
-    if not encapsulated:
-        return _read_native(file, description, whole)
-    data = _read_fragments(file.reader)
-    rows, columns, samples = description.rows, description.columns, description.samples
-    if description.transfer_syntax != RLE:
-        pixels = decompress(data, description.transfer_syntax, rows, columns, samples)
-        return pixels.reshape(rows, columns, -1)
-    planes = unpack_rle(data, rows, columns, samples, description.bits_allocated // 8)
-    return np.moveaxis(planes.view(f"<u{description.bits_allocated // 8}")[..., 0], 0, -1)
+def _read_stored(file: RadiographFile, description: _PixelDescription, whole: bytes) -> _Stored:
+    """Read and decompress the pixels, by what they are and not by what the transfer syntax says.
+
+    Many files are labelled wrongly: the codestream names its own kind, and a defined length, or none, says whether
+    there are items (PS3.5 annex A.4).
+    """
+    element, reader, syntax = file.pixel_element, file.reader, description.transfer_syntax
+    if element.length == UNDEFINED_LENGTH:
+        return _read_compressed(_read_fragments(reader, None), description, as_labelled=syntax not in _NATIVE)
+    head = reader.peek(64)
+    is_short = element.length < description.rows * description.columns * description.bits_allocated // 8
+    if syntax not in _NATIVE or is_short:
+        if head.startswith(_ITEM_HEAD):
+            data = _read_fragments(reader, reader.position + element.length)
+            return _read_compressed(data, description, as_labelled=False)
+        if is_codestream(head) or (syntax == RLE and rle_segments(head)):
+            return _read_compressed(reader.read(element.length), description, as_labelled=False)
+    layout = _native_layout(element.length, description)
+    if layout is None:
+        raise FileFault(Reason.TRUNCATED, "fewer pixels than rows x columns")
+    if syntax not in _NATIVE and element.length - layout.size(description) not in _EVEN_PADDING:
+        raise _unknown_syntax(syntax)
+    repairs = layout.repairs if syntax in _NATIVE else (Repair.SYNTAX, *layout.repairs)
+    # In big-endian words of 16 bits, the bytes of two pixels are swapped (PS3.5 8.1.1, annex A.3).
+    is_big_endian = file.data_set.encoding.byteorder == "big"
+    is_swapped = is_big_endian and layout.bytes == 1 and element.vr == b"OW"
+    size = layout.size(description)
+    length = size + (size % 2 if is_swapped else 0)
+    if isinstance(reader.stream, InflatedStream):
+        reader.stream.allow(size)
+        raw = np.frombuffer(reader.read(length), np.uint8)
+    else:
+        start = reader.position
+        reader.skip(length)
+        # In place: the pixels are most of the file.
+        raw = np.frombuffer(whole, np.uint8, length, start)
+    if is_swapped:
+        raw = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[:size]
+    in_planes = file.data_set.integer(tags.PLANAR_CONFIGURATION) == 1
+    return _Stored(_arranged(raw, layout, description, is_big_endian, in_planes), repairs=repairs)
 
 
-def _read_fragments(reader: ByteReader) -> bytes:
+def _read_compressed(data: bytes, description: _PixelDescription, as_labelled: bool) -> _Stored:
+    rows, columns, syntax = description.rows, description.columns, description.transfer_syntax
+    layout = _native_layout(len(data), description)
+    # Items may hold pixels that are not compressed (PS3.5 A.4.11).
+    is_native = layout is not None and len(data) - layout.size(description) in _EVEN_PADDING
+    if is_codestream(data) or (syntax in CODESTREAMS and not rle_segments(data) and not is_native):
+        pixels, frame = decompress(data, rows, columns)
+        as_labelled &= frame.kind in CODESTREAMS.get(syntax, ())
+        return _Stored(pixels, False, frame.lossy, _repairs(as_labelled, frame.samples == description.samples))
+    if syntax == RLE or rle_segments(data):
+        segments = rle_segments(data)
+        samples, size = description.samples, description.bits_allocated // 8
+        if segments != samples * size:
+            samples, size = _RLE_LAYOUTS.get(segments, (samples, size))
+        planes = unpack_rle(data, rows, columns, samples, size)
+        repairs = _repairs(as_labelled and syntax == RLE, samples == description.samples)
+        return _Stored(np.moveaxis(planes.view(f"<u{size}")[..., 0], 0, -1), repairs=repairs)
+    if syntax == DEFLATED_FRAME:
+        data = inflate(data, rows * columns * description.samples * description.bits_allocated // 8)
+        layout = _native_layout(len(data), description)
+    if layout is None or not (is_native or syntax == DEFLATED_FRAME):
+        raise _unknown_syntax(syntax)
+    raw = np.frombuffer(data, np.uint8, layout.size(description))
+    repairs = (*_repairs(syntax in (DEFLATED_FRAME, _ENCAPSULATED_NATIVE), True), *layout.repairs)
+    return _Stored(_arranged(raw, layout, description, False, False), repairs=repairs)
+
+
+def _repairs(as_labelled: bool, as_sampled: bool) -> tuple[Repair, ...]:
+    return (() if as_labelled else (Repair.SYNTAX,)) + (() if as_sampled else (Repair.SAMPLING,))
+
+
+def _unknown_syntax(syntax: str) -> FileFault:
+    if syntax in _NATIVE:
+        return FileFault(Reason.CORRUPT, "the pixel data does not match its transfer syntax")
+    uid = UID(syntax, config.IGNORE)
+    return FileFault(Reason.UNSUPPORTED, f"the transfer syntax {uid.name}" if uid.type else "a private transfer syntax")
+
+
+def _read_fragments(reader: ByteReader, end: int | None) -> bytes:
     """Return the compressed bytes of a single frame: its fragments, joined (PS3.5 annex A.4).
+
+    Parameters
+    ----------
+    reader : ByteReader
+        At the first item.
+    end : int or None
+        Position at which the last item ends, if the pixel data have a defined length.
 
     Raises
     ------
@@ -185,7 +290,7 @@ def _read_fragments(reader: ByteReader) -> bytes:
         ``truncated``: a fragment is cut, or there is none.
     """
     parts: list[bytes] = []
-    while (head := reader.peek(8)) and len(head) == 8:
+    while (end is None or reader.position < end) and (head := reader.peek(8)) and len(head) == 8:
         tag = int.from_bytes(head[:2], "little") << 16 | int.from_bytes(head[2:4], "little")
         length = int.from_bytes(head[4:], "little")
         if tag == SEQUENCE_END:
@@ -195,60 +300,87 @@ def _read_fragments(reader: ByteReader) -> bytes:
         check_limit(len(parts), MAX_FRAGMENTS, "fragments")
         reader.read(8)
         parts.append(reader.read(length))
-    # The first item is the offset table, which a single frame does not need (PS3.5 A.4).
-    if not any(parts[1:]):
+    # The first item is the offset table, which a single frame does not need (PS3.5 A.4), and which some writers omit.
+    if parts and not is_codestream(parts[0]) and not rle_segments(parts[0]):
+        del parts[0]
+    if not any(parts):
         raise FileFault(Reason.TRUNCATED, "the file ends before its compressed pixels")
-    return b"".join(parts[1:])
+    return b"".join(parts)
 
 
-def _read_native(file: RadiographFile, description: _PixelDescription, whole: bytes) -> Pixels:
-    size = description.native_bytes
-    if file.pixel_element.length < size:
-        raise FileFault(Reason.TRUNCATED, "fewer pixels than rows x columns")
-    # In big-endian words of 16 bits, the bytes of two pixels are swapped (PS3.5 8.1.1, annex A.3).
-    is_big_endian = file.data_set.encoding.byteorder == "big"
-    is_swapped = is_big_endian and description.bits_allocated == 8 and file.pixel_element.vr == b"OW"
-    length = size + (size % 2 if is_swapped else 0)
-    if isinstance(file.reader.stream, InflatedStream):
-        file.reader.stream.allow(size)
-        raw = np.frombuffer(file.reader.read(length), np.uint8)
-    else:
-        start = file.reader.position
-        file.reader.skip(length)
-        # In place: the pixels are most of the file.
-        raw = np.frombuffer(whole, np.uint8, length, start)
-    if is_swapped:
-        raw = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[:size]
-    rows, columns, samples = description.rows, description.columns, description.samples
-    if description.photometric == "YBR_FULL_422":
-        if columns % 2:
-            raise FileFault(Reason.CORRUPT, "YBR_FULL_422 with an odd number of columns")
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How pixels without compression are stored: samples of a pixel, bytes of a sample, half the chroma or all."""
+
+    samples: int
+    bytes: int
+    subsampled: bool = False
+    repairs: tuple[Repair, ...] = ()
+
+    def size(self, description: _PixelDescription) -> int:
+        """Return how many bytes the image has."""
+        columns = description.columns
+        if self.subsampled:
+            return description.rows * -(-columns // 2) * 4
+        return description.rows * columns * self.samples * self.bytes
+
+
+def _native_layout(length: int, description: _PixelDescription) -> _Layout | None:
+    """Return the layout that the header declares or, where the length contradicts it, the one that the length proves.
+
+    None if neither has so many bytes.
+    """
+    declared = _Layout(description.samples, description.bits_allocated // 8)
+    pixels = description.rows * description.columns
+    in_bytes, subsampled = declared.bytes == 1, _Layout(3, 1, subsampled=True)
+    if description.photometric == "YBR_FULL_422" and in_bytes:
+        # PS3.3 C.7.6.3.1.2: the word is often left over where decompression restored full sampling.
+        declared = subsampled if length < 3 * pixels else _Layout(3, 1, repairs=(Repair.SAMPLING,))
+    excess = length - declared.size(description)
+    if excess in _EVEN_PADDING or (excess > 0 and not declared.subsampled):
+        return declared
+    if description.transfer_syntax not in _NATIVE:
+        return None
+    others = [_Layout(1, 1), _Layout(1, 2)] if description.photometric not in _COLOUR else [_Layout(1, 1), subsampled]
+    for other in others:
+        if length - other.size(description) in _EVEN_PADDING:
+            lie = Repair.SAMPLING if other.bytes == declared.bytes else Repair.BITS_STORED
+            return replace(other, repairs=(lie,))
+    return None
+
+
+def _arranged(
+    raw: NDArray[np.uint8], layout: _Layout, description: _PixelDescription, is_big_endian: bool, in_planes: bool
+) -> Pixels:
+    rows, columns = description.rows, description.columns
+    if layout.subsampled:
+        if in_planes:
+            return raw[: rows * columns].reshape(rows, columns, 1)
         # PS3.3 C.7.6.3.1.2: two luma samples, then the two chroma samples that they share.
-        return raw.reshape(-1, 4)[:, :2].reshape(rows, columns, 1)
-    pixels = raw.view(f"{'>' if is_big_endian else '<'}u2") if description.bits_allocated == 16 else raw
-    if samples > 1 and file.data_set.integer(tags.PLANAR_CONFIGURATION) == 1:
-        return np.moveaxis(pixels.reshape(samples, rows, columns), 0, -1)
-    return pixels.reshape(rows, columns, samples)
+        return raw.reshape(rows, -1, 4)[..., :2].reshape(rows, -1, 1)[:, :columns]
+    pixels = raw.view(f"{'>' if is_big_endian else '<'}u2") if layout.bytes == 2 else raw
+    if layout.samples > 1 and in_planes:
+        return np.moveaxis(pixels.reshape(layout.samples, rows, columns), 0, -1)
+    return pixels.reshape(rows, columns, layout.samples)
 
 
-def _monochrome_to_gray(file: RadiographFile, description: _PixelDescription, whole: bytes) -> NDArray[np.uint8]:
-    data_set, syntax = file.data_set, description.transfer_syntax
-    allocated = description.bits_allocated
-    stored = data_set.integer(tags.BITS_STORED) or allocated
+def _monochrome_to_gray(data_set: DataSet, stored: _Stored) -> NDArray[np.uint8]:
+    pixels = stored.pixels[..., 0]
+    allocated = pixels.dtype.itemsize * 8
+    bits = data_set.integer(tags.BITS_STORED) or allocated
     high_bit = data_set.integer(tags.HIGH_BIT)
-    if not 2 <= stored <= allocated:
-        raise FileFault(Reason.UNSUPPORTED if stored == 1 else Reason.CORRUPT, f"{stored} bits stored")
-    shift = 0 if high_bit is None else high_bit - (stored - 1)
-    if not 0 <= shift <= allocated - stored:
+    if not 2 <= bits <= 16:
+        raise FileFault(Reason.UNSUPPORTED if bits == 1 else Reason.CORRUPT, f"{bits} bits stored")
+    shift = 0 if high_bit is None else high_bit - (bits - 1)
+    if not 0 <= shift <= max(allocated, data_set.integer(tags.BITS_ALLOCATED) or 0) - bits:
         raise FileFault(Reason.CORRUPT, "the high bit does not fit the bits stored and allocated")
-    pixels = _read_pixels(file, description, whole)[..., 0]
     # Other codecs than RLE hold the stored values themselves, without bits below them.
     pixel_format = PixelFormat(
-        bits_allocated=pixels.dtype.itemsize * 8,
-        bits_stored=stored,
-        shift=shift if syntax not in COMPRESSED or syntax == RLE else 0,
+        bits_allocated=allocated,
+        bits_stored=bits,
+        shift=shift if stored.cells else 0,
         signed=data_set.integer(tags.PIXEL_REPRESENTATION) == 1,
-        lossy=syntax in LOSSY,
+        lossy=stored.lossy,
     )
 
     def count(pixels: Pixels) -> NDArray[np.int64]:
@@ -291,8 +423,18 @@ def _palette_table(data_set: DataSet, bits_allocated: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.stack(channels, -1)[None]).convert("L")).reshape(-1)
 
 
-def _colour_to_gray(pixels: Pixels, description: _PixelDescription) -> NDArray[np.uint8]:
-    if pixels.shape[-1] == 1 or description.photometric in _LUMA_FIRST:
+def _colour_to_gray(stored: _Stored, photometric: str) -> NDArray[np.uint8]:
+    pixels = stored.pixels
+    luma_first = photometric in _LUMA_FIRST
+    # Of radiographs the chroma is little: the other two channels are all but 128, or all but equal to the first.
+    first, *others = np.moveaxis(pixels[:: max(1, len(pixels) // 64)].astype(np.int16), -1, 0)
+    from_grey = sum(float(np.abs(channel - 128).mean()) for channel in others)
+    from_first = sum(float(np.abs(channel - first).mean()) for channel in others)
+    likeliest = from_grey < from_first
+    if likeliest != luma_first and max(from_grey, from_first) > 4 * min(from_grey, from_first) + 8:
+        luma_first = likeliest
+        stored.repairs += (Repair.SAMPLING,)
+    if luma_first:
         return np.ascontiguousarray(pixels[..., 0]).astype(np.uint8, copy=False)
     return np.concatenate(
         [np.asarray(Image.fromarray(np.ascontiguousarray(band)).convert("L")) for band in _bands(pixels)]
