@@ -59,10 +59,10 @@ def open_image(data: bytes) -> OpenedImage:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a PNG, JPEG, TIFF or DICOM file to gray at its full size. Thread-safe.
 
-    Values of more than 8 bits, or signed, are mapped linearly from the image's own minimum and maximum to 0..255, as a
-    16-bit file may hold values of 10, 12 or 16 bits. Colour becomes luma (ITU-R BT.601), transparent pixels are blended
-    with black, the EXIF orientation is applied, and a WhiteIsZero TIFF is inverted. Of a multi-picture JPEG, the first
-    picture is read. DICOM's own rules are in `xray.images.dicom.grayscale`.
+    Values of more than 8 bits, or signed, are mapped linearly from the image's own range (`xray.images.gray_range`) to
+    0..255, as a 16-bit file may hold values of 10, 12 or 16 bits. Colour becomes luma (ITU-R BT.601), transparent
+    pixels are blended with black, the EXIF orientation is applied, and a WhiteIsZero TIFF is inverted. Of a
+    multi-picture JPEG, the first picture is read. DICOM's own rules are in `xray.images.dicom.grayscale`.
 
     Parameters
     ----------

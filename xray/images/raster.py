@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from xray.errors import FileFault
 from xray.images.deep import LowBytes, check_deep, is_deep
+from xray.images.gray_range import GrayRange, coded, value_range
 from xray.images.limits import check_jpeg_segments, check_png_chunks
 from xray.images.png import decode_plain_png
 from xray.images.tiff import TiffImage
@@ -178,22 +179,25 @@ def _gray(image: ImageFile) -> NDArray[np.uint8]:
 def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise FileFault(Reason.CORRUPT, "values are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
+    found = value_range(*coded(values))
     gray = np.empty(values.shape, np.uint8)
-    table = _to_bytes(np.arange(65536.0), low, high) if values.dtype.itemsize == 2 else None
+    # NumPy finds a table's entry faster than it computes one.
+    table = None
+    if values.dtype.itemsize == 2:
+        levels = np.arange(2**16, dtype=np.uint16)
+        table = _to_bytes(levels.view(values.dtype).astype(np.float64), found)
+        values = values.view(np.uint16)
     # In bands: NumPy's intermediate values take eight bytes a pixel.
     for band, gray_band in zip(np.array_split(values, 64), np.array_split(gray, 64), strict=True):
         if table is None:
-            gray_band[:] = _to_bytes(band.astype(np.float64), low, high)
+            gray_band[:] = _to_bytes(band.astype(np.float64), found)
         else:
             np.take(table, band, out=gray_band, mode="clip")
     return gray
 
 
-def _to_bytes(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
-    return np.rint((values - low) / (high - low) * 255.0).clip(0, 255).astype(np.uint8)
+def _to_bytes(values: NDArray[np.float64], found: GrayRange) -> NDArray[np.uint8]:
+    return np.where(found.boxed(values), 0, np.rint(found.gray(values) * 255)).astype(np.uint8)
 
 
 def _fault(data: bytes, error: Exception) -> FileFault:

@@ -258,7 +258,8 @@ def stretched_luma(pixels: np.ndarray) -> np.ndarray:
     gray = values[..., :3] @ [0.299, 0.587, 0.114] if pixels.shape[-1] > 2 else values[..., 0]
     if pixels.shape[-1] in (2, 4):
         gray *= values[..., -1] / 65535
-    return (gray - gray.min()) / (gray.max() - gray.min()) * 255
+    low, high = np.quantile(gray, (0.005, 0.995), method="inverted_cdf")
+    return np.clip((gray - low) / (high - low), 0, 1) * 255
 
 
 @pytest.mark.parametrize("span", [4095, 65535])

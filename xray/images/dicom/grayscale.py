@@ -6,78 +6,41 @@ image of 100 million pixels.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
+from xray.images.dicom.stored_values import PixelFormat, padded, stored_values
+from xray.images.gray_range import GrayRange, value_range
+from xray.vocabulary import Repair
 
-TAILS = 0.005
-"""Share of the pixels that become black, and of those that become white, in an image without a window. Lead markers and
-burnt-in text, which would otherwise take half of the range, cover less than that; bone covers more."""
+T = TypeVar("T")
 
-LEAST_SPAN = 26
-"""Gray levels, a tenth of all, that the pixels between the tails must span. A window that leaves fewer is wrong."""
+LEAST_GAIN = 0.3
+"""Where a window shows less than this share of a difference that the whole range would show, the difference is lost."""
+
+MOST_LOST = 0.5
+"""Share of an image's differences that may be lost. A window that loses more of them is not this image's: a good one
+clips a background or a collimated border, of any size, in which there is little to see."""
 
 Values = NDArray[np.float64]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-# Of so many rows one is counted at first, as that mostly shows that a window is right.
-_SAMPLING = 8
-
-
-@dataclass(frozen=True, slots=True)
-class PixelFormat:
-    """How the integers of a pixel array hold the stored values (PS3.5 section 8.1.1).
-
-    Attributes
-    ----------
-    bits_allocated : int
-        Bits of an integer, 8 or 16.
-    bits_stored : int
-        Bits of a stored value.
-    shift : int
-        Bits below the stored value.
-    signed : bool
-        Stored values are two's complement.
-    lossy : bool
-        The integers come from a lossy decoder, and may exceed the greatest stored value.
-    """
-
-    bits_allocated: int
-    bits_stored: int
-    shift: int
-    signed: bool
-    lossy: bool
-
-
-@lru_cache(maxsize=16)
-def _stored_values(pixel_format: PixelFormat) -> Values:
-    """Return the stored value of each integer, ``float64 (2 ** bits_allocated,)``, read-only."""
-    integers = np.arange(2**pixel_format.bits_allocated, dtype=np.int64)
-    greatest = 2**pixel_format.bits_stored - 1
-    if pixel_format.lossy and not pixel_format.signed:
-        values = np.minimum(integers, greatest)
-    else:
-        values = (integers >> pixel_format.shift) & greatest
-        if pixel_format.signed:
-            values -= (values > greatest >> 1) * (greatest + 1)
-    stored: Values = values.astype(np.float64)
-    stored.flags.writeable = False
-    return stored
+# So many rows show whether a window fits; so many pixels of a row are averaged, as noise is no difference to be seen.
+_ROWS, _AVERAGED = 64, 8
 
 
 def grayscale_table(
-    data_set: DataSet, pixel_format: PixelFormat, pixels: Pixels, count: Callable[[Pixels], NDArray[np.int64]]
-) -> NDArray[np.uint8]:
+    data_set: DataSet, pixel_format: PixelFormat, pixels: Pixels
+) -> tuple[NDArray[np.uint8], tuple[Repair, ...]]:
     """Make the lookup table from a monochrome image's integers to gray.
 
-    The steps: find the padding (PS3.3 C.7.5.1.1.2), modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2),
-    inversion (C.11.6.1.2, or C.7.6.3.1.2), and padding becomes black.
+    The steps: find the padding (PS3.3 C.7.5.1.1.2), modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2) if one
+    fits the pixels, inversion (`polarity`), and padding becomes black.
 
     Parameters
     ----------
@@ -87,83 +50,73 @@ def grayscale_table(
         How the integers hold stored values.
     pixels : ndarray of uint8 or uint16, (H, W)
         The integers.
-    count : callable
-        Returns how many pixels have each integer, ``int64 (2 ** bits_allocated,)``; all are counted only if need be.
 
     Returns
     -------
-    ndarray of uint8, (2 ** bits_allocated,)
+    table : ndarray of uint8, (2 ** bits_allocated,)
         The gray of each integer, in [0, 255].
+    repairs : tuple of Repair
+        In what the header is wrong: ``WINDOW``, ``CONTRADICTION``.
     """
-    stored = _stored_values(pixel_format)
-    padding = _padding(data_set, pixel_format, stored)
+    stored = stored_values(pixel_format)
+    padding = padded(data_set, pixel_format, stored)
     values = _modality_transformation(data_set, stored)
-    gray = _voi_transformation(data_set, values)
-    if gray is None or not _spans_enough(gray, np.where(padding, 0, count(pixels[::_SAMPLING])), pixels.size):
-        gray = _checked(gray, values, padding, count(pixels), pixel_format)
-    if _is_inverted(data_set):
+    if padding[pixels[:: max(1, len(pixels) // _ROWS)]].all() and padding[pixels].all():
+        padding = np.zeros(stored.shape, np.bool_)
+    gray, repairs = _voi_transformation(data_set, values, stored, padding, pixels)
+    if gray is None and pixel_format.bits_stored <= 8:
+        # Values of 8 bits are meant for display: they are the gray, as in a PNG.
+        gray = GrayRange(float(values.min()), float(values.max())).gray(values)
+    elif gray is None:
+        found = value_range(pixels, values, padding)
+        gray, padding = found.gray(values), padding | found.boxed(values)
+    inverted, contradiction = polarity(data_set)
+    if inverted:
         gray = 1 - gray
     table = np.rint(gray * 255).astype(np.uint8)
     table[padding] = 0
-    return table
+    return table, repairs + ((Repair.CONTRADICTION,) if contradiction else ())
 
 
-def _checked(
-    gray: Values | None,
-    values: Values,
-    padding: NDArray[np.bool_],
-    counts: NDArray[np.int64],
-    pixel_format: PixelFormat,
-) -> Values:
-    """Return the gray that was found for the values, or of a usual range where there is none or it spans too little.
+def polarity(data_set: DataSet) -> tuple[bool, bool]:
+    """Say whether an image is inverted to make bone bright, and whether its header contradicts itself on that.
 
-    Padding that leaves no pixels is cleared.
+    Presentation LUT Shape is ``INVERSE`` for MONOCHROME1 and ``IDENTITY`` for MONOCHROME2 (PS3.3 C.8.11.3): both say
+    the same, so the image is inverted once. Of the other two pairs, viewers go by the photometric interpretation.
     """
-    if not counts[~padding].any():
-        padding[:] = False
-    weights = np.where(padding, 0, counts)
-    if gray is None and pixel_format.bits_stored <= 8:
-        # Values of 8 bits are meant for display: they are the gray, as in a PNG.
-        gray = _linear(values, values.min(), values.max())
-    if gray is None or _span(gray, weights) * 255 < LEAST_SPAN:
-        gray = _linear(values, *_range(values, weights))
-    return gray
+    inverted = data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper() == "MONOCHROME1"
+    shape = data_set.text(tags.PRESENTATION_LUT_SHAPE).upper()
+    return inverted, shape == ("IDENTITY" if inverted else "INVERSE")
 
 
-def _spans_enough(gray: Values, sampled: NDArray[np.int64], total: int) -> bool:
-    """Tell whether some of an image's pixels already prove that the gray between its tails spans enough.
+def _fits(gray: Values, values: Values, padding: NDArray[np.bool_], rows: Pixels) -> bool | None:
+    """Tell whether a window shows most of the differences between neighbours that the image's own range would show.
 
-    Of `total` pixels, more than `TAILS` are among the darkest that were sampled, and as many among the brightest: so
-    the tails end at or beyond these.
+    None if there are no differences.
     """
-    present = np.flatnonzero(sampled)
-    order = present[np.argsort(gray[present])]
-    counts, tail = sampled[order], TAILS * total
-    if counts.sum() <= 2 * tail:
-        return False
-    low = gray[order[np.searchsorted(np.cumsum(counts), tail, side="right")]]
-    high = gray[order[::-1][np.searchsorted(np.cumsum(counts[::-1]), tail, side="right")]]
-    return bool((high - low) * 255 >= LEAST_SPAN)
+    width = min(_AVERAGED, max(1, rows.shape[1] // 2))
+    cells = rows[:, : rows.shape[1] // width * width]
+    if padding[cells].all():
+        return None
+    whole = value_range(cells, values, padding).gray(values)
+    shape = rows.shape[0], -1, width
+    apart = np.take(padding, cells).reshape(shape).any(2)
+    counted = ~(apart[:, 1:] | apart[:, :-1])
 
+    def differences(table: Values) -> Values:
+        steps: Values = np.abs(np.diff(np.take(table, cells).reshape(shape).mean(2)))
+        return steps[counted]
 
-def _padding(data_set: DataSet, pixel_format: PixelFormat, stored: Values) -> NDArray[np.bool_]:
-    value = data_set.integers(tags.PIXEL_PADDING_VALUE, signed=pixel_format.signed)[:1]
-    limit = data_set.integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=pixel_format.signed)[:1] or value
-    if not value:
-        return np.zeros(stored.shape, np.bool_)
-    low, high = sorted((value[0], limit[0]))
-    # Some writers pad with 65,535 where 12 bits are stored: then the padding is in all bits allocated.
-    exceeds = low < stored.min() or high > stored.max()
-    if exceeds:
-        stored = _stored_values(replace(pixel_format, bits_stored=pixel_format.bits_allocated, shift=0))
-    return (stored >= low) & (stored <= high)
+    visible, shown = differences(whole), differences(gray)
+    total = float(visible.sum())
+    return float(visible[shown < LEAST_GAIN * visible].sum()) <= MOST_LOST * total if total else None
 
 
 def _modality_transformation(data_set: DataSet, stored: Values) -> Values:
     if sequence := data_set.items.get(tags.MODALITY_LUT_SEQUENCE):
         looked_up = _look_up(sequence[0], stored)
         if looked_up is not None:
-            return looked_up[0]
+            return looked_up
     slope = _first(data_set.decimals(tags.RESCALE_SLOPE), 1.0)
     intercept = _first(data_set.decimals(tags.RESCALE_INTERCEPT), 0.0)
     # A slope of zero would make all pixels the same.
@@ -171,28 +124,49 @@ def _modality_transformation(data_set: DataSet, stored: Values) -> Values:
     return stored * slope + intercept if usable else stored
 
 
-def _voi_transformation(data_set: DataSet, values: Values) -> Values | None:
-    """Apply the first usable of VOI LUT and window: gray in [0, 1], or None if there is neither."""
+def _voi_transformation(
+    data_set: DataSet, values: Values, stored: Values, padding: NDArray[np.bool_], pixels: Pixels
+) -> tuple[Values | None, tuple[Repair, ...]]:
+    """Apply the first VOI LUT or window that fits the pixels: gray in [0, 1], or None if there is none."""
+    repairs: tuple[Repair, ...] = ()
+    for gray in _candidates(data_set, values, stored):
+        # A few rows mostly show that a window fits. Where they do not, all of them decide.
+        if _fits(gray, values, padding, pixels[:: max(1, len(pixels) // _ROWS)]):
+            return gray, repairs
+        if _fits(gray, values, padding, pixels) is not False:
+            return gray, repairs
+        repairs = (Repair.WINDOW,)
+    return None, repairs
+
+
+def _candidates(data_set: DataSet, values: Values, stored: Values) -> Iterator[Values]:
     luts = data_set.items.get(tags.VOI_LUT_SEQUENCE, [])
-    chosen = _choose([item.text(tags.LUT_EXPLANATION) for item in luts])
-    looked_up = _look_up(luts[chosen], values) if luts else None
-    if looked_up is not None:
-        return np.minimum(looked_up[0] / looked_up[1], 1.0)
+    for lut in _in_order(luts, [item.text(tags.LUT_EXPLANATION) for item in luts]):
+        looked_up = _look_up(lut, values)
+        # The brightest entry is white. Descriptors often say 16 bits where the entries have 12 to 15.
+        if looked_up is not None and looked_up.max() > 0:
+            yield looked_up / looked_up.max()
     centers, widths = data_set.decimals(tags.WINDOW_CENTER), data_set.decimals(tags.WINDOW_WIDTH)
     windows = list(zip(centers, widths, strict=False))
-    if not windows:
-        return None
-    center, width = windows[_choose(data_set.texts(tags.WINDOW_EXPLANATION)[: len(windows)])]
     function = data_set.text(tags.VOI_LUT_FUNCTION).upper()
     least = 1e-9 if function in ("SIGMOID", "LINEAR_EXACT") else 1.0
-    if not (math.isfinite(center) and math.isfinite(width) and least <= width < 1e12 and abs(center) < 1e12):
-        return None
-    return _window(values, center, width, function)
+    ordered = [
+        (center, width)
+        for center, width in _in_order(windows, data_set.texts(tags.WINDOW_EXPLANATION))
+        if math.isfinite(center) and math.isfinite(width) and least <= width < 1e12 and abs(center) < 1e12
+    ]
+    for center, width in ordered:
+        yield _window(values, center, width, function)
+    if values is not stored:
+        # Some writers mean the stored values, before they are rescaled.
+        for center, width in ordered:
+            yield _window(stored, center, width, function)
 
 
-def _choose(explanations: list[str]) -> int:
-    # Of several alternative views (C.11.2.1), the normal one, else the first.
-    return next((index for index, text in enumerate(explanations) if text.upper() == "NORMAL"), 0)
+def _in_order(views: list[T], explanations: list[str]) -> list[T]:
+    # Of several alternative views (C.11.2.1), the normal one comes first, then the order of the header.
+    normal = next((index for index, text in enumerate(explanations[: len(views)]) if text.upper() == "NORMAL"), 0)
+    return views[normal : normal + 1] + views[:normal] + views[normal + 1 :]
 
 
 def _window(values: Values, center: float, width: float, function: str) -> Values:
@@ -206,57 +180,24 @@ def _window(values: Values, center: float, width: float, function: str) -> Value
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _look_up(item: DataSet, values: Values) -> tuple[Values, float] | None:
-    """Look values up in a modality or VOI LUT; return the entries and the greatest possible one, None if unusable."""
+def _look_up(item: DataSet, values: Values) -> Values | None:
+    """Look values up in a modality or VOI LUT; None if it is unusable."""
     # C.11.1.1: number of entries (0 for 65,536), first value mapped, bits of an entry.
     descriptor = item.integers(tags.LUT_DESCRIPTOR)
-    if len(descriptor) < 3:
+    if len(descriptor) < 2:
         return None
-    count, first, bits = descriptor[0] or 65536, descriptor[1], descriptor[2]
+    count, first = descriptor[0] or 65536, descriptor[1]
     # The first value mapped is signed if the values are.
     if values.min() < 0 and first >= 2**15:
         first -= 2**16
     data = item.values.get(tags.LUT_DATA, b"")
     words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if item.encoding.byteorder == "little" else ">u2")
-    # Two entries of 8 bits may share a word.
-    entries = words if words.size >= count else np.frombuffer(data, np.uint8)
-    if entries.size < count or not 1 <= bits <= 16:
+    # Two entries of 8 bits may share a word, the first in its lower byte.
+    entries = words if words.size >= count else words.astype("<u2").view(np.uint8)
+    if entries.size < count:
         return None
-    table = entries[:count].astype(np.float64)
-    # Some writers give fewer bits than the entries need.
-    greatest = max(2.0**bits - 1, 2.0 ** math.ceil(math.log2(table.max() + 1)) - 1)
-    return table[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)], greatest
-
-
-def _is_inverted(data_set: DataSet) -> bool:
-    # In DX, Presentation LUT Shape is INVERSE for MONOCHROME1: both say the same, so it is inverted once.
-    shape = data_set.text(tags.PRESENTATION_LUT_SHAPE).upper()
-    if shape in ("IDENTITY", "INVERSE"):
-        return shape == "INVERSE"
-    return data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper() == "MONOCHROME1"
-
-
-def _linear(values: Values, low: float, high: float) -> Values:
-    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
-
-
-def _range(values: Values, weights: NDArray[np.int64]) -> tuple[float, float]:
-    low, high = _quantiles(values, weights)
-    if high > low:
-        return low, high
-    present = values[weights > 0]
-    return float(present.min()), float(present.max())
-
-
-def _span(gray: Values, weights: NDArray[np.int64]) -> float:
-    low, high = _quantiles(gray, weights)
-    return high - low
-
-
-def _quantiles(values: Values, weights: NDArray[np.int64]) -> tuple[float, float]:
-    present = np.flatnonzero(weights)
-    low, high = np.quantile(values[present], (TAILS, 1 - TAILS), weights=weights[present], method="inverted_cdf")
-    return float(low), float(high)
+    looked_up: Values = entries[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)].astype(np.float64)
+    return looked_up
 
 
 def _first(numbers: list[float], default: float) -> float:

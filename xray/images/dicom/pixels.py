@@ -17,8 +17,9 @@ from xray.images.dicom import tags
 from xray.images.dicom.codecs import CODESTREAMS, DEFLATED_FRAME, RLE, decompress, inflate, rle_segments, unpack_rle
 from xray.images.dicom.codestream import is_codestream
 from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, DataSet, InflatedStream
-from xray.images.dicom.grayscale import PixelFormat, grayscale_table
+from xray.images.dicom.grayscale import grayscale_table
 from xray.images.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, RadiographFile, open_radiograph
+from xray.images.dicom.stored_values import PixelFormat, find_format
 from xray.images.limits import check_limit
 from xray.vocabulary import Reason, Repair
 
@@ -383,13 +384,12 @@ def _monochrome_to_gray(data_set: DataSet, stored: _Stored) -> NDArray[np.uint8]
         lossy=stored.lossy,
     )
 
-    def count(pixels: Pixels) -> NDArray[np.int64]:
-        counts = np.zeros(2**pixel_format.bits_allocated, np.int64)
-        for band in _bands(pixels):
-            counts += np.bincount(band.ravel(), minlength=counts.size)
-        return counts
-
-    return _apply(grayscale_table(data_set, pixel_format, pixels, count), pixels)
+    pixel_format, swapped, repairs = find_format(pixel_format, data_set, pixels)
+    if swapped:
+        pixels = pixels.byteswap()
+    table, more = grayscale_table(data_set, pixel_format, pixels)
+    stored.repairs += repairs + more
+    return _apply(table, pixels)
 
 
 def _bands(pixels: Pixels) -> list[Pixels]:
