@@ -19,6 +19,17 @@ NATIVE = {
 }
 
 
+def phantom(levels: int = 3000, start: int = 200, dtype: type = np.uint16) -> np.ndarray:
+    """Return a limb with two bones on a dark background, with noise: values from `start`, over so many levels."""
+    y, x = np.mgrid[:160, :128] / 128.0
+    picture = 0.05 + 0.05 * y + 0.35 * np.exp(-(((x - 0.5) / 0.25) ** 4))
+    for center in (0.42, 0.58):
+        thickness = np.clip(1 - ((x - center - 0.03 * np.sin(4 * y)) / 0.05) ** 2, 0, 1)
+        picture += 0.45 * np.sqrt(thickness)
+    picture += np.random.default_rng(7).normal(0, 0.004, picture.shape)
+    return np.rint(start + np.clip(picture, 0, 1) * levels).astype(dtype)
+
+
 def packed(pixels: np.ndarray) -> bytes:
     """Compress an image as RLE, each row on its own, as PS3.5 annex G requires."""
     planes = [pixels.astype("<u2" if pixels.dtype.itemsize == 2 else np.uint8).view(np.uint8)]

@@ -149,8 +149,8 @@ def _is_box(mask: NDArray[np.bool_]) -> bool:
 
 def _lump(values: Values, weights: Weights) -> NDArray[np.bool_] | None:
     """Return the values at one end that are nearly one and far from the others, or None."""
-    order = np.argsort(values, kind="stable")
-    order = order[weights[order] > 0]
+    present = np.flatnonzero(weights)
+    order = present[np.argsort(values[present], kind="stable")]
     for sign, places in ((1, order), (-1, order[::-1])):
         count = _lump_at_the_top(values[places] * sign, weights[places])
         if count:

@@ -16,7 +16,7 @@ from xray.vocabulary import Repair
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-_ROWS = 64
+_ROWS = 32
 # Neighbours that two readings put at different distances: at least so many, of which so many must speak for the other.
 # Where a sign would be turned, they must all but agree: white letters on black are near to their ground, too, as -1.
 _LEAST_PAIRS, _LEAST_AGREEMENT, _LEAST_AGREEMENT_ON_SIGN = 16, 0.6, 0.9
@@ -108,15 +108,13 @@ def find_format(
         return declared, False, ()
     if declared.lossy and not declared.signed:
         return _of_lossy(declared, rows)
-    paddings = [value[0] for tag in _PADDING if (value := data_set.integers(tag))]
-    counts = ~np.isin(rows, [value & (2**declared.bits_allocated - 1) for value in paddings])
-    chosen = _best(declared, rows, counts)
-    swapped = False
-    if declared.bits_allocated == 16 and _roughness(_read(chosen, rows), counts) > _ROUGH:
-        other_rows: Pixels = rows.byteswap()  # type: ignore[assignment]
+    paddings = [value[0] & (2**declared.bits_allocated - 1) for tag in _PADDING if (value := data_set.integers(tag))]
+    counts = ~np.isin(rows, paddings) if paddings else np.ones(rows.shape, np.bool_)
+    chosen, swapped = _best(declared, rows, counts), False
+    if declared.bits_allocated == 16 and (roughness := _roughness(_read(chosen, rows), counts)) > _ROUGH:
+        other_rows: Pixels = rows.byteswap()
         other = _best(declared, other_rows, counts)
-        smoothness = _roughness(_read(other, other_rows), counts)
-        if smoothness < _MUCH_SMOOTHER * _roughness(_read(chosen, rows), counts):
+        if _roughness(_read(other, other_rows), counts) < _MUCH_SMOOTHER * roughness:
             chosen, swapped = other, True
     repairs: tuple[Repair, ...] = (Repair.BYTE_ORDER,) if swapped else ()
     if (chosen.bits_stored, chosen.shift) != (declared.bits_stored, declared.shift):
@@ -140,14 +138,12 @@ def _of_lossy(declared: PixelFormat, rows: Pixels) -> tuple[PixelFormat, bool, t
 def _best(declared: PixelFormat, rows: Pixels, counts: NDArray[np.bool_]) -> PixelFormat:
     """Return the smoothest reading of the integers; the declared one, unless another is clearly better."""
     used = int(np.bitwise_or.reduce(rows[counts], initial=0))
-    low_bits = 2**declared.bits_stored - 1
-    if declared.shift and used <= low_bits and used & ((1 << declared.shift) - 1):
+    if declared.shift and used < 2**declared.bits_stored and used & ((1 << declared.shift) - 1):
         # The high bit is wrong: all values are in the low bits.
         declared = replace(declared, shift=0)
-    common = int(np.bitwise_and.reduce(rows[counts], initial=2**declared.bits_allocated - 1))
-    varying = used & ~common
-    sign = 1 << (declared.shift + declared.bits_stored - 1)
-    if not varying >> (declared.shift + declared.bits_stored - 1) and not used & sign:
+    # A sign that is wrong makes neighbours differ by nearly all of the range, where the values wrap round.
+    jumps = np.abs(np.diff(_read(declared, rows))) > (2 << declared.shift + declared.bits_stored) / 3
+    if not used >> (declared.shift + declared.bits_stored) and np.count_nonzero(jumps) < _LEAST_PAIRS:
         return declared
     best = declared
     for bits, shift in ((declared.bits_stored, declared.shift), (declared.bits_allocated, 0)):
@@ -177,13 +173,16 @@ def _is_smoother(other: PixelFormat, best: PixelFormat, rows: Pixels, counts: ND
     return roughness > _ROUGH and _roughness(theirs, counts) < _MUCH_SMOOTHER * roughness
 
 
-def _read(pixel_format: PixelFormat, rows: Pixels) -> NDArray[np.int64]:
+def _read(pixel_format: PixelFormat, rows: Pixels) -> NDArray[np.int32]:
     """Return the stored values of some integers, shifted up to where they are in the integers."""
-    values: NDArray[np.int64] = np.take(stored_values(pixel_format), rows).astype(np.int64) << pixel_format.shift
+    low_bits = 2**pixel_format.bits_stored - 1 << pixel_format.shift
+    values: NDArray[np.int32] = rows.astype(np.int32) & np.int32(low_bits)
+    if pixel_format.signed:
+        values -= (values > low_bits >> 1) * (2 << (pixel_format.shift + pixel_format.bits_stored - 1))
     return values
 
 
-def _roughness(values: NDArray[np.int64], counts: NDArray[np.bool_]) -> float:
+def _roughness(values: NDArray[np.int32], counts: NDArray[np.bool_]) -> float:
     """Return the mean difference of neighbours in terms of the mean difference of pixels that are far apart."""
     near = counts[:, 1:] & counts[:, :-1]
     # A third of the image away, as many images are nearly symmetrical.
