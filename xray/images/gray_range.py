@@ -18,8 +18,8 @@ which would otherwise take half of the range, mostly cover less than that; bone 
 GAP = 0.25
 """How far from all others values must be to be left out, in terms of the range of the others."""
 
-LUMP_WIDTH = 0.03
-"""Width of the values that are taken for one, in terms of the range of all; half of the pixels are within an eighth."""
+LUMP_WIDTH = 0.06
+"""Width of the values that are taken for one, in terms of the range of all; half of them are within a quarter of it."""
 
 LEAST_LUMP, LEAST_REST = 0.0005, 0.05
 """Share of the pixels that are left out together, at least, and of those that must remain."""
@@ -136,7 +136,8 @@ def _without_lumps(codes: Codes, values: Values, weights: Weights, whole: GrayRa
         elif below < low and _is_box(values[codes] < (below + low) / 2):
             floor = max(floor, (below + low) / 2)
         weights, found = apart, GrayRange(low, high, floor, ceiling)
-    return found if whole.high - whole.low >= LEAST_GAIN * (found.high - found.low) else whole
+    gains = whole.high - whole.low >= LEAST_GAIN * (found.high - found.low)
+    return found if gains else whole._replace(floor=found.floor, ceiling=found.ceiling)
 
 
 def _is_box(mask: NDArray[np.bool_]) -> bool:
@@ -178,7 +179,7 @@ def _lump_at_the_top(values: Values, weights: Weights) -> int:
         share = 1 - int(below[start - 1]) / total
         if not LEAST_LUMP <= share <= 1 - LEAST_REST:
             continue
-        if quantile(0.75, start) - quantile(0.25, start) > LUMP_WIDTH / 8 * span:
+        if quantile(0.75, start) - quantile(0.25, start) > LUMP_WIDTH / 4 * span:
             continue
         smeared = min(_MOST_SMEARED, max(TAILS, _SMEARED_PER_PIXEL * share))
         low, high = quantile(TAILS, 0, start), quantile(1 - smeared, 0, start)

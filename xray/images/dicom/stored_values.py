@@ -163,9 +163,9 @@ def _is_smoother(other: PixelFormat, best: PixelFormat, rows: Pixels, counts: ND
     if pairs < _LEAST_PAIRS:
         return False
     agreement = float(np.mean(2 * their_steps[differ] < our_steps[differ]))
-    moved = rows[counts & (ours != theirs)]
-    # One value that would move, such as a white box that becomes -1, is no picture.
-    is_one_value = int(np.bincount(moved.ravel()).max()) > moved.size / 2
+    ends = np.sort(np.stack([rows[:, 1:], rows[:, :-1]])[:, near][:, differ], axis=0)
+    # The edge of one value, such as that of a white box, which would be at -1, is no picture that wraps round.
+    is_one_value = any(int(np.bincount(end).max()) > pairs / 2 for end in ends)
     least = _LEAST_AGREEMENT if other.signed == best.signed else _LEAST_AGREEMENT_ON_SIGN
     if agreement >= least and not is_one_value:
         return True
