@@ -72,6 +72,9 @@ LOSSLESS: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
     ),
 }
 
+CODECS_OF_ALL_BITS = {name: codec for name, codec in LOSSLESS.items() if name != "jpeg xl"}
+"""Those that do not know how many of the bits are stored."""
+
 LOSSY: dict[str, tuple[uid.UID, Callable[[np.ndarray], bytes]]] = {
     "jpeg baseline": (uid.JPEGBaseline8Bit, lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95)),
     "jpeg extended": (

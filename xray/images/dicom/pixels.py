@@ -370,11 +370,13 @@ def _monochrome_to_gray(data_set: DataSet, stored: _Stored) -> NDArray[np.uint8]
     allocated = pixels.dtype.itemsize * 8
     bits = data_set.integer(tags.BITS_STORED) or allocated
     high_bit = data_set.integer(tags.HIGH_BIT)
-    if not 2 <= bits <= 16:
-        raise FileFault(Reason.UNSUPPORTED if bits == 1 else Reason.CORRUPT, f"{bits} bits stored")
+    if bits == 1:
+        raise FileFault(Reason.UNSUPPORTED, "1 bits stored")
     shift = 0 if high_bit is None else high_bit - (bits - 1)
-    if not 0 <= shift <= max(allocated, data_set.integer(tags.BITS_ALLOCATED) or 0) - bits:
-        raise FileFault(Reason.CORRUPT, "the high bit does not fit the bits stored and allocated")
+    if not 2 <= bits <= 16 or not 0 <= shift <= max(allocated, data_set.integer(tags.BITS_ALLOCATED) or 0) - bits:
+        # What cannot be is left to the pixels.
+        bits, shift = min(max(bits, 2), 16), 0
+        stored.repairs += (Repair.BITS_STORED,)
     # Other codecs than RLE hold the stored values themselves, without bits below them.
     pixel_format = PixelFormat(
         bits_allocated=allocated,

@@ -17,9 +17,11 @@ from xray.vocabulary import Repair
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _ROWS = 32
-# Neighbours that two readings put at different distances: at least so many, of which so many must speak for the other.
-# Where a sign would be turned, they must all but agree: white letters on black are near to their ground, too, as -1.
-_LEAST_PAIRS, _LEAST_AGREEMENT, _LEAST_AGREEMENT_ON_SIGN = 16, 0.6, 0.9
+# Neighbours that two readings put at different distances: at least so many. Of these, so many must be nearer in the
+# other reading. Where a sign would be turned, nearly all must be much nearer, or twice as near and the whole image
+# smoother: white letters on black, read as negative, are near to their ground, too.
+_LEAST_PAIRS, _LEAST_AGREEMENT, _LEAST_AGREEMENT_ON_SIGN = 16, 0.7, 0.9
+_MUCH_NEARER, _NEARER, _SMOOTHER = 8, 2, 0.8
 # Mean difference of neighbours in terms of that of any two pixels: up to 0.1 in radiographs, about 1 in noise.
 _ROUGH, _MUCH_SMOOTHER = 0.25, 0.4
 # Decoded values so far over the greatest stored value, in so many pixels, are no error of a lossy codec.
@@ -162,15 +164,17 @@ def _is_smoother(other: PixelFormat, best: PixelFormat, rows: Pixels, counts: ND
     pairs = int(np.count_nonzero(differ))
     if pairs < _LEAST_PAIRS:
         return False
-    agreement = float(np.mean(2 * their_steps[differ] < our_steps[differ]))
+    ours_apart, theirs_apart = our_steps[differ], their_steps[differ]
     ends = np.sort(np.stack([rows[:, 1:], rows[:, :-1]])[:, near][:, differ], axis=0)
     # The edge of one value, such as that of a white box, which would be at -1, is no picture that wraps round.
     is_one_value = any(int(np.bincount(end).max()) > pairs / 2 for end in ends)
-    least = _LEAST_AGREEMENT if other.signed == best.signed else _LEAST_AGREEMENT_ON_SIGN
-    if agreement >= least and not is_one_value:
+    roughness, their_roughness = _roughness(ours, counts), _roughness(theirs, counts)
+    if roughness > _ROUGH and their_roughness < _MUCH_SMOOTHER * roughness:
         return True
-    roughness = _roughness(ours, counts)
-    return roughness > _ROUGH and _roughness(theirs, counts) < _MUCH_SMOOTHER * roughness
+    if other.signed == best.signed:
+        return not is_one_value and float(np.mean(theirs_apart < ours_apart)) >= _LEAST_AGREEMENT
+    factor = _NEARER if their_roughness < _SMOOTHER * roughness else _MUCH_NEARER
+    return not is_one_value and float(np.mean(factor * theirs_apart < ours_apart)) >= _LEAST_AGREEMENT_ON_SIGN
 
 
 def _read(pixel_format: PixelFormat, rows: Pixels) -> NDArray[np.int32]:
