@@ -20,11 +20,12 @@ from db.migrate import upgrade
 from db.queries import ResultFilter, list_failures, results
 from db.run_queries import run_progress, run_summary
 from db.session import Database
-from db.tables import batches
+from db.tables import batches, outcomes
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import png
 from tests.awaiting import await_that
+from tests.dicoms import dicom, phantom
 from worker import load_images as loading
 from worker.lease_renewal import LeaseRenewer
 from worker.load_images import LoadedImage
@@ -33,7 +34,7 @@ from xray.images.preprocessing import Preprocessing
 from xray.network.engine import Engine, Inference, PendingInference
 from xray.network.package import ModelPackage
 from xray.settings import Settings, read_settings
-from xray.vocabulary import BatchState, Precision, Reason
+from xray.vocabulary import BatchState, Precision, Reason, Repair
 
 
 @pytest.fixture
@@ -134,6 +135,20 @@ def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
     assert run_summary(database, run).inferred == 3
     copies = {row.score for row in results(database, ResultFilter(run=run)) if int(row.study[-21:-16]) % 2}
     assert len(copies) == 1
+
+
+def test_what_was_read_otherwise_than_the_header_says_is_kept_with_each_outcome_copies_included(
+    worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    contradictory = dicom(phantom(), WindowCenter=127, WindowWidth=255, PresentationLUTShape="INVERSE")
+    for number, data in enumerate((contradictory, png(1), contradictory, contradictory)):
+        put(root, number, data)
+    run = scan(3)
+    assert [worker.run(run, batch_id).failures for batch_id in (1, 2)] == [0, 0]
+    with database.read() as connection:
+        kept = connection.execute(select(outcomes.c.detail, outcomes.c.reason).order_by(outcomes.c.image_id)).all()
+    repaired = (f"{Repair.WINDOW}; {Repair.CONTRADICTION}", None)
+    assert [tuple(row) for row in kept] == [repaired, (None, None), repaired, repaired]
 
 
 def test_a_problem_that_does_not_occur_again_is_no_longer_reported(

@@ -7,10 +7,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 from pydicom.sequence import Sequence
 
-from tests.dicoms import data_set, dicom
+from tests.dicoms import data_set, dicom, phantom
 from xray.errors import FileFault
-from xray.images.decode import decode
-from xray.vocabulary import Reason
+from xray.images.decode import decode, open_image
+from xray.vocabulary import Reason, Repair
 
 WIDE = {"WindowCenter": 128, "WindowWidth": 256}
 """A window that maps 0..255 onto itself: (x - 127.5) / 255 + 0.5."""
@@ -319,3 +319,124 @@ def test_an_unsupported_transfer_syntax_is_named():
         decode(dicom(row([1, 2, 3, 4]), uid.MPEG2MPML, stream=b"\0\0\1"))
 
     assert raised.value.detail == f"the transfer syntax {uid.MPEG2MPML.name}"
+
+
+PHANTOM = phantom(3600, 300)
+PLAIN = decode(dicom(PHANTOM))
+
+
+def repaired(pixels: np.ndarray, **elements: object) -> tuple[np.ndarray, tuple[Repair, ...]]:
+    opened = open_image(dicom(pixels, **elements))
+    return opened.gray(1_000_000), opened.repairs
+
+
+def window(low: float, high: float) -> dict[str, float]:
+    return {"WindowCenter": round((low + high) / 2, 1), "WindowWidth": round(high - low, 1)}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": 127, "WindowWidth": 255},
+        {"WindowCenter": 40, "WindowWidth": 400},
+        {"WindowCenter": 30000, "WindowWidth": 4000},
+        {"WindowCenter": -2000, "WindowWidth": 4096},
+        {"WindowCenter": 8192, "WindowWidth": 16384},
+        {"WindowCenter": 32768, "WindowWidth": 65536},
+        {"WindowCenter": 127, "WindowWidth": 255, "VOILUTFunction": "SIGMOID"},
+        {"RescaleSlope": 0.001, "RescaleIntercept": 0, "WindowCenter": 40, "WindowWidth": 400},
+        {"VOILUTSequence": Sequence([lut(0, list(range(256)), 8)])},
+    ],
+    ids=["8 bits", "CT", "above", "below", "14 bits", "16 bits", "sigmoid", "rescaled", "LUT of 8 bits"],
+)
+def test_a_window_that_is_not_this_image_s_is_left_and_said(elements, photometric):
+    gray, repairs = repaired(PHANTOM, PhotometricInterpretation=photometric, **elements)
+
+    assert np.abs(gray.astype(int) - (255 - PLAIN if photometric == "MONOCHROME1" else PLAIN)).max() <= 1
+    assert repairs == (Repair.WINDOW,)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("background", [0.2, 0.5, 0.8])
+def test_a_window_that_clips_a_large_background_is_kept(background, photometric):
+    # Direct exposure around the limb, with noise and a gradient, all of it beyond the window.
+    wide = np.pad(PHANTOM, round(40 + 300 * background**3), mode="edge").astype(float)
+    exposed = np.pad(np.ones(PHANTOM.shape, np.bool_), (wide.shape[0] - PHANTOM.shape[0]) // 2)
+    noise = np.random.default_rng(1).normal(0, 12, wide.shape)
+    wide[~exposed] = (200 + np.linspace(0, 150, wide.shape[1])[None] + noise)[~exposed]
+    pixels = np.rint(wide).astype(np.uint16)
+    low, high = np.quantile(PHANTOM, (0.3, 0.999))
+    if photometric == "MONOCHROME1":
+        pixels, low, high = 4095 - pixels, 4095 - high, 4095 - low
+
+    gray, repairs = repaired(pixels, BitsStored=12, PhotometricInterpretation=photometric, **window(low, high))
+
+    assert repairs == ()
+    expected = np.clip((pixels - low) / (high - low), 0, 1) * 255
+    assert np.abs(gray - (255 - expected if photometric == "MONOCHROME1" else expected)).mean() < 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 4096), (300, 3900), (800, 3800), (300, 3300)])
+def test_a_window_that_shows_the_picture_is_kept(low, high):
+    assert repaired(PHANTOM, BitsStored=12, **window(low, high))[1] == ()
+
+
+def test_of_several_windows_one_that_fits_is_taken_where_the_first_does_not():
+    elements = {"WindowCenter": [127, 2048], "WindowWidth": [255, 4096]}
+
+    gray, repairs = repaired(PHANTOM, BitsStored=12, **elements)
+
+    assert np.abs(gray - PHANTOM / 4095 * 255).max() <= 1
+    assert repairs == (Repair.WINDOW,)
+
+
+def test_a_window_of_the_stored_values_is_taken_where_it_does_not_fit_the_rescaled_ones():
+    rescale = {"RescaleSlope": 0.001, "RescaleIntercept": -5}
+
+    gray, repairs = repaired(PHANTOM, WindowCenter=2048, WindowWidth=4096, **rescale)
+
+    assert np.abs(gray - PHANTOM / 4095 * 255).max() <= 1
+    assert repairs == (Repair.WINDOW,)
+
+
+def test_eight_bits_under_a_window_of_more_are_the_gray():
+    eight = (PHANTOM >> 4).astype(np.uint8)
+
+    gray, repairs = repaired(eight, WindowCenter=2048, WindowWidth=4096)
+
+    assert np.array_equal(gray, eight)
+    assert repairs == (Repair.WINDOW,)
+
+
+@pytest.mark.parametrize("said", [8, 10, 12, 14, 15, 16, 0, 99])
+@pytest.mark.parametrize("bits", [10, 12, 14, 15, 16])
+def test_the_brightest_entry_of_a_lut_is_white_whatever_its_descriptor_says(bits, said):
+    entries = (np.linspace(0, 1, 4096) ** 0.7 * (2**bits - 1)).astype(int).tolist()
+
+    gray, repairs = repaired(PHANTOM, BitsStored=12, VOILUTSequence=Sequence([lut(0, entries, said)]))
+
+    assert np.abs(gray - np.array(entries)[PHANTOM] / max(entries) * 255).max() <= 0.5 + 1e-9
+    assert repairs == ()
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_entries_of_eight_bits_may_share_a_word(syntax):
+    table = lut(0, [], 8)
+    table.LUTDescriptor = [4096, 0, 8]
+    entries = np.arange(4096) // 16
+    packed = entries.astype(np.uint8)
+    table[0x00283006].value = (packed.reshape(-1, 2)[:, ::-1] if syntax.is_little_endian is False else packed).tobytes()
+
+    found = decode(dicom(PHANTOM, syntax, BitsStored=12, VOILUTSequence=Sequence([table])))
+
+    assert np.array_equal(found, entries[PHANTOM])
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", None])
+def test_a_presentation_shape_that_contradicts_the_photometric_interpretation_is_said(photometric, shape):
+    _, repairs = repaired(PHANTOM, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+
+    rightly = shape in (None, "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY")
+    assert repairs == (() if rightly else (Repair.CONTRADICTION,))
