@@ -40,7 +40,7 @@ _MOST_SMEARED, _SMEARED_PER_PIXEL = 0.05, 3
 # Corners in terms of the outline's length: 0.1 for a square of ten pixels, 0.3 and more for letters and curves.
 _MOST_CORNERS = 0.12
 _BAND_PIXELS = 2**20
-_MOST_COUNTED = 2**21
+_MOST_COUNTED = 2**19
 
 
 class GrayRange(NamedTuple):

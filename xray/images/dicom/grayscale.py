@@ -34,7 +34,7 @@ Values = NDArray[np.float64]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # So many rows show whether a window fits; so many pixels of a row are averaged, as noise is no difference to be seen.
-_ROWS, _AVERAGED = 32, 8
+_ROWS, _AVERAGED = 16, 8
 
 
 def grayscale_table(

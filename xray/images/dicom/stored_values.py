@@ -16,7 +16,7 @@ from xray.vocabulary import Repair
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-_ROWS = 32
+_ROWS = 24
 # Neighbours that two readings put at different distances: at least so many. Of these, so many must be nearer in the
 # other reading. Where a sign would be turned, nearly all must be much nearer, or twice as near and the whole image
 # smoother: white letters on black, read as negative, are near to their ground, too.
