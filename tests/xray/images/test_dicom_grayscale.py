@@ -382,6 +382,20 @@ def test_a_window_that_shows_the_picture_is_kept(low, high):
     assert repaired(PHANTOM, BitsStored=12, **window(low, high))[1] == ()
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_window_may_clip_more_of_the_dark_than_of_the_bright(photometric):
+    inverted = photometric == "MONOCHROME1"
+    pixels = 4095 - PHANTOM if inverted else PHANTOM
+    dark, bright = np.quantile(PHANTOM, (0.7, 0.8))
+
+    def repairs(low: float, high: float) -> tuple[Repair, ...]:
+        ends = (4095 - high, 4095 - low) if inverted else (low, high)
+        return repaired(pixels, BitsStored=12, PhotometricInterpretation=photometric, **window(*ends))[1]
+
+    assert repairs(dark, 3900) == ()
+    assert repairs(300, bright) == (Repair.WINDOW,)
+
+
 def test_of_several_windows_one_that_fits_is_taken_where_the_first_does_not():
     elements = {"WindowCenter": [127, 2048], "WindowWidth": [255, 4096]}
 
@@ -424,7 +438,7 @@ def test_the_brightest_entry_of_a_lut_is_white_whatever_its_descriptor_says(bits
 def test_entries_of_eight_bits_may_share_a_word(syntax):
     table = lut(0, [], 8)
     table.LUTDescriptor = [4096, 0, 8]
-    entries = np.arange(4096) // 16
+    entries = np.arange(4096) // 16 ^ np.arange(4096) % 2
     packed = entries.astype(np.uint8)
     table[0x00283006].value = (packed.reshape(-1, 2)[:, ::-1] if syntax.is_little_endian is False else packed).tobytes()
 

@@ -12,6 +12,7 @@ from pydicom import uid
 
 from tests.dicoms import LOSSLESS, NATIVE, dicom, packed
 from xray.errors import FileFault
+from xray.images.dicom.codecs import inflate
 from xray.images.dicom.codestream import JPEG_XL, read_frame
 from xray.images.dicom.pixels import DicomImage
 from xray.vocabulary import Reason, Repair
@@ -103,6 +104,7 @@ def test_a_deflated_frame_is_inflated_and_never_to_more_than_the_image():
 
     assert np.array_equal(gray, NATIVELY)
     assert repairs == ()
+    assert inflate(deflated, SMOOTH.nbytes) == SMOOTH.tobytes()
     assert reason_of(dicom(SMOOTH, label, stream=even(deflated[:200]))) is Reason.TRUNCATED
     assert reason_of(dicom(SMOOTH, label, stream=b"\xff" * 64)) is Reason.CORRUPT
 

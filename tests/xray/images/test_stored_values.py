@@ -134,7 +134,7 @@ def test_white_letters_and_boxes_on_black_turn_no_sign(shape, white):
     pixels = phantom(1500, 0)
     y, x = np.mgrid[:160, :128]
     mask = (y < 40) & (x < 40) if shape == "box" else (y < 60) & ((x // 3) % 3 == 0)
-    pixels[mask] = white if shape == "box" else np.random.default_rng(1).integers(white * 0.5, white, mask.sum())
+    pixels[mask] = white if shape == "box" else np.random.default_rng(1).integers(white * 0.8, white, mask.sum())
     stored = white.bit_length()
 
     _, repairs = read(dicom(pixels, BitsStored=stored, WindowCenter=2.0 ** (stored - 1), WindowWidth=2.0**stored))
