@@ -75,6 +75,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    IMPLAUSIBLE = "implausible"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED = "unsupported"
     MULTI_FRAME = "multi_frame"
@@ -94,6 +95,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.EMPTY: "the file is empty",
     Reason.TRUNCATED: "the file ends before the image does",
     Reason.CORRUPT: "the image data are damaged",
+    Reason.IMPLAUSIBLE: "the picture cannot be a radiograph",
     Reason.NOT_AN_IMAGE: "the content is not PNG, JPEG, TIFF or DICOM",
     Reason.UNSUPPORTED: "the pixel format is not supported",
     Reason.MULTI_FRAME: "the file holds more than one frame",

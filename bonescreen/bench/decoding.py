@@ -25,7 +25,7 @@ from pydicom.filewriter import dcmwrite
 
 from xray.archives.files import content_digest, read_image_file
 from xray.errors import FileFault
-from xray.images.decode import MAX_PIXELS, decode, open_image
+from xray.images.decode import decode, decode_plausible, open_image
 from xray.images.preprocessing import Preprocessing
 
 LARGE = 2800
@@ -117,7 +117,7 @@ def _spent(path: Path, preprocessing: Preprocessing) -> list[float]:
     times.append(time.process_time())
     content_digest(data)
     times.append(time.process_time())
-    gray = open_image(data).gray(MAX_PIXELS)
+    gray = decode_plausible(open_image(data))
     times.append(time.process_time())
     preprocessing.apply(gray)
     times.append(time.process_time())
@@ -137,7 +137,7 @@ def _pick(paths: list[Path], count: int) -> tuple[list[Path], list[Path]]:
     large: list[Path] = []
     for path in paths:
         try:
-            pixels = decode(path.read_bytes())
+            pixels = decode_plausible(open_image(path.read_bytes()))
         except FileFault:
             continue
         kept = large if max(pixels.shape) >= 2000 else small

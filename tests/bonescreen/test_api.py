@@ -104,6 +104,18 @@ def test_an_image_is_loaded_as_gray_and_what_cannot_be_read_says_why(tmp_path: P
         api.load_image(tmp_path)
 
 
+def test_a_picture_that_screening_refuses_is_not_predicted(tmp_path: Path, tiny_package: ModelPackage) -> None:
+    blank = tmp_path / "blank.png"
+    Image.new("L", (60, 60)).save(blank)
+
+    with pytest.raises(FileFault) as refused:
+        api.load_model(tiny_package.path).predict(blank)
+    assert (refused.value.reason, refused.value.detail) == (
+        Reason.IMPLAUSIBLE,
+        "at least 98% of the picture is black",
+    )
+
+
 @pytest.mark.parametrize("name", ["missing.png", "no folder/missing.png", "empty/missing.png", "good.png/missing.png"])
 def test_a_path_with_no_file_is_named_and_is_no_matter_of_an_archive(
     tmp_path: Path, tiny_package: ModelPackage, name: str

@@ -290,6 +290,14 @@ def file_problems(audited: AuditedDataset) -> Iterator[Problem]:
     small = stack_small(audited.images)
     blank, inverted = is_blank(small), looks_inverted(small)
     tiny = np.array([max(image.height, image.width) < NETWORK_SIDE for image in audited.images], np.bool_)
+    implausible = np.array([bool(image.implausible) for image in audited.images], np.bool_)
+    if implausible.any():
+        yield Problem(
+            "implausible", Severity.WARNING, "Cannot be a radiograph", int(implausible.sum()), "image",
+            "Training and screening leave them out: look at them, and export them again from the original.",
+            _chosen(audited, implausible),
+            tuple(image.implausible for image in audited.images if image.implausible),
+        )  # fmt: skip
     if blank.any():
         yield Problem(
             "blank", Severity.WARNING, "Blank or nearly constant", int(blank.sum()), "image",

@@ -16,6 +16,7 @@ from training.data.dataset import Dataset
 from xray.archives.files import read_image_file
 from xray.errors import FileFault
 from xray.images.decode import decode
+from xray.images.plausibility import check_plausible
 from xray.vocabulary import Reason
 
 SIDE = 64
@@ -38,6 +39,8 @@ class AuditedImage:
         Size in pixels.
     small : bytes
         The image resized to ``uint8 (SIDE, SIDE)``, antialiased, row by row.
+    implausible : str
+        Why training and screening refuse the picture, or empty.
     """
 
     sha256: str
@@ -45,6 +48,7 @@ class AuditedImage:
     height: int
     width: int
     small: bytes
+    implausible: str = ""
 
 
 def read_images(dataset: Dataset) -> Iterator[AuditedImage | Reason]:
@@ -53,7 +57,8 @@ def read_images(dataset: Dataset) -> Iterator[AuditedImage | Reason]:
     Yields
     ------
     AuditedImage or Reason
-        What the file holds, or why it cannot be read: training leaves it out for the same reason.
+        What the file holds, or why it cannot be read: training leaves it out for the same reason. A picture that it
+        leaves out as implausible is held, so that a person can look at it.
 
     Raises
     ------
@@ -83,7 +88,13 @@ def _read(root: Path, image: str) -> AuditedImage | Reason:
     pixels = hashlib.sha256(repr(gray.shape).encode())
     pixels.update(gray.tobytes())
     height, width = gray.shape
-    return AuditedImage(hashlib.sha256(data).hexdigest(), pixels.hexdigest(), height, width, small.tobytes())
+    try:
+        check_plausible(gray)
+        implausible = ""
+    except FileFault as fault:
+        implausible = fault.detail
+    digest = hashlib.sha256(data).hexdigest()
+    return AuditedImage(digest, pixels.hexdigest(), height, width, small.tobytes(), implausible)
 
 
 BLANK = 4.0

@@ -12,7 +12,7 @@ from PIL import Image
 
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, FileFault, UsageError
-from xray.images.decode import decode
+from xray.images.decode import decode_plausible, open_image
 from xray.images.preprocessing import Preprocessing
 from xray.vocabulary import Reason
 
@@ -77,7 +77,7 @@ def read_gray(path: str | Path) -> NDArray[np.uint8]:
     # Links of an archive must not lead out of it, but a person may name any file. Its folder counts as the archive.
     file = Path(os.path.realpath(path))
     try:
-        return decode(read_image_file(file.parent, file.name))
+        return decode_plausible(open_image(read_image_file(file.parent, file.name)))
     except (FileFault, ArchiveOutage) as error:
         vanished = error.reason == Reason.VANISHED if isinstance(error, FileFault) else _is_missing(file)
         if vanished:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
+from xray.images.plausibility import check_plausible
 from xray.images.raster import RasterImage, is_raster
 from xray.vocabulary import Reason, Repair
 
@@ -82,6 +83,30 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         The format is not supported, or the file is damaged, has several frames, or exceeds the cap.
     """
     return open_image(data).gray(max_pixels)
+
+
+def decode_plausible(image: OpenedImage) -> NDArray[np.uint8]:
+    """Decode an opened file, and refuse a picture that cannot be a radiograph: for screening and training alike.
+
+    `decode` decodes such a picture too, for people to look at.
+
+    Parameters
+    ----------
+    image : OpenedImage
+        See `open_image`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W)
+
+    Raises
+    ------
+    FileFault
+        As `decode` and `xray.images.plausibility.check_plausible`.
+    """
+    gray = image.gray(MAX_PIXELS)
+    check_plausible(gray)
+    return gray
 
 
 def is_image(head: bytes) -> bool:

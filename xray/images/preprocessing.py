@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import PackageError
-from xray.images.decode import MAX_PIXELS, OpenedImage
+from xray.images.decode import OpenedImage, decode_plausible
 from xray.images.resize import resize
 
 Geometry = Literal["squash", "pad"]
@@ -107,6 +107,6 @@ def load(image: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     Raises
     ------
     FileFault
-        As `xray.images.decode.decode`.
+        As `xray.images.decode.decode_plausible`.
     """
-    return preprocessing.apply(image.gray(MAX_PIXELS))
+    return preprocessing.apply(decode_plausible(image))

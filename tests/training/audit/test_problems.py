@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from tests.training.audit.conftest import audit_distinct, audited_image, by_code, file_names
 from tests.training.audit.faulty_data import limb
 from training.audit.audited_dataset import AuditedDataset, audit_dataset
@@ -84,3 +87,20 @@ def test_the_conclusion_counts_errors_and_warnings() -> None:
     )
     assert conclusion([warning, note]) == "Ready to train on; look at 1 warning first."
     assert conclusion([note]) == "Ready to train on: no errors and no warnings."
+
+
+def test_pictures_that_training_leaves_out_are_reported_with_the_reason_and_shown(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (260, 200), np.uint8)
+    examples = tuple(Example(f"{i}.png", f"s{i}", f"p{i}", i % 2 == 0) for i in range(4))
+    for seed, example in enumerate(examples):
+        Image.fromarray(limb(seed) if seed else noise).save(tmp_path / example.image)
+    dataset = Dataset(tmp_path, FRACATLAS, "fracture", examples)
+
+    problem = by_code(audit_dataset(dataset, read_images(dataset), None, Progress()))["implausible"]
+
+    assert (file_names(problem), problem.severity, problem.has_pictures) == (
+        {frozenset({"0.png"})},
+        Severity.WARNING,
+        True,
+    )
+    assert "neighbouring pixels are unrelated" in problem.captions[0]

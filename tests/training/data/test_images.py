@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from training.data.images import load_images
 from training.data.read_dataset import read_dataset
@@ -16,12 +17,13 @@ from xray.vocabulary import Reason
 
 def test_unreadable_images_are_counted_by_reason_and_the_others_are_cached(fracatlas: Path, tmp_path: Path) -> None:
     (fracatlas / "images" / "IMG0010.png").unlink()
+    Image.new("L", (200, 200), 255).save(fracatlas / "images" / "IMG0011.png")
     preprocessing, cache = Preprocessing(64, "pad"), tmp_path / "cache"
     dataset, images, unreadable = load_images(read_dataset(fracatlas), preprocessing, cache, Progress())
-    assert images.shape == (58, 64, 64)
+    assert images.shape == (57, 64, 64)
     assert images.dtype == np.uint8
     assert "images/IMG0010.png" not in dataset.images
-    assert unreadable == {Reason.VANISHED: 1, Reason.TRUNCATED: 1}
+    assert unreadable == {Reason.VANISHED: 1, Reason.TRUNCATED: 1, Reason.IMPLAUSIBLE: 1}
     cached = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     again = load_images(read_dataset(fracatlas), preprocessing, cache, Progress())
     np.testing.assert_array_equal(again[1], images)

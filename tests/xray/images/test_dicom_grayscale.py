@@ -454,3 +454,31 @@ def test_a_presentation_shape_that_contradicts_the_photometric_interpretation_is
 
     rightly = shape in (None, "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY")
     assert repairs == (() if rightly else (Repair.CONTRADICTION,))
+
+
+# A limb across the image, so that air is at each side.
+TILTED = np.array([np.roll(row, number // 2) for number, row in enumerate(np.pad(PHANTOM, ((0, 0), (50, 50)), "edge"))])
+
+
+@pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")])
+@pytest.mark.parametrize("stored", [TILTED, 4000 - TILTED], ids=["bone high", "bone low"])
+def test_where_the_header_contradicts_itself_and_the_picture_is_clear_bone_is_bright(photometric, shape, stored):
+    gray, _ = repaired(stored, BitsStored=12, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+
+    assert np.corrcoef(gray.ravel(), TILTED.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_header_that_does_not_contradict_itself_is_believed_whatever_the_picture_shows(photometric):
+    gray, _ = repaired(PHANTOM, BitsStored=12, PhotometricInterpretation=photometric)
+
+    assert np.sign(np.corrcoef(gray.ravel(), PHANTOM.ravel())[0, 1]) == (1 if photometric == "MONOCHROME2" else -1)
+
+
+@pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")])
+def test_where_the_picture_is_in_doubt_the_photometric_interpretation_decides(photometric, shape):
+    ramp = np.tile(np.linspace(0, 4095, 128).astype(np.uint16), (160, 1))
+
+    gray, _ = repaired(ramp, BitsStored=12, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+
+    assert (gray[0, -1] > gray[0, 0]) == (photometric == "MONOCHROME2")

@@ -16,6 +16,7 @@ from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.stored_values import PixelFormat, padded, stored_values
 from xray.images.gray_range import GrayRange, value_range
+from xray.images.plausibility import looks_negative
 from xray.vocabulary import Repair
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # So many rows show whether a window fits; so many pixels of a row are averaged, as noise is no difference to be seen.
 _ROWS, _AVERAGED = 16, 8
+_SAMPLED_SIDE = 256
 
 
 def grayscale_table(
@@ -74,18 +76,30 @@ def grayscale_table(
     elif gray is None:
         found = value_range(pixels, values, padding)
         gray, padding = found.gray(values), padding | found.boxed(values)
-    if inverted:
-        gray = 1 - gray
+    table = _table(1 - gray if inverted else gray, padding)
+    if contradiction:
+        repairs += (Repair.CONTRADICTION,)
+        if looks_negative(table[_some_of(pixels)]):
+            table = _table(gray if inverted else 1 - gray, padding)
+    return table, repairs
+
+
+def _table(gray: Values, padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
     table = np.rint(gray * 255).astype(np.uint8)
     table[padding] = 0
-    return table, repairs + ((Repair.CONTRADICTION,) if contradiction else ())
+    return table
+
+
+def _some_of(pixels: Pixels) -> Pixels:
+    return pixels[:: max(1, pixels.shape[0] // _SAMPLED_SIDE), :: max(1, pixels.shape[1] // _SAMPLED_SIDE)]
 
 
 def polarity(data_set: DataSet) -> tuple[bool, bool]:
     """Say whether an image is inverted to make bone bright, and whether its header contradicts itself on that.
 
     Presentation LUT Shape is ``INVERSE`` for MONOCHROME1 and ``IDENTITY`` for MONOCHROME2 (PS3.3 C.8.11.3): both say
-    the same, so the image is inverted once. Of the other two pairs, viewers go by the photometric interpretation.
+    the same, so the image is inverted once. Of the other two pairs, viewers go by the photometric interpretation; so
+    does this, unless the picture is then clearly a negative.
     """
     inverted = data_set.text(tags.PHOTOMETRIC_INTERPRETATION).upper() == "MONOCHROME1"
     shape = data_set.text(tags.PRESENTATION_LUT_SHAPE).upper()
