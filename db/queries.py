@@ -90,6 +90,7 @@ class ImageRow:
     laterality: str | None
     series: str | None
     modality: str | None
+    intent: str | None
     state: str
     label: str | None
     probability: float | None
@@ -459,7 +460,7 @@ def _select_images(connection: Connection, run_id: int, study_ids: Sequence[int]
             images.c.study_id,
             images.c.path,
             archives.c.name.label("archive"),
-            *(images.c[name] for name in ("body_part", "view", "laterality", "series", "modality")),
+            *(images.c[name] for name in ("body_part", "view", "laterality", "series", "modality", "intent")),
             *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns")),
             outcomes.c.reason,
             outcomes.c.detail,
@@ -502,6 +503,7 @@ class ImageResult:
     view: str | None
     laterality: str | None
     modality: str | None
+    intent: str | None
     state: str
     probability: float | None
     label: str | None

@@ -12,7 +12,7 @@ from bonescreen.terminal import print_line, print_notice, print_table, print_wra
 from db.queries import ImageRow, Study, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
-from xray.vocabulary import RESEARCH_NOTICE, ImageState, count
+from xray.vocabulary import FOR_PROCESSING, RESEARCH_NOTICE, ImageState, count
 
 
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:
@@ -52,19 +52,20 @@ def _print(study: Study, run: RunSummary) -> None:
         print_line(f"  human label  {row.human_label}")
     print_line(Text("  result       ") + outcome_text(row, run.finding))
     used = sum(image.state is ImageState.SCORED for image in study.images)
-    mean = f"mean probability of {count(used, 'image')}"
-    print_line(f"  score        {score_text(row.score)} ({mean}; positive at {run.study_threshold:.3f} or above)")
+    mean = f" (mean probability of {count(used, 'image')}; positive at {run.study_threshold:.3f} or above)"
+    print_line(f"  score        {score_text(row.score)}{mean if row.score is not None else ''}")
     print_line(f"  highest      {score_text(row.highest)}")
     for name, value in (("accession", row.accession), ("study date", row.study_date)):
         if value is not None:
             print_line(f"  {name:<12} {value}")
-    if (row.patients or 0) > 1:
-        text = "images of " + count(row.patients or 0, "patient")
-        print_wrapped(
-            "  warning      ", f"{text} under one study, so it has no score; a study has one patient", "yellow"
-        )
+    if row.patients is not None and row.patients > 1:
+        warning = f"images of {count(row.patients, 'patient')}, so it has no score: a study has one patient"
+        print_wrapped("  warning      ", warning, "yellow")
     print_table((" probability", "label", "state", "shows", "image"), [_row(image, study) for image in study.images])
     for image in study.images:
+        if image.intent == FOR_PROCESSING and image.state is ImageState.SCORED:
+            raw = "a raw image (FOR PROCESSING), scored as there is no finished one of its view"
+            print_wrapped(f"{_name(image, study)}: ", raw)
         if image.reason is None and image.detail is not None:
             print_wrapped(f"{_name(image, study)}: ", f"read all the same: {image.detail}")
         if image.reason is not None:

@@ -6,12 +6,13 @@ import threading
 import zipfile
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from pydicom import uid
 
 from tests.archives import flat_tree, image_pixels, mura_tree, png
 from tests.bonescreen.processes import run
-from tests.dicoms import dicom
+from tests.dicoms import dicom, phantom
 
 
 def rows(environ: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -70,6 +71,54 @@ def test_a_dicom_archive_is_screened_by_study_and_says_what_it_skipped(tmp_path:
     assert b"1.2.8" in everything
     for identity in (b"Roe", b"Doe", b"PAT-4711-K"):
         assert identity not in everything
+
+
+def test_an_archive_as_hospitals_have_it_is_scored_by_what_shows_each_exposure_once(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    root = tmp_path / "pacs"
+
+    def put(path: str, pixels: np.ndarray, **elements: object) -> None:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(dicom(pixels, **{"BodyPartExamined": "HAND", "BitsStored": 12, **elements}))
+
+    hand, other = phantom(), phantom()[::-1]
+    put("once/a", hand, StudyInstanceUID="1.2.1")
+    put("once/b", other, StudyInstanceUID="1.2.1")
+    stream = imagecodecs.jpeg2k_encode(other, codecformat="j2k", reversible=True, bitspersample=12)
+    for path, options in {
+        "first/a": {"pixels": hand},
+        "first/b": {"pixels": other},
+        "second/b": {"pixels": other, "SeriesInstanceUID": "1.2.3.9"},
+        "third/b": {"pixels": other, "stream": stream, "syntax": uid.JPEG2000Lossless},
+        "raw": {"pixels": 4095 - hand, "SOPClassUID": uid.DigitalXRayImageStorageForProcessing},
+    }.items():
+        put(path, **options, StudyInstanceUID="1.2.2")
+    put("alone", hand, SOPClassUID=uid.DigitalXRayImageStorageForProcessing, StudyInstanceUID="1.2.5")
+    for patient in ("P1", "P2"):
+        put(f"mixed/{patient}", hand, StudyInstanceUID="1.2.3", PatientID=patient)
+    put("vessels", hand, SOPClassUID=uid.XRayAngiographicImageStorage, StudyInstanceUID="1.2.4", BodyPartExamined=None)
+    kept = {**environ, "BONESCREEN_KEEP": "modality,path"}
+    done = run(kept, "screen", root)
+    assert done.returncode == 0, done.stderr
+    assert "images of several patients under one study, which has no score: 1.2.3" in done.stderr
+    told = rows(kept)
+    assert [told[f"1.2.{n}"]["status"] for n in (1, 2, 3, 4, 5)] == [
+        "scored", "scored", "not assessable", "out of scope", "scored",
+    ]  # fmt: skip
+    assert told["1.2.1"]["score"] == told["1.2.2"]["score"] != ""
+    assert (told["1.2.2"]["images"], told["1.2.2"]["path"]) == ("5", "first/a")
+    assert told["1.2.4"]["modality"] == "XA"
+    assert told["1.2.3"]["patients"] == "2"
+    listed = csv.DictReader(io.StringIO(run(environ, "results", "--images", "--format", "csv").stdout))
+    states = {row["image"]: row["state"] for row in listed if row["study"] == "1.2.2"}
+    assert sorted(states.values()) == ["copy", "copy", "for processing", "scored", "scored"]
+    assert states["raw"] == "for processing"
+    mixed = " ".join(run(environ, "study", "1.2.3").stdout.split())
+    assert "images of 2 patients, so it has no score" in mixed
+    alone = " ".join(run(environ, "study", "1.2.5").stdout.split())
+    assert "a raw image (FOR PROCESSING), scored as there is no finished one of its view" in alone
 
 
 def test_a_dry_run_says_what_there_is_to_do_and_makes_nothing(tmp_path: Path, environ: dict[str, str]) -> None:
