@@ -175,6 +175,16 @@ def compare_with_run(database: Database, archive_id: int, queue: str, files: Seq
     return ScanDifference(len(processed), len(unprocessed), len(changed), len(current))
 
 
+def current_paths(database: Database, archive_id: int, paths: Sequence[str]) -> set[str]:
+    """Return those of some paths that are current images of an archive."""
+    found: set[str] = set()
+    with database.read() as connection:
+        for chunk in chunks(paths):
+            query = select(images.c.path).where(images.c.archive_id == archive_id, images.c.current)
+            found.update(connection.execute(query.where(images.c.path.in_(chunk))).scalars())
+    return found
+
+
 def current_images(database: Database, archive_id: int, path: str | None = None) -> int:
     """Count the current images of an archive, or those at and below a path of it."""
     query = select(func.count()).where(images.c.archive_id == archive_id, images.c.current)

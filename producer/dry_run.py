@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 
 from db.runs import archive_layout
-from db.scan_cache import ScanCache, ScanDifference, archive_id_of, compare_with_run, current_images, known_files
+from db.scan_cache import (
+    ScanCache,
+    ScanDifference,
+    archive_id_of,
+    compare_with_run,
+    current_images,
+    current_paths,
+    known_files,
+)
 from db.session import Database
 from producer.layout_detection import choose_layout
 from producer.read_archive import read_archive
@@ -72,6 +80,10 @@ class CountingSink:
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
         return known_files(*self._known, files) if self._known else ScanCache()
+
+    def current_paths(self, paths: Sequence[str]) -> set[str]:
+        """Return those of some paths that are current images."""
+        return current_paths(*self._known, paths) if self._known else set()
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Count new, changed, unprocessed and processed images."""

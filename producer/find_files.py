@@ -1,6 +1,7 @@
 """Find an archive's files: in its folders, in its containers or in its manifest; recently written files come last."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from producer.manifest_checks import checked_rows
@@ -8,11 +9,12 @@ from producer.source import Source, Wait
 from producer.walk import walk
 from xray.archives.archive_file import MISSING, ArchiveFile, Skipped
 from xray.archives.containers import list_members
-from xray.archives.files import file_version, is_below_root, is_single_file
+from xray.archives.files import file_version, is_below_root, is_single_file, path_on_disk
 from xray.archives.members import is_compressed_tar, is_container
+from xray.archives.names import stored_name
 from xray.archives.storage_errors import skip_reason
 from xray.errors import ContainerFault, FileFault, UsageError
-from xray.vocabulary import Layout, SkipReason
+from xray.vocabulary import SKIP_REMEDY, Layout, SkipReason
 
 MAX_POSTPONED = 10_000
 """Maximum number of recently written files that are kept in memory before they are waited for."""
@@ -50,7 +52,7 @@ def find_files(source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
 
 def _tree(root: Path) -> Iterator[ArchiveFile | Skipped]:
     if is_single_file(root):
-        yield ArchiveFile(root.name, *file_version(root, root.name))
+        yield ArchiveFile(stored_name(root.name), *file_version(root, root.name))
     elif is_container(root.name) and root.is_file():
         # An empty path: the members' paths begin at the root itself.
         yield ArchiveFile("", *file_version(root, ""))
@@ -73,7 +75,7 @@ def _postpone_recent(
 ) -> Iterator[ArchiveFile | Skipped]:
     recent: list[ArchiveFile] = []
     for found in files:
-        if isinstance(found, ArchiveFile) and source.seconds_until_quiet(found.mtime_ns) > 0:
+        if isinstance(found, ArchiveFile) and not found.lost and source.seconds_until_quiet(found.mtime_ns) > 0:
             recent.append(found)
         else:
             yield found
@@ -86,11 +88,14 @@ def _postpone_recent(
 def _unchanged(files: list[ArchiveFile], source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
     source.wait_until_quiet(max((file.mtime_ns for file in files), default=0), wait)
     for file in files:
-        # A file that a manifest lists becomes an image that fails as changed, so that its study is incomplete.
-        if file.placement is not None or _version_now(source.root, file.path) == file.version:
+        version = _version_now(source.root, file.path)
+        if file.placement is not None or version == file.version:
             yield file
-        else:
+        elif version is None:
             yield Skipped(file.path or source.root.name, SkipReason.STILL_WRITTEN)
+        else:
+            # With the version that it had before, it fails as changed if it is screened.
+            yield replace(file, lost=SkipReason.STILL_WRITTEN)
 
 
 def _version_now(root: Path, path: str) -> tuple[int, int] | None:
@@ -102,20 +107,21 @@ def _version_now(root: Path, path: str) -> tuple[int, int] | None:
 
 def _members(root: Path, file: ArchiveFile) -> Iterator[ArchiveFile | Skipped]:
     name = file.path or root.name
-    if is_compressed_tar(name):
-        yield Skipped(file.path, SkipReason.COMPRESSED_TAR)
-        return
-    if not is_container(name):
+    if not (is_container(name) or is_compressed_tar(name)):
         yield file
+        return
+    if file.lost or is_compressed_tar(name):
+        yield Skipped(name, file.lost or SkipReason.COMPRESSED_TAR)
         return
     try:
         if file.path and not is_below_root(root, file.path):
             yield Skipped(file.path, SkipReason.OUTSIDE_ARCHIVE)
             return
-        yield from list_members(root / file.path, f"{file.path}/" if file.path else "")
+        yield from list_members(path_on_disk(root, file.path), f"{file.path}/" if file.path else "")
     except ContainerFault as fault:
         if not file.path:
-            raise UsageError(f"{root} cannot be read: {fault.detail}") from fault
+            text = f"{root} cannot be read: {fault.detail}; {SKIP_REMEDY[fault.reason]}"
+            raise UsageError(text) from fault
         yield Skipped(file.path, fault.reason)
     except FileFault:
         # It was a regular file a moment ago.

@@ -9,9 +9,9 @@ from producer.find_files import find_files
 from producer.manifest_checks import require_manifest
 from producer.scan_summary import ScanSummary
 from producer.source import Source
-from producer.study_grouping import group_in_studies
+from producer.study_grouping import Found, group_in_studies
 from xray.archives.archive_file import ArchiveFile, Skipped
-from xray.vocabulary import Layout
+from xray.vocabulary import Layout, SkipReason
 
 T = TypeVar("T")
 
@@ -21,12 +21,18 @@ GROUP_HEADERS = 200
 GROUP_SECONDS = 1.0
 """After this time a group is complete, however few files it has: a sink renews the lease, and progress is shown."""
 
+KEPT = frozenset({SkipReason.STILL_WRITTEN, SkipReason.UNREADABLE})
+"""Reasons that a file cannot be read that mostly pass."""
+
 
 class ScanSink(Protocol):
     """What happens to the files that are found."""
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files, so that they need not be opened."""
+
+    def current_paths(self, paths: Sequence[str]) -> set[str]:
+        """Return those of some paths that earlier scans found and that are still current images."""
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Take the images and the skipped files of a group."""
@@ -67,13 +73,27 @@ def read_archive(
         require_manifest(source, wait)
     size = GROUP_HEADERS if source.layout is Layout.DICOM else GROUP_FILES
     for found in _groups(find_files(source, wait), size):
-        grouped = group_in_studies(source, found, sink.known_files)
+        grouped = _keep_earlier(group_in_studies(source, found, sink.known_files), sink)
         summary.add(grouped)
         sink.add(
             [one for one in grouped if isinstance(one, ArchiveFile)],
             [one for one in grouped if isinstance(one, Skipped)],
         )
         progress(summary.found)
+
+
+def _keep_earlier(grouped: list[Found], sink: ScanSink) -> list[Found]:
+    """Skip files that cannot be read at the moment where an earlier version of them is known: its results are kept."""
+    lost = [one.path for one in grouped if isinstance(one, ArchiveFile) and one.lost in KEPT]
+    known = sink.current_paths(lost) if lost else set()
+    return (
+        [
+            Skipped(one.path, one.lost) if isinstance(one, ArchiveFile) and one.lost and one.path in known else one
+            for one in grouped
+        ]
+        if known
+        else grouped
+    )
 
 
 def _groups(found: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -12,6 +12,7 @@ from db.scan_cache import (
     HeaderMarks,
     ScanCache,
     archive_id_of,
+    current_paths,
     header_marks,
     known_files,
     remember_header_marks,
@@ -135,6 +136,10 @@ class LedgerSink:
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
         return known_files(self._database, self._scan.archive_id, files) if self._use_cache else ScanCache()
+
+    def current_paths(self, paths: Sequence[str]) -> set[str]:
+        """Return those of some paths that are current images."""
+        return current_paths(self._database, self._scan.archive_id, paths)
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Stage images, and save why files were skipped that had to be opened."""

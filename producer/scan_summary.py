@@ -17,6 +17,8 @@ UNREAD = frozenset(
         SkipReason.BROKEN_LINK,
         SkipReason.DAMAGED_CONTAINER,
         SkipReason.CONTAINER_TOO_LARGE,
+        SkipReason.ENCRYPTED_CONTAINER,
+        SkipReason.UNKNOWN_PACKING,
     }
 )
 """Reasons that leave open what a file, folder or container holds: images known there are not gone."""
@@ -40,7 +42,7 @@ class ScanSummary:
     gone : int
         Images of earlier scans that no longer exist.
     skipped : Counter of str
-        How many files and folders were skipped, by reason.
+        How many files and folders were skipped, by reason; also those that became images that fail.
     warnings : list of str
         The first `MAX_WARNINGS` paths that somebody should check, with the reason.
     unread : set of str
@@ -62,14 +64,19 @@ class ScanSummary:
                 self._add_skipped(one)
                 continue
             self.found += 1
+            if one.lost is not None:
+                self._count_skipped(Skipped(one.path, one.lost))
             if self.layout is Layout.MANIFEST and one.version == MISSING:
                 self.missing += 1
                 self._warn(f"{path_as_text(one.path)} (listed in {MANIFEST_NAME}, but missing)")
 
     def _add_skipped(self, skipped: Skipped) -> None:
-        self.skipped[skipped.reason] += 1
         if skipped.reason in UNREAD:
             self.unread.add(skipped.path)
+        self._count_skipped(skipped)
+
+    def _count_skipped(self, skipped: Skipped) -> None:
+        self.skipped[skipped.reason] += 1
         if skipped.reason in frozenset(SkipReason) - EXPECTED:
             self._warn(str(skipped))
 

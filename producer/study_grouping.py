@@ -9,7 +9,14 @@ from db.scan_cache import ScanCache
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
 from xray.archives.files import is_single_file, open_image
-from xray.archives.layouts import DICOM_SUFFIXES, RASTER_SUFFIXES, check_name, is_utf8, placement_from_path
+from xray.archives.layouts import (
+    DICOM_SUFFIXES,
+    RASTER_SUFFIXES,
+    check_name,
+    is_utf8,
+    may_be_image,
+    placement_from_path,
+)
 from xray.body_parts import body_part_of
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
@@ -56,6 +63,8 @@ def group_in_studies(
 
 def _group_single_file(source: Source, file: ArchiveFile) -> Found:
     """Make the archive's only file an image, whatever its name; its name is also its study's key."""
+    if file.lost is not None:
+        return Skipped(file.path, file.lost)
     if source.layout is not Layout.DICOM:
         return _study_of_its_own(file)
     grouped = _read_header(source, file)
@@ -70,7 +79,11 @@ def _group_by_path(source: Source, file: ArchiveFile) -> Found:
         part = file.placement.body_part
         named = part if part is None else body_part_of(part, source.site_terms)[0]
         return file if named == part else replace(file, placement=replace(file.placement, body_part=named))
-    return _found(file, placement_from_path(file.path, source.layout, source.root))
+    placement = placement_from_path(file.path, source.layout, source.root)
+    if isinstance(placement, SkipReason):
+        return Skipped(file.path, placement)
+    # Not `dataclasses.replace`, which takes three times as long, for each file of the archive.
+    return ArchiveFile(file.path, file.size, file.mtime_ns, placement, file.lost)
 
 
 def _group_by_header(source: Source, one: Found, known: ScanCache) -> Found:
@@ -87,6 +100,8 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
     unusable = check_name(file.path)
     if unusable is not None:
         return Skipped(file.path, unusable)
+    if file.lost is not None:
+        return _skip_or_lose(file, file.lost)
     try:
         with open_image(source.root, file.path) as stream:
             if is_dicom(stream.read(HEAD_BYTES)):
@@ -115,6 +130,14 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
     return Skipped(file.path, reason, opened=file)
 
 
+def _skip_or_lose(file: ArchiveFile, lost: SkipReason) -> Found:
+    # Its study is in the content that cannot be read.
+    is_raster = PurePosixPath(file.path).suffix.lower() in RASTER_SUFFIXES
+    if is_raster or not may_be_image(file.path) or lost is SkipReason.STILL_WRITTEN:
+        return Skipped(file.path, lost)
+    return _study_of_its_own(file)
+
+
 def _skip_or_fail(file: ArchiveFile, fault: FileFault) -> Found:
     match fault.reason:
         case Reason.NOT_RADIOGRAPH:
@@ -130,10 +153,3 @@ def _skip_or_fail(file: ArchiveFile, fault: FileFault) -> Found:
 def _study_of_its_own(file: ArchiveFile) -> ArchiveFile:
     # Whatever is wrong with the file, it becomes an image that fails, so that a report names it.
     return replace(file, placement=Placement(file.path))
-
-
-def _found(file: ArchiveFile, placement: Placement | SkipReason) -> Found:
-    if isinstance(placement, SkipReason):
-        return Skipped(file.path, placement)
-    # Not `dataclasses.replace`, which takes three times as long, for each file of the archive.
-    return ArchiveFile(file.path, file.size, file.mtime_ns, placement)

@@ -5,9 +5,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.archives.archive_file import MISSING, ArchiveFile, Skipped
 from xray.archives.files import mtime_ns
 from xray.archives.layouts import is_hidden, is_utf8
+from xray.archives.names import name_in_folder
 from xray.archives.storage_errors import OUTAGE_ERRNOS, raise_if_outage, skip_reason
 from xray.errors import ArchiveOutage, UsageError
 from xray.vocabulary import SkipReason
@@ -20,7 +21,7 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
     """Yield every file below a root, in no particular order, and every file or folder that is skipped.
 
     Links to folders are not followed. Links to files are yielded; the worker refuses those that leave the archive. A
-    folder that cannot be listed, or whose name is not UTF-8, is skipped with all that it holds.
+    folder that cannot be listed is skipped with all that it holds; a file that cannot be read is yielded as lost.
 
     Parameters
     ----------
@@ -44,16 +45,19 @@ def walk(root: Path) -> Iterator[ArchiveFile | Skipped]:
                 entries.close()
                 levels.pop()
                 continue
-            path = folder + entry.name
-            if is_hidden(entry.name):
+            name = entry.name
+            if not name.isascii():
+                name = name_in_folder(os.path.dirname(entry.path), name)
+            path = folder + name
+            if is_hidden(name):
                 yield Skipped(path, SkipReason.HIDDEN)
                 continue
-            if not is_utf8(entry.name):
+            if not is_utf8(name):
                 yield Skipped(path, SkipReason.NAME_NOT_UTF8)
                 continue
             try:
                 if not entry.is_dir(follow_symlinks=False):
-                    yield _file(entry, path)
+                    yield _file(root, entry, path)
                 elif len(levels) == MAX_DEPTH:
                     yield Skipped(path, SkipReason.NESTED_TOO_DEEP)
                 else:
@@ -100,23 +104,26 @@ def _next(root: Path, entries: "os._ScandirIterator[str]") -> "os.DirEntry[str] 
         raise ArchiveOutage(f"the archive at {root} could not be listed to its end: {error.strerror}") from error
 
 
-def _file(entry: "os.DirEntry[str]", path: str) -> ArchiveFile | Skipped:
-    status = _status(entry)
+def _file(root: Path, entry: "os.DirEntry[str]", path: str) -> ArchiveFile | Skipped:
+    try:
+        status, is_broken = _status(entry)
+    except OSError as error:
+        reason = skip_reason(root, path, error)
+        return Skipped(path, reason) if reason is SkipReason.VANISHED else ArchiveFile(path, *MISSING, lost=reason)
     if stat.S_ISDIR(status.st_mode):
         return Skipped(path, SkipReason.LINKED_FOLDER)
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-        return Skipped(path, SkipReason.SPECIAL_FILE)
-    return ArchiveFile(path, status.st_size, mtime_ns(status))
+    lost = None if stat.S_ISREG(status.st_mode) else SkipReason.BROKEN_LINK if is_broken else SkipReason.SPECIAL_FILE
+    return ArchiveFile(path, status.st_size, mtime_ns(status), lost=lost)
 
 
-def _status(entry: "os.DirEntry[str]") -> os.stat_result:
+def _status(entry: "os.DirEntry[str]") -> tuple[os.stat_result, bool]:
+    """Return the status of a file, or that of a broken link itself and True."""
     try:
-        return entry.stat()
+        return entry.stat(), False
     except OSError as error:
         if error.errno in OUTAGE_ERRNOS or not entry.is_symlink():
             raise
-        # A broken link becomes an image that fails, so that a report names it.
-        return entry.stat(follow_symlinks=False)
+        return entry.stat(follow_symlinks=False), True
 
 
 def _identity(root: Path) -> tuple[int, int] | None:

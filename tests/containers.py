@@ -62,6 +62,12 @@ def skipped(container: Path) -> list[tuple[str, str]]:
     return [(path_as_text(member.path), member.reason) for member in found]
 
 
+def lost(container: Path) -> dict[str, str | None]:
+    """Return the members that cannot be read, each with the reason."""
+    found = [member for member in list_members(container) if isinstance(member, ArchiveFile)]
+    return {member.path: member.lost for member in found if member.lost is not None}
+
+
 def reason_of(container: Path, member: str = "image.png", expected=None, max_bytes: int = MAX_BYTES) -> Reason:
     with pytest.raises(FileFault) as caught:
         read_member(container, member, expected, max_bytes)

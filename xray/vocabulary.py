@@ -162,7 +162,10 @@ class SkipReason(StrEnum):
     DAMAGED_CONTAINER = "damaged container"
     CONTAINER_TOO_LARGE = "container over a cap"
     COMPRESSED_TAR = "compressed tar"
-    NESTED_CONTAINER = "container in a container"
+    NESTED_CONTAINER = "containers packed too deep"
+    ENCRYPTED_CONTAINER = "encrypted container"
+    UNKNOWN_PACKING = "container packed in an unknown way"
+    UNREADABLE_MEMBERS = "encrypted or oddly packed files in a container"
     BROKEN_LINK = "broken link"
     STILL_WRITTEN = "still being written"
     MULTI_FRAME = "multi-frame DICOM"
@@ -186,13 +189,45 @@ SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
     SkipReason.DAMAGED_CONTAINER: ("damaged zip or tar", "damaged zips or tars"),
     SkipReason.CONTAINER_TOO_LARGE: ("zip or tar that is too large", "zips or tars that are too large"),
     SkipReason.COMPRESSED_TAR: ("compressed tar", "compressed tars"),
-    SkipReason.NESTED_CONTAINER: ("zip or tar inside another", "zips or tars inside others"),
+    SkipReason.NESTED_CONTAINER: (
+        "zip or tar with archives packed too deep in it",
+        "zips or tars with archives packed too deep in them",
+    ),
+    SkipReason.ENCRYPTED_CONTAINER: ("encrypted zip", "encrypted zips"),
+    SkipReason.UNKNOWN_PACKING: ("zip packed in an unknown way", "zips packed in an unknown way"),
+    SkipReason.UNREADABLE_MEMBERS: (
+        "zip with some files encrypted or packed in an unknown way",
+        "zips with some files encrypted or packed in an unknown way",
+    ),
     SkipReason.BROKEN_LINK: ("broken link", "broken links"),
     SkipReason.STILL_WRITTEN: ("file that is still being written", "files that are still being written"),
     SkipReason.MULTI_FRAME: ("DICOM file with several frames", "DICOM files with several frames"),
     SkipReason.NO_PIXELS: ("DICOM file without pixels", "DICOM files without pixels"),
 }
 """Each reason as a noun, for one file and for several."""
+
+_UNPACK = "unpack it, then screen the folder"
+SKIP_REMEDY: dict[SkipReason, str] = {
+    SkipReason.NAME_NOT_UTF8: "rename it, then scan again",
+    SkipReason.LINKED_FOLDER: "screen the folder that it leads to",
+    SkipReason.SPECIAL_FILE: "put the file itself in its place, then scan again",
+    SkipReason.UNREADABLE: "give this user the right to read it, then scan again",
+    SkipReason.NESTED_TOO_DEEP: "screen the nested folder itself",
+    SkipReason.PATH_TOO_LONG: "shorten its path, then scan again",
+    SkipReason.OUTSIDE_ARCHIVE: "screen the folder that it leads to",
+    SkipReason.IMPOSSIBLE_NAME: "pack it again under another name",
+    SkipReason.DUPLICATE_NAME: "pack it again with each name once",
+    SkipReason.DAMAGED_CONTAINER: "copy it again, or repair it (zip -FF), then scan again",
+    SkipReason.CONTAINER_TOO_LARGE: _UNPACK,
+    SkipReason.COMPRESSED_TAR: "unpack it (tar xf), then screen the folder",
+    SkipReason.NESTED_CONTAINER: "unpack it and what is packed in it, then screen the folder",
+    SkipReason.ENCRYPTED_CONTAINER: "unpack it with its password (7z x FILE), then screen the folder",
+    SkipReason.UNKNOWN_PACKING: "unpack it (7z x FILE), then screen the folder",
+    SkipReason.UNREADABLE_MEMBERS: "unpack it with its password (7z x FILE), then screen the folder",
+    SkipReason.BROKEN_LINK: "put the file that it leads to in its place, then scan again",
+    SkipReason.STILL_WRITTEN: "scan again when it is complete",
+}
+"""What to do about each reason that leaves a part of an archive unseen; behind the others nothing is lost."""
 
 
 def describe_skipped(reason: str, number: int) -> str:

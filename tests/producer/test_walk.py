@@ -5,13 +5,15 @@ import shutil
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
 from producer.layout_detection import detect_layout
 from producer.walk import MAX_DEPTH, walk
 from tests.archives import as_plain_user, flat_tree, folder_for_others, folder_tree, mura_tree
-from xray.archives.archive_file import ArchiveFile, Placement, Skipped, path_as_text
+from xray.archives.archive_file import ArchiveFile, Placement, Skipped
+from xray.archives.files import file_version, read_image_file
 from xray.archives.layouts import placement_from_path
 from xray.errors import ArchiveOutage, UsageError
 from xray.vocabulary import Layout, SkipReason
@@ -68,18 +70,23 @@ def test_links_to_files_are_found_and_links_to_folders_are_skipped(tmp_path):
     assert skips(root) == {SkipReason.LINKED_FOLDER: 2}
 
 
-def test_broken_links_are_found_so_that_they_become_failures(tmp_path):
+def lost(root: Path) -> dict[str, SkipReason | None]:
+    return {one.path: one.lost for one in walk(root) if isinstance(one, ArchiveFile)}
+
+
+def test_broken_links_are_found_as_lost_so_that_they_become_failures(tmp_path):
     (tmp_path / "broken.png").symlink_to("nowhere.png")
     (tmp_path / "itself.png").symlink_to("itself.png")
 
-    assert files(tmp_path) == {"broken.png", "itself.png"}
+    assert lost(tmp_path) == dict.fromkeys(("broken.png", "itself.png"), SkipReason.BROKEN_LINK)
 
 
-def test_special_files_are_skipped(tmp_path):
+def test_special_files_are_found_as_lost(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("pipe.png")
+    (tmp_path / "image.png").touch()
 
-    assert skips(tmp_path) == {SkipReason.SPECIAL_FILE: 2}
+    assert lost(tmp_path) == {**dict.fromkeys(("pipe.png", "link.png"), SkipReason.SPECIAL_FILE), "image.png": None}
 
 
 def test_a_time_that_a_database_cannot_hold_is_clamped(tmp_path):
@@ -100,18 +107,72 @@ def test_a_folder_that_cannot_be_listed_is_skipped_by_name():
     assert len(walked) == 3
 
 
-def test_names_that_are_not_utf8_are_skipped_and_written_readably(tmp_path):
-    (tmp_path / os.fsdecode(b"M\xfcller")).mkdir()
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / os.fsdecode(b"H\xe4nde.png")).touch()
+def test_files_whose_names_are_not_utf8_are_found_under_readable_names_and_can_be_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    (folder / os.fsdecode(b"H\xe4nde.png")).write_bytes(b"gray")
 
-    skipped = {(path_as_text(one.path), one.reason) for one in walk(tmp_path) if isinstance(one, Skipped)}
+    assert files(tmp_path) == {r"M\xfcller/H\xe4nde.png"}
+    assert read_image_file(tmp_path, r"M\xfcller/H\xe4nde.png") == b"gray"
 
-    assert skipped == {
-        (r"M\xfcller", SkipReason.NAME_NOT_UTF8),
-        (r"study/H\xe4nde.png", SkipReason.NAME_NOT_UTF8),
-    }
-    assert files(tmp_path) == set()
+
+def test_a_name_that_is_not_utf8_beside_a_file_with_its_readable_name_is_skipped(tmp_path):
+    (tmp_path / os.fsdecode(b"H\xe4nde.png")).write_bytes(b"gray")
+    (tmp_path / r"H\xe4nde.png").write_bytes(b"other")
+
+    assert files(tmp_path) == {r"H\xe4nde.png"}
+    assert read_image_file(tmp_path, r"H\xe4nde.png") == b"other"
+    assert skips(tmp_path) == {SkipReason.NAME_NOT_UTF8: 1}
+
+
+NFC, NFD = (normalize(form, "H\xe4nde/\uac00\u304c.png") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("name", [NFC, NFD])
+def test_names_are_composed_and_read_in_the_form_on_disk(tmp_path, name):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"gray")
+
+    assert files(tmp_path) == {NFC}
+    assert read_image_file(tmp_path, NFC) == read_image_file(tmp_path, NFD) == b"gray"
+    assert file_version(tmp_path, NFC) == file_version(tmp_path, name)
+
+
+def test_two_files_whose_names_differ_in_their_form_stay_two(tmp_path):
+    for name, content in ((NFC, b"composed"), (NFD, b"decomposed")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+
+    # Of the decomposed folder, only the file's own name can be composed.
+    kept = f"{NFD.split('/')[0]}/{NFC.split('/')[1]}"
+    assert files(tmp_path) == {NFC, kept}
+    assert read_image_file(tmp_path, NFC) == b"composed"
+    assert read_image_file(tmp_path, kept) == b"decomposed"
+    (tmp_path / NFC).with_name(NFD.split("/")[1]).write_bytes(b"beside it")
+    assert len(files(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["\u212b.png", "\uf900.png", "e\u0301\xe9.png"])
+def test_a_name_that_would_not_come_back_is_left_as_it_is(tmp_path, name):
+    # An angstrom sign, a compatibility ideograph, and a name in both forms.
+    (tmp_path / name).write_bytes(b"gray")
+
+    assert files(tmp_path) == {name}
+    assert read_image_file(tmp_path, name) == b"gray"
+
+
+def test_a_file_without_rights_is_lost_and_its_neighbours_are_found():
+    with folder_for_others() as root:
+        flat_tree(root / "open", 2)
+        flat_tree(root / "closed", 1)
+        # It can be listed, but its files cannot be looked at.
+        (root / "closed").chmod(0o744)
+        with as_plain_user():
+            found = lost(root)
+
+    assert [path for path, reason in found.items() if reason is None] != []
+    assert found["closed/image000000.png"] is SkipReason.UNREADABLE
+    assert len(found) == 3
 
 
 def test_folders_nested_too_deeply_are_skipped(tmp_path):

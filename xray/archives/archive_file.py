@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from xray.vocabulary import Label
+from xray.vocabulary import Label, SkipReason
 
 MAX_PATH_BYTES = 1000
 """PostgreSQL indexes at most 2,700 bytes a row, and the rows of a flat archive hold the path twice."""
 
 MISSING = (0, 0)
-"""Version of a file that a manifest lists and that does not exist: it becomes an image that fails."""
+"""Version of a file that a manifest lists and that does not exist, or whose version this user may not read: it becomes
+an image that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,16 @@ class ArchiveFile:
         a zip keeps times to two seconds.
     placement : Placement or None
         The study that it belongs to; None until it is known.
+    lost : SkipReason or None
+        Why the scan can tell already that it cannot be read: if the layout places it in a study, it becomes an image
+        that fails, so that the study is incomplete.
     """
 
     path: str
     size: int
     mtime_ns: int
     placement: Placement | None = None
+    lost: SkipReason | None = None
 
     @property
     def version(self) -> tuple[int, int]:

@@ -3,24 +3,30 @@
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.archives.layouts import may_be_image
 from xray.archives.members import (
+    LOST,
     MAX_MEMBERS,
     TAR_SUFFIX,
+    UNKNOWN_PACKINGS,
     ZIP_SUFFIX,
     Index,
     Member,
     MemberStream,
     Packing,
     read_content,
+    unreadable_fault,
 )
-from xray.archives.regular_files import open_regular_file
+from xray.archives.names import needs_lookup, other_forms
+from xray.archives.regular_files import ByteRange, open_regular_file
 from xray.archives.tars import index_tar
 from xray.archives.zips import content_offset, index_zip
 from xray.errors import ContainerFault, FileFault
@@ -39,6 +45,12 @@ level 9)."""
 
 RATIO_FROM = 1024 * 1024
 
+MAX_NESTED_BYTES = 256 * 1024 * 1024
+"""Maximum size of a deflated container in a container, which is inflated in memory; a process keeps as much of them."""
+
+MAX_INDEXED_BYTES = 1024 * 1024 * 1024
+"""Maximum number of bytes that are inflated to list the containers in one container, in some seconds."""
+
 _Identity = tuple[int, int, int, int]
 """Device, inode, size and time of the last change of an open file: they change when it is replaced or written."""
 
@@ -55,6 +67,8 @@ class _CachedIndex:
 # held at a fork; the processes that fork do not read archives.
 _cache: OrderedDict[tuple[str, _Identity], _CachedIndex] = OrderedDict()
 _cache_lock = Lock()
+_inflated_contents: OrderedDict[tuple[str, _Identity, int], bytes] = OrderedDict()
+_inflated_lock = Lock()
 
 
 def list_members(path: Path, prefix: str = "") -> Iterator[ArchiveFile | Skipped]:
@@ -70,7 +84,8 @@ def list_members(path: Path, prefix: str = "") -> Iterator[ArchiveFile | Skipped
     Raises
     ------
     ContainerFault
-        It is damaged or cut off, not what its name says, being written, or over a cap: nothing of it is listed.
+        It is damaged or cut off, not what its name says, being written, over a cap, or everything in it is encrypted
+        or packed in an unknown way: nothing of it is listed.
     FileFault
         It is not a regular file.
     OSError
@@ -82,14 +97,21 @@ def list_members(path: Path, prefix: str = "") -> Iterator[ArchiveFile | Skipped
         index = _index(real_path, descriptor)
         if _identity(descriptor) != before:
             raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "it is being written")
-    return _listed(index, prefix)
+    return _listed(index, prefix, prefix[:-1] or path.name)
 
 
-def _listed(index: Index, prefix: str) -> Iterator[ArchiveFile | Skipped]:
+def _listed(index: Index, prefix: str, container: str) -> Iterator[ArchiveFile | Skipped]:
+    unreadable = False
     for name, member in index.members.items():
-        yield ArchiveFile(prefix + name, member.size, member.mtime_ns)
+        unreadable = unreadable or (member.packing in UNKNOWN_PACKINGS and may_be_image(name))
+        yield ArchiveFile(prefix + name, member.size, member.mtime_ns, lost=LOST.get(member.packing))
     for skipped in index.skipped:
         yield Skipped(prefix + skipped.path, skipped.reason)
+    # One line for all of them, as there may be thousands.
+    if unreadable:
+        yield Skipped(container, SkipReason.UNREADABLE_MEMBERS)
+    if index.packed_deeper:
+        yield Skipped(container, SkipReason.NESTED_CONTAINER)
 
 
 def read_member(container: str | Path, name: str, expected: tuple[int, int] | None, max_bytes: int) -> bytes:
@@ -120,7 +142,8 @@ def read_member(container: str | Path, name: str, expected: tuple[int, int] | No
         if expected is not None and expected != (member.size, member.mtime_ns):
             raise FileFault(Reason.CHANGED)
         _check_size(member, max_bytes)
-        data = read_content(descriptor, _offset(descriptor, member), member)
+        source = _source(os.fspath(container), descriptor, member)
+        data = read_content(source, _offset(source, member), member)
         if _identity(descriptor) != before:
             raise FileFault(Reason.CHANGED, "its container is being written")
         return data
@@ -142,16 +165,20 @@ def open_member(container: str | Path, name: str) -> Iterator[BinaryIO]:
     with open_regular_file(os.fspath(container)) as descriptor:
         member = _find(os.fspath(container), descriptor, name)
         _check_packing(member)
-        with io.BufferedReader(MemberStream(descriptor, _offset(descriptor, member), member)) as stream:
+        source = _source(os.fspath(container), descriptor, member)
+        with io.BufferedReader(MemberStream(source, _offset(source, member), member)) as stream:
             yield stream
 
 
 def _find(container: str, descriptor: int, name: str) -> Member:
     try:
-        member = _index(container, descriptor).members.get(name)
+        members = _index(container, descriptor).members
     except ContainerFault as fault:
         # The scan could read it; the next scan skips it if it stays so.
         raise FileFault(Reason.CHANGED, f"its container can no longer be read: {fault}") from fault
+    member = members.get(name)
+    if member is None and needs_lookup(name):
+        member = next((members[form] for form in other_forms(name) if form in members), None)
     if member is None:
         raise FileFault(Reason.VANISHED)
     return member
@@ -167,14 +194,36 @@ def _check_size(member: Member, max_bytes: int) -> None:
 
 
 def _check_packing(member: Member) -> None:
-    if member.packing is Packing.ENCRYPTED:
-        raise FileFault(Reason.UNSUPPORTED, "encrypted")
-    if member.packing is Packing.OTHER:
-        raise FileFault(Reason.UNSUPPORTED, "neither stored nor deflated in its zip")
+    fault = unreadable_fault(member)
+    if fault is not None:
+        raise fault
 
 
-def _offset(descriptor: int, member: Member) -> int:
-    return member.offset if member.crc is None else content_offset(descriptor, member)
+def _offset(source: ByteRange, member: Member) -> int:
+    return member.offset if member.crc is None else content_offset(source, member)
+
+
+def _source(path: str, descriptor: int, member: Member) -> ByteRange:
+    """Return the bytes that hold a member: its container's, or those of the deflated container in it, inflated."""
+    if member.within is None:
+        return ByteRange(descriptor)
+    return ByteRange(_inflated(path, descriptor, member.within))
+
+
+def _inflated(path: str, descriptor: int, nested: Member) -> bytes:
+    """Return the content of a nested container, from the cache or by inflating it; one thread at a time does."""
+    key = (path, _identity(descriptor), nested.offset)
+    with _inflated_lock:
+        content = _inflated_contents.get(key)
+        if content is None:
+            source = ByteRange(descriptor)
+            content = read_content(source, _offset(source, nested), nested)
+            _inflated_contents[key] = content
+            while sum(map(len, _inflated_contents.values())) > MAX_NESTED_BYTES:
+                _inflated_contents.popitem(last=False)
+        else:
+            _inflated_contents.move_to_end(key)
+    return content
 
 
 def _identity(descriptor: int) -> _Identity:
@@ -207,12 +256,83 @@ def _index_or_fault(path: str, descriptor: int) -> Index | ContainerFault:
 
 
 def _read_index(path: str, descriptor: int) -> Index:
-    name = path.lower()
-    if name.endswith(ZIP_SUFFIX):
-        return index_zip(descriptor)
-    if name.endswith(TAR_SUFFIX):
-        return index_tar(descriptor)
+    source = ByteRange(descriptor)
+    index = _index_of(path, source)
+    faults = [_add_nested(index, path, descriptor, source, name, nested) for name, nested in index.nested.items()]
+    index.nested.clear()
+    _require_readable(index, faults)
+    return index
+
+
+def _index_of(name: str, source: ByteRange) -> Index:
+    if name.lower().endswith(ZIP_SUFFIX):
+        return index_zip(source)
+    if name.lower().endswith(TAR_SUFFIX):
+        return index_tar(source)
     raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "a link to a file that is not named .zip or .tar")
+
+
+def _add_nested(
+    index: Index, path: str, descriptor: int, source: ByteRange, name: str, nested: Member
+) -> SkipReason | None:
+    """Add the members of a zip or tar that is a member itself; return why it is skipped instead, or None."""
+    try:
+        content, start, within = _open_nested(index, path, descriptor, source, nested)
+        inner = _index_of(name, content)
+        inner.packed_deeper += len(inner.nested)
+        _require_readable(inner, [])
+    except ContainerFault as fault:
+        index.skip(Skipped(name, fault.reason))
+        return fault.reason
+    for inner_name, member in inner.members.items():
+        index.add(f"{name}/{inner_name}", replace(member, offset=member.offset + start, within=within))
+    for skipped in inner.skipped:
+        index.skip(Skipped(f"{name}/{skipped.path}", skipped.reason))
+    index.packed_deeper += inner.packed_deeper
+    return None
+
+
+def _open_nested(
+    index: Index, path: str, descriptor: int, source: ByteRange, nested: Member
+) -> tuple[ByteRange, int, Member | None]:
+    """Return the bytes of a nested container, where they begin in its container, and itself if it is deflated."""
+    if nested.packing in LOST:
+        raise ContainerFault(LOST[nested.packing], "it has no content")
+    if nested.packing in UNKNOWN_PACKINGS:
+        raise _unknown_packing([nested])
+    try:
+        if nested.packing is Packing.STORED:
+            start = _offset(source, nested)
+            if nested.packed != nested.size or start + nested.size > source.size:
+                raise FileFault(Reason.TRUNCATED, "its container ends before it")
+            return ByteRange(descriptor, start, nested.size), start, None
+        index.inflated += nested.size
+        if index.inflated > MAX_INDEXED_BYTES:
+            raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, "too much would be inflated to list it")
+        _check_size(nested, MAX_NESTED_BYTES)
+        return ByteRange(_inflated(path, descriptor, nested)), 0, nested
+    except FileFault as fault:
+        too_large = fault.reason is Reason.TOO_LARGE
+        reason = SkipReason.CONTAINER_TOO_LARGE if too_large else SkipReason.DAMAGED_CONTAINER
+        raise ContainerFault(reason, fault.detail) from fault
+
+
+def _require_readable(index: Index, nested_faults: Sequence[SkipReason | None]) -> None:
+    """Raise `ContainerFault` if everything in a container that may be an image is encrypted or oddly packed."""
+    images = [member for name, member in index.members.items() if may_be_image(name)]
+    packings = {member.packing for member in images}
+    if images and packings <= UNKNOWN_PACKINGS:
+        raise _unknown_packing(images)
+    if not images and nested_faults and set(nested_faults) <= {SkipReason.ENCRYPTED_CONTAINER}:
+        raise ContainerFault(SkipReason.ENCRYPTED_CONTAINER, "the zips in it are encrypted")
+
+
+def _unknown_packing(members: Sequence[Member]) -> ContainerFault:
+    if any(member.packing is Packing.ENCRYPTED for member in members):
+        return ContainerFault(SkipReason.ENCRYPTED_CONTAINER, "it is encrypted")
+    return ContainerFault(
+        SkipReason.UNKNOWN_PACKING, "its files are packed in a way that is not read, such as Deflate64"
+    )
 
 
 def _drop_oldest() -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from xray.archives.containers import member_version, open_member, read_member
 from xray.archives.members import is_container
+from xray.archives.names import names_on_disk, needs_lookup, stored_name
 from xray.archives.regular_files import clamp_to_int64, open_regular_file, read_at
 from xray.archives.storage_errors import file_fault, require_root
 from xray.errors import ArchiveOutage, FileFault
@@ -105,10 +106,17 @@ def is_below_root(root: Path, relative: str) -> bool:
         The path cannot be followed.
     """
     try:
-        _real_path_below(os.path.realpath(root, strict=True), root / relative)
+        _real_path_below(os.path.realpath(root, strict=True), path_on_disk(root, relative))
     except FileFault:
         return False
     return True
+
+
+def path_on_disk(root: Path, relative: str) -> Path:
+    """Return where a file or folder of an archive is on this host, which may write its name in another form."""
+    if not needs_lookup(relative):
+        return root / relative
+    return root.joinpath(*names_on_disk(str(root), PurePosixPath(relative).parts))
 
 
 def file_version(root: Path, relative: str) -> tuple[int, int]:
@@ -157,9 +165,11 @@ def _resolve(root: Path, relative: str) -> tuple[str, str | None]:
             require_root(root)
             return real_root, "/".join(parts)
         if is_single_file(root):
-            if relative != root.name:
+            if relative not in (root.name, stored_name(root.name)):
                 raise ArchiveOutage(f"the archive at {root} is not a folder, a zip or a tar")
             return real_root, None
+        if needs_lookup(relative):
+            parts = tuple(names_on_disk(str(root), parts))
         for depth, part in enumerate(parts[:-1], 1):
             if is_container(part):
                 path = _real_path_below(real_root, root.joinpath(*parts[:depth]))

@@ -17,6 +17,8 @@ _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 _BODY_PART_FOLDER = re.compile(r"XR_([A-Z]{2,16})", re.IGNORECASE)
 _STUDY_FOLDER = re.compile(r"study[0-9]+(?:_(positive|negative))?", re.IGNORECASE)
 
+_OTHER_SUFFIX = re.compile(r"\.[a-z]{1,5}[0-9]?")
+
 _FOLDERS = 64
 """Folders whose answers are kept: a scan finds the files of a folder one after the other."""
 
@@ -72,8 +74,7 @@ def check_name(relative: str) -> SkipReason | None:
 
     Hidden and system files are not images; databases and reports cannot hold the other names.
     """
-    folder, _, name = relative.rpartition("/")
-    if is_hidden(name) or _is_in_hidden_folder(folder):
+    if is_hidden_path(relative):
         return SkipReason.HIDDEN
     if not is_utf8(relative):
         return SkipReason.NAME_NOT_UTF8
@@ -94,6 +95,23 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_hidden_path(path: str) -> bool:
+    """Tell whether a file, or a folder above it, is hidden."""
+    folder, _, name = path.rpartition("/")
+    return is_hidden(name) or _is_in_hidden_folder(folder)
+
+
+def may_be_image(path: str) -> bool:
+    """Tell whether a file could be an image by its name: most DICOM files of a CD have no suffix, or a number for one.
+
+    This is not how a scan decides; it is for files that cannot be opened.
+    """
+    name = path.rpartition("/")[2]
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    known = suffix in IMAGE_SUFFIXES or not _OTHER_SUFFIX.fullmatch(suffix)
+    return known and not is_hidden_path(path) and name.upper() != "DICOMDIR"
 
 
 @lru_cache(_FOLDERS)

@@ -51,6 +51,35 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
+class ByteRange:
+    """Bytes of an open file, or in memory, read by offset like a file of their own.
+
+    Parameters
+    ----------
+    source : int or bytes
+        A descriptor, which the caller keeps open, or the bytes.
+    start : int
+        Where the range begins.
+    size : int or None
+        Its length; None means up to the end.
+    """
+
+    def __init__(self, source: int | bytes, start: int = 0, size: int | None = None) -> None:
+        end = len(source) if isinstance(source, bytes) else os.fstat(source).st_size
+        self.size = max(end - start, 0) if size is None else max(min(size, end - start), 0)
+        self._source = source
+        self._start = start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes from `offset` on; fewer if the range ends before."""
+        length = min(length, self.size - offset)
+        if offset < 0 or length <= 0:
+            return b""
+        if isinstance(self._source, bytes):
+            return self._source[self._start + offset : self._start + offset + length]
+        return read_at(self._source, self._start + offset, length)
+
+
 def clamp_to_int64(nanoseconds: int) -> int:
     """Limit a time to 64 bits: file systems and headers can hold dates after the year 2262, databases cannot."""
     return min(max(nanoseconds, -_INT64_MAX), _INT64_MAX)

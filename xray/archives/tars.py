@@ -4,12 +4,12 @@ The standard library's `tarfile` parses each header block. This module finds the
 header for the end of the tar, accepts any length, and can be made to read in a circle.
 """
 
-import os
 import re
 import tarfile
+from contextlib import suppress
 
-from xray.archives.members import MAX_MEMBERS, Index, Member, Packing
-from xray.archives.regular_files import clamp_to_int64, read_at
+from xray.archives.members import MAX_MEMBERS, Index, Link, Member, Packing, hard_link_target, link_target
+from xray.archives.regular_files import ByteRange, clamp_to_int64
 from xray.errors import ContainerFault
 from xray.vocabulary import SkipReason
 
@@ -21,19 +21,20 @@ _MAX_BLOCKS = 16 * MAX_MEMBERS
 _MAX_PADDING = 1024 * 1024
 """Maximum number of bytes after a tar's end, which is padded to its record: on tape up to a megabyte."""
 
-_FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
-_WITHOUT_CONTENT = frozenset(
-    {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE}
-)
+_CONTENT = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.LNKTYPE})
+_WITHOUT_CONTENT = frozenset({tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE})
+_CHUNK = 1024 * 1024
 _PAX = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
 _NUMBER = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _SPARSE = "GNU.sparse."
 _SPARSE_NAME = "GNU.sparse.name"
-_USED = frozenset({"path", "size", "mtime", _SPARSE_NAME})
+_USED = frozenset({"path", "linkpath", "size", "mtime", _SPARSE_NAME})
 
 
-def index_tar(descriptor: int) -> Index:
+def index_tar(source: ByteRange) -> Index:
     """Read all headers of a tar: 512 bytes for each member, and more for a long name.
+
+    A hard link is the content of the member that it names, and so is a symbolic link to a member.
 
     Raises
     ------
@@ -42,18 +43,19 @@ def index_tar(descriptor: int) -> Index:
     OSError
         The storage failed.
     """
-    reader = _HeaderReader(descriptor)
+    reader = _HeaderReader(source)
     reader.read_all()
+    reader.index.follow_links()
     return reader.index
 
 
 class _HeaderReader:
     """Read from header to header, never back."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.index = Index()
-        self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+    def __init__(self, source: ByteRange) -> None:
+        self.index = Index(self._supersedes)
+        self._source = source
+        self._size = source.size
         self._position = 0
         self._blocks = 0
 
@@ -69,7 +71,7 @@ class _HeaderReader:
             elif header.type == tarfile.GNUTYPE_LONGNAME:
                 records["path"] = _decoded(self._extension(header.size).partition(b"\0")[0])
             elif header.type == tarfile.GNUTYPE_LONGLINK:
-                self._extension(header.size)
+                records["linkpath"] = _decoded(self._extension(header.size).partition(b"\0")[0])
             else:
                 if header.type == tarfile.GNUTYPE_SPARSE:
                     self._skip_sparse_map(block[482])
@@ -83,7 +85,7 @@ class _HeaderReader:
         self._blocks += 1
         if self._blocks > _MAX_BLOCKS:
             raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, f"it has more than {_MAX_BLOCKS:,} header blocks")
-        block = read_at(self._descriptor, self._position, _BLOCK)
+        block = self._source.read(self._position, _BLOCK)
         if len(block) < _BLOCK:
             raise _damaged()
         self._position += _BLOCK
@@ -93,7 +95,7 @@ class _HeaderReader:
         if size > MAX_HEADER_BYTES:
             text = f"a header claims {size:,} bytes, the cap is {MAX_HEADER_BYTES:,}"
             raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, text)
-        return read_at(self._descriptor, self._skip(size), size)
+        return self._source.read(self._skip(size), size)
 
     def _skip(self, size: int) -> int:
         start = self._position
@@ -109,22 +111,52 @@ class _HeaderReader:
     def _add_member(self, header: tarfile.TarInfo, records: dict[str, str]) -> None:
         pax_size = _billionths(records.get("size"))
         size = header.size if pax_size is None else pax_size // 1_000_000_000
-        start = self._skip(0 if header.type in _WITHOUT_CONTENT else size)
+        is_link = header.type == tarfile.LNKTYPE and not self._has_content(size, bool(records))
+        start = self._skip(0 if is_link or header.type in _WITHOUT_CONTENT else size)
         name = records.get(_SPARSE_NAME) or records.get("path") or header.name
         if header.type == tarfile.DIRTYPE or name.replace("\\", "/").endswith("/"):
             return
-        if header.type not in _FILES or any(key.startswith(_SPARSE) for key in records):
-            self.index.add(name, SkipReason.SPECIAL_FILE)
-            return
         pax_mtime_ns = _billionths(records.get("mtime"))
         mtime_ns = clamp_to_int64(int(header.mtime) * 1_000_000_000 if pax_mtime_ns is None else pax_mtime_ns)
-        self.index.add(name, Member(start, size, size, mtime_ns, Packing.STORED, None))
+        linked = records.get("linkpath") or header.linkname
+        if is_link:
+            self.index.add(name, Link(hard_link_target(linked), mtime_ns))
+        elif header.type == tarfile.SYMTYPE:
+            self.index.add(name, Link(link_target(name, linked), mtime_ns))
+        elif header.type not in _CONTENT or any(key.startswith(_SPARSE) for key in records):
+            self.index.add(name, Member(0, 0, 0, mtime_ns, Packing.SPECIAL, None))
+        else:
+            self.index.add(name, Member(start, size, size, mtime_ns, Packing.STORED, None))
+
+    def _has_content(self, size: int, has_records: bool) -> bool:
+        """Tell whether the content of a hard link follows: POSIX.1-2001 allows it, older writers give a size only."""
+        if size <= 0:
+            return False
+        block = self._source.read(self._position, _BLOCK)
+        if block.strip(b"\0"):
+            with suppress(ContainerFault):
+                _header(block)
+                return False
+            return True
+        return has_records
+
+    def _supersedes(self, member: Member, earlier: Member) -> bool:
+        """Tell whether a member brings an earlier one up to date, as `tar --update` does, or is the same file again."""
+        if member.mtime_ns > earlier.mtime_ns:
+            return True
+        if member.packing is not Packing.STORED or (member.size, member.packing) != (earlier.size, earlier.packing):
+            return False
+        return all(
+            self._source.read(member.offset + at, min(_CHUNK, member.size - at))
+            == self._source.read(earlier.offset + at, min(_CHUNK, member.size - at))
+            for at in range(0, member.size, _CHUNK)
+        )
 
     def _check_padding(self) -> None:
         # Other bytes are another tar after this one, or a copy whose end is not written yet: their images would be
         # missing without an error.
         padding = self._size - self._position
-        if padding > _MAX_PADDING or read_at(self._descriptor, self._position, padding).strip(b"\0"):
+        if padding > _MAX_PADDING or self._source.read(self._position, padding).strip(b"\0"):
             raise ContainerFault(SkipReason.DAMAGED_CONTAINER, "it has data after its end-of-archive marker")
 
 

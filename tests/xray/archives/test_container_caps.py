@@ -12,7 +12,7 @@ import pytest
 
 from tests.containers import IMAGES, fault_of, paths, peak_of, reason_of, zip_of
 from xray.archives import members
-from xray.archives.containers import MAX_RATIO, list_members, open_member, read_member
+from xray.archives.containers import MAX_RATIO, open_member, read_member
 from xray.archives.files import MAX_BYTES
 from xray.archives.members import MAX_INFLATED
 from xray.errors import FileFault
@@ -110,7 +110,7 @@ def test_a_tar_with_too_many_members_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "MAX_MEMBERS", 1000)
     header = tarfile.TarInfo("image.png").tobuf(tarfile.USTAR_FORMAT)
     (tmp_path / "a.tar").write_bytes(header * 1000 + bytes(1024))
-    assert len(list(list_members(tmp_path / "a.tar"))) == 1000
+    assert paths(tmp_path / "a.tar") == ["image.png"]
     (tmp_path / "a.tar").write_bytes(header * 1001 + bytes(1024))
 
     assert fault_of(tmp_path / "a.tar") is SkipReason.CONTAINER_TOO_LARGE

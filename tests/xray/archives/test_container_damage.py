@@ -19,6 +19,7 @@ from xray.archives import containers
 from xray.archives.archive_file import ArchiveFile
 from xray.archives.containers import list_members, read_member
 from xray.archives.files import MAX_BYTES, open_image, read_image_file
+from xray.archives.regular_files import ByteRange
 from xray.archives.tars import index_tar
 from xray.archives.zips import index_zip
 from xray.errors import ContainerFault, FileFault
@@ -92,7 +93,7 @@ def test_a_storage_error_is_not_reported_as_a_damaged_container(tmp_path, suffix
     descriptor = os.open(make(tmp_path / f"a{suffix}", IMAGES), os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="Bad file descriptor"):
-            index(descriptor)
+            index(ByteRange(descriptor))
     finally:
         os.close(descriptor)
 

@@ -1,5 +1,6 @@
 """Names of members that are accepted or skipped, and members that cannot be read."""
 
+import io
 import os
 import stat
 import struct
@@ -8,7 +9,19 @@ import zipfile
 
 import pytest
 
-from tests.containers import IMAGES, patched, paths, reason_of, skipped, tar_of, tar_with, with_checksum, zip_of
+from tests.containers import (
+    fault_of,
+    lost,
+    patched,
+    paths,
+    reason_of,
+    skipped,
+    tar_of,
+    tar_with,
+    with_checksum,
+    zip_of,
+)
+from xray.archives.archive_file import ArchiveFile
 from xray.archives.containers import list_members, open_member, read_member
 from xray.archives.files import MAX_BYTES
 from xray.errors import FileFault
@@ -47,13 +60,36 @@ def test_names_are_normalised(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_if_a_name_repeats_the_last_member_counts(tmp_path, suffix):
-    files = [("image.png", b"first"), ("./image.png", b"second")]
+@pytest.mark.parametrize("first", [b"other.", b"longer"])
+def test_if_a_name_repeats_the_last_member_counts_and_the_others_are_kept_as_lost(tmp_path, suffix, first):
+    files = [("image.png", first), ("image.png", b"third."), ("./image.png", b"second")]
     path = (zip_of if suffix == ".zip" else tar_of)(tmp_path / f"a{suffix}", files)
 
-    assert paths(path) == ["image.png"]
-    assert skipped(path) == [("image.png", SkipReason.DUPLICATE_NAME)]
+    replaced = ["image (replaced 1).png", "image (replaced 2).png"]
+    assert lost(path) == dict.fromkeys(replaced, SkipReason.DUPLICATE_NAME)
+    assert sorted(paths(path)) == [*replaced, "image.png"]
     assert read_member(path, "image.png", None, MAX_BYTES) == b"second"
+    with pytest.raises(FileFault, match="another file of the same name"):
+        read_member(path, replaced[0], None, MAX_BYTES)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_a_file_that_is_packed_twice_is_one_member(tmp_path, suffix):
+    files = [("image.png", b"gray"), ("image.png", b"gray")]
+
+    path = (zip_of if suffix == ".zip" else tar_of)(tmp_path / f"a{suffix}", files)
+    assert paths(path) == ["image.png"]
+
+
+def test_a_member_that_a_later_one_brings_up_to_date_is_not_lost(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as container:
+        for mtime, content in ((1, b"first"), (2, b"second")):
+            header = tarfile.TarInfo("image.png")
+            header.size, header.mtime = len(content), mtime
+            container.addfile(header, io.BytesIO(content))
+
+    assert paths(tmp_path / "a.tar") == ["image.png"]
+    assert read_member(tmp_path / "a.tar", "image.png", None, MAX_BYTES) == b"second"
 
 
 def test_folders_are_neither_listed_nor_skipped(tmp_path):
@@ -105,12 +141,11 @@ def test_times_in_the_headers_of_an_incremental_tar_are_not_read_as_names(tmp_pa
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_bytes_in_a_tars_name_that_are_not_utf8_become_surrogates_and_can_be_read_back(tmp_path, form):
-    name = os.fsdecode(b"M\xfcller.png")
-    path = tar_of(tmp_path / "a.tar", {name: b"gray"}, form)
+def test_bytes_in_a_tars_name_that_are_not_utf8_are_written_readably_and_read_back(tmp_path, form):
+    path = tar_of(tmp_path / "a.tar", {os.fsdecode(b"M\xfcller.png"): b"gray"}, form)
 
-    assert paths(path) == [name]
-    assert read_member(path, name, None, MAX_BYTES) == b"gray"
+    assert paths(path) == [r"M\xfcller.png"]
+    assert read_member(path, r"M\xfcller.png", None, MAX_BYTES) == b"gray"
 
 
 def test_a_name_that_is_too_long_is_skipped_and_shortened(tmp_path):
@@ -120,25 +155,19 @@ def test_a_name_that_is_too_long_is_skipped_and_shortened(tmp_path):
     assert (len(name), reason) == (1000, SkipReason.PATH_TOO_LONG)
 
 
-@pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_a_container_in_a_container_is_not_opened(tmp_path, suffix):
-    inner = zip_of(tmp_path / "inner.zip", IMAGES).read_bytes()
-    files = {"inner.zip": inner, "b.tar": b"", "c.tar.gz": b"", "d.zip/image.png": b"gray", "__MACOSX/._e.zip": b""}
-    path = (zip_of if suffix == ".zip" else tar_of)(tmp_path / f"a{suffix}", files)
-
-    assert paths(path) == ["d.zip/image.png", "__MACOSX/._e.zip"]
-    assert skipped(path) == [(name, SkipReason.NESTED_CONTAINER) for name in ("inner.zip", "b.tar", "c.tar.gz")]
-
-
 # --- special files
 
 
-@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
-def test_links_and_devices_in_a_tar_are_special_files(tmp_path, kind):
-    header = tarfile.TarInfo("image.png")
-    header.type, header.linkname = kind, "/etc/passwd"
+SPECIAL = {"image.png": SkipReason.SPECIAL_FILE}
 
-    assert skipped(tar_with(tmp_path / "a.tar", header)) == [("image.png", SkipReason.SPECIAL_FILE)]
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_devices_in_a_tar_are_lost(tmp_path, kind):
+    header = tarfile.TarInfo("image.png")
+    header.type = kind
+
+    assert lost(tar_with(tmp_path / "a.tar", header)) == SPECIAL
+    assert reason_of(tmp_path / "a.tar") is Reason.UNREADABLE
 
 
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
@@ -150,7 +179,7 @@ def test_a_sparse_member_of_a_pax_tar_is_a_special_file(tmp_path, version):
         "GNU.sparse.name": "image.png",
     }
 
-    assert skipped(tar_with(tmp_path / "a.tar", header)) == [("image.png", SkipReason.SPECIAL_FILE)]
+    assert lost(tar_with(tmp_path / "a.tar", header)) == SPECIAL
 
 
 def test_an_old_gnu_sparse_member_is_a_special_file_and_the_next_member_is_found(tmp_path):
@@ -163,38 +192,98 @@ def test_an_old_gnu_sparse_member_is_a_special_file_and_the_next_member_is_found
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(block) + bytes(504) + b"\1" + bytes(7) + bytes(512) + b"content".ljust(512, b".") + rest)
 
-    assert skipped(path) == [("image.png", SkipReason.SPECIAL_FILE)]
+    assert lost(path) == SPECIAL
     assert read_member(path, "more.png", None, MAX_BYTES) == b"gray"
 
 
-def test_a_link_in_a_zip_is_a_special_file(tmp_path):
-    link = zipfile.ZipInfo("image.png")
-    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+def test_a_device_in_a_zip_is_lost(tmp_path):
+    device = zipfile.ZipInfo("image.png")
+    device.create_system, device.external_attr = 3, (stat.S_IFCHR | 0o666) << 16
 
-    assert skipped(zip_of(tmp_path / "a.zip", [(link, b"/etc/passwd")])) == [("image.png", SkipReason.SPECIAL_FILE)]
+    assert lost(zip_of(tmp_path / "a.zip", [(device, b"")])) == SPECIAL
 
 
 # --- members that cannot be read
 
 
-def test_an_encrypted_member_is_listed_and_unsupported(tmp_path):
-    path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"}, zipfile.ZIP_STORED)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"PK\1\2") + 8] |= 1
-    path.write_bytes(data)
+ENCRYPTED = {8: 1}
+STRONGLY_ENCRYPTED = {8: 0x41}
+DEFLATE64 = {10: 9}
+PATCHED = {8: 0x20}
 
-    assert paths(path) == ["image.png"]
-    assert reason_of(path) is Reason.UNSUPPORTED
-    with pytest.raises(FileFault, match="encrypted"), open_member(path, "image.png"):
-        pass
+
+def with_directory(path, changes, only: bytes = b""):
+    """Change bytes in a zip's directory, of all members or of one."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\1\2")
+    while at >= 0:
+        if only in data[at + 46 : at + 100]:
+            for offset, value in changes.items():
+                data[at + offset] = value
+        at = data.find(b"PK\1\2", at + 4)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (ENCRYPTED, SkipReason.ENCRYPTED_CONTAINER),
+        (STRONGLY_ENCRYPTED, SkipReason.ENCRYPTED_CONTAINER),
+        (DEFLATE64, SkipReason.UNKNOWN_PACKING),
+        (PATCHED, SkipReason.UNKNOWN_PACKING),
+    ],
+)
+def test_a_zip_in_which_every_image_is_encrypted_or_packed_in_an_unknown_way_is_a_fault(tmp_path, changes, reason):
+    path = zip_of(tmp_path / "a.zip", {"image.png": b"gray", "more": b"gray", "readme.txt": b"text"})
+
+    assert fault_of(with_directory(path, changes)) is reason
+
+
+@pytest.mark.parametrize("name", ["readme.txt", "VIEWER.EXE", "DICOMDIR", "__MACOSX/._1.png"])
+def test_a_readable_file_that_cannot_be_an_image_does_not_hide_that_the_images_are_encrypted(tmp_path, name):
+    path = zip_of(tmp_path / "a.zip", {"IM0001": b"gray", name: b"text"})
+
+    assert fault_of(with_directory(path, ENCRYPTED, b"IM0001")) is SkipReason.ENCRYPTED_CONTAINER
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_packings_are_listed_and_unsupported(tmp_path, packing):
-    path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"}, packing)
+def test_a_zip_that_is_packed_by_another_method_is_a_fault(tmp_path, packing):
+    assert fault_of(zip_of(tmp_path / "a.zip", {"image.png": b"gray"}, packing)) is SkipReason.UNKNOWN_PACKING
 
-    assert paths(path) == ["image.png"]
-    assert reason_of(path) is Reason.UNSUPPORTED
+
+def test_a_zip_whose_directory_is_encrypted_is_an_encrypted_one(tmp_path):
+    path = zip_of(tmp_path / "a.zip", {"image.png": b"gray"})
+    data = bytearray(path.read_bytes())
+    data[6:8] = struct.pack("<H", 0x2041)
+    data[data.index(b"PK\1\2") : data.index(b"PK\5\6")] = os.urandom(data.index(b"PK\5\6") - data.index(b"PK\1\2"))
+    path.write_bytes(data)
+
+    assert fault_of(path) is SkipReason.ENCRYPTED_CONTAINER
+
+
+@pytest.mark.parametrize("changes", [ENCRYPTED, DEFLATE64])
+def test_if_only_some_images_are_encrypted_they_are_unsupported_and_the_zip_is_named_once(tmp_path, changes):
+    files = {f"closed{n}.png": b"gray" for n in range(3)} | {"image.png": b"gray"}
+    path = with_directory(zip_of(tmp_path / "a.zip", files), changes, b"closed")
+
+    assert paths(path) == list(files)
+    assert skipped(path) == [("a.zip", SkipReason.UNREADABLE_MEMBERS)]
+    assert reason_of(path, "closed1.png") is Reason.UNSUPPORTED
+    assert read_member(path, "image.png", None, MAX_BYTES) == b"gray"
+    with pytest.raises(FileFault) as caught, open_member(path, "closed1.png"):
+        pass
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
+def test_a_member_that_is_packed_again_without_a_password_is_another_version(tmp_path):
+    path = zip_of(tmp_path / "a.zip", {"closed.png": b"gray", "image.png": b"gray"})
+    after = {member.path: member.version for member in list_members(path) if isinstance(member, ArchiveFile)}
+    with_directory(path, ENCRYPTED, b"closed")
+    before = {member.path: member.version for member in list_members(path) if isinstance(member, ArchiveFile)}
+
+    assert before["image.png"] == after["image.png"]
+    assert before["closed.png"] != after["closed.png"]
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -233,11 +233,13 @@ def test_a_folder_named_like_a_container_is_a_folder_and_a_container_in_it_is_op
     assert read_image_file(root, "year.zip/month.tar/day.zip/image.png") == b"inner"
 
 
-def test_a_container_in_a_container_is_not_opened(root):
+def test_a_container_in_a_container_is_read_like_a_folder_and_one_within_that_is_not(root):
     inner = packed(root / "inner.zip", {"image.png": b"gray"}).read_bytes()
-    packed(root / "outer.zip", {"inner.zip": inner})
+    middle = packed(root / "outer.zip", {"inner.zip": inner}).read_bytes()
+    packed(root / "deep.zip", {"outer.zip": middle})
 
-    assert fault_of(root, "outer.zip/inner.zip/image.png").reason is Reason.VANISHED
+    assert read_image_file(root, "outer.zip/inner.zip/image.png") == b"gray"
+    assert fault_of(root, "deep.zip/outer.zip/inner.zip/image.png").reason is Reason.VANISHED
 
 
 def test_a_container_can_be_read_as_a_file(root):
