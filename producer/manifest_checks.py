@@ -3,11 +3,13 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 from producer.source import Source, Wait
-from xray.archives.files import file_version, open_image
+from xray.archives.files import file_version, is_same_file, open_image
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.manifest import ManifestProblem, ManifestRow, count_images, read_manifest
+from xray.archives.names import stored_name
 from xray.errors import FileFault, StorageOutage, UsageError
 
 
@@ -56,6 +58,7 @@ def checked_rows(source: Source) -> Iterator[ManifestRow]:
             for row in read_manifest(file, source.pseudonym_key):
                 if isinstance(row, ManifestProblem):
                     raise UsageError(f"{MANIFEST_NAME} {row}; correct it and scan again")
+                row = replace(row, image=_stored_path(source, row.image))
                 _require_consistent(index, source, row)
                 yield row
         except sqlite3.OperationalError as error:
@@ -76,6 +79,18 @@ def _require_consistent(index: sqlite3.Connection, source: Source, row: Manifest
         raise _two_labels(source, study)
 
 
+def _stored_path(source: Source, image: str) -> str:
+    """Return how the archive's paths write that of a listed image, which may be written in either Unicode form."""
+    stored = stored_name(image)
+    if stored == image:
+        return image
+    try:
+        # If the archive holds two files whose names differ in their form only, each is meant as it is written.
+        return stored if is_same_file(source.root, image, stored) else image
+    except FileFault:
+        return stored
+
+
 def _require_quiet(source: Source, wait: Wait) -> None:
     before = _manifest_version(source)
     source.wait_until_quiet(before[1], wait)
@@ -89,7 +104,7 @@ def _manifest_version(source: Source) -> tuple[int, int]:
 
 
 def _listed_twice(source: Source, image: str) -> UsageError:
-    lines = [row.line for row in _rows(source) if row.image == image]
+    lines = [row.line for row in _rows(source) if _stored_path(source, row.image) == image]
     return UsageError(f"{MANIFEST_NAME} lists {image!r} on lines {_joined(lines)}; an image belongs to one study, once")
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -14,6 +15,7 @@ from producer.scan import finish_abandoned_scan
 from producer.source import Source
 from tests.archives import png
 from tests.clinics import KEY, Scan, dicom_image, put, studies
+from tests.containers import write_zip
 from tests.seeding import MODEL
 from xray.errors import UsageError
 from xray.vocabulary import Layout
@@ -130,3 +132,45 @@ def test_a_manifest_that_became_wrong_changes_nothing_of_the_earlier_scan(
     with pytest.raises(UsageError):
         scan()
     assert (run_summary(database, run).images, studies(database)) == (1, {"s": 1})
+
+
+NFC, NFD = (normalize(form, "H\xe4nde.png") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("listed", "on_disk"), [(NFC, NFD), (NFD, NFC), (NFD, NFD)])
+def test_a_listed_name_meets_the_file_in_either_unicode_form(
+    clinic: Path, database: Database, scan: Scan, listed: str, on_disk: str, packed: bool
+) -> None:
+    manifest = f"study,image\ns,{listed}\n".encode()
+    if packed:
+        put(clinic, "manifest.csv", manifest.replace(b"s,", b"s,a.zip\\"))
+        write_zip(clinic / "a.zip", {on_disk: png(1)})
+    else:
+        put(clinic, "manifest.csv", manifest)
+        put(clinic, on_disk, png(1))
+    assert scan().missing == 0
+    (image,) = find_study(database, "s")[0].images
+    assert image.image == ("a.zip/" if packed else "") + NFC
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_files_whose_names_differ_in_their_form_are_listed_as_two(
+    clinic: Path, database: Database, scan: Scan, packed: bool
+) -> None:
+    folder = "a.zip/" if packed else ""
+    put(clinic, "manifest.csv", f"study,image\ns,{folder}{NFC}\ns,{folder}{NFD}\n".encode())
+    if packed:
+        write_zip(clinic / "a.zip", {NFC: png(1), NFD: png(2)})
+    else:
+        put(clinic, NFC, png(1))
+        put(clinic, NFD, png(2))
+    assert scan().missing == 0
+    assert {image.image for image in find_study(database, "s")[0].images} == {folder + NFC, folder + NFD}
+
+
+def test_one_file_that_is_listed_in_both_forms_is_listed_twice(clinic: Path, scan: Scan) -> None:
+    put(clinic, "manifest.csv", f"study,image\ns,{NFC}\ns,{NFD}\n".encode())
+    put(clinic, NFD, png(1))
+    with pytest.raises(UsageError, match="on lines 2 and 3"):
+        scan()

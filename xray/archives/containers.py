@@ -156,6 +156,12 @@ def member_version(container: str | Path, name: str) -> tuple[int, int]:
     return member.size, member.mtime_ns
 
 
+def is_same_member(container: str | Path, name: str, other: str) -> bool:
+    """Tell whether two names lead to one member; errors as for `read_member`."""
+    with open_regular_file(os.fspath(container)) as descriptor:
+        return _find(os.fspath(container), descriptor, name) is _find(os.fspath(container), descriptor, other)
+
+
 @contextmanager
 def open_member(container: str | Path, name: str) -> Iterator[BinaryIO]:
     """Open a member as a seekable binary stream, to read its beginning; parameters and errors as for `read_member`.

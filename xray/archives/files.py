@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from xray.archives.containers import member_version, open_member, read_member
+from xray.archives.containers import is_same_member, member_version, open_member, read_member
 from xray.archives.members import is_container
 from xray.archives.names import names_on_disk, needs_lookup, stored_name
 from xray.archives.regular_files import clamp_to_int64, open_regular_file, read_at
@@ -144,9 +144,41 @@ def file_version(root: Path, relative: str) -> tuple[int, int]:
         raise file_fault(root, relative, error) from error
 
 
+def is_same_file(root: Path, one: str, other: str) -> bool:
+    """Tell whether two paths below an archive's root, or in its containers, lead to one file.
+
+    Raises
+    ------
+    FileFault, ArchiveOutage
+        As in `read_image_file`.
+    """
+    try:
+        places = [_resolve(root, path) for path in (one, other)]
+        if places[0][1] is None or places[1][1] is None:
+            return places[0] == places[1]
+        containers = {path for path, _ in places}
+        return len(containers) == 1 and is_same_member(*containers, *(member for _, member in places if member))
+    except OSError as error:
+        raise file_fault(root, one, error) from error
+
+
 def content_digest(data: bytes) -> bytes:
     """Return the SHA-256 of a file's content, 32 bytes."""
     return hashlib.sha256(data).digest()
+
+
+def file_digest(root: Path, relative: str) -> bytes | None:
+    """Return the SHA-256 of a file below an archive's root or of a member, or None if it cannot be read.
+
+    Raises
+    ------
+    ArchiveOutage
+        As in `read_image_file`.
+    """
+    try:
+        return content_digest(read_image_file(root, relative))
+    except FileFault:
+        return None
 
 
 def mtime_ns(status: os.stat_result) -> int:

@@ -34,7 +34,7 @@ class ManifestRow:
     line : int
         Its line, from 1.
     image : str
-        Its path below the archive's root, POSIX.
+        Its path below the archive's root, POSIX; a backslash, which Windows writes, separates folders too.
     placement : Placement
         Its study, and what else the columns say.
     """
@@ -195,10 +195,16 @@ def _image(text: str) -> str:
         raise _WrongLine("no image")
     if len(text.encode()) > MAX_PATH_BYTES or "\0" in text:
         raise _WrongLine(f"an image's path may have at most {MAX_PATH_BYTES:,} bytes and no NUL")
-    parts = text.split("/")
-    if text.startswith("/") or ".." in parts:
+    # Windows separates folders by a backslash.
+    unified = text.replace("\\", "/")
+    if re.match(r"[A-Za-z]:|//", unified):
+        raise _WrongLine(
+            f"the image {text!r} is on a drive or a server; write its path from the archive's folder on, "
+            f"such as {'/'.join(unified.split('/')[-2:])!r}"
+        )
+    if unified.startswith("/") or ".." in unified.split("/"):
         raise _WrongLine(f"the image {text!r} is not below the archive's root; write its path from there, without '..'")
-    return PurePosixPath(text).as_posix()
+    return PurePosixPath(unified).as_posix()
 
 
 def _label(text: str) -> Label | None:

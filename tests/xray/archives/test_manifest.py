@@ -63,8 +63,25 @@ def test_manifests_as_spreadsheets_write_them_are_read(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "image"),
+    [("2024\\a.png", "2024/a.png"), (".\\2024\\x/a.png", "2024/x/a.png"), ("2024\\\\a.png", "2024/a.png")],
+)
+def test_a_path_as_windows_writes_it_is_read(written: str, image: str) -> None:
+    assert read(f"study,image\ns,{written}\n") == [ManifestRow(2, image, Placement("s"))]
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("s,..\\a.png,", "is not below the archive's root"),
+        ("s,\\a.png,", "is not below the archive's root"),
+        (
+            "s,C:\\2024\\a.png,",
+            "write its path from the archive's folder on, such as '2024/a.png'",
+        ),
+        ("s,d:a.png,", "is on a drive or a server"),
+        ("s,\\\\server\\share\\a.png,", "is on a drive or a server"),
+        ("s,//server/share/a.png,", "is on a drive or a server"),
         ("s,,positive", "no image"),
         (",1.png,positive", "no study"),
         ("s,1.png", "2 fields where the first line names 3"),
