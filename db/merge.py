@@ -1,6 +1,6 @@
 """Stage the files that a scan finds, and merge them into studies and images: gather, decide, apply."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,8 +31,9 @@ from db.runs import lock_run
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
-from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
+from db.tables import archive_counts, contents, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import ArchiveFile, Placement
+from xray.archives.files import MTIME_TOLERANCE_NS
 from xray.vocabulary import Reason
 
 MERGE_ROWS = 2_000
@@ -40,6 +41,15 @@ MERGE_ROWS = 2_000
 
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 """Failures of a file that was missing or changed: when the file is back, it is read again."""
+
+HOUR_NS = 3_600_000_000_000
+MAX_SHIFT_HOURS = 26
+"""Time zones are at most 26 hours apart."""
+
+SHIFTS_AT_ONCE = 20
+"""Files that are hashed between two renewals of the scan's lease."""
+
+DigestOf = Callable[[str], bytes | None]
 
 IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series", "modality", "intent", "patient_mark")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""
@@ -70,8 +80,17 @@ def stage(database: Database, scan: Scan, files: Sequence[ArchiveFile]) -> None:
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(found=scans.c.found + len(files)))
 
 
-def merge(database: Database, scan: Scan) -> int:
+def merge(database: Database, scan: Scan, digest_of: DigestOf) -> int:
     """Turn staging rows into studies and images, a chunk in each transaction.
+
+    A file whose time moved by whole hours, with the same size and content, has not changed: only its time is updated.
+
+    Parameters
+    ----------
+    database : Database
+    scan : Scan
+    digest_of : callable
+        Returns the SHA-256 of a file of the archive by its path, or None if it cannot be read.
 
     Returns
     -------
@@ -85,16 +104,24 @@ def merge(database: Database, scan: Scan) -> int:
     """
     total = 0
     after = ("", "")
+    compared: set[int] = set()
     while True:
-        with database.write() as connection:
-            renew_lease(connection, scan)
-            upto = _end_of_chunk(connection, scan, after)
-            if upto is None:
-                return total
-            added = _merge_chunk(connection, scan, after, upto)
-            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
+        try:
+            with database.write() as connection:
+                renew_lease(connection, scan)
+                upto = _end_of_chunk(connection, scan, after)
+                if upto is None:
+                    return total
+                added = _merge_chunk(connection, scan, after, upto, compared)
+                connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
+        except _TimesMoved as moved:
+            # Files are not read while a transaction locks the archive's runs.
+            _keep_unchanged(database, scan, moved.shifts, digest_of)
+            compared.update(shift.image_id for shift in moved.shifts)
+            continue
         total += added
         after = upto
+        compared.clear()
 
 
 def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozenset()) -> int:
@@ -201,6 +228,69 @@ def compare(
     return changes
 
 
+@dataclass(frozen=True)
+class Shift:
+    """A current image whose file has its size, and a time that differs by about whole hours."""
+
+    image_id: int
+    path: str
+    mtime_ns: int
+
+
+class _TimesMoved(Exception):
+    """Files of a chunk must be compared with their images before it is merged."""
+
+    def __init__(self, shifts: Sequence[Shift]) -> None:
+        super().__init__()
+        self.shifts = shifts
+
+
+def is_shift(one_ns: int, other_ns: int) -> bool:
+    """Tell whether two times of a file (ns) differ by at most `MAX_SHIFT_HOURS` whole hours.
+
+    Daylight saving and time zones move the times of all files on a mount, and rounding moves them a little.
+    """
+    hours, rest = divmod(abs(one_ns - other_ns) + MTIME_TOLERANCE_NS, HOUR_NS)
+    return hours <= MAX_SHIFT_HOURS and rest <= 2 * MTIME_TOLERANCE_NS
+
+
+def find_shifts(files: Iterable[ArchiveFile], rows: Mapping[str, Sequence[ImageRow]]) -> list[Shift]:
+    """Find the files of which no row has the version, but a current row the size and nearly the time."""
+    return [
+        Shift(row.image_id, file.path, file.mtime_ns)
+        for file in files
+        if all((row.size, row.mtime_ns) != file.version for row in rows.get(file.path, ()))
+        for row in rows.get(file.path, ())
+        if row.current and row.size == file.size and is_shift(row.mtime_ns, file.mtime_ns)
+    ]
+
+
+def known_digests(connection: Connection, image_ids: Sequence[int]) -> dict[int, bytes]:
+    """Return the SHA-256 of the content that images had when they were screened, of those that were."""
+    found: dict[int, bytes] = {}
+    for chunk in chunks(image_ids):
+        query = select(outcomes.c.image_id, contents.c.sha256).join(contents, contents.c.id == outcomes.c.content_id)
+        rows = connection.execute(query.where(one_of(connection, outcomes.c.image_id, chunk)))
+        found.update((row.image_id, bytes(row.sha256)) for row in rows)
+    return found
+
+
+def _keep_unchanged(database: Database, scan: Scan, shifts: Sequence[Shift], digest_of: DigestOf) -> None:
+    """Give images the new times of their files, where the files' content is what was screened."""
+    with database.read() as connection:
+        known = known_digests(connection, [shift.image_id for shift in shifts])
+    for first in range(0, len(shifts), SHIFTS_AT_ONCE):
+        these = shifts[first : first + SHIFTS_AT_ONCE]
+        same = [shift for shift in these if shift.image_id in known and digest_of(shift.path) == known[shift.image_id]]
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            if same:
+                connection.execute(
+                    update(images).where(images.c.id == bindparam("image_id")).values(mtime_ns=bindparam("moved_to")),
+                    [{"image_id": shift.image_id, "moved_to": shift.mtime_ns} for shift in same],
+                )
+
+
 def _end_of_chunk(connection: Connection, scan: Scan, after: Position) -> Position | None:
     """Return the position of the last of the next `MERGE_ROWS` staging rows, or None if there are no more."""
     order = scan_entries.c.study_key, scan_entries.c.path
@@ -211,8 +301,10 @@ def _end_of_chunk(connection: Connection, scan: Scan, after: Position) -> Positi
     return None if row is None else (row.study_key, row.path)
 
 
-def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Position) -> int:
+def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Position, compared: Collection[int]) -> int:
     """Merge the staging rows after one position, up to another; return how many images are new.
+
+    Raises `_TimesMoved` if files have to be compared first with images other than those in `compared`.
 
     Statements of the database insert what is new. Only files of which a version is known and which have changed in any
     way become Python objects.
@@ -226,7 +318,10 @@ def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Posi
     rows = connection.execute(_select_changed(scan, in_chunk)).mappings().all()
     files = [_staged_file(row) for row in rows]
     study_ids = {row["study_key"]: row["study_id"] for row in rows}
-    changes = compare(files, _image_rows(connection, scan.archive_id, [file.path for file in files]), study_ids)
+    known = _image_rows(connection, scan.archive_id, [file.path for file in files])
+    if shifts := [shift for shift in find_shifts(files, known) if shift.image_id not in compared]:
+        raise _TimesMoved(shifts)
+    changes = compare(files, known, study_ids)
     # The new images have the highest ids.
     held = _with_images(connection, grown, images.c.id < min(inserted)) if inserted else set()
     touched = {row.study_id for row in changes.superseded} | {row.study_id for row, _ in changes.corrected}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db.merge import IMAGE_ATTRIBUTES, STUDY_ATTRIBUTES
+from db.merge import IMAGE_ATTRIBUTES, STUDY_ATTRIBUTES, DigestOf, is_shift, known_digests
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
@@ -134,7 +134,9 @@ def archive_id_of(database: Database, name: str) -> int | None:
         return connection.execute(select(archives.c.id).where(archives.c.name == name)).scalar_one_or_none()
 
 
-def compare_with_run(database: Database, archive_id: int, queue: str, files: Sequence[ArchiveFile]) -> ScanDifference:
+def compare_with_run(
+    database: Database, archive_id: int, queue: str, files: Sequence[ArchiveFile], digest_of: DigestOf
+) -> ScanDifference:
     """Compare files with the run of a model version over their archive.
 
     Parameters
@@ -145,6 +147,9 @@ def compare_with_run(database: Database, archive_id: int, queue: str, files: Seq
         The model version's queue.
     files : sequence of ArchiveFile
         Each path once.
+    digest_of : callable
+        Returns the SHA-256 of a file of the archive by its path, or None if it cannot be read: a file whose time moved
+        by whole hours is compared by its content.
     """
     versions = {file.path: file.version for file in files}
     run_id = (
@@ -157,10 +162,11 @@ def compare_with_run(database: Database, archive_id: int, queue: str, files: Seq
     unprocessed: set[str] = set()
     current: set[str] = set()
     known: set[str] = set()
+    moved: dict[str, tuple[int, bool]] = {}
     with database.read() as connection:
         for chunk in chunks(list(versions)):
             query = (
-                select(images.c.path, images.c.size, images.c.mtime_ns, images.c.current, outcomes.c.image_id)
+                select(*(images.c[name] for name in ("id", "path", "size", "mtime_ns", "current")), outcomes.c.image_id)
                 .select_from(images)
                 .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
                 .where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
@@ -169,8 +175,18 @@ def compare_with_run(database: Database, archive_id: int, queue: str, files: Seq
                 known.add(row.path)
                 if row.current:
                     current.add(row.path)
-                if versions[row.path] == (row.size, row.mtime_ns):
+                size, mtime_ns = versions[row.path]
+                if (size, mtime_ns) == (row.size, row.mtime_ns):
                     (unprocessed if row.image_id is None else processed).add(row.path)
+                elif (
+                    row.current and row.size == versions[row.path][0] and is_shift(row.mtime_ns, versions[row.path][1])
+                ):
+                    moved[row.path] = (row.id, row.image_id is None)
+        moved = {path: moved[path] for path in moved.keys() - unprocessed - processed}
+        digests = known_digests(connection, [image_id for image_id, _ in moved.values()])
+    for path, (image_id, is_unprocessed) in moved.items():
+        if image_id in digests and digest_of(path) == digests[image_id]:
+            (unprocessed if is_unprocessed else processed).add(path)
     changed = known - unprocessed - processed
     return ScanDifference(len(processed), len(unprocessed), len(changed), len(current))
 

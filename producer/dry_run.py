@@ -1,6 +1,8 @@
 """A dry run: read an archive as a scan would, and compare it with what the database knows."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from db.runs import archive_layout
 from db.scan_cache import (
@@ -18,6 +20,7 @@ from producer.read_archive import read_archive
 from producer.scan_summary import DryRunReport
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.archives.files import file_digest
 
 
 def dry_run(database: Database | None, name: str, source: Source, queue: str) -> DryRunReport:
@@ -45,7 +48,7 @@ def dry_run(database: Database | None, name: str, source: Source, queue: str) ->
     known = None if database is None or archive_id is None else (database, archive_id)
     source = choose_layout(name, source, archive_layout(*known) if known else None)
     report = DryRunReport(source.layout)
-    sink = CountingSink(known, queue, report)
+    sink = CountingSink(known, queue, report, source.root)
     read_archive(source, sink, report)
     if known:
         unread = sum(current_images(*known, path) for path in report.unread)
@@ -64,6 +67,8 @@ class CountingSink:
         The model version's queue.
     report : DryRunReport
         Gets the counts.
+    root : Path
+        The archive's root.
 
     Attributes
     ----------
@@ -71,11 +76,12 @@ class CountingSink:
         How many of the images that were current before are found.
     """
 
-    def __init__(self, known: tuple[Database, int] | None, queue: str, report: DryRunReport) -> None:
+    def __init__(self, known: tuple[Database, int] | None, queue: str, report: DryRunReport, root: Path) -> None:
         self.current = 0
         self._known = known
         self._queue = queue
         self._report = report
+        self._root = root
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
@@ -87,7 +93,10 @@ class CountingSink:
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Count new, changed, unprocessed and processed images."""
-        difference = compare_with_run(*self._known, self._queue, images) if self._known else ScanDifference()
+        digest_of = partial(file_digest, self._root)
+        difference = ScanDifference()
+        if self._known:
+            difference = compare_with_run(*self._known, self._queue, images, digest_of)
         self._report.processed += difference.processed
         self._report.unprocessed += difference.unprocessed
         self._report.changed += difference.changed

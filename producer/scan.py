@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from db import merge, scans
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
@@ -25,6 +26,7 @@ from producer.read_archive import read_archive
 from producer.scan_summary import MAX_WARNINGS, ScanReport
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.archives.files import file_digest
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.storage_errors import require_root
 from xray.errors import ArchiveOutage, UsageError
@@ -194,7 +196,7 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
     except UsageError:
         scans.abandon_scan(database, scan)
         raise
-    added = merge.merge(database, scan)
+    added = merge.merge(database, scan, partial(file_digest, source.root))
     report.gone = merge.mark_gone(database, scan, report.unread)
     mark = None if source.pseudonym_key is None else key_mark(source.pseudonym_key)
     if mark is None and not added:

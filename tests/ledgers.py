@@ -66,7 +66,7 @@ def fill(
     scan = begin_scan(database, run_id, "mura", "test")
     assert scan is not None
     stage(database, scan, found)
-    merge(database, scan)
+    merge(database, scan, lambda path: None)
     mark_gone(database, scan)
     close_scan(database, scan, {})
     any_outcome = any(outcome is not None for outcome in processed.values())

@@ -87,7 +87,7 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     assert scan is not None
     placement = Placement(STUDY, "HAND", Label.POSITIVE)
     stage(database, scan, [ArchiveFile(f"{STUDY}/image{n}.png", 1, 1, placement) for n in (1, 2, 3)])
-    merge(database, scan)
+    merge(database, scan, lambda path: None)
     close_scan(database, scan, {})
     ((_, batch),) = dispatch.mark_sent(database, model.queue, 1, "epoch")
     claim = ledger.claim(database, run, batch, "worker")

@@ -157,7 +157,7 @@ def test_a_scan_whose_lease_expired_is_taken_over_and_its_first_holder_cannot_wr
     with database.read() as connection:
         assert connection.execute(select(scan_entries)).all() == []
     merge.stage(database, taken, found_files(5))
-    merge.merge(database, taken)
+    merge.merge(database, taken, lambda path: None)
     scans.close_scan(database, taken, {})
     assert run_progress(database, taken.run_id).images == 5
 
@@ -172,12 +172,12 @@ def test_a_scan_interrupted_during_its_merge_and_repeated_counts_every_file_once
     first = begin(database)
     assert first is not None
     merge.stage(database, first, found_files(10))
-    merge.merge(database, first)
+    merge.merge(database, first, lambda path: None)
     let_expire(database)
     taken = scans.take_over(database, first.scan_id, "second")
     assert taken is not None
     merge.stage(database, taken, found_files(10))
-    merge.merge(database, taken)
+    merge.merge(database, taken, lambda path: None)
     scans.close_scan(database, taken, {})
     assert finish_all(database, taken.run_id) == 10
 
@@ -206,7 +206,7 @@ def test_a_scan_undoes_an_earlier_cancellation_and_obeys_one_from_during_the_sca
     assert begun is not None
     ledger.cancel(database, run)
     merge.stage(database, begun, found_files(4))
-    merge.merge(database, begun)
+    merge.merge(database, begun, lambda path: None)
     assert scans.close_scan(database, begun, {}) == 0
     assert run_progress(database, run).state is RunState.CANCELLED
 
@@ -262,7 +262,7 @@ def test_after_a_scan_is_interrupted_during_its_merge_and_abandoned_the_archive_
     first = begin(database)
     assert first is not None
     merge.stage(database, first, found_files(3))
-    merge.merge(database, first)
+    merge.merge(database, first, lambda path: None)
     let_expire(database)
     taken = scans.take_over(database, first.scan_id, "second")
     assert taken is not None
@@ -275,7 +275,7 @@ def test_a_scan_interrupted_after_it_made_batches_keeps_them_when_it_is_abandone
     first = begin(database)
     assert first is not None
     merge.stage(database, first, found_files(3))
-    merge.merge(database, first)
+    merge.merge(database, first, lambda path: None)
     with database.write() as connection:
         make_batches(connection, first.run_id)
     let_expire(database)
@@ -293,7 +293,7 @@ def test_a_new_scan_that_takes_over_an_older_one_undoes_a_cancellation(database:
     taken = scans.take_over(database, begun.scan_id, "second", "folder")
     assert taken is not None
     merge.stage(database, taken, found_files(3))
-    merge.merge(database, taken)
+    merge.merge(database, taken, lambda path: None)
     assert scans.close_scan(database, taken, {}) == 1
 
 
@@ -445,7 +445,7 @@ def test_no_staging_rows_are_left_when_a_scan_is_closed_taken_over_or_abandoned(
     assert taken is not None
     assert staged() == 0
     merge.stage(database, taken, found_files(7))
-    merge.merge(database, taken)
+    merge.merge(database, taken, lambda path: None)
     scans.close_scan(database, taken, {})
     assert staged() == 0
     other = begin(database, archive="another")

@@ -8,20 +8,23 @@ from pathlib import Path
 
 import pytest
 from pydicom import uid
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import list_runs
 from db.scan_cache import header_marks
 from db.session import Database
-from db.tables import archives, skipped_files
+from db.tables import archives, contents, outcomes, skipped_files
+from db.tables import images as images_table
 from producer.dry_run import dry_run
 from producer.scan import scan_archive
 from producer.source import Source
 from tests.archives import png
 from tests.clinics import KEY, OTHER_KEY, Scan, ct, dicom_image, put, studies, swap
 from tests.containers import write_zip
+from tests.recount import kept_counts, recount
 from tests.seeding import MODEL, finish_sent
+from xray.archives.files import content_digest
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
@@ -273,3 +276,95 @@ def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, data
     assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
     (clinic / "images.zip").unlink()
     assert scan().gone == 2
+
+
+HOUR = 3_600_000_000_000
+
+
+def screened(clinic: Path, database: Database, scan: Scan, *images: str) -> int:
+    """Scan images and screen them, each as the content that it has."""
+    for number, image in enumerate(images):
+        put(clinic, image, png(number))
+        os.utime(clinic / image, ns=(0, 1_700_000_000_123_456_789))
+    run = scan(Layout.FOLDER).run_id
+    finish_sent(database)
+    with database.write() as connection:
+        rows = connection.execute(select(outcomes.c.content_id, images_table.c.path).join_from(outcomes, images_table))
+        for row in rows.all():
+            digest = content_digest((clinic / row.path).read_bytes())
+            connection.execute(update(contents).where(contents.c.id == row.content_id).values(sha256=digest))
+    return run
+
+
+def move_time(clinic: Path, image: str, by_ns: int) -> None:
+    status = (clinic / image).stat()
+    os.utime(clinic / image, ns=(0, status.st_mtime_ns + by_ns))
+
+
+@pytest.mark.parametrize("by_ns", [HOUR, -HOUR, 26 * HOUR, 2 * HOUR + 1_900_000_000, -HOUR - 1_900_000_000, 1_000_000])
+def test_a_time_that_moved_by_whole_hours_is_no_change_if_the_content_is_the_same(
+    clinic: Path, database: Database, scan: Scan, by_ns: int
+) -> None:
+    run = screened(clinic, database, scan, "s/1.png", "s/2.png")
+    for image in ("s/1.png", "s/2.png"):
+        move_time(clinic, image, by_ns)
+    plan = dry_run(database, "clinic", Source(clinic), MODEL.queue)
+    assert (plan.processed, plan.changed, plan.new) == (2, 0, 0)
+    assert scan().batches == 0
+    assert {row.status for row in results(database, ResultFilter(run=run))} == {"scored"}
+    with database.read() as connection:
+        rows = connection.execute(select(images_table.c.path, images_table.c.mtime_ns)).all()
+    assert {row.path: row.mtime_ns for row in rows} == {
+        image: (clinic / image).stat().st_mtime_ns for image in ("s/1.png", "s/2.png")
+    }
+    assert kept_counts(database) == recount(database)
+
+
+@pytest.mark.parametrize("by_ns", [27 * HOUR, HOUR // 2, HOUR + 3_000_000_000])
+def test_a_time_that_moved_otherwise_is_a_change(clinic: Path, database: Database, scan: Scan, by_ns: int) -> None:
+    screened(clinic, database, scan, "s/1.png", "s/2.png")
+    move_time(clinic, "s/1.png", by_ns)
+    assert dry_run(database, "clinic", Source(clinic), MODEL.queue).changed == 1
+    assert scan().batches == 1
+
+
+def test_other_content_whose_time_moved_by_an_hour_is_a_change_and_its_neighbours_are_not(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    screened(clinic, database, scan, "s/1.png", "s/2.png", "t/3.png")
+    swap(clinic, "s/1.png", (clinic / "s/1.png").read_bytes()[:-1] + b"!")
+    for image in ("s/1.png", "s/2.png", "t/3.png"):
+        move_time(clinic, image, HOUR)
+    plan = dry_run(database, "clinic", Source(clinic), MODEL.queue)
+    assert (plan.processed, plan.changed) == (2, 1)
+    report = scan()
+    with database.read() as connection:
+        current = connection.execute(select(images_table.c.path).where(images_table.c.current)).scalars().all()
+        every = connection.execute(select(images_table.c.path)).scalars().all()
+    assert (sorted(current), len(every), report.batches) == (["s/1.png", "s/2.png", "t/3.png"], 4, 1)
+    assert kept_counts(database) == recount(database)
+
+
+def test_a_file_that_was_never_screened_and_whose_time_moved_is_scanned_as_changed(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    put(clinic, "s/1.png", png(1))
+    scan(Layout.FOLDER)
+    move_time(clinic, "s/1.png", HOUR)
+    assert dry_run(database, "clinic", Source(clinic), MODEL.queue).changed == 1
+    scan()
+    with database.read() as connection:
+        assert len(connection.execute(select(images_table.c.id)).all()) == 2
+
+
+def test_a_time_that_moves_to_and_fro_finds_its_version_again(clinic: Path, database: Database, scan: Scan) -> None:
+    screened(clinic, database, scan, "s/1.png")
+    move_time(clinic, "s/1.png", HOUR // 2)
+    scan()
+    finish_sent(database)
+    # A row of the version that the file goes back to exists, though an hour from the current one is another.
+    move_time(clinic, "s/1.png", -HOUR // 2)
+    assert scan().batches == 0
+    with database.read() as connection:
+        assert len(connection.execute(select(images_table.c.id)).all()) == 2
+    assert kept_counts(database) == recount(database)
