@@ -103,7 +103,7 @@ def _bonescreen(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code: 0; 1, an outage; 2, wrong usage; 130, interrupted."""
+    """Run one command and exit with its code: 0; 1, an outage; 2, wrong usage; 3, a part unseen; 130, interrupted."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

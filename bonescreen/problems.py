@@ -14,7 +14,7 @@ from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import open_scans
 from db.session import Database
 from xray.settings import Settings
-from xray.vocabulary import Reason, count
+from xray.vocabulary import SKIP_REMEDY, UNSEEN, Reason, SkipReason, count, describe_skipped
 
 PING_SECONDS = 3.0
 
@@ -128,7 +128,23 @@ def find_problems(state: SystemState) -> list[Problem]:
             text = f"Run {run.run}: {count(quarantined, 'image')} {crashed} quarantined."
             remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
             found.append(Problem(text, remedy, blocking=False))
+        found += _unseen(run)
     return found
+
+
+def _unseen(run: RunSummary) -> list[Problem]:
+    """List what the run's last scan could not look at, by reason."""
+    again = f"bonescreen screen {quote(run.root)} names the first of them."
+    return [
+        Problem(
+            f"Run {run.run}: {describe_skipped(reason, number)} could not be looked at.",
+            f"{remedy[0].upper()}{remedy[1:]}. {again}",
+            blocking=False,
+        )
+        for reason, number in run.skipped.items()
+        if reason in UNSEEN
+        for remedy in [SKIP_REMEDY[SkipReason(reason)]]
+    ]
 
 
 def _process_problems(state: SystemState) -> list[Problem]:

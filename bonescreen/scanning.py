@@ -1,11 +1,13 @@
 """Scan several archives, and report of each what was found and what was skipped."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -24,9 +26,16 @@ from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, machine_precisions
 from xray.settings import Settings
+from xray.thresholds import is_in_scope
 from xray.vocabulary import Layout, count, describe_skipped
 
 T = TypeVar("T")
+
+PARTIAL_EXIT = 3
+"""Exit code of a command that did its work, but could not look at a part of what it was asked for."""
+
+MAX_TERMS = 20
+"""How many body part terms a report names; the images of the others are counted."""
 
 
 def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> tuple[list[T], list[BonescreenError]]:
@@ -59,20 +68,38 @@ def raise_last(errors: list[BonescreenError]) -> None:
         raise ordered[-1]
 
 
-def report_lines(report: ScanReport, root: Path) -> Iterator[str]:
-    """Report in lines what a scan of an archive found; what somebody should check is named."""
+def report_lines(report: ScanReport, root: Path, body_parts: Collection[str]) -> Iterator[str]:
+    """Report in lines what a scan of an archive found; what somebody should check is named.
+
+    Parameters
+    ----------
+    report : ScanReport
+        What the scan found.
+    root : Path
+        The archive's root.
+    body_parts : collection of str
+        Those that the model knows: images of others are out of its scope.
+    """
     yield f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})"
     yield from _skipped_lines(report)
     for key in report.of_several_patients:
         yield f"  warning, images of several patients under one study, which has no score: {path_as_text(key)}"
     if more := report.several_patients - len(report.of_several_patients):
         yield f"  ... and {count(more, 'study')} more of several patients"
+    yield from _out_of_scope_lines(report, body_parts)
     if report.gone:
         yield f"  no longer in the archive: {count(report.gone, 'image')}; their results are kept"
 
 
-def plan_lines(plan: DryRunReport, root: Path) -> Iterator[str]:
-    """Report in lines what a scan of an archive would find and a run would screen."""
+def raise_if_partial(reports: Sequence[ScanSummary]) -> None:
+    """End a command with `PARTIAL_EXIT` if a part of what it was asked for could not be looked at."""
+    if any(report.is_partial for report in reports):
+        print_notice(f"A part could not be looked at, see above and bonescreen status: exit code {PARTIAL_EXIT}.")
+        raise typer.Exit(PARTIAL_EXIT)
+
+
+def plan_lines(plan: DryRunReport, root: Path, body_parts: Collection[str]) -> Iterator[str]:
+    """Report in lines what a scan of an archive would find and a run would screen; as `report_lines`."""
     kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "not finished"))
     parts = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
     yield f"Would scan {root}: {count(plan.found, 'image')} (layout {plan.layout})"
@@ -81,6 +108,7 @@ def plan_lines(plan: DryRunReport, root: Path) -> Iterator[str]:
     if plan.processed:
         yield f"  screened already: {count(plan.processed, 'image')}"
     yield from _skipped_lines(plan)
+    yield from _out_of_scope_lines(plan, body_parts)
     if plan.gone:
         yield f"  no longer in the archive: {count(plan.gone, 'image')}"
 
@@ -92,6 +120,18 @@ def _skipped_lines(found: ScanSummary) -> Iterator[str]:
         yield f"  warning, not screened: {place}"
     if found.unread:
         yield "  earlier results of files that could not be read are kept"
+
+
+def _out_of_scope_lines(found: ScanSummary, body_parts: Collection[str]) -> Iterator[str]:
+    outside = Counter({term: n for term, n in found.body_parts.items() if not is_in_scope(term, body_parts)})
+    if not outside:
+        return
+    first, *others = outside.most_common(MAX_TERMS)
+    terms = [f"{count(first[1], 'image')} {first[0]}", *(f"{number:,} {term}" for term, number in others)]
+    if rest := outside.total() - sum(number for _, number in outside.most_common(MAX_TERMS)):
+        terms.append(f"{rest:,} of other body parts")
+    yield f"  out of scope: {', '.join(terms)} (not known to the model)"
+    yield "  if these are a site's own words for known body parts, map them with BONESCREEN_BODY_PARTS"
 
 
 def skipped_text(skipped: Mapping[str, int]) -> str:
@@ -115,9 +155,11 @@ def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, fo
         archives = name_archives(settings, archive_roots(database) if database else {}, paths)
         if for_workers:
             require_configured(settings, archives)
-        _, errors = scan_each(archives, partial(_plan, settings, database, layout, package, for_workers))
+        plans, errors = scan_each(archives, partial(_plan, settings, database, layout, package, for_workers))
     print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
+    raise_if_partial(plans)
+    raise_if_partial(plans)
 
 
 @contextmanager
@@ -145,6 +187,6 @@ def _plan(
         model = model_for_archive(settings, database, package, name, works_here=not for_workers)
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
         plan = dry_run(database, name, Source.configured(root, settings, layout), model.queue)
-    for line in plan_lines(plan, root):
+    for line in plan_lines(plan, root, model.body_parts):
         print_line(line)
     return plan

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.batching import make_batches
@@ -171,7 +171,15 @@ def release_scan(database: Database, scan: Scan) -> None:
         connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(lease_expires_at=Now() - 1))
 
 
-def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> int:
+def had_other_layout(database: Database, scan: Scan) -> bool:
+    """Tell whether the archive's layout is not settled yet, and an earlier scan used another than this scan."""
+    unsettled = exists().where(archives.c.id == scan.archive_id, archives.c.layout.is_(None))
+    other = scans.c.archive_id == scan.archive_id, scans.c.finished_at.is_not(None), scans.c.layout != scan.layout
+    with database.read() as connection:
+        return bool(connection.execute(select(and_(unsettled, exists().where(*other)))).scalar_one())
+
+
+def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, settled: bool = True) -> int:
     """Make the run's batches, delete the staging rows and close the scan; the last of several transactions closes it.
 
     Parameters
@@ -181,6 +189,8 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
         A scan whose files are merged.
     skipped : mapping of str to int
         How many files were skipped, by reason.
+    settled : bool
+        Whether later scans use the scan's layout too.
 
     Returns
     -------
@@ -208,7 +218,8 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int]) -> in
     _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
+        if settled:
+            connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)
             .where(scans.c.id == scan.scan_id)

@@ -33,9 +33,19 @@ from xray.errors import ArchiveOutage, UsageError
 from xray.message import queue_name
 from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
-from xray.vocabulary import Layout, Precision, SkipReason, count, describe_skipped
+from xray.vocabulary import SKIP_REMEDY, UNSEEN, Layout, Precision, SkipReason, count, describe_skipped
 
 POLL_SECONDS = 0.5
+
+HIDING = frozenset(
+    {
+        SkipReason.ENCRYPTED_CONTAINER,
+        SkipReason.UNKNOWN_PACKING,
+        SkipReason.DAMAGED_CONTAINER,
+        SkipReason.CONTAINER_TOO_LARGE,
+    }
+)
+"""Reasons that hide what a container holds: a layout that was detected without it is not kept."""
 
 
 def scan_archive(
@@ -72,11 +82,13 @@ def scan_archive(
         The archive or the database does not answer; the scan stays open and a feeder finishes it.
     """
     known = archive_id_of(database, name)
-    source = choose_layout(name, source, None if known is None else archive_layout(database, known))
+    settled = None if known is None else archive_layout(database, known)
+    detected = settled is None and source.layout is Layout.AUTO
+    source = choose_layout(name, source, settled)
     archive_id = register_archive(database, name, str(source.root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
     scan = _begin(database, archive_id, run_id, source)
-    return _read_and_merge(database, scan, source, progress)
+    return _read_and_merge(database, scan, source, progress, detected=detected)
 
 
 def finish_abandoned_scan(database: Database, scan_id: int, source: Source, holder: str) -> ScanReport | None:
@@ -133,7 +145,8 @@ class LedgerSink:
         self._scan = scan
         before = header_marks(database, scan.archive_id)
         same_key = source.pseudonym_key is None or before.pseudonym_key == key_mark(source.pseudonym_key)
-        self._use_cache = same_key and before.headers == source.header_mark
+        same_headers = before.headers == source.header_mark
+        self._use_cache = same_key and same_headers and not scans.had_other_layout(database, scan)
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
@@ -183,7 +196,9 @@ def _await_expiry(database: Database, archive_id: int, scan: OpenScan) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Callable[[int], None]) -> ScanReport:
+def _read_and_merge(
+    database: Database, scan: Scan, source: Source, progress: Callable[[int], None], *, detected: bool = False
+) -> ScanReport:
     source = replace(source, layout=Layout(scan.layout))
     report = ScanReport(source.layout, run_id=scan.run_id)
     try:
@@ -206,7 +221,9 @@ def _read_and_merge(database: Database, scan: Scan, source: Source, progress: Ca
     report.several_patients, report.of_several_patients = merge.studies_of_several_patients(
         database, scan.archive_id, MAX_WARNINGS
     )
-    report.batches = scans.close_scan(database, scan, report.skipped)
+    # What a closed container holds may be most of the archive: the layout is detected again once it can be read.
+    settled = not detected or HIDING.isdisjoint(report.skipped)
+    report.batches = scans.close_scan(database, scan, report.skipped, settled=settled)
     return report
 
 
@@ -220,4 +237,6 @@ def _nothing_found(source: Source, report: ScanReport) -> str:
     if report.skipped:
         text += f" (skipped {', '.join(describe_skipped(*item) for item in report.skipped.most_common())})"
     hint = "; a different --layout may fit" if SkipReason.OUTSIDE_LAYOUT in report.skipped else ""
+    for reason in sorted(UNSEEN.intersection(report.skipped)):
+        hint += f"; {reason}: {SKIP_REMEDY[SkipReason(reason)]}"
     return f"{text}; nothing was changed{hint}"

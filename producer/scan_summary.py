@@ -6,9 +6,23 @@ from dataclasses import dataclass, field
 
 from xray.archives.archive_file import MISSING, ArchiveFile, Skipped, path_as_text
 from xray.archives.layouts import MANIFEST_NAME
-from xray.vocabulary import Layout, SkipReason
+from xray.vocabulary import SKIP_REMEDY, UNSEEN, Layout, SkipReason
 
 MAX_WARNINGS = 10
+MAX_BODY_PARTS = 1_000
+"""Maximum number of body part terms that are counted, as anybody may write anything."""
+
+CONTAINER_REASONS = frozenset(
+    {
+        SkipReason.ENCRYPTED_CONTAINER,
+        SkipReason.UNKNOWN_PACKING,
+        SkipReason.UNREADABLE_MEMBERS,
+        SkipReason.NESTED_CONTAINER,
+        SkipReason.COMPRESSED_TAR,
+        SkipReason.CONTAINER_TOO_LARGE,
+    }
+)
+"""Reasons whose warning says what to do: a container may hold all images of an archive."""
 
 UNREAD = frozenset(
     {
@@ -35,6 +49,8 @@ class ScanSummary:
     ----------
     layout : Layout
         The layout used.
+    body_parts : Counter of str
+        How many images there are of each body part, as far as it is known; of at most `MAX_BODY_PARTS` terms.
     found : int
         Images found, or listed in a manifest.
     missing : int
@@ -50,12 +66,18 @@ class ScanSummary:
     """
 
     layout: Layout
+    body_parts: Counter[str] = field(default_factory=Counter)
     found: int = 0
     missing: int = 0
     gone: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a part of the archive could not be looked at."""
+        return self.missing > 0 or not UNSEEN.isdisjoint(self.skipped)
 
     def add(self, found: Iterable[ArchiveFile | Skipped]) -> None:
         """Count images and skipped files, and note those to warn of."""
@@ -64,6 +86,9 @@ class ScanSummary:
                 self._add_skipped(one)
                 continue
             self.found += 1
+            term = one.placement.body_part if one.placement else None
+            if term is not None and (term in self.body_parts or len(self.body_parts) < MAX_BODY_PARTS):
+                self.body_parts[term] += 1
             if one.lost is not None:
                 self._count_skipped(Skipped(one.path, one.lost))
             if self.layout is Layout.MANIFEST and one.version == MISSING:
@@ -78,7 +103,8 @@ class ScanSummary:
     def _count_skipped(self, skipped: Skipped) -> None:
         self.skipped[skipped.reason] += 1
         if skipped.reason in frozenset(SkipReason) - EXPECTED:
-            self._warn(str(skipped))
+            remedy = SKIP_REMEDY[SkipReason(skipped.reason)] if skipped.reason in CONTAINER_REASONS else None
+            self._warn(f"{skipped}: {remedy}" if remedy else str(skipped))
 
     def _warn(self, text: str) -> None:
         if len(self.warnings) < MAX_WARNINGS:

@@ -230,6 +230,10 @@ SKIP_REMEDY: dict[SkipReason, str] = {
 """What to do about each reason that leaves a part of an archive unseen; behind the others nothing is lost."""
 
 
+UNSEEN = frozenset(SKIP_REMEDY)
+"""Reasons that leave a part of an archive unseen: it may hold images that somebody wants to screen."""
+
+
 def describe_skipped(reason: str, number: int) -> str:
     """Describe skipped files as text, as in "2 files that are not images".
 

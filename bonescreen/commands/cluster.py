@@ -17,7 +17,7 @@ from bonescreen.choose_model import model_for_archive
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_port
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
-from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import print_line, print_notice
@@ -46,6 +46,8 @@ def enqueue(
     own machine. Run it again when an archive has grown: only new and changed files are screened. If one archive cannot
     be scanned, the others still are. Watch the workers with: bonescreen status
 
+    The exit code is 3 if a part could not be looked at, such as a folder without rights or a damaged zip.
+
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
     settings = settings_here()
@@ -64,13 +66,14 @@ def enqueue(
         # With a database of its own, this machine does the work too.
         model = model_for_archive(settings, database, package, name, works_here=settings.database_url is None)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
-        for line in report_lines(report, root):
+        for line in report_lines(report, root, model.body_parts):
             print_line(line)
         print_line(f"Run {report.run_id} in {model.precision}: {count(report.batches, 'batch')} to do")
         return report
 
-    _, errors = scan_each(archives, scan)
+    reports, errors = scan_each(archives, scan)
     raise_last(errors)
+    raise_if_partial(reports)
 
 
 def worker() -> None:

@@ -20,7 +20,7 @@ from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as
 from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
-from bonescreen.scanning import print_plans, raise_last, report_lines, scan_each
+from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import escape_unprintable, print_line, print_to
@@ -85,6 +85,9 @@ def screen(
 
     Then look at the results with: bonescreen results, bonescreen study, bonescreen heatmap
 
+    The exit code is 3 if a part could not be looked at, such as a folder without rights or a damaged zip; the rest is
+    screened. It is 1 or 2 after an error, else 0.
+
     Example: bonescreen screen /data/archive
     """
     settings = settings_here()
@@ -102,7 +105,7 @@ def screen(
         settings = with_archives(settings, archives)
         job = Job(settings, database, package, console, _command(paths, layout, threshold))
         with _interruptible(job):
-            _, errors = scan_each(archives, partial(_scan, job, layout))
+            reports, errors = scan_each(archives, partial(_scan, job, layout))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
             seconds = _work(job) if any(unfinished) else 0.0
     summaries = [run_summary(database, archive.run) for archive in job.scanned]
@@ -117,6 +120,7 @@ def screen(
     raise_last(errors)
     if RunState.CANCELLED in [summary.state for summary in summaries]:
         raise typer.Exit(1)
+    raise_if_partial(reports)
 
 
 def _command(paths: Sequence[Path], layout: Layout, threshold: float | None) -> str:
@@ -157,7 +161,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
             batch_size=job.settings.batch_size,
             progress=found,
         )
-    for line in report_lines(report, root):
+    for line in report_lines(report, root, model.body_parts):
         print_to(job.console, line)
     processed = run_progress(job.database, report.run_id).processed
     job.scanned.append(ScannedArchive(name, report.run_id, model.queue, processed))
