@@ -22,6 +22,7 @@ from tests.archives import flat_tree, jpeg, mura_tree, png, png_of_ten_gigapixel
 from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.processes import BONESCREEN, run
 from tests.broker import TcpBroker
+from tests.clinics import dicom_image
 from tests.ledgers import embedded
 from xray.errors import BonescreenError
 from xray.message import queue_name
@@ -76,6 +77,47 @@ def test_a_folder_of_good_and_bad_files_is_screened_and_every_bad_one_has_its_re
     assert {status for study, status in rows.items() if study not in reasons} == {"scored"}
     assert run_summary(database, 1).inferred == 3
     database.close()
+
+
+def test_what_could_not_be_looked_at_gives_exit_code_3_and_what_is_no_image_does_not(tmp_path, environ):
+    root = tmp_path / "archive"
+    flat_tree(root, 2)
+    (root / ".hidden").touch()
+    (root / "notes.txt").write_text("text")
+    (root / "cut.jpg").write_bytes(truncated(jpeg(4)))
+    assert run(environ, "screen", root).returncode == 0
+    (root / "broken.zip").write_bytes(b"not a zip")
+    (root / "more.tar.gz").write_bytes(b"packed")
+
+    for command in (["screen", root], ["screen", root, "--dry-run"], ["enqueue", root]):
+        done = run(environ, *command)
+
+        assert done.returncode == 3, done.stderr
+        assert "broken.zip (damaged container)" in done.stdout + done.stderr
+        assert "more.tar.gz (compressed tar): unpack it (tar xf), then screen the folder" in done.stdout + done.stderr
+    status = run(environ, "status")
+    assert status.returncode == 0
+    told = " ".join(status.stdout.split())
+    assert "Run 1: 1 compressed tar could not be looked at. Unpack it (tar xf), then screen the folder." in told
+    assert "Run 1: 1 damaged zip or tar could not be looked at. Copy it again" in told
+    for name in ("broken.zip", "more.tar.gz"):
+        (root / name).unlink()
+    assert run(environ, "screen", root).returncode == 0
+    assert "looked at" not in run(environ, "status").stdout
+    assert run(environ, "screen", root, tmp_path / "nowhere").returncode == 2
+
+
+def test_the_body_parts_that_stay_out_of_scope_are_counted(tmp_path, environ):
+    root = tmp_path / "archive"
+    root.mkdir()
+    for number, part in enumerate(["CHEST", "SKULL", "CHEST", "HAND", None]):
+        (root / f"{number}.dcm").write_bytes(dicom_image(number, BodyPartExamined=part))
+
+    done = run(environ, "enqueue", root)
+
+    assert done.returncode == 0
+    assert "out of scope: 2 images CHEST, 1 SKULL (not known to the model)" in done.stdout
+    assert "BONESCREEN_BODY_PARTS" in done.stdout
 
 
 def test_a_second_run_does_only_what_is_new_or_changed(tmp_path, environ):
