@@ -15,6 +15,7 @@ from db.migrate import check, upgrade
 from db.session import Database
 from xray.archives.layouts import is_utf8
 from xray.archives.members import is_container
+from xray.archives.names import stored_name
 from xray.archives.storage_errors import OUTAGE_ERRNOS
 from xray.errors import ArchiveOutage, StorageOutage, UsageError
 from xray.settings import Settings, fits_in_setting, is_archive_name
@@ -108,7 +109,8 @@ def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[st
         if os.path.realpath(configured) == str(root):
             return name, root
     for name, earlier in known.items():
-        if earlier == str(root):
+        # Another mount may write the same path in the other Unicode form.
+        if earlier == str(root) or (stored_name(earlier) == stored_name(str(root)) and not os.path.exists(earlier)):
             return name, root
     base = "".join(c if is_archive_name(c) else "_" for c in root.name)[:180] or "archive"
     name, number = base, 2

@@ -32,8 +32,7 @@ from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
 from db.tables import archive_counts, contents, images, outcomes, runs, scan_entries, scans, studies
-from xray.archives.archive_file import ArchiveFile, Placement
-from xray.archives.files import MTIME_TOLERANCE_NS
+from xray.archives.archive_file import MTIME_TOLERANCE_NS, ArchiveFile, Placement
 from xray.vocabulary import Reason
 
 MERGE_ROWS = 2_000
@@ -46,7 +45,7 @@ HOUR_NS = 3_600_000_000_000
 MAX_SHIFT_HOURS = 26
 """Time zones are at most 26 hours apart."""
 
-SHIFTS_AT_ONCE = 20
+SHIFTS_AT_ONCE = 4
 """Files that are hashed between two renewals of the scan's lease."""
 
 DigestOf = Callable[[str], bytes | None]

@@ -172,14 +172,14 @@ def release_scan(database: Database, scan: Scan) -> None:
 
 
 def had_other_layout(database: Database, scan: Scan) -> bool:
-    """Tell whether the archive's layout is not settled yet, and an earlier scan used another than this scan."""
-    unsettled = exists().where(archives.c.id == scan.archive_id, archives.c.layout.is_(None))
+    """Tell whether the archive's layout is not decided yet, and an earlier scan used another than this scan."""
+    undecided = exists().where(archives.c.id == scan.archive_id, archives.c.layout.is_(None))
     other = scans.c.archive_id == scan.archive_id, scans.c.finished_at.is_not(None), scans.c.layout != scan.layout
     with database.read() as connection:
-        return bool(connection.execute(select(and_(unsettled, exists().where(*other)))).scalar_one())
+        return bool(connection.execute(select(and_(undecided, exists().where(*other)))).scalar_one())
 
 
-def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, settled: bool = True) -> int:
+def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, decided: bool = True) -> int:
     """Make the run's batches, delete the staging rows and close the scan; the last of several transactions closes it.
 
     Parameters
@@ -189,7 +189,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, se
         A scan whose files are merged.
     skipped : mapping of str to int
         How many files were skipped, by reason.
-    settled : bool
+    decided : bool
         Whether later scans use the scan's layout too.
 
     Returns
@@ -218,7 +218,7 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, se
     _delete_staging_rows(database, scan)
     with database.write() as connection:
         renew_lease(connection, scan)
-        if settled:
+        if decided:
             connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
         connection.execute(
             update(scans)

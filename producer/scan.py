@@ -82,9 +82,9 @@ def scan_archive(
         The archive or the database does not answer; the scan stays open and a feeder finishes it.
     """
     known = archive_id_of(database, name)
-    settled = None if known is None else archive_layout(database, known)
-    detected = settled is None and source.layout is Layout.AUTO
-    source = choose_layout(name, source, settled)
+    decided = None if known is None else archive_layout(database, known)
+    detected = decided is None and source.layout is Layout.AUTO
+    source = choose_layout(name, source, decided)
     archive_id = register_archive(database, name, str(source.root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
     scan = _begin(database, archive_id, run_id, source)
@@ -222,8 +222,8 @@ def _read_and_merge(
         database, scan.archive_id, MAX_WARNINGS
     )
     # What a closed container holds may be most of the archive: the layout is detected again once it can be read.
-    settled = not detected or HIDING.isdisjoint(report.skipped)
-    report.batches = scans.close_scan(database, scan, report.skipped, settled=settled)
+    decided = not detected or HIDING.isdisjoint(report.skipped)
+    report.batches = scans.close_scan(database, scan, report.skipped, decided=decided)
     return report
 
 

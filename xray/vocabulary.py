@@ -162,7 +162,7 @@ class SkipReason(StrEnum):
     DAMAGED_CONTAINER = "damaged container"
     CONTAINER_TOO_LARGE = "container over a cap"
     COMPRESSED_TAR = "compressed tar"
-    NESTED_CONTAINER = "containers packed too deep"
+    NESTED_CONTAINER = "container in a container"
     ENCRYPTED_CONTAINER = "encrypted container"
     UNKNOWN_PACKING = "container packed in an unknown way"
     UNREADABLE_MEMBERS = "encrypted or oddly packed files in a container"
@@ -225,9 +225,8 @@ SKIP_REMEDY: dict[SkipReason, str] = {
     SkipReason.UNKNOWN_PACKING: "unpack it (7z x FILE), then screen the folder",
     SkipReason.UNREADABLE_MEMBERS: "unpack it with its password (7z x FILE), then screen the folder",
     SkipReason.BROKEN_LINK: "put the file that it leads to in its place, then scan again",
-    SkipReason.STILL_WRITTEN: "scan again when it is complete",
 }
-"""What to do about each reason that leaves a part of an archive unseen; behind the others nothing is lost."""
+"""What to do about each reason that leaves a part of an archive unseen until somebody does something."""
 
 
 UNSEEN = frozenset(SKIP_REMEDY)

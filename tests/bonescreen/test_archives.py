@@ -5,6 +5,7 @@ import io
 import threading
 import zipfile
 from pathlib import Path
+from unicodedata import normalize
 
 import imagecodecs
 import numpy as np
@@ -163,7 +164,9 @@ def test_a_wrong_manifest_is_refused_by_its_lines_in_one_line(tmp_path: Path, en
         assert done.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_being_written_is_left_for_the_next_scan(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_file_that_is_being_written_is_not_assessable_until_the_next_scan_reads_it(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
     root = tmp_path / "archive"
     flat_tree(root, 2)
     ended = threading.Event()
@@ -180,7 +183,20 @@ def test_a_file_that_is_being_written_is_left_for_the_next_scan(tmp_path: Path, 
     writer.join()
     assert done.returncode == 0, done.stderr
     assert "arriving.png (still being written)" in done.stderr
-    assert len(rows(environ)) == 2
+    assert rows(environ)["arriving.png"]["status"] == "not assessable"
     (root / "arriving.png").write_bytes(png(77))
     assert run(environ, "screen", root).returncode == 0
     assert rows(environ)["arriving.png"]["status"] == "scored"
+
+
+def test_a_folder_whose_path_is_written_in_the_other_unicode_form_is_the_same_archive(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    composed, decomposed = (tmp_path / normalize(form, "R\xf6ntgen") for form in ("NFC", "NFD"))
+    flat_tree(decomposed, 2)
+    assert run(environ, "enqueue", decomposed).returncode == 0
+    decomposed.rename(composed)
+    done = run(environ, "enqueue", composed)
+    assert "Run 1 in" in done.stdout, done.stderr
+    flat_tree(decomposed, 2)
+    assert "Run 2 in" in run(environ, "enqueue", decomposed).stdout

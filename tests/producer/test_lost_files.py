@@ -179,7 +179,7 @@ def test_an_encrypted_zip_as_root_is_refused_with_the_way_out_and_a_proper_one_i
 
 
 @pytest.mark.parametrize("beside", [[], ["loose.dcm"], ["loose.png"]])
-def test_an_encrypted_zip_in_a_folder_is_one_line_and_does_not_settle_the_layout(
+def test_an_encrypted_zip_in_a_folder_is_one_line_and_does_not_decide_the_layout(
     clinic: Path, database: Database, scan: Scan, beside: list[str]
 ) -> None:
     for name in beside:

@@ -11,6 +11,9 @@ MISSING = (0, 0)
 """Version of a file that a manifest lists and that does not exist, or whose version this user may not read: it becomes
 an image that fails."""
 
+MTIME_TOLERANCE_NS = 2_000_000_000
+"""File systems keep times to a nanosecond, a second or (FAT) two, so two hosts may see times that differ a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:

@@ -45,6 +45,9 @@ level 9)."""
 
 RATIO_FROM = 1024 * 1024
 
+MAX_NESTED = 20_000
+"""Maximum number of containers in a container; to list one takes a tenth of a millisecond."""
+
 MAX_NESTED_BYTES = 256 * 1024 * 1024
 """Maximum size of a deflated container in a container, which is inflated in memory; a process keeps as much of them."""
 
@@ -264,6 +267,9 @@ def _index_or_fault(path: str, descriptor: int) -> Index | ContainerFault:
 def _read_index(path: str, descriptor: int) -> Index:
     source = ByteRange(descriptor)
     index = _index_of(path, source)
+    if len(index.nested) > MAX_NESTED:
+        text = f"it has more than {MAX_NESTED:,} zips and tars in it"
+        raise ContainerFault(SkipReason.CONTAINER_TOO_LARGE, text)
     faults = [_add_nested(index, path, descriptor, source, name, nested) for name, nested in index.nested.items()]
     index.nested.clear()
     _require_readable(index, faults)

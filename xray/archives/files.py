@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from xray.archives.archive_file import MTIME_TOLERANCE_NS
 from xray.archives.containers import is_same_member, member_version, open_member, read_member
 from xray.archives.members import is_container
 from xray.archives.names import names_on_disk, needs_lookup, stored_name
@@ -17,9 +18,6 @@ from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason
 
 MAX_BYTES = 256 * 1024 * 1024
-
-MTIME_TOLERANCE_NS = 2_000_000_000
-"""File systems keep times to a nanosecond, a second or (FAT) two, so two hosts may see times that differ a little."""
 
 
 def read_image_file(

@@ -116,6 +116,14 @@ def test_the_number_of_members_is_limited_over_all_nested_containers(tmp_path, m
     assert fault_of(pack({f"{n}.zip": inner for n in range(3)}, "many")) is SkipReason.CONTAINER_TOO_LARGE
 
 
+def test_the_number_of_nested_containers_is_limited(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(containers, "MAX_NESTED", 3)
+    inner = zip_of(tmp_path / "inner.zip", {"a.png": b""}).read_bytes()
+    assert len(paths(pack({f"{n}.zip": inner for n in range(3)}, "few"))) == 3
+
+    assert fault_of(pack({f"{n}.zip": inner for n in range(4)}, "many")) is SkipReason.CONTAINER_TOO_LARGE
+
+
 def test_a_nested_container_over_a_cap_is_not_inflated(tmp_path, monkeypatch):
     inner = zip_of(tmp_path / "inner.zip", {"image.png": bytes(30_000_000)}, STORED).read_bytes()
     path = zip_of(tmp_path / "bomb.zip", {"inner.zip": inner})
