@@ -62,9 +62,11 @@ class _HeaderReader:
     def read_all(self) -> None:
         defaults: dict[str, str] = {}
         records: dict[str, str] = {}
+        is_pax = False
         while (block := self._next_block()).strip(b"\0"):
             header = _header(block)
             if header.type in _PAX:
+                is_pax = True
                 records |= _pax_records(self._extension(header.size))
             elif header.type == tarfile.XGLTYPE:
                 defaults |= _pax_records(self._extension(header.size))
@@ -75,8 +77,8 @@ class _HeaderReader:
             else:
                 if header.type == tarfile.GNUTYPE_SPARSE:
                     self._skip_sparse_map(block[482])
-                self._add_member(header, defaults | records)
-                records = {}
+                self._add_member(header, defaults | records, is_pax)
+                records, is_pax = {}, False
         if records:
             raise _damaged()
         self._check_padding()
@@ -108,10 +110,10 @@ class _HeaderReader:
         while is_extended:
             is_extended = self._next_block()[504]
 
-    def _add_member(self, header: tarfile.TarInfo, records: dict[str, str]) -> None:
+    def _add_member(self, header: tarfile.TarInfo, records: dict[str, str], is_pax: bool) -> None:
         pax_size = _billionths(records.get("size"))
         size = header.size if pax_size is None else pax_size // 1_000_000_000
-        is_link = header.type == tarfile.LNKTYPE and not self._has_content(size, bool(records))
+        is_link = header.type == tarfile.LNKTYPE and not self._has_content(size, is_pax)
         start = self._skip(0 if is_link or header.type in _WITHOUT_CONTENT else size)
         name = records.get(_SPARSE_NAME) or records.get("path") or header.name
         if header.type == tarfile.DIRTYPE or name.replace("\\", "/").endswith("/"):
@@ -128,7 +130,7 @@ class _HeaderReader:
         else:
             self.index.add(name, Member(start, size, size, mtime_ns, Packing.STORED, None))
 
-    def _has_content(self, size: int, has_records: bool) -> bool:
+    def _has_content(self, size: int, is_pax: bool) -> bool:
         """Tell whether the content of a hard link follows: POSIX.1-2001 allows it, older writers give a size only."""
         if size <= 0:
             return False
@@ -138,7 +140,7 @@ class _HeaderReader:
                 _header(block)
                 return False
             return True
-        return has_records
+        return is_pax
 
     def _supersedes(self, member: Member, earlier: Member) -> bool:
         """Tell whether a member brings an earlier one up to date, as `tar --update` does, or is the same file again."""

@@ -98,6 +98,19 @@ def test_a_hard_link_that_carries_its_content_is_read_and_so_is_the_member_after
     assert read(path, "c.png") == b"next"
 
 
+def test_a_hard_link_of_pax_whose_content_is_all_zeros_is_read(tmp_path):
+    header = link("b.png", "a.png")
+    header.size, header.pax_headers = 512, {"comment": "with content"}
+    with tarfile.open(tmp_path / "a.tar", "w") as container:
+        container.addfile(tarfile.TarInfo("a.png"))
+        container.fileobj.write(header.tobuf(tarfile.PAX_FORMAT) + bytes(512))
+        container.offset = container.fileobj.tell()
+        container.addfile(tarfile.TarInfo("c.png"))
+
+    assert read(tmp_path / "a.tar", "b.png") == bytes(512)
+    assert paths(tmp_path / "a.tar") == ["a.png", "b.png", "c.png"]
+
+
 def test_a_hard_link_that_gives_the_size_of_its_target_without_its_content_is_its_target(tmp_path):
     header = link("b.png", "a.png")
     header.size = 4

@@ -103,3 +103,9 @@ def test_members_whose_names_differ_in_their_form_stay_two(tmp_path, make, names
     assert set(paths(path)) == {NFC, NFD}
     for name in names:
         assert read_member(path, name, None, MAX_BYTES) == name.encode()
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("ge\xeberd.png", "cp437"), ("\u96e8.png", "cp932")])
+def test_a_letter_with_its_neighbour_is_a_character_only_where_no_word_is_written_like_that(name, encoding):
+    # As Shift-JIS, the first would hold a character that is frequent in Japanese; as code page 437, the second is "ëJ".
+    assert decode_names([name.encode(encoding)]) == [name]
