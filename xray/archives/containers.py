@@ -106,6 +106,10 @@ def list_members(path: Path, prefix: str = "") -> Iterator[ArchiveFile | Skipped
 def _listed(index: Index, prefix: str, container: str) -> Iterator[ArchiveFile | Skipped]:
     unreadable = False
     for name, member in index.members.items():
+        # Most members; to hash an enumeration takes time.
+        if member.packing is Packing.DEFLATED or member.packing is Packing.STORED:
+            yield ArchiveFile(prefix + name, member.size, member.mtime_ns)
+            continue
         unreadable = unreadable or (member.packing in UNKNOWN_PACKINGS and may_be_image(name))
         yield ArchiveFile(prefix + name, member.size, member.mtime_ns, lost=LOST.get(member.packing))
     for skipped in index.skipped:
@@ -331,11 +335,15 @@ def _open_nested(
 
 def _require_readable(index: Index, nested_faults: Sequence[SkipReason | None]) -> None:
     """Raise `ContainerFault` if everything in a container that may be an image is encrypted or oddly packed."""
-    images = [member for name, member in index.members.items() if may_be_image(name)]
-    packings = {member.packing for member in images}
-    if images and packings <= UNKNOWN_PACKINGS:
+    images = []
+    for name, member in index.members.items():
+        if may_be_image(name):
+            if member.packing not in UNKNOWN_PACKINGS:
+                return
+            images.append(member)
+    if images:
         raise _unknown_packing(images)
-    if not images and nested_faults and set(nested_faults) <= {SkipReason.ENCRYPTED_CONTAINER}:
+    if nested_faults and set(nested_faults) <= {SkipReason.ENCRYPTED_CONTAINER}:
         raise ContainerFault(SkipReason.ENCRYPTED_CONTAINER, "the zips in it are encrypted")
 
 

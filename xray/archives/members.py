@@ -155,10 +155,12 @@ class Index:
         if isinstance(path, SkipReason):
             self.skipped.append(Skipped(name, path))
             return
-        path = self._stored(path)
-        earlier = self._pop(path)
-        if earlier is not None and not self._replaces(entry, earlier):
-            self._keep_replaced(path, earlier.mtime_ns)
+        if not path.isascii():
+            path = self._stored(path)
+        if path in self.members or path in self.nested or path in self._links:
+            earlier = self._pop(path)
+            if earlier is not None and not self._replaces(entry, earlier):
+                self._keep_replaced(path, earlier.mtime_ns)
         self._put(path, entry)
 
     def skip(self, skipped: Skipped) -> None:
@@ -193,8 +195,6 @@ class Index:
 
     def _stored(self, path: str) -> str:
         """Return the path under which a member is kept; two names in different Unicode forms stay two members."""
-        if path.isascii():
-            return path
         stored = stored_name(path)
         if stored == path:
             first = self._decomposed.pop(path, None)

@@ -152,7 +152,10 @@ def _hides_directory(source: ByteRange) -> bool:
 def _names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Return the members' names; those without the flag for UTF-8 are decoded together, as one tool wrote them."""
     # Not `filename`, which ends at a NUL, and which later versions of Python read from an extra field.
-    names = [info.orig_filename if info.flag_bits & _UTF8 else _unicode_path(info) for info in infos]
+    names = [
+        name if (name := info.orig_filename).isascii() or info.flag_bits & _UTF8 else _unicode_path(info)
+        for info in infos
+    ]
     # `zipfile` decodes them by code page 437, which has a character for each byte.
     raw = [info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True) if name is None]
     decoded = iter(decode_names(raw))
@@ -160,10 +163,8 @@ def _names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
 
 
 def _unicode_path(info: zipfile.ZipInfo) -> str | None:
-    """Return a name that is ASCII, or that of the Unicode path field (APPNOTE 4.6.9), if it is this name's."""
+    """Return the name in the Unicode path field (APPNOTE 4.6.9), if there is one for this name."""
     name = info.orig_filename
-    if name.isascii():
-        return name
     extra = info.extra
     while len(extra) >= _EXTRA_FIELD.size:
         kind, length = _EXTRA_FIELD.unpack_from(extra)
