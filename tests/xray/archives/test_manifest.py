@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xray.archives.archive_file import Placement
 from xray.archives.manifest import MAX_LINE_BYTES, ManifestProblem, ManifestRow, count_images, read_manifest
 from xray.errors import UsageError
-from xray.pseudonym import pseudonym
+from xray.pseudonym import patient_mark, pseudonym
 from xray.vocabulary import Label
 
 KEY = b"a key of thirty-two characters.."
@@ -23,7 +23,18 @@ def read(text: str | bytes, key: bytes | None = None) -> list[ManifestRow | Mani
 def test_a_manifest_row_has_the_study_the_image_and_the_other_columns() -> None:
     text = "image,study,label,body_part,view,patient\na/1.png,s1,positive,hand,ap,Doe\n\n./b.png,s2,,,,\n"
     assert read(text, KEY) == [
-        ManifestRow(2, "a/1.png", Placement("s1", "HAND", Label.POSITIVE, "AP", patient=pseudonym(KEY, "Doe"))),
+        ManifestRow(
+            2,
+            "a/1.png",
+            Placement(
+                "s1",
+                "HAND",
+                Label.POSITIVE,
+                "AP",
+                patient_mark=patient_mark("s1", "Doe"),
+                patient=pseudonym(KEY, "Doe"),
+            ),
+        ),
         ManifestRow(4, "b.png", Placement("s2")),
     ]
 
