@@ -8,8 +8,8 @@ from shlex import quote
 from urllib.parse import urlsplit
 
 from bonescreen.context import roots_here
+from db.failures import count_failures, count_repairs
 from db.heartbeats import Heartbeat, list_heartbeats
-from db.queries import count_failures
 from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import open_scans
 from db.session import Database
@@ -36,8 +36,8 @@ class SystemState:
     ----------
     runs : sequence of RunSummary
         The runs to report.
-    failures : mapping of int to mapping of str to int
-        Each run's failed images by reason.
+    failures, repairs : mapping of int to mapping of str to int
+        Each run's failed images by reason, and the images that were read although their files are wrong, by what is.
     processes : sequence of Heartbeat
         The processes with a heartbeat within the last hour.
     scans : mapping of int to bool
@@ -54,6 +54,7 @@ class SystemState:
 
     runs: Sequence[RunSummary]
     failures: Mapping[int, Mapping[str, int]]
+    repairs: Mapping[int, Mapping[str, int]]
     processes: Sequence[Heartbeat]
     scans: Mapping[int, bool]
     embedded: bool
@@ -99,6 +100,7 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
     return SystemState(
         runs=runs,
         failures={run.run: count_failures(database, run.run) for run in runs},
+        repairs={run.run: count_repairs(database, run.run) for run in runs},
         processes=list_heartbeats(database),
         scans={scan.run_id: not scan.expired for scan in open_scans(database)},
         embedded=settings.broker_url is None,

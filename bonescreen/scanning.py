@@ -1,7 +1,7 @@
 """Scan several archives, and report of each what was found and what was skipped."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, machine_precisions
 from xray.settings import Settings
-from xray.thresholds import is_in_scope
+from xray.thresholds import Scope
 from xray.vocabulary import Layout, count, describe_skipped
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def raise_last(errors: list[BonescreenError]) -> None:
         raise ordered[-1]
 
 
-def report_lines(report: ScanReport, root: Path, body_parts: Collection[str]) -> Iterator[str]:
+def report_lines(report: ScanReport, root: Path, scope: Scope) -> Iterator[str]:
     """Report in lines what a scan of an archive found; what somebody should check is named.
 
     Parameters
@@ -77,8 +77,8 @@ def report_lines(report: ScanReport, root: Path, body_parts: Collection[str]) ->
         What the scan found.
     root : Path
         The archive's root.
-    body_parts : collection of str
-        Those that the model knows: images of others are out of its scope.
+    scope : Scope
+        The model's: other images are out of it.
     """
     yield f"Scanned {root}: {count(report.found, 'image')} (layout {report.layout})"
     yield from _skipped_lines(report)
@@ -86,7 +86,7 @@ def report_lines(report: ScanReport, root: Path, body_parts: Collection[str]) ->
         yield f"  warning, images of several patients under one study, which has no score: {path_as_text(key)}"
     if more := report.several_patients - len(report.of_several_patients):
         yield f"  ... and {count(more, 'study')} more of several patients"
-    yield from _out_of_scope_lines(report, body_parts)
+    yield from _out_of_scope_lines(report, scope)
     if report.gone:
         yield f"  no longer in the archive: {count(report.gone, 'image')}; their results are kept"
 
@@ -98,7 +98,7 @@ def raise_if_partial(reports: Sequence[ScanSummary]) -> None:
         raise typer.Exit(PARTIAL_EXIT)
 
 
-def plan_lines(plan: DryRunReport, root: Path, body_parts: Collection[str]) -> Iterator[str]:
+def plan_lines(plan: DryRunReport, root: Path, scope: Scope) -> Iterator[str]:
     """Report in lines what a scan of an archive would find and a run would screen; as `report_lines`."""
     kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "not finished"))
     parts = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
@@ -108,7 +108,7 @@ def plan_lines(plan: DryRunReport, root: Path, body_parts: Collection[str]) -> I
     if plan.processed:
         yield f"  screened already: {count(plan.processed, 'image')}"
     yield from _skipped_lines(plan)
-    yield from _out_of_scope_lines(plan, body_parts)
+    yield from _out_of_scope_lines(plan, scope)
     if plan.gone:
         yield f"  no longer in the archive: {count(plan.gone, 'image')}"
 
@@ -122,16 +122,17 @@ def _skipped_lines(found: ScanSummary) -> Iterator[str]:
         yield "  earlier results of files that could not be read are kept"
 
 
-def _out_of_scope_lines(found: ScanSummary, body_parts: Collection[str]) -> Iterator[str]:
-    outside = Counter({term: n for term, n in found.body_parts.items() if not is_in_scope(term, body_parts)})
-    if not outside:
-        return
-    first, *others = outside.most_common(MAX_TERMS)
-    terms = [f"{count(first[1], 'image')} {first[0]}", *(f"{number:,} {term}" for term, number in others)]
-    if rest := outside.total() - sum(number for _, number in outside.most_common(MAX_TERMS)):
-        terms.append(f"{rest:,} of other body parts")
-    yield f"  out of scope: {', '.join(terms)} (not known to the model)"
-    yield "  if these are a site's own words for known body parts, map them with BONESCREEN_BODY_PARTS"
+def _out_of_scope_lines(found: ScanSummary, scope: Scope) -> Iterator[str]:
+    parts = Counter({term: n for term, n in found.body_parts.items() if term not in scope.body_parts})
+    modalities = Counter({term: n for term, n in found.modalities.items() if term not in scope.modalities})
+    for outside in filter(None, (parts, modalities)):
+        first, *others = outside.most_common(MAX_TERMS)
+        terms = [f"{count(first[1], 'image')} {first[0]}", *(f"{number:,} {term}" for term, number in others)]
+        if rest := outside.total() - sum(number for _, number in outside.most_common(MAX_TERMS)):
+            terms.append(f"{rest:,} others")
+        yield f"  out of scope: {', '.join(terms)} (not known to the model)"
+    if parts:
+        yield "  if these are a site's own words for known body parts, map them with BONESCREEN_BODY_PARTS"
 
 
 def skipped_text(skipped: Mapping[str, int]) -> str:
@@ -158,7 +159,6 @@ def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, fo
         plans, errors = scan_each(archives, partial(_plan, settings, database, layout, package, for_workers))
     print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
-    raise_if_partial(plans)
     raise_if_partial(plans)
 
 
@@ -187,6 +187,6 @@ def _plan(
         model = model_for_archive(settings, database, package, name, works_here=not for_workers)
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
         plan = dry_run(database, name, Source.configured(root, settings, layout), model.queue)
-    for line in plan_lines(plan, root, model.body_parts):
+    for line in plan_lines(plan, root, package.card.scope):
         print_line(line)
     return plan

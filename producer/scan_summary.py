@@ -9,7 +9,7 @@ from xray.archives.layouts import MANIFEST_NAME
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Layout, SkipReason
 
 MAX_WARNINGS = 10
-MAX_BODY_PARTS = 1_000
+MAX_TERMS = 1_000
 """Maximum number of body part terms that are counted, as anybody may write anything."""
 
 CONTAINER_REASONS = frozenset(
@@ -49,8 +49,8 @@ class ScanSummary:
     ----------
     layout : Layout
         The layout used.
-    body_parts : Counter of str
-        How many images there are of each body part, as far as it is known; of at most `MAX_BODY_PARTS` terms.
+    body_parts, modalities : Counter of str
+        How many images there are of each, as far as it is known; of at most `MAX_TERMS` terms.
     found : int
         Images found, or listed in a manifest.
     missing : int
@@ -67,6 +67,7 @@ class ScanSummary:
 
     layout: Layout
     body_parts: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
     found: int = 0
     missing: int = 0
     gone: int = 0
@@ -86,14 +87,18 @@ class ScanSummary:
                 self._add_skipped(one)
                 continue
             self.found += 1
-            term = one.placement.body_part if one.placement else None
-            if term is not None and (term in self.body_parts or len(self.body_parts) < MAX_BODY_PARTS):
-                self.body_parts[term] += 1
+            if one.placement is not None:
+                self._count_term(self.body_parts, one.placement.body_part)
+                self._count_term(self.modalities, one.placement.modality)
             if one.lost is not None:
                 self._count_skipped(Skipped(one.path, one.lost))
             if self.layout is Layout.MANIFEST and one.version == MISSING:
                 self.missing += 1
                 self._warn(f"{path_as_text(one.path)} (listed in {MANIFEST_NAME}, but missing)")
+
+    def _count_term(self, terms: Counter[str], term: str | None) -> None:
+        if term is not None and (term in terms or len(terms) < MAX_TERMS):
+            terms[term] += 1
 
     def _add_skipped(self, skipped: Skipped) -> None:
         if skipped.reason in UNREAD:

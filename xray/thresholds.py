@@ -4,7 +4,6 @@
 `training.evaluate.thresholds`.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -47,10 +46,5 @@ class Scope:
 
     def includes(self, body_part: str | None, modality: str | None) -> bool:
         """Tell whether the model applies to an image; it does where body part or modality are unknown."""
-        known = modality is None or modality in self.modalities
-        return known and is_in_scope(body_part, self.body_parts)
-
-
-def is_in_scope(body_part: str | None, known: Collection[str]) -> bool:
-    """Tell whether a model applies to a body part: to those that it was trained on, and where it is unknown."""
-    return body_part is None or body_part in known
+        known_part = body_part is None or body_part in self.body_parts
+        return known_part and (modality is None or modality in self.modalities)

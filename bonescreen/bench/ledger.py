@@ -20,6 +20,7 @@ from sqlalchemy import Connection, create_engine, event, func, make_url, select
 from sqlalchemy.engine import Engine
 
 from db import ledger, queries
+from db.failures import count_failures
 from db.ledger import Claim
 from db.migrate import upgrade
 from db.queries import ResultFilter
@@ -330,7 +331,7 @@ def time_queries(database: Database, image_count: int, study_count: int, repeats
         _time("results --body-part HAND --limit 50", lambda n: _results(database, replace(page, body_part="HAND")), 3),
         _time("results --threshold 0.5 --limit 50", lambda n: _results(database, replace(page, threshold=0.5)), 3),
         _time("status", lambda n: _status(database), repeats),
-        _time("failures by reason", lambda n: queries.count_failures(database, run), repeats),
+        _time("failures by reason", lambda n: count_failures(database, run), repeats),
         _time("progress of a run", lambda n: run_progress(database, run), repeats * 10),
         _time("latest image read", lambda n: ledger.latest_read_image(database, claim), repeats),
         _time("make batches of nothing", lambda n: ledger.resume(database, run), repeats),
@@ -363,7 +364,7 @@ def _results(database: Database, page: ResultFilter) -> None:
 def _status(database: Database) -> None:
     """Ask what `bonescreen status` asks."""
     for summary in list_runs(database):
-        queries.count_failures(database, summary.run)
+        count_failures(database, summary.run)
 
 
 # -- batches a second --------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def enqueue(
         # With a database of its own, this machine does the work too.
         model = model_for_archive(settings, database, package, name, works_here=settings.database_url is None)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
-        for line in report_lines(report, root, model.body_parts):
+        for line in report_lines(report, root, package.card.scope):
             print_line(line)
         print_line(f"Run {report.run_id} in {model.precision}: {count(report.batches, 'batch')} to do")
         return report

@@ -10,7 +10,7 @@ import typer
 from bonescreen.commands.arguments import Json, as_count
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.terminal import print_line, print_table, write_json_list
-from db.queries import FailureRow, count_failures, list_failures
+from db.failures import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason, count
 

@@ -25,6 +25,7 @@ from bonescreen.stack import home_lock, name_archives, open_database, stack_serv
 from bonescreen.supervisor import Supervisor
 from bonescreen.terminal import escape_unprintable, print_line, print_to
 from db import ledger
+from db.failures import count_repairs
 from db.heartbeats import ALIVE_SECONDS, Activity, Heartbeat, list_heartbeats, remove_all_heartbeats
 from db.queries import ResultFilter
 from db.run_queries import FINISHED_STATES, RunState, RunSummary, run_progress, run_summary
@@ -161,7 +162,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
             batch_size=job.settings.batch_size,
             progress=found,
         )
-    for line in report_lines(report, root, model.body_parts):
+    for line in report_lines(report, root, job.package.card.scope):
         print_to(job.console, line)
     processed = run_progress(job.database, report.run_id).processed
     job.scanned.append(ScannedArchive(name, report.run_id, model.queue, processed))
@@ -237,6 +238,9 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
         if summary.failed:
             failed = count(summary.failed, "image")
             print_line(f"  {failed} could not be read: bonescreen failures {summary.run}", "yellow")
+        if repaired := sum(count_repairs(job.database, summary.run).values()):
+            read = f"{count(repaired, 'image')} read although the file is wrong"
+            print_line(f"  {read}: bonescreen status {summary.run}", "yellow")
         if summary.state is RunState.CANCELLED:
             processed = f"{summary.processed:,} of {count(summary.images, 'image')} processed"
             again = f"Continue it with: bonescreen resume {summary.run}"

@@ -37,7 +37,7 @@ def status(
     Example: bonescreen status
     """
     settings = settings_here()
-    facts, found = SystemState([], {}, [], {}, embedded=False, broker=None, archives={}, database=None), []
+    facts, found = SystemState([], {}, {}, [], {}, embedded=False, broker=None, archives={}, database=None), []
     try:
         with open_ledger(settings) as database:
             facts = read_system_state(settings, database, _chosen(database, run))
@@ -64,7 +64,10 @@ def _chosen(database: Database, run: int | None) -> list[RunSummary]:
 def _as_json(facts: SystemState, found: Sequence[Problem]) -> dict[str, object]:
     return {
         "ok": not any(problem.blocking for problem in found),
-        "runs": [{**run_json(run), "failures": facts.failures[run.run]} for run in facts.runs],
+        "runs": [
+            {**run_json(run), "failures": facts.failures[run.run], "repairs": facts.repairs[run.run]}
+            for run in facts.runs
+        ],
         "processes": [{**asdict(process), "alive": process.alive} for process in facts.processes],
         "problems": [asdict(problem) for problem in found],
     }
@@ -95,6 +98,7 @@ def _print_run(run: RunSummary, facts: SystemState) -> None:
         ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
         ("to do", count(run.open_batches, "batch") + (", a scan is running" if run.run in facts.scans else "")),
+        *(("repaired", f"{count(number, 'image')}: {detail}") for detail, number in facts.repairs[run.run].items()),
         *(("scan", text) for text in _last_scan(run)),
     )
     for name, text in lines:

@@ -14,6 +14,7 @@ from pydicom import uid
 from tests.archives import flat_tree, image_pixels, mura_tree, png
 from tests.bonescreen.processes import run
 from tests.dicoms import dicom, phantom
+from xray.vocabulary import Repair
 
 
 def rows(environ: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -100,10 +101,15 @@ def test_an_archive_as_hospitals_have_it_is_scored_by_what_shows_each_exposure_o
     for patient in ("P1", "P2"):
         put(f"mixed/{patient}", hand, StudyInstanceUID="1.2.3", PatientID=patient)
     put("vessels", hand, SOPClassUID=uid.XRayAngiographicImageStorage, StudyInstanceUID="1.2.4", BodyPartExamined=None)
+    put("windowed", hand, StudyInstanceUID="1.2.6", WindowCenter=127, WindowWidth=255)
     kept = {**environ, "BONESCREEN_KEEP": "modality,path"}
     done = run(kept, "screen", root)
     assert done.returncode == 0, done.stderr
     assert "images of several patients under one study, which has no score: 1.2.3" in done.stderr
+    assert "out of scope: 1 image XA (not known to the model)" in done.stderr
+    assert "1 image read although the file is wrong: bonescreen status 1" in done.stdout
+    assert f"repaired 1 image: {Repair.WINDOW}" in " ".join(run(environ, "status").stdout.split())
+    assert f"windowed: read all the same: {Repair.WINDOW}" in run(environ, "study", "1.2.6").stdout
     told = rows(kept)
     assert [told[f"1.2.{n}"]["status"] for n in (1, 2, 3, 4, 5)] == [
         "scored", "scored", "not assessable", "out of scope", "scored",

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from db import ledger
+from db.failures import list_failures
 from db.heartbeats import list_heartbeats, record_heartbeat
-from db.queries import ResultFilter, list_failures, results
+from db.queries import ResultFilter, results
 from db.run_queries import RunState, newest_runs, run_progress, run_summary
 from db.session import Database
 from db.tables import archives, batches

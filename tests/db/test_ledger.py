@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db import dispatch, ledger
+from db.failures import list_failures
 from db.ledger import Claim
-from db.queries import ResultFilter, find_study, list_failures, results
+from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.session import Database, Now
 from db.store import ImageOutcome

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
+from db.failures import count_failures, list_failures
 from db.queries import (
     STUDIES_AT_ONCE,
     ResultFilter,
-    count_failures,
     count_results,
     image_results,
-    list_failures,
     results,
 )
 from db.run_queries import newest_runs

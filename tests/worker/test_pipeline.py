@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 
 from db import dispatch, ledger
+from db.failures import list_failures
 from db.heartbeats import Activity, list_heartbeats
 from db.ledger import BatchImage
 from db.migrate import upgrade
-from db.queries import ResultFilter, list_failures, results
+from db.queries import ResultFilter, results
 from db.run_queries import run_progress, run_summary
 from db.session import Database
 from db.tables import batches, outcomes

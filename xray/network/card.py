@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xray.errors import PackageError
+from xray.thresholds import Scope
 from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, Label, Precision
 
 SCHEMA = 3
@@ -254,6 +255,11 @@ class Card:
             Probabilities in [0, 1], same shape.
         """
         return self.calibration.apply(logits)
+
+    @property
+    def scope(self) -> Scope:
+        """The images that the model applies to."""
+        return Scope(frozenset(self.body_parts), frozenset(self.modalities))
 
     def worded(self, label: Label) -> str:
         """Return a predicted label in the card's wording, such as ``"positive: fracture"``."""
