@@ -84,7 +84,7 @@ studies = Table(
     # The body parts of its current images, each once: "HAND,WRIST".
     Column("body_parts", Text),
     Column("human_label", String(10)),
-    # A keyed hash, hexadecimal; nothing else about the patient is stored.
+    # A keyed hash, hexadecimal; nothing else that identifies the patient is stored.
     Column("patient", String(32)),
     # How many patients its current images are of; a study has one (PS3.3 C.7.2.1). NULL where no image names any.
     Column("patients", Integer),

@@ -64,9 +64,9 @@ class Settings:
         being written and is checked again at the end of the scan; ``0`` accepts every file immediately.
     pseudonym_key : bytes or None
         ``BONESCREEN_PSEUDONYM_KEY``, default none: At least 16 characters, as from ``openssl rand -hex 32``. With it, a
-        keyed hash of each patient is stored, which links images of the same patient; without it no patient information
-        is stored. Keep it as secret as patients' names, and the same on every machine that scans: with a different key,
-        all headers are read again.
+        keyed hash of each patient is stored, which links images of the same patient; without it nothing is stored that
+        identifies a patient. Keep it as secret as patients' names, and the same on every machine that scans: with a
+        different key, all headers are read again.
     keep : frozenset of str
         ``BONESCREEN_KEEP``, default nothing: What `results`, `study` and exports show besides, of ``accession``,
         ``date`` (of the study), ``modality`` and ``path``, as in ``accession,date``. Accession numbers and dates
