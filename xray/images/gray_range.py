@@ -24,6 +24,9 @@ LUMP_WIDTH = 0.06
 LEAST_LUMP, LEAST_REST = 0.0005, 0.05
 """Share of the pixels that are left out together, at least, and of those that must remain."""
 
+LEAST_APART = 0.5
+"""Share of the others that must not be near scattered pixels that are left out; else those near them count, too."""
+
 LEAST_GAIN = 1.25
 """How much more contrast the others must gain; below that the range is left as it is."""
 
@@ -37,6 +40,7 @@ _MOST_LUMPS = 6
 # Lossy compression smears an edge over blocks of this size, and over their neighbours.
 _BLOCK = 8
 _MOST_SMEARED, _SMEARED_PER_PIXEL = 0.05, 3
+_MOST_SCATTERED = 0.05
 # Corners in terms of the outline's length: 0.1 for a square of ten pixels, 0.3 and more for letters and curves.
 _MOST_CORNERS = 0.12
 _BAND_PIXELS = 2**20
@@ -124,7 +128,11 @@ def _without_lumps(codes: Codes, values: Values, weights: Weights, whole: GrayRa
         if lump is None:
             break
         left |= lump
-        apart = np.where(left | (weights == 0), 0, _counted_apart(codes, left))
+        others = np.where(left, 0, weights)
+        apart = np.where(others == 0, 0, _counted_apart(codes, left))
+        # Few pixels that lie near most of the image are scattered: what is near them is the image.
+        if apart.sum() < LEAST_APART * others.sum() and others.sum() > (1 - _MOST_SCATTERED) * total:
+            apart = others
         if apart.sum() < LEAST_REST * total or np.count_nonzero(apart) < _LEAST_LEVELS:
             break
         low, high = tails(values, apart)

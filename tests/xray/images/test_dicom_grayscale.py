@@ -180,8 +180,19 @@ def test_of_several_luts_the_normal_one_is_taken():
     assert gray([0, 1, 2], VOILUTSequence=tables) == [0, 100, 255]
 
 
-def test_a_lut_with_too_few_entries_is_ignored():
-    table = lut(0, [0, 9], 8)
+@pytest.mark.parametrize("missing", [1, 500, 1000])
+def test_beyond_the_entries_that_a_lut_has_its_last_one_counts(missing):
+    table = lut(0, list(range(0, 4 * (4096 - missing), 4)), 14)
+    table.LUTDescriptor = [4096, 0, 14]
+
+    found = decode(dicom(PHANTOM, BitsStored=12, VOILUTSequence=Sequence([table])))
+
+    last = 4095 - missing
+    assert np.array_equal(found, np.rint(np.minimum(PHANTOM, last) / last * 255))
+
+
+def test_a_lut_without_entries_is_ignored():
+    table = lut(0, [], 8)
     table.LUTDescriptor = [300, 0, 8]
 
     assert gray([0, 100, 255], VOILUTSequence=Sequence([table]), **WIDE) == [0, 100, 255]

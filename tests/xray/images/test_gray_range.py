@@ -66,6 +66,15 @@ def test_a_hot_or_dead_pixel_does_not_set_the_range(form, value):
     assert difference(decode(FORMS[form](pixels)), pixels == PHANTOM) < 1
 
 
+@pytest.mark.parametrize("share", [0.001, 0.004, 0.01])
+@pytest.mark.parametrize("form", FORMS)
+def test_hot_pixels_all_over_the_image_do_not_set_the_range(form, share):
+    is_hot = np.random.default_rng(5).random(PHANTOM.shape) < share
+    pixels = np.where(is_hot, 65535, PHANTOM).astype(np.uint16)
+
+    assert difference(decode(FORMS[form](pixels)), ~is_hot) < 3
+
+
 @pytest.mark.parametrize("share", [0.005, 0.01, 0.05, 0.2, 0.5])
 @pytest.mark.parametrize("value", [5000, 12000, 65535])
 @pytest.mark.parametrize("form", FORMS)

@@ -218,10 +218,13 @@ def _look_up(item: DataSet, values: Values) -> Values | None:
     data = item.values.get(tags.LUT_DATA, b"")
     words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if item.encoding.byteorder == "little" else ">u2")
     # Two entries of 8 bits may share a word, the first in its lower byte.
-    entries = words if words.size >= count else words.astype("<u2").view(np.uint8)
-    if entries.size < count:
+    packed = (count + 1) // 2 == words.size < count
+    # Beyond the entries that are there the last one counts, also where the descriptor promises more.
+    entries = words.astype("<u2").view(np.uint8)[:count] if packed else words[:count]
+    if not entries.size:
         return None
-    looked_up: Values = entries[np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)].astype(np.float64)
+    places = np.clip(np.rint(values) - first, 0, entries.size - 1).astype(np.int64)
+    looked_up: Values = entries[places].astype(np.float64)
     return looked_up
 
 

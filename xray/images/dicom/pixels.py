@@ -205,17 +205,17 @@ def _read_stored(file: RadiographFile, description: _PixelDescription, whole: by
     if element.length == UNDEFINED_LENGTH:
         return _read_compressed(_read_fragments(reader, None), description, as_labelled=syntax not in _NATIVE)
     head = reader.peek(64)
-    is_short = element.length < description.rows * description.columns * description.bits_allocated // 8
-    if syntax not in _NATIVE or is_short:
+    layout = _native_layout(element.length, description)
+    is_native = layout is not None and element.length - layout.size(description) in _EVEN_PADDING
+    if syntax not in _NATIVE or not is_native:
         if head.startswith(_ITEM_HEAD):
             data = _read_fragments(reader, reader.position + element.length)
             return _read_compressed(data, description, as_labelled=False)
-        if is_codestream(head) or (syntax == RLE and rle_segments(head)):
+        if is_codestream(head) or (not is_native and rle_segments(head)):
             return _read_compressed(reader.read(element.length), description, as_labelled=False)
-    layout = _native_layout(element.length, description)
     if layout is None:
         raise FileFault(Reason.TRUNCATED, "fewer pixels than rows x columns")
-    if syntax not in _NATIVE and element.length - layout.size(description) not in _EVEN_PADDING:
+    if syntax not in _NATIVE and not is_native:
         raise _unknown_syntax(syntax)
     repairs = layout.repairs if syntax in _NATIVE else (Repair.SYNTAX, *layout.repairs)
     # In big-endian words of 16 bits, the bytes of two pixels are swapped (PS3.5 8.1.1, annex A.3).
@@ -246,7 +246,7 @@ def _read_compressed(data: bytes, description: _PixelDescription, as_labelled: b
         pixels, frame = decompress(data, rows, columns)
         as_labelled &= frame.kind in CODESTREAMS.get(syntax, ())
         return _Stored(pixels, False, frame.lossy, _repairs(as_labelled, frame.samples == description.samples))
-    if syntax == RLE or rle_segments(data):
+    if rle_segments(data) or (syntax == RLE and not is_native):
         segments = rle_segments(data)
         samples, size = description.samples, description.bits_allocated // 8
         if segments != samples * size:

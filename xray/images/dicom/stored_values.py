@@ -166,15 +166,16 @@ def _is_smoother(other: PixelFormat, best: PixelFormat, rows: Pixels, counts: ND
         return False
     ours_apart, theirs_apart = our_steps[differ], their_steps[differ]
     ends = np.sort(np.stack([rows[:, 1:], rows[:, :-1]])[:, near][:, differ], axis=0)
-    # The edge of one value, such as that of a white box, which would be at -1, is no picture that wraps round.
+    # The edges of one value, as of a white box or hot pixels, which would be at -1, are no picture that wraps round.
     is_one_value = any(int(np.bincount(end).max()) > pairs / 2 for end in ends)
     roughness, their_roughness = _roughness(ours, counts), _roughness(theirs, counts)
-    if roughness > _ROUGH and their_roughness < _MUCH_SMOOTHER * roughness:
-        return True
+    is_much_smoother = roughness > _ROUGH and their_roughness < _MUCH_SMOOTHER * roughness
     if other.signed == best.signed:
-        return not is_one_value and float(np.mean(theirs_apart < ours_apart)) >= _LEAST_AGREEMENT
+        agreement = float(np.mean(theirs_apart < ours_apart))
+        return is_much_smoother or (not is_one_value and agreement >= _LEAST_AGREEMENT)
     factor = _NEARER if their_roughness < _SMOOTHER * roughness else _MUCH_NEARER
-    return not is_one_value and float(np.mean(factor * theirs_apart < ours_apart)) >= _LEAST_AGREEMENT_ON_SIGN
+    agreement = float(np.mean(factor * theirs_apart < ours_apart))
+    return not is_one_value and (is_much_smoother or agreement >= _LEAST_AGREEMENT_ON_SIGN)
 
 
 def _read(pixel_format: PixelFormat, rows: Pixels) -> NDArray[np.int32]:
