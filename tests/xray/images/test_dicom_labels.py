@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom import uid
 
-from tests.dicoms import LOSSLESS, NATIVE, dicom, packed
+from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom, packed, phantom
 from xray.errors import FileFault
 from xray.images.dicom.codecs import inflate
 from xray.images.dicom.codestream import JPEG_XL, read_frame
@@ -117,6 +117,20 @@ def test_a_deflated_frame_is_inflated_and_never_to_more_than_the_image():
     assert reason_of(dicom(SMOOTH, label, stream=b"\xff" * 64)) is Reason.CORRUPT
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY])
+def test_zeros_in_place_of_the_rest_of_a_codestream_are_no_picture(name, share):
+    syntax, encode = {**LOSSLESS, **LOSSY}[name]
+    pixels = phantom() if name != "jpeg baseline" else (phantom() // 16).astype(np.uint8)
+    stream = encode(pixels)
+    kept = stream[: round(share * len(stream))]
+
+    assert reason_of(dicom(pixels, syntax, stream=kept.ljust(len(stream), b"\0"))) in (
+        Reason.TRUNCATED,
+        Reason.CORRUPT,
+    )
+
+
 def test_too_few_pixels_of_no_known_kind_have_a_reason():
     assert reason_of(dicom(SMOOTH, raw=bytes(64))) is Reason.TRUNCATED
     assert reason_of(dicom(SMOOTH, stream=bytes(64))) is Reason.CORRUPT
@@ -136,6 +150,22 @@ def test_three_samples_a_pixel_are_full_sampling_whatever_the_word_says(colour, 
     assert np.array_equal(gray, expected)
     rightly = photometric == ("YBR_FULL" if colour == "YBR" else "RGB")
     assert repairs == (() if rightly else (Repair.SAMPLING,))
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_FULL", "RGB"])
+@pytest.mark.parametrize("colour", ["RGB", "YBR"])
+@pytest.mark.parametrize("columns", [128, 127, 126])
+def test_planes_and_pixels_are_told_apart_whatever_the_planar_configuration_says(columns, colour, photometric, planar):
+    gray = (phantom()[:, :columns] // 16).astype(np.uint8)
+    grey = np.full_like(gray, 128)
+    pixels = np.stack([gray] * 3 if colour == "RGB" else [gray, grey, grey], -1)
+    stored = pixels if planar else np.ascontiguousarray(np.moveaxis(pixels, -1, 0)).reshape(pixels.shape)
+
+    found, repairs = read(dicom(stored, PhotometricInterpretation=photometric, PlanarConfiguration=planar))
+
+    assert np.array_equal(found, gray)
+    assert repairs == (Repair.SAMPLING,)
 
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_FULL", "RGB"])

@@ -71,6 +71,8 @@ RLE, DEFLATED_FRAME = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
 """Transfer syntaxes; compressed by RLE Lossless or Deflated Image Frame Compression, pixels are no codestream."""
 
 _SLICE = 2**22
+# The marker at the end of a JPEG or JPEG 2000 codestream, and those before its compressed pixels.
+_END, _STARTS_OF_DATA, _ZEROS = b"\xff\xd9", (b"\xff\xda", b"\xff\x93"), bytes(16)
 _ONE_AT_A_TIME = threading.Lock()
 
 # PyDLL keeps the GIL, as GDCM does, so that no other Python thread runs between the two.
@@ -108,6 +110,9 @@ def decompress(data: bytes, rows: int, columns: int) -> tuple[NDArray[np.uint8] 
     """
     frame = read_frame(data)
     frame.check(rows, columns)
+    if frame.kind != JPEG_XL and data.endswith(_ZEROS) and data.rfind(_END) < max(map(data.rfind, _STARTS_OF_DATA)):
+        # Zeros in place of what was lost would be decoded to a picture.
+        raise FileFault(Reason.TRUNCATED, "the compressed pixels end in zeros")
     pixels = _decoder(frame)(data, frame)
     if pixels.shape[:2] != (rows, columns):
         raise FileFault(Reason.CORRUPT, "the compressed image and the header differ in size")

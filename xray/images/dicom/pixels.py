@@ -45,6 +45,8 @@ _EVEN_PADDING = (0, 1)
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _LUMA_FIRST = ("YBR_FULL", "YBR_FULL_422")
 _COLOUR = ("RGB", "YBR_ICT", "YBR_RCT", *_LUMA_FIRST)
+# Steps of chroma in the reading that is right, as a share of those in the other.
+_LESS_CHROMA = 0.5
 # Pixels that are converted at a time, so that wide intermediate arrays stay small.
 _BAND_PIXELS = 2**20
 
@@ -234,7 +236,24 @@ def _read_stored(file: RadiographFile, description: _PixelDescription, whole: by
     if is_swapped:
         raw = raw.reshape(-1, 2)[:, ::-1].reshape(-1)[:size]
     in_planes = file.data_set.integer(tags.PLANAR_CONFIGURATION) == 1
+    if layout.samples == 3 and layout.bytes == 1 and not layout.subsampled and description.columns > 1:
+        steps = _chroma_steps(raw, description.rows, description.columns)
+        if steps[not in_planes] < _LESS_CHROMA * steps[in_planes]:
+            in_planes = not in_planes
+            repairs = (*repairs, Repair.SAMPLING)
     return _Stored(_arranged(raw, layout, description, is_big_endian, in_planes), repairs=repairs)
+
+
+def _chroma_steps(raw: NDArray[np.uint8], rows: int, columns: int) -> tuple[float, float]:
+    """Return how much chroma differs between neighbours in an image read pixel by pixel, and plane by plane.
+
+    Of a radiograph it hardly does; read the wrong way, chroma is the difference of different pixels' gray.
+    """
+    step = max(1, rows // 64)
+    by_pixel = raw.reshape(rows, columns, 3)[::step, :, 1:]
+    by_plane = np.moveaxis(raw.reshape(3, rows, columns)[1:, ::step], 0, -1)
+    one, other = (np.diff(np.diff(reading.astype(np.int16))[..., 0]) for reading in (by_pixel, by_plane))
+    return float(np.abs(one).mean()), float(np.abs(other).mean())
 
 
 def _read_compressed(data: bytes, description: _PixelDescription, as_labelled: bool) -> _Stored:
