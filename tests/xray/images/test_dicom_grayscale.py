@@ -81,7 +81,7 @@ def test_windows_agree_with_pydicom_s(function):
     [(None, [0, 128, 255]), (["HARDER", "Normal"], [0, 0, 0]), (["BONE", "SOFT"], [0, 128, 255])],
 )
 def test_of_several_windows_the_normal_one_is_taken_else_the_first(explanations, chosen):
-    values = [0, 100, 200] + [500, 1000] * 50
+    values = [0, 100, 200] + [500, 1000] * 25
     elements = {"WindowCenter": [100, 750], "WindowWidth": [200, 502], "WindowCenterWidthExplanation": explanations}
 
     assert gray(values, VOILUTFunction="LINEAR_EXACT", **elements)[:3] == chosen
@@ -366,6 +366,19 @@ def test_a_window_that_is_not_this_image_s_is_left_and_said(elements, photometri
 
     assert np.abs(gray.astype(int) - (255 - PLAIN if photometric == "MONOCHROME1" else PLAIN)).max() <= 1
     assert repairs == (Repair.WINDOW,)
+
+
+@pytest.mark.parametrize("width", [60, 120, 240])
+@pytest.mark.parametrize("side", [128, 256, 640])
+def test_a_narrow_window_on_a_slope_is_not_the_image_s_however_small_that_is(side, width):
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    ridge = 200 + 2700 * np.exp(-((x / 0.15) ** 2) - (y / 0.4) ** 2)
+    pixels = np.rint(ridge + np.random.default_rng(2).normal(0, 5, ridge.shape)).astype(np.uint16)
+
+    found, repairs = repaired(pixels, BitsStored=12, WindowCenter=1150, WindowWidth=width)
+
+    assert repairs == (Repair.WINDOW,)
+    assert np.array_equal(found, decode(dicom(pixels, BitsStored=12)))
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])

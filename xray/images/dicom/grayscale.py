@@ -35,7 +35,8 @@ Values = NDArray[np.float64]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # So many rows show whether a window fits; so many pixels of a row are averaged, as noise is no difference to be seen.
-_ROWS, _AVERAGED = 16, 8
+# Fewer in a small picture: between few averages a narrow window shows the whole rise, in steps of black and white.
+_ROWS, _AVERAGED, _LEAST_CELLS = 16, 8, 64
 _SAMPLED_SIDE = 256
 
 
@@ -111,7 +112,9 @@ def _fits(gray: Values, values: Values, inverted: bool, padding: NDArray[np.bool
 
     None if there are no differences.
     """
-    width = min(_AVERAGED, max(1, rows.shape[1] // 2))
+    # Too few columns for so many averages are no picture: only whether a window shows anything is asked.
+    cells_in_row = _LEAST_CELLS if rows.shape[1] >= _LEAST_CELLS else 2
+    width = max(1, min(_AVERAGED, rows.shape[1] // cells_in_row))
     cells = rows[:, : rows.shape[1] // width * width]
     is_padded = bool(padding.any())
     if is_padded and bool(padding[cells].all()):
