@@ -15,7 +15,7 @@ TAILS = 0.005
 """Share of the pixels that become black, and of those that become white. Hot pixels, lead markers and burnt-in text,
 which would otherwise take half of the range, mostly cover less than that; bone covers more."""
 
-GAP = 0.25
+GAP = 0.125
 """How far from all others values must be to be left out, in terms of the range of the others."""
 
 LUMP_WIDTH = 0.06
@@ -27,7 +27,7 @@ LEAST_LUMP, LEAST_REST = 0.0005, 0.05
 LEAST_APART = 0.5
 """Share of the others that must not be near scattered pixels that are left out; else those near them count, too."""
 
-LEAST_GAIN = 1.25
+LEAST_GAIN = 1.125
 """How much more contrast the others must gain; below that the range is left as it is."""
 
 Values = NDArray[np.float64]

@@ -146,9 +146,18 @@ def test_letters_far_above_stay_white_but_do_not_set_the_range():
     assert (found[mask] == 255).all()
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_box_takes_at_most_an_eighth_of_the_gray(form, share):
+    gap = 0.15 * float(np.ptp(np.quantile(PHANTOM, (0.005, 0.995))))
+    boxed, outside = with_box(PHANTOM, int(PHANTOM.max() + gap), share)
+
+    assert difference(decode(FORMS[form](boxed)), outside) < 2
+
+
 @pytest.mark.parametrize("share", [0.02, 0.2])
 def test_a_box_that_is_near_to_the_picture_leaves_the_range_as_it_is(share):
-    boxed, _ = with_box(PHANTOM, int(PHANTOM.max()) + 300, share)
+    boxed, _ = with_box(PHANTOM, int(PHANTOM.max()) + 100, share)
 
     assert np.array_equal(decode(png_of(boxed, bits=16)), linear(boxed))
 
