@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from xray.copies import find_copies
+from xray.pseudonym import count_patients
 from xray.thresholds import Scope, is_positive
 from xray.vocabulary import FOR_PROCESSING, ImageState, StudyStatus
 
 STATUSES_WITH_SCORE = (StudyStatus.SCORED, StudyStatus.INCOMPLETE)
 """Only studies of these statuses have a score in results and can be flagged."""
 
+_SIDE: dict[str | None, str] = {"L": "L", "R": "R", "B": "B"}
+"""Other lateralities, such as U for an unpaired part, tell no side."""
+
+_DIRECTION: dict[str | None, str] = {
+    **dict.fromkeys(("AP", "PA", "DP", "PD", "A P", "P A", "FRONTAL", "ANTEROPOSTERIOR", "POSTEROANTERIOR"), "FRONTAL"),
+    **dict.fromkeys(("LAT", "LATERAL", "LL", "RL", "LM", "ML", "MEDIOLATERAL", "LATEROMEDIAL"), "LATERAL"),
+    **dict.fromkeys(("OBL", "OBLIQUE", "RAO", "LAO", "RPO", "LPO", "LLO", "RLO"), "OBLIQUE"),
+}
+"""Words of one direction, as two images of an exposure may be named by different ones."""
 
 MOST_COMPARED = 200
 """Images of a study whose pictures are compared: no examination has more, and many take long."""
@@ -106,16 +116,13 @@ def assess(images: Sequence[StudyImage], scope: Scope, threshold: float) -> Asse
     )
 
 
-def count_patients(marks: Sequence[str | None]) -> int:
-    """Count different patients by their marks; images that name none are taken for the others' patient."""
-    return len({mark for mark in marks if mark})
-
-
 def image_states(images: Sequence[StudyImage], scope: Scope) -> list[ImageState]:
     """Return how each image of a study counts, in their order."""
     states = [_state(image, images, scope) for image in images]
-    for mark in {image.patient_mark for image in images}:
-        own = [n for n, image in enumerate(images) if image.patient_mark == mark and states[n] is ImageState.SCORED]
+    scored = [n for n, state in enumerate(states) if state is ImageState.SCORED]
+    several = count_patients(image.patient_mark for image in images) > 1
+    for mark in {images[n].patient_mark for n in scored} if several else {None}:
+        own = [n for n in scored if not several or images[n].patient_mark == mark]
         # Of equal size, the one that was found first.
         own.sort(key=lambda n: -images[n].size)
         for n in _copies(images, own):
@@ -157,8 +164,10 @@ def _state(image: StudyImage, images: Sequence[StudyImage], scope: Scope) -> Ima
 
 def _is_same_view(one: StudyImage, other: StudyImage) -> bool:
     described = (
-        (one.body_part, other.body_part), (one.view, other.view), (one.laterality, other.laterality)
-    )  # fmt: skip
+        (one.body_part, other.body_part),
+        (_DIRECTION.get(one.view, one.view), _DIRECTION.get(other.view, other.view)),
+        (_SIDE.get(one.laterality), _SIDE.get(other.laterality)),
+    )
     return all(mine is None or theirs is None or mine == theirs for mine, theirs in described)
 
 
@@ -167,6 +176,6 @@ def _status(images: Sequence[StudyImage], states: Sequence[ImageState], counted:
         return StudyStatus.NOT_ASSESSABLE
     if all(state is ImageState.OUT_OF_SCOPE for state in states):
         return StudyStatus.OUT_OF_SCOPE
-    if not counted or count_patients([image.patient_mark for image in images]) > 1:
+    if not counted or count_patients(image.patient_mark for image in images) > 1:
         return StudyStatus.NOT_ASSESSABLE
     return StudyStatus.INCOMPLETE if ImageState.FAILED in states else StudyStatus.SCORED

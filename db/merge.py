@@ -33,6 +33,7 @@ from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
 from db.tables import archive_counts, contents, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import MTIME_TOLERANCE_NS, ArchiveFile, Placement
+from xray.pseudonym import count_patients
 from xray.vocabulary import Reason
 
 MERGE_ROWS = 2_000
@@ -573,18 +574,27 @@ def _describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:
 
 
 def _count_patients(connection: Connection, study_ids: Sequence[int]) -> None:
-    patients = func.count(images.c.patient_mark.distinct())
+    marks = func.count(images.c.patient_mark.distinct())
+    current = one_of(connection, images.c.study_id, study_ids), images.c.current
     rows = connection.execute(
-        select(images.c.study_id, patients.label("patients"))
+        select(images.c.study_id, marks.label("marks"))
         .join(studies, studies.c.id == images.c.study_id)
-        .where(one_of(connection, images.c.study_id, study_ids), images.c.current, images.c.patient_mark.is_not(None))
+        .where(*current)
         .group_by(images.c.study_id, studies.c.patients)
-        .having(patients != func.coalesce(studies.c.patients, 0))
+        .having(or_(marks > 1, marks != func.coalesce(studies.c.patients, 0)))
     ).all()
-    if rows:
+    patients = {row.study_id: row.marks for row in rows}
+    # Few studies have more than one mark, and one patient may have two.
+    if several := [study_id for study_id, number in patients.items() if number > 1]:
+        found: dict[int, set[str]] = {}
+        these = one_of(connection, images.c.study_id, several), images.c.current, images.c.patient_mark.is_not(None)
+        for row in connection.execute(select(images.c.study_id, images.c.patient_mark).where(*these).distinct()):
+            found.setdefault(row.study_id, set()).add(row.patient_mark)
+        patients |= {study_id: count_patients(marked) for study_id, marked in found.items()}
+    if patients:
         connection.execute(
             update(studies).where(studies.c.id == bindparam("study")).values(patients=bindparam("number")),
-            [{"study": row.study_id, "number": row.patients} for row in rows],
+            [{"study": study_id, "number": number or None} for study_id, number in patients.items()],
         )
 
 

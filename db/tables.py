@@ -120,7 +120,7 @@ images = Table(
     # DICOM's Presentation Intent Type.
     Column("intent", String(16)),
     # Tells patients within one study apart (`xray.pseudonym.patient_mark`).
-    Column("patient_mark", String(4)),
+    Column("patient_mark", String(8)),
     UniqueConstraint("archive_id", "path", "size", "mtime_ns"),
     Index(
         "ix_images_body_part",
@@ -207,7 +207,7 @@ scan_entries = Table(
     Column("series", String(64)),
     Column("modality", String(16)),
     Column("intent", String(16)),
-    Column("patient_mark", String(4)),
+    Column("patient_mark", String(8)),
     Column("patient", String(32)),
     Column("accession", String(64)),
     Column("study_date", String(10)),

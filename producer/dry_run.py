@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from db.runs import archive_layout
 from db.scan_cache import (
@@ -12,6 +11,7 @@ from db.scan_cache import (
     compare_with_run,
     current_images,
     current_paths,
+    header_marks,
     known_files,
 )
 from db.session import Database
@@ -48,7 +48,7 @@ def dry_run(database: Database | None, name: str, source: Source, queue: str) ->
     known = None if database is None or archive_id is None else (database, archive_id)
     source = choose_layout(name, source, archive_layout(*known) if known else None)
     report = DryRunReport(source.layout)
-    sink = CountingSink(known, queue, report, source.root)
+    sink = CountingSink(known, queue, report, source)
     read_archive(source, sink, report)
     if known:
         unread = sum(current_images(*known, path) for path in report.unread)
@@ -67,8 +67,8 @@ class CountingSink:
         The model version's queue.
     report : DryRunReport
         Gets the counts.
-    root : Path
-        The archive's root.
+    source : Source
+        If its headers would be read otherwise than in earlier scans, all are read again, as a scan does.
 
     Attributes
     ----------
@@ -76,16 +76,17 @@ class CountingSink:
         How many of the images that were current before are found.
     """
 
-    def __init__(self, known: tuple[Database, int] | None, queue: str, report: DryRunReport, root: Path) -> None:
+    def __init__(self, known: tuple[Database, int] | None, queue: str, report: DryRunReport, source: Source) -> None:
         self.current = 0
         self._known = known
         self._queue = queue
         self._report = report
-        self._root = root
+        self._root = source.root
+        self._use_cache = known is not None and source.reads_like(header_marks(*known))
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""
-        return known_files(*self._known, files) if self._known else ScanCache()
+        return known_files(*self._known, files) if self._known and self._use_cache else ScanCache()
 
     def current_paths(self, paths: Sequence[str]) -> set[str]:
         """Return those of some paths that are current images."""

@@ -143,10 +143,8 @@ class LedgerSink:
     def __init__(self, database: Database, scan: Scan, source: Source) -> None:
         self._database = database
         self._scan = scan
-        before = header_marks(database, scan.archive_id)
-        same_key = source.pseudonym_key is None or before.pseudonym_key == key_mark(source.pseudonym_key)
-        same_headers = before.headers == source.header_mark
-        self._use_cache = same_key and same_headers and not scans.had_other_layout(database, scan)
+        same_headers = source.reads_like(header_marks(database, scan.archive_id))
+        self._use_cache = same_headers and not scans.had_other_layout(database, scan)
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
         """Return what earlier scans found out about files."""

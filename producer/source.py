@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from db.scan_cache import HeaderMarks
 from xray.images.dicom.header import ACCESSION, HEADER_VERSION, STUDY_DATE
+from xray.pseudonym import key_mark
 from xray.settings import Settings
 from xray.vocabulary import Layout
 
@@ -55,6 +57,11 @@ class Source:
         kept = sorted(self.keep & {ACCESSION, STUDY_DATE})
         read = repr((HEADER_VERSION, kept, sorted(self.site_terms.items())))
         return hashlib.sha256(read.encode()).hexdigest()[:16]
+
+    def reads_like(self, marks: HeaderMarks) -> bool:
+        """Tell whether headers that were read with these marks would be read the same now."""
+        same_key = self.pseudonym_key is None or marks.pseudonym_key == key_mark(self.pseudonym_key)
+        return same_key and marks.headers == self.header_mark
 
     def seconds_until_quiet(self, mtime_ns: int) -> float:
         """Return how long to wait for a file that changed at this time (ns since 1970), 0 if it is not recent.

@@ -20,7 +20,7 @@ from xray.archives.layouts import (
 from xray.body_parts import body_part_of
 from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
-from xray.vocabulary import Layout, Reason, SkipReason
+from xray.vocabulary import BODY_PARTS, Layout, Reason, SkipReason
 
 HEADER_THREADS = 8
 """Threads that read DICOM headers: they mostly wait for the storage."""
@@ -75,13 +75,12 @@ def _group_single_file(source: Source, file: ArchiveFile) -> Found:
 
 def _group_by_path(source: Source, file: ArchiveFile) -> Found:
     # A file that a manifest lists is an image, whatever its name.
-    if file.placement is not None:
-        part = file.placement.body_part
-        named = part if part is None else body_part_of(part, source.site_terms)[0]
-        return file if named == part else replace(file, placement=replace(file.placement, body_part=named))
-    placement = placement_from_path(file.path, source.layout, source.root)
+    placement = file.placement or placement_from_path(file.path, source.layout, source.root)
     if isinstance(placement, SkipReason):
         return Skipped(file.path, placement)
+    part = placement.body_part
+    if part is not None and (part not in BODY_PARTS or source.site_terms):
+        placement = replace(placement, body_part=body_part_of(part, source.site_terms)[0])
     # Not `dataclasses.replace`, which takes three times as long, for each file of the archive.
     return ArchiveFile(file.path, file.size, file.mtime_ns, placement, file.lost)
 

@@ -59,8 +59,8 @@ _SIDE_WORDS = {
 _SIDES = {word: side for side, words in _SIDE_WORDS.items() for word in words.split()}
 
 _UNSPECIFIC = _listed(
-    """EXTREMITY EXTREMITIES EXTR EXT UPPER LOWER UE LE LIMB LIMBS BONE BONES SKELETON JOINT JOINTS OTHER UNKNOWN NONE
-    UNDEFINED UNSPECIFIED"""
+    """EXTREMITY EXTREMITIES EXTR EXT UPPER LOWER UE LE LIMB LIMBS EXM UP LOW BONE BONES SKELETON JOINT JOINTS OTHER
+    UNKNOWN NONE UNDEFINED UNSPECIFIED"""
 )
 """A term of these words alone names no body part."""
 
@@ -79,7 +79,7 @@ _EXAMINATIONS = _listed(
     PORTABLE MOBILE POST OP POSTOP PREOP CAST TRAUMA"""
 )
 _IGNORED = _VIEWS | _NUMBERS | _EXAMINATIONS
-_PLACES = _listed("PROXIMAL DISTAL MID SHAFT BASE HEAD NECK")
+_PLACES = _listed("PROXIMAL PROX DISTAL DIST MID SHAFT BASE HEAD NECK")
 """Beside a part these say where in it; alone some are parts of the body."""
 
 _NUMBER = re.compile(r"[0-9]+(ST|ND|RD|TH|V|VW|VWS|VIEW|VIEWS)?")
@@ -163,7 +163,8 @@ def read_site_terms(path: Path) -> dict[str, str]:
 
 
 def _words(text: str) -> list[str]:
-    words = " ".join(re.sub(r"[\W_]+", " ", text.upper()).split())
+    plural = text.upper().replace("(S)", "S")
+    words = " ".join(re.sub(r"[\W_]+", " ", plural).split())
     return _PHRASE.sub(lambda match: _PHRASES[match[0]], words).split()
 
 

@@ -2,9 +2,14 @@
 
 import hashlib
 import hmac
+import re
+from collections.abc import Iterable
 
 MIN_KEY_LENGTH = 16
 """Characters: with a key that can be guessed, anybody who has a list of patients could find them."""
+
+_NONE = "...."
+"""In a mark, a number or name that is not known."""
 
 
 def pseudonym(key: bytes, patient: str, issuer: str = "") -> str:
@@ -22,13 +27,32 @@ def pseudonym(key: bytes, patient: str, issuer: str = "") -> str:
     return hmac.new(key, f"{issuer}\0{patient}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def patient_mark(study: str, patient: str) -> str:
-    """Return four hexadecimal digits that tell patients within one study apart, and identify nobody.
+def patient_mark(study: str, number: str, name: str = "") -> str | None:
+    """Return eight characters that tell patients within one study apart, and identify nobody; None without a patient.
 
-    They are the first of the SHA-256 of study, NUL and patient: one patient in 65,536 has the same, and the same
-    patient has others in another study.
+    They are four hexadecimal digits of the patient's number and four of the name, or `_NONE` where there is none: the
+    first of the SHA-256 of study, NUL and the text. One patient in 65,536 has the same, and the same patient has others
+    in another study. How a text is written does not matter: case, punctuation, leading zeros.
     """
-    return hashlib.sha256(f"{study}\0{patient}".encode(errors="surrogatepass")).hexdigest()[:4]
+    mark = _text_mark(study, number) + _text_mark(study, name)
+    return None if mark == 2 * _NONE else mark
+
+
+def count_patients(marks: Iterable[str | None]) -> int:
+    """Count the different patients of a study by the marks of its images.
+
+    Numbers count, and of the images without one the names that none with a number has; an image that names nobody is
+    the others' patient.
+    """
+    split = {(mark[:4], mark[4:]) for mark in marks if mark}
+    numbers = {number for number, _ in split if number != _NONE}
+    names = {name for number, name in split if number != _NONE}
+    return len(numbers) + len({name for number, name in split if number == _NONE} - names)
+
+
+def _text_mark(study: str, text: str) -> str:
+    plain = re.sub(r"[\W_]+", "", text).upper().lstrip("0")
+    return hashlib.sha256(f"{study}\0{plain}".encode(errors="surrogatepass")).hexdigest()[:4] if plain else _NONE
 
 
 def key_mark(key: bytes) -> str:

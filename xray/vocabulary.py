@@ -223,7 +223,7 @@ SKIP_REMEDY: dict[SkipReason, str] = {
     SkipReason.NESTED_CONTAINER: "unpack it and what is packed in it, then screen the folder",
     SkipReason.ENCRYPTED_CONTAINER: "unpack it with its password (7z x FILE), then screen the folder",
     SkipReason.UNKNOWN_PACKING: "unpack it (7z x FILE), then screen the folder",
-    SkipReason.UNREADABLE_MEMBERS: "unpack it with its password (7z x FILE), then screen the folder",
+    SkipReason.UNREADABLE_MEMBERS: "unpack it (7z x FILE asks for a password if it has one), then screen the folder",
     SkipReason.BROKEN_LINK: "put the file that it leads to in its place, then scan again",
 }
 """What to do about each reason that leaves a part of an archive unseen until somebody does something."""

@@ -15,7 +15,7 @@ PICTURES = [bytes([10 * number] * 256) for number in range(20)]
 def image(probability: float | None = 0.2, number: int = 0, **attributes: object) -> StudyImage:
     """Return an image that shows the picture of a number; None for a probability makes it a failure."""
     content, picture = (None, None) if probability is None else (number, PICTURES[number])
-    made = StudyImage("HAND", "DX", None, None, None, "aaaa", 100, True, probability, content, picture)
+    made = StudyImage("HAND", "DX", None, None, None, "aaaa....", 100, True, probability, content, picture)
     return replace(made, **attributes)  # type: ignore[arg-type]
 
 
@@ -71,6 +71,10 @@ def test_of_more_images_than_any_examination_has_only_equal_bytes_are_found() ->
         ({}, {}, ImageState.FOR_PROCESSING),
         ({"view": "PA"}, {"view": "PA"}, ImageState.FOR_PROCESSING),
         ({"view": None}, {"view": "PA"}, ImageState.FOR_PROCESSING),
+        ({"view": "LAT"}, {"view": "LL"}, ImageState.FOR_PROCESSING),
+        ({"view": "DP"}, {"view": "PA"}, ImageState.FOR_PROCESSING),
+        ({"laterality": "U"}, {"laterality": "R"}, ImageState.FOR_PROCESSING),
+        ({"view": "TUNNEL"}, {"view": "PA"}, ImageState.SCORED),
         ({}, {"intent": "FOR PRESENTATION"}, ImageState.FOR_PROCESSING),
         ({"view": "LL"}, {"view": "PA"}, ImageState.SCORED),
         ({"laterality": "L"}, {"laterality": "R"}, ImageState.SCORED),
@@ -111,13 +115,17 @@ def test_images_of_other_modalities_or_parts_do_not_count_and_alone_are_out_of_s
 
 
 def test_a_study_of_several_patients_has_no_score() -> None:
-    found = assess([image(0.9, 0), image(0.9, 1, patient_mark="bbbb")], SCOPE, 0.5)
+    found = assess([image(0.9, 0), image(0.9, 1, patient_mark="bbbb....")], SCOPE, 0.5)
 
     assert (found.status, found.score, found.flagged) == (StudyStatus.NOT_ASSESSABLE, None, False)
 
 
 def test_equal_pictures_of_different_patients_are_no_copies() -> None:
-    assert states(image(0.9, 0), image(0.9, 0, patient_mark="bbbb")) == [ImageState.SCORED] * 2
+    assert states(image(0.9, 0), image(0.9, 0, patient_mark="bbbb....")) == [ImageState.SCORED] * 2
+
+
+def test_a_copy_without_its_patient_is_a_copy_all_the_same() -> None:
+    assert states(image(0.9, 0), image(0.9, 0, patient_mark=None)) == [ImageState.SCORED, ImageState.COPY]
 
 
 def test_an_image_that_names_no_patient_is_the_other_images_patient_s() -> None:

@@ -10,6 +10,7 @@ from producer.scan import scan_archive
 from producer.scan_summary import DryRunReport
 from producer.source import Source
 from tests.archives import png
+from tests.clinics import dicom_image
 from tests.seeding import MODEL, finish_sent
 
 
@@ -44,6 +45,14 @@ def test_a_dry_run_counts_new_changed_unprocessed_processed_and_gone_images_and_
     assert report.skipped == {"not an image": 1}
     assert list_runs(database)[0].images == 6
     assert dry_run(database, "clinic", Source(root), "another queue").unprocessed == 4
+
+
+def test_a_dry_run_reads_headers_as_the_next_scan_would(database: Database, clinic: Path) -> None:
+    (clinic / "1.dcm").write_bytes(dicom_image(BodyPartExamined="HANDGELENK"))
+    scan_archive(database, "clinic", Source(clinic), MODEL, batch_size=2)
+    mapped = Source(clinic, site_terms={"HANDGELENK": "WRIST"})
+    assert dry_run(database, "clinic", Source(clinic), MODEL.queue).body_parts == {"HANDGELENK": 1}
+    assert dry_run(database, "clinic", mapped, MODEL.queue).body_parts == {"WRIST": 1}
 
 
 def test_a_dry_run_needs_no_database(tmp_path: Path) -> None:

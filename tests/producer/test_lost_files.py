@@ -233,7 +233,7 @@ def test_a_zip_of_another_packing_is_one_line(clinic: Path, scan: Scan, packing:
 
 
 def test_body_parts_are_counted_in_bounded_memory(clinic: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.scan_summary.MAX_BODY_PARTS", 2)
+    monkeypatch.setattr("producer.scan_summary.MAX_TERMS", 2)
     for n, part in enumerate(["CHEST", "CHEST", "SKULL", "JAW", "CHEST", None]):
         put(clinic, f"{n}.dcm", dicom_image(n, BodyPartExamined=part))
     report = scan()

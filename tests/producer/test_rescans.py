@@ -167,6 +167,26 @@ def test_a_study_of_several_patients_is_named_at_the_scan_until_it_has_one(
     assert (report.several_patients, report.of_several_patients) == (0, [])
 
 
+def test_a_study_has_one_patient_again_when_its_files_no_longer_name_any(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    for number in range(2):
+        put(clinic, f"{number}.dcm", dicom_image(number, PatientID=f"P{number}"))
+    assert scan().several_patients == 1
+    for number in range(2):
+        put(clinic, f"{number}.dcm", dicom_image(number, PatientID=None, PatientName=None))
+    assert scan().several_patients == 0
+    assert [row.patients for row in results(database, ResultFilter())] == [None]
+
+
+def test_an_image_without_patient_id_is_of_the_patient_of_its_name(clinic: Path, scan: Scan) -> None:
+    put(clinic, "1.dcm", dicom_image(1, PatientID="4711", PatientName="Doe^Jane"))
+    put(clinic, "2.dcm", dicom_image(2, PatientID="", PatientName="DOE^JANE"))
+    assert scan().several_patients == 0
+    put(clinic, "3.dcm", dicom_image(3, PatientID="", PatientName="Roe^John"))
+    assert scan().several_patients == 1
+
+
 def test_images_of_one_study_whose_uid_has_letters_are_one_study(clinic: Path, database: Database, scan: Scan) -> None:
     text = b"6f1e8d1c-5b7a-4c3e-9a55-0c9f6f0c0a01"
     for folder, number in (("a", 1), ("b", 2)):

@@ -10,7 +10,7 @@ from producer import read_archive
 from producer.scan import scan_archive
 from producer.source import Source
 from tests.archives import png
-from tests.clinics import put
+from tests.clinics import Scan, put
 from tests.seeding import MODEL
 
 
@@ -33,3 +33,12 @@ def test_files_that_are_found_slowly_are_written_and_reported_before_a_group_is_
     reported: list[int] = []
     scan_archive(database, "clinic", Source(clinic), MODEL, batch_size=4, progress=reported.append)
     assert reported == [1, 2, 3]
+
+
+def test_bones_and_a_site_s_terms_in_mura_folders_are_the_parts_that_they_name(
+    clinic: Path, database: Database, scan: Scan
+) -> None:
+    for term in ("TIBIA", "HANDGELENK", "CHEST"):
+        put(clinic, f"XR_{term}/patient1/study1_negative/image1.png", png(1))
+    assert scan(site_terms={"HANDGELENK": "WRIST"}).body_parts == {"LEG": 1, "WRIST": 1, "CHEST": 1}
+    assert scan().body_parts == {"LEG": 1, "HANDGELENK": 1, "CHEST": 1}

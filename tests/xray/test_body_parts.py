@@ -43,6 +43,8 @@ def test_a_bone_is_the_part_that_holds_it(bone: str, part: str) -> None:
         ("WRIST_LEFT_2V", "WRIST", "L"),
         ("XR ANKLE RT 3+ VIEWS", "ANKLE", "R"),
         ("2ND FINGER", "FINGER", None),
+        ("FINGER(S) LT", "FINGER", "L"),
+        ("HUMERUS PROX", "HUMERUS", None),
         ("Right distal radius", "FOREARM", "R"),
         ("TIB/FIB AP & LAT", "LEG", None),
         ("FEMORAL NECK", "HIP", None),
@@ -81,7 +83,7 @@ def test_a_long_term_is_cut_to_what_is_stored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "side"), [("", None), ("EXTREMITY", None), ("R EXTREMITY", "R"), ("LOWER LIMB", None)]
+    ("text", "side"), [("", None), ("EXTREMITY", None), ("R EXTREMITY", "R"), ("LOWER LIMB", None), ("UP_EXM", None)]
 )
 def test_a_term_that_names_no_part_has_none(text: str, side: str | None) -> None:
     assert body_part_of(text) == (None, side)

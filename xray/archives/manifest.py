@@ -176,7 +176,7 @@ def _row(line: int, row: list[str], columns: dict[str, int], key: bytes | None) 
         body_part=_term(cells, "body_part"),
         human_label=_label(cells.get("label", "")),
         view=_term(cells, "view"),
-        patient_mark=patient_mark(cells["study"], patient) if patient else None,
+        patient_mark=patient_mark(cells["study"], patient or ""),
         patient=pseudonym(key, patient) if key and patient else None,
     )
     return ManifestRow(line, _image(row[columns["image"]].strip()), placement)

@@ -16,7 +16,7 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns and indexes; every model so far was made for radiographs of the limbs."""
     for table in ("images", "scan_entries"):
-        for name, length in (("modality", 16), ("intent", 16), ("patient_mark", 4)):
+        for name, length in (("modality", 16), ("intent", 16), ("patient_mark", 8)):
             op.add_column(table, sa.Column(name, sa.String(length=length), nullable=True))
     for table in ("studies", "scan_entries"):
         for name, length in (("accession", 64), ("study_date", 10)):

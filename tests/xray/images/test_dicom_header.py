@@ -15,7 +15,7 @@ from tests.dicoms import NATIVE, bare, data_set, dicom, written
 from xray.errors import FileFault
 from xray.images.decode import decode, open_image
 from xray.images.dicom.header import Header, is_dicom, read_header
-from xray.pseudonym import pseudonym
+from xray.pseudonym import count_patients, pseudonym
 from xray.vocabulary import REASON_TEXT, Reason
 
 PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)
@@ -122,6 +122,8 @@ def test_accession_number_and_study_date_are_read_only_if_they_are_to_be_kept():
     data = dicom(PIXELS, AccessionNumber="A 17 ", StudyDate="20240229")
 
     assert (header(data).accession, header(data).study_date) == (None, None)
+    control = data.replace(b"A 17", b"A\0\x1b7")
+    assert read_header(io.BytesIO(control), keep={"accession"}).accession == "A7"
     kept = read_header(io.BytesIO(data), keep={"accession", "date"})
     assert (kept.accession, kept.study_date) == ("A 17", "2024-02-29")
 
@@ -147,13 +149,17 @@ def test_a_study_date_is_read_in_both_forms_of_the_standard_and_otherwise_none(w
         ({"PatientID": "4711", "PatientName": "Doe^Jane"}, {"PatientID": "4711", "PatientName": "Doe^J"}, True),
         ({"PatientID": "4711"}, {"PatientID": "4712"}, False),
         ({"PatientID": "", "PatientName": "Doe^Jane"}, {"PatientID": "", "PatientName": "Roe^John"}, False),
+        ({"PatientID": "0", "PatientName": "Doe^Jane"}, {"PatientID": "000", "PatientName": "Roe^John"}, False),
+        ({"PatientID": "", "PatientName": "DOE, JANE"}, {"PatientID": "4711", "PatientName": "Doe^Jane"}, True),
+        ({"PatientID": "", "PatientName": "Roe^John"}, {"PatientID": "4711", "PatientName": "Doe^Jane"}, False),
+        ({"PatientID": "", "PatientName": ""}, {"PatientID": "4711", "PatientName": "Doe^Jane"}, True),
     ],
 )
-def test_the_marks_of_patients_differ_within_a_study_however_one_is_written(one, other, same):
+def test_the_marks_of_images_tell_patients_apart_however_one_is_written(one, other, same):
     marks = header(dicom(PIXELS, **one)).patient_mark, header(dicom(PIXELS, **other)).patient_mark
 
-    assert (marks[0] == marks[1]) is same
-    assert all(len(mark) == 4 for mark in marks)
+    assert count_patients(marks) == (1 if same else 2)
+    assert all(len(mark) == 8 for mark in marks if mark)
 
 
 def test_the_mark_of_a_patient_is_another_in_each_study_and_there_is_none_without_a_patient():
@@ -232,7 +238,7 @@ def test_a_uid_that_is_not_one_is_kept_as_it_is_written(value):
     assert header(with_study_uid(value)).study == value
 
 
-@pytest.mark.parametrize("value", ["", " ", "1.2\t3", "1" * 201])
+@pytest.mark.parametrize("value", ["", " ", "1.2\t3", "1" * 1001])
 def test_an_empty_unprintable_or_endless_uid_is_none(value):
     assert header(with_study_uid(value)).study is None
     assert header(with_study_uid(value)).series == "1.2.3.1"

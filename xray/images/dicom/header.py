@@ -64,8 +64,8 @@ _MODALITY_SYNONYMS = {
 _MOVING = frozenset({"XA", "RF"})
 """Modalities whose files usually hold several frames, of a vessel or an organ that moves."""
 
-MAX_UID = 200
-"""Characters. DICOM's UIDs have 64, but anonymisers also write hashes and UUIDs there."""
+MAX_UID = 1000
+"""Characters, as many as a path may have. DICOM's UIDs have 64, but anonymisers also write hashes and UUIDs there."""
 
 MAX_SERIES, MAX_ACCESSION = 64, 64
 HEADER_VERSION = 1
@@ -97,8 +97,7 @@ class Header:
     patient : str or None
         The patient's pseudonym, 32 hexadecimal digits.
     patient_mark : str or None
-        Four hexadecimal digits that tell patients within one study apart: of the SHA-256 of the study and the Patient
-        ID, or else the Patient's Name. They identify nobody, as one patient in 65,536 has the same.
+        Tells patients within one study apart by Patient ID and Patient's Name, see `xray.pseudonym.patient_mark`.
     accession : str or None
         Accession Number (0008,0050), at most `MAX_ACCESSION` characters.
     study_date : str or None
@@ -204,7 +203,7 @@ def read_header(
         intent=_intent(data_set, sop_class),
         patient=_patient(data_set, pseudonym_key) if pseudonym_key else None,
         patient_mark=_patient_mark(data_set, study),
-        accession=data_set.decoded(tags.ACCESSION_NUMBER)[:MAX_ACCESSION] or None if ACCESSION in keep else None,
+        accession=_printable(data_set.decoded(tags.ACCESSION_NUMBER)) if ACCESSION in keep else None,
         study_date=_date(data_set.text(tags.STUDY_DATE)) if STUDY_DATE in keep else None,
     )
 
@@ -371,16 +370,19 @@ def _uid(text: str, most: int) -> str | None:
     return text if 0 < len(text) <= most and text.isprintable() else None
 
 
+def _printable(text: str) -> str | None:
+    # A database may refuse control characters, and a terminal obeys them.
+    return "".join(filter(str.isprintable, text))[:MAX_ACCESSION].strip() or None
+
+
 def _patient(data_set: DataSet, key: bytes) -> str | None:
     patient, issuer = data_set.decoded(tags.PATIENT_ID), data_set.decoded(tags.ISSUER_OF_PATIENT_ID)
     return pseudonym(key, patient, issuer) if patient else None
 
 
 def _patient_mark(data_set: DataSet, study: str | None) -> str | None:
-    # Without what differs between two ways of writing one number or name: case, punctuation, leading zeros.
-    written = data_set.decoded(tags.PATIENT_ID) or data_set.decoded(tags.PATIENT_NAME)
-    patient = re.sub(r"[\W_]+", "", written).upper().lstrip("0")
-    return patient_mark(study, patient) if study and patient else None
+    number, name = data_set.decoded(tags.PATIENT_ID), data_set.decoded(tags.PATIENT_NAME)
+    return patient_mark(study, number, name) if study else None
 
 
 def _date(text: str) -> str | None:
