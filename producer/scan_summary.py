@@ -88,16 +88,19 @@ class ScanSummary:
                 continue
             self.found += 1
             if one.placement is not None:
-                self._count_term(self.body_parts, one.placement.body_part)
-                self._count_term(self.modalities, one.placement.modality)
+                # Most files of a folder name neither.
+                if one.placement.body_part is not None:
+                    self._count_term(self.body_parts, one.placement.body_part)
+                if one.placement.modality is not None:
+                    self._count_term(self.modalities, one.placement.modality)
             if one.lost is not None:
                 self._count_skipped(Skipped(one.path, one.lost))
             if self.layout is Layout.MANIFEST and one.version == MISSING:
                 self.missing += 1
                 self._warn(f"{path_as_text(one.path)} (listed in {MANIFEST_NAME}, but missing)")
 
-    def _count_term(self, terms: Counter[str], term: str | None) -> None:
-        if term is not None and (term in terms or len(terms) < MAX_TERMS):
+    def _count_term(self, terms: Counter[str], term: str) -> None:
+        if term in terms or len(terms) < MAX_TERMS:
             terms[term] += 1
 
     def _add_skipped(self, skipped: Skipped) -> None:

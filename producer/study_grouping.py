@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
 from db.scan_cache import ScanCache
@@ -22,6 +22,8 @@ from xray.errors import FileFault
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.vocabulary import BODY_PARTS, Layout, Reason, SkipReason
 
+_RASTER = tuple(RASTER_SUFFIXES)
+
 HEADER_THREADS = 8
 """Threads that read DICOM headers: they mostly wait for the storage."""
 
@@ -40,7 +42,7 @@ def group_in_studies(
     found : sequence of ArchiveFile or Skipped
         What `find_files` yields.
     known_files : callable
-        Returns what earlier scans found out about files; called in the layout ``dicom`` only.
+        Returns what earlier scans found out about files; called for files that may be DICOM.
 
     Returns
     -------
@@ -55,7 +57,8 @@ def group_in_studies(
     if is_single_file(source.root):
         return [_group_single_file(source, one) if isinstance(one, ArchiveFile) else one for one in found]
     if source.layout is not Layout.DICOM:
-        return [_group_by_path(source, one) if isinstance(one, ArchiveFile) else one for one in found]
+        grouped = [_group_by_path(source, one) if isinstance(one, ArchiveFile) else one for one in found]
+        return _describe_by_header(source, grouped, known_files)
     known = known_files([one for one in found if isinstance(one, ArchiveFile) and is_utf8(one.path)])
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
         return list(pool.map(lambda one: _group_by_header(source, one, known), found))
@@ -85,6 +88,44 @@ def _group_by_path(source: Source, file: ArchiveFile) -> Found:
     return ArchiveFile(file.path, file.size, file.mtime_ns, placement, file.lost)
 
 
+def _describe_by_header(
+    source: Source, grouped: list[Found], known_files: Callable[[Sequence[ArchiveFile]], ScanCache]
+) -> list[Found]:
+    """Add what DICOM headers say to files whose study is known by their paths or a manifest, which come first."""
+    dicom = [
+        one
+        for one in grouped
+        if not one.path.endswith(_RASTER) and isinstance(one, ArchiveFile) and not one.lost and _is_not_raster(one.path)
+    ]
+    if not dicom:
+        return grouped
+    # What is known of a file would hide that its manifest no longer says it.
+    known = known_files(dicom) if source.layout is not Layout.MANIFEST else ScanCache()
+    with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
+        described = {one.path: one for one in pool.map(lambda one: _with_header(source, one, known), dicom)}
+    return [described.get(one.path, one) if isinstance(one, ArchiveFile) else one for one in grouped]
+
+
+def _is_not_raster(path: str) -> bool:
+    return path[path.rfind(".") :].lower() not in RASTER_SUFFIXES
+
+
+def _with_header(source: Source, file: ArchiveFile, known: ScanCache) -> ArchiveFile:
+    own = file.placement
+    if own is None:
+        raise ValueError("a file must have its placement before it is described")
+    try:
+        read = known.placements.get(file.path) or _read_placement(source, file, own.study)
+    except FileFault:
+        # It fails when it is screened.
+        read = None
+    if read is None:
+        return file
+    # A label or place of the path or manifest, and else what the header says.
+    stated = {name: value for name, value in asdict(own).items() if value is not None}
+    return replace(file, placement=replace(read, **{"human_label": None, **stated}))
+
+
 def _group_by_header(source: Source, one: Found, known: ScanCache) -> Found:
     if isinstance(one, Skipped):
         return one
@@ -102,24 +143,9 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
     if file.lost is not None:
         return _skip_or_lose(file, file.lost)
     try:
-        with open_image(source.root, file.path) as stream:
-            if is_dicom(stream.read(HEAD_BYTES)):
-                stream.seek(0)
-                header = read_header(stream, source.pseudonym_key, source.site_terms, source.keep)
-                placement = Placement(
-                    header.study or file.path,
-                    header.body_part,
-                    view=header.view,
-                    laterality=header.laterality,
-                    series=header.series,
-                    modality=header.modality,
-                    intent=header.intent,
-                    patient_mark=header.patient_mark,
-                    patient=header.patient,
-                    accession=header.accession,
-                    study_date=header.study_date,
-                )
-                return replace(file, placement=placement)
+        placement = _read_placement(source, file)
+        if placement is not None:
+            return replace(file, placement=placement)
     except FileFault as fault:
         return _skip_or_fail(file, fault)
     suffix = PurePosixPath(file.path).suffix.lower()
@@ -127,6 +153,28 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
         return _study_of_its_own(file)
     reason = SkipReason.OUTSIDE_LAYOUT if suffix in RASTER_SUFFIXES else SkipReason.NOT_AN_IMAGE
     return Skipped(file.path, reason, opened=file)
+
+
+def _read_placement(source: Source, file: ArchiveFile, study: str | None = None) -> Placement | None:
+    """Read the header of a file, or return None if it is not DICOM; a study that is given is the file's."""
+    with open_image(source.root, file.path) as stream:
+        if not is_dicom(stream.read(HEAD_BYTES)):
+            return None
+        stream.seek(0)
+        header = read_header(stream, source.pseudonym_key, source.site_terms, source.keep, study)
+    return Placement(
+        header.study or file.path,
+        header.body_part,
+        view=header.view,
+        laterality=header.laterality,
+        series=header.series,
+        modality=header.modality,
+        intent=header.intent,
+        patient_mark=header.patient_mark,
+        patient=header.patient,
+        accession=header.accession,
+        study_date=header.study_date,
+    )
 
 
 def _skip_or_lose(file: ArchiveFile, lost: SkipReason) -> Found:

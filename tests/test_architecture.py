@@ -38,7 +38,8 @@ TRAINING_SHARED = {"training.recipes", "training.disk", "training.progress", "tr
 """The only modules of training itself that its subpackages import; these import no subpackage."""
 
 DB_MAY_IMPORT = {
-    "xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.copies", "xray.archives.archive_file",
+    "xray.vocabulary", "xray.errors", "xray.message", "xray.thresholds", "xray.copies", "xray.pseudonym",
+    "xray.archives.archive_file",
 }  # fmt: skip
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 

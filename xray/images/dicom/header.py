@@ -82,8 +82,8 @@ class Header:
     Attributes
     ----------
     study, series : str or None
-        Study and Series Instance UID (0020,000D and 0020,000E). PS3.5 section 9 allows digits and dots only; any other
-        printable text is kept too, as only equality matters.
+        Study and Series Instance UID (0020,000D and 0020,000E), or the study that was given. PS3.5 section 9 allows
+        digits and dots only; any other printable text is kept too, as only equality matters.
     body_part : str or None
         See `xray.body_parts.body_part_of`.
     view : str or None
@@ -158,6 +158,7 @@ def read_header(
     pseudonym_key: bytes | None = None,
     site_terms: Mapping[str, str] = MappingProxyType({}),
     keep: Collection[str] = (),
+    study: str | None = None,
 ) -> Header:
     """Read the header of a radiograph.
 
@@ -175,6 +176,8 @@ def read_header(
         A site's own terms for body parts, see `xray.body_parts.read_site_terms`.
     keep : collection of str
         `ACCESSION` and `STUDY_DATE` are None unless they are in it.
+    study : str or None
+        The study that the file's path or a manifest places it in, if any does; else its Study Instance UID counts.
 
     Raises
     ------
@@ -184,7 +187,7 @@ def read_header(
     """
     read = _read_data_set(file, tags.HEADER_ELEMENTS)
     data_set, sop_class = read.data_set, read.sop_class
-    study = _uid(data_set.text(tags.STUDY_INSTANCE_UID), MAX_UID)
+    study = study or _uid(data_set.text(tags.STUDY_INSTANCE_UID), MAX_UID)
     modality = _modality(data_set, sop_class)
     if read.fault is not None and (
         study is None
