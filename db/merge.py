@@ -626,12 +626,15 @@ def _image_rows(connection: Connection, archive_id: int, paths: Sequence[str]) -
 
 
 def _insert_staging_rows(connection: Connection, rows: Sequence[StagingRow]) -> None:
-    # As fast as each driver can, as it is done for each file of each scan.
+    # As fast as each driver can, as it is done for each file of each scan, and without columns that no row fills.
+    by_name = zip(scan_entries.c.keys(), zip(*rows, strict=True), strict=True)
+    filled = {name: values for name, values in by_name if values.count(None) < len(values)}
+    filled_rows = zip(*filled.values(), strict=True)
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(str(insert(scan_entries).compile(dialect=connection.dialect)), list(rows))
+        statement = insert(scan_entries).compile(dialect=connection.dialect, column_keys=list(filled))
+        connection.exec_driver_sql(str(statement), list(filled_rows))
         return
-    names = [column.name for column in scan_entries.c]
-    insert_many(connection, scan_entries, [dict(zip(names, row, strict=True)) for row in rows])
+    insert_many(connection, scan_entries, [dict(zip(filled, row, strict=True)) for row in filled_rows])
 
 
 def _staging_row(scan: Scan, file: ArchiveFile) -> StagingRow:

@@ -74,7 +74,8 @@ def check_name(relative: str) -> SkipReason | None:
 
     Hidden and system files are not images; databases and reports cannot hold the other names.
     """
-    if is_hidden_path(relative):
+    folder, _, name = relative.rpartition("/")
+    if is_hidden(name) or _is_in_hidden_folder(folder):
         return SkipReason.HIDDEN
     if not is_utf8(relative):
         return SkipReason.NAME_NOT_UTF8
@@ -90,6 +91,8 @@ def is_hidden(name: str) -> bool:
 
 def is_utf8(name: str) -> bool:
     """Tell whether a name can be stored and printed; the file system gives bytes that are not UTF-8 as surrogates."""
+    if name.isascii():
+        return True
     try:
         name.encode()
     except UnicodeEncodeError:
