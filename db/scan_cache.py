@@ -1,11 +1,11 @@
 """What the database knows of an archive's files: a scan reads only new files, a dry run compares without writing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db.merge import IMAGE_ATTRIBUTES, STUDY_ATTRIBUTES, DigestOf, is_shift, known_digests
+from db.merge import STUDY_ATTRIBUTES, DigestOf, is_shift, known_digests
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
@@ -55,19 +55,20 @@ def known_files(database: Database, archive_id: int, files: Sequence[ArchiveFile
     versions = {file.path: file.version for file in files}
     placements: dict[str, Placement] = {}
     reasons: dict[str, str] = {}
-    columns = [images.c[name] for name in ("path", "size", "mtime_ns", *IMAGE_ATTRIBUTES)]
+    # By position, as this is done for each file of each scan.
+    names = [one.name for one in fields(Placement) if one.name != "study"]
+    described = [(studies if name in STUDY_ATTRIBUTES else images).c[name] for name in names]
     with database.read() as connection:
         for chunk in chunks(list(versions)):
             query = (
-                select(studies.c.key, *(studies.c[name] for name in STUDY_ATTRIBUTES), *columns)
+                select(images.c.path, images.c.size, images.c.mtime_ns, studies.c.key, *described)
                 .join_from(images, studies, studies.c.id == images.c.study_id)
                 .where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
             )
-            for row in connection.execute(query).mappings():
-                if versions[row["path"]] == (row["size"], row["mtime_ns"]):
-                    described = {name: row[name] for name in (*STUDY_ATTRIBUTES, *IMAGE_ATTRIBUTES)}
-                    described["human_label"] = Label(row["human_label"]) if row["human_label"] else None
-                    placements[row["path"]] = Placement(row["key"], **described)
+            for path, size, mtime_ns, study, body_part, human_label, *others in connection.execute(query):
+                if versions[path] == (size, mtime_ns):
+                    label = Label(human_label) if human_label else None
+                    placements[path] = Placement(study, body_part, label, *others)
             skipped = select(skipped_files).where(
                 skipped_files.c.archive_id == archive_id, skipped_files.c.path.in_(chunk)
             )

@@ -132,7 +132,8 @@ def _group_by_header(source: Source, one: Found, known: ScanCache) -> Found:
     if one.path in known.skipped:
         return Skipped(one.path, known.skipped[one.path])
     if one.path in known.placements:
-        return replace(one, placement=known.placements[one.path])
+        # As in `_group_by_path`.
+        return ArchiveFile(one.path, one.size, one.mtime_ns, known.placements[one.path], one.lost)
     return _read_header(source, one)
 
 
