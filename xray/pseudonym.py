@@ -28,11 +28,11 @@ def pseudonym(key: bytes, patient: str, issuer: str = "") -> str:
 
 
 def patient_mark(study: str, number: str, name: str = "") -> str | None:
-    """Return eight characters that tell patients within one study apart, and identify nobody; None without a patient.
+    """Return eight characters that tell patients within one study apart, and name nobody; None without a patient.
 
     They are four hexadecimal digits of the patient's number and four of the name, or `_NONE` where there is none: the
-    first of the SHA-256 of study, NUL and the text. One patient in 65,536 has the same, and the same patient has others
-    in another study. How a text is written does not matter: case, punctuation, leading zeros.
+    first of the SHA-256 of study, NUL and the text. One number, and one name, in 65,536 has the same, and the same
+    patient has others in another study. How a text is written does not matter: case, punctuation, leading zeros.
     """
     mark = _text_mark(study, number) + _text_mark(study, name)
     return None if mark == 2 * _NONE else mark

@@ -28,6 +28,8 @@ MAX_EXIF = 2**20
 # Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_MAY_ORIENT = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+
 MAX_TEXT = 2**24
 """Bytes to which a compressed text or colour profile in a PNG may inflate. Pillow refuses images above 2**20, but some
 programs store the whole history of an image there. Above this limit the image is ``corrupt``."""
@@ -146,7 +148,10 @@ def _load(image: ImageFile) -> None:
     _orient(image)
 
 
-def _orient(image: Image.Image) -> None:
+def _orient(image: ImageFile) -> None:
+    # Most files have no block that could hold an orientation, and Pillow takes a while to find that out.
+    if not isinstance(image, TiffImage) and _MAY_ORIENT.isdisjoint(image.info):
+        return
     if any(len(image.info.get(key, "")) > MAX_EXIF for key in ("exif", "Raw profile type exif")):
         return
     try:
@@ -173,7 +178,18 @@ def _gray(image: ImageFile) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         layers = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
         return np.asarray(ImageChops.multiply(layers.convert("L"), layers.getchannel("A")))
-    return np.asarray(image if image.mode == "L" else image.convert("L"))
+    return _pixels(image if image.mode == "L" else image.convert("L"))
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    # In one call: `Image.tobytes`, and so `np.asarray`, copies the image in parts and then joins them.
+    encoder = Image._getencoder("L", "raw", "L")
+    try:
+        encoder.setimage(image.im, (0, 0, *image.size))
+        _, _, data = encoder.encode(image.width * image.height)
+    finally:
+        encoder.cleanup()
+    return np.frombuffer(data, np.uint8).reshape(image.height, image.width)
 
 
 def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
