@@ -1,6 +1,6 @@
 """Stage the files that a scan finds, and merge them into studies and images: gather, decide, apply."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     literal,
@@ -27,13 +26,14 @@ from sqlalchemy import (
 
 from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_run_counts, tally
 from db.counts import Changes as RunChanges
+from db.describe_studies import describe_studies
+from db.moved_times import DigestOf, Shift, is_shift, keep_unchanged
 from db.runs import lock_run
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
-from db.tables import archive_counts, contents, images, outcomes, runs, scan_entries, scans, studies
-from xray.archives.archive_file import MTIME_TOLERANCE_NS, ArchiveFile, Placement
-from xray.pseudonym import count_patients
+from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
+from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Reason
 
 MERGE_ROWS = 2_000
@@ -41,15 +41,6 @@ MERGE_ROWS = 2_000
 
 TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
 """Failures of a file that was missing or changed: when the file is back, it is read again."""
-
-HOUR_NS = 3_600_000_000_000
-MAX_SHIFT_HOURS = 26
-"""Time zones are at most 26 hours apart."""
-
-SHIFTS_AT_ONCE = 4
-"""Files that are hashed between two renewals of the scan's lease."""
-
-DigestOf = Callable[[str], bytes | None]
 
 IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series", "modality", "intent", "patient_mark")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""
@@ -116,7 +107,7 @@ def merge(database: Database, scan: Scan, digest_of: DigestOf) -> int:
                 connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(added=scans.c.added + added))
         except _TimesMoved as moved:
             # Files are not read while a transaction locks the archive's runs.
-            _keep_unchanged(database, scan, moved.shifts, digest_of)
+            keep_unchanged(database, scan, moved.shifts, digest_of)
             compared.update(shift.image_id for shift in moved.shifts)
             continue
         total += added
@@ -165,16 +156,6 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
                 total += _mark_chunk_gone(connection, scan, first, min(first + MERGE_ROWS, end) - 1, unread)
                 connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
     return total
-
-
-def studies_of_several_patients(database: Database, archive_id: int, most: int) -> tuple[int, list[str]]:
-    """Return how many studies of an archive have images of several patients, and the keys of the first of them."""
-    several = studies.c.archive_id == archive_id, studies.c.patients > 1
-    has_images = exists().where(images.c.study_id == studies.c.id, images.c.current)
-    with database.read() as connection:
-        number = connection.execute(select(func.count()).select_from(studies).where(*several, has_images)).scalar_one()
-        keys = select(studies.c.key).where(*several, has_images).order_by(studies.c.key).limit(most)
-        return number, list(connection.execute(keys).scalars())
 
 
 @dataclass(frozen=True)
@@ -228,30 +209,12 @@ def compare(
     return changes
 
 
-@dataclass(frozen=True)
-class Shift:
-    """A current image whose file has its size, and a time that differs by about whole hours."""
-
-    image_id: int
-    path: str
-    mtime_ns: int
-
-
 class _TimesMoved(Exception):
     """Files of a chunk must be compared with their images before it is merged."""
 
     def __init__(self, shifts: Sequence[Shift]) -> None:
         super().__init__()
         self.shifts = shifts
-
-
-def is_shift(one_ns: int, other_ns: int) -> bool:
-    """Tell whether two times of a file (ns) differ by at most `MAX_SHIFT_HOURS` whole hours.
-
-    Daylight saving and time zones move the times of all files on a mount, and rounding moves them a little.
-    """
-    hours, rest = divmod(abs(one_ns - other_ns) + MTIME_TOLERANCE_NS, HOUR_NS)
-    return hours <= MAX_SHIFT_HOURS and rest <= 2 * MTIME_TOLERANCE_NS
 
 
 def find_shifts(files: Iterable[ArchiveFile], rows: Mapping[str, Sequence[ImageRow]]) -> list[Shift]:
@@ -263,32 +226,6 @@ def find_shifts(files: Iterable[ArchiveFile], rows: Mapping[str, Sequence[ImageR
         for row in rows.get(file.path, ())
         if row.current and row.size == file.size and is_shift(row.mtime_ns, file.mtime_ns)
     ]
-
-
-def known_digests(connection: Connection, image_ids: Sequence[int]) -> dict[int, bytes]:
-    """Return the SHA-256 of the content that images had when they were screened, of those that were."""
-    found: dict[int, bytes] = {}
-    for chunk in chunks(image_ids):
-        query = select(outcomes.c.image_id, contents.c.sha256).join(contents, contents.c.id == outcomes.c.content_id)
-        rows = connection.execute(query.where(one_of(connection, outcomes.c.image_id, chunk)))
-        found.update((row.image_id, bytes(row.sha256)) for row in rows)
-    return found
-
-
-def _keep_unchanged(database: Database, scan: Scan, shifts: Sequence[Shift], digest_of: DigestOf) -> None:
-    """Give images the new times of their files, where the files' content is what was screened."""
-    with database.read() as connection:
-        known = known_digests(connection, [shift.image_id for shift in shifts])
-    for first in range(0, len(shifts), SHIFTS_AT_ONCE):
-        these = shifts[first : first + SHIFTS_AT_ONCE]
-        same = [shift for shift in these if shift.image_id in known and digest_of(shift.path) == known[shift.image_id]]
-        with database.write() as connection:
-            renew_lease(connection, scan)
-            if same:
-                connection.execute(
-                    update(images).where(images.c.id == bindparam("image_id")).values(mtime_ns=bindparam("moved_to")),
-                    [{"image_id": shift.image_id, "moved_to": shift.mtime_ns} for shift in same],
-                )
 
 
 def _end_of_chunk(connection: Connection, scan: Scan, after: Position) -> Position | None:
@@ -499,7 +436,7 @@ def _refresh_results(
     # A study that was gone has no result to update, and all its images may have been processed.
     back = {study_ids[_placement(file).study] for _, file in changes.restored + changes.corrected}
     left = {row.study_id for row, _ in changes.corrected} | {row.study_id for row in changes.superseded}
-    _describe_studies(connection, changed | back | left)
+    describe_studies(connection, changed | back | left)
     for run_id in run_ids:
         known = refresh_study_results(connection, run_id, sorted((changed | left) - back), only_known=True)
         change_run_counts(connection, run_id, add(known, refresh_study_results(connection, run_id, sorted(back))))
@@ -530,7 +467,7 @@ def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, 
     for ids in chunks(image_ids):
         connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
     study_ids = {row.study_id for row in gone}
-    _describe_studies(connection, study_ids)
+    describe_studies(connection, study_ids)
     _count_images(connection, scan.archive_id, [], image_ids)
     _count_studies(connection, scan.archive_id, study_ids, _with_images(connection, study_ids))
     _count_outcomes(connection, image_ids, -1)
@@ -542,60 +479,6 @@ def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, 
 
 def _is_at_or_below(path: str, paths: Collection[str]) -> bool:
     return path in paths or any(parent.as_posix() in paths for parent in PurePosixPath(path).parents)
-
-
-def _describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:
-    """Set the body parts of studies, and how many patients they have, to those of their current images.
-
-    A study without images keeps what it has.
-    """
-    for chunk in chunks(sorted(study_ids)):
-        _count_patients(connection, chunk)
-        is_different = func.coalesce(images.c.body_part, "") != func.coalesce(studies.c.body_parts, "")
-        suspects = (
-            select(images.c.study_id)
-            .join(studies, studies.c.id == images.c.study_id)
-            .where(one_of(connection, images.c.study_id, chunk), images.c.current, is_different)
-        )
-        rows = connection.execute(
-            select(images.c.study_id, images.c.body_part)
-            .where(images.c.study_id.in_(suspects), images.c.current)
-            .distinct()
-            .order_by(images.c.study_id, images.c.body_part)
-        ).all()
-        parts: dict[int, list[str]] = {}
-        for row in rows:
-            parts.setdefault(row.study_id, []).extend([row.body_part] if row.body_part else [])
-        if parts:
-            connection.execute(
-                update(studies).where(studies.c.id == bindparam("study")).values(body_parts=bindparam("parts")),
-                [{"study": study_id, "parts": ",".join(found) or None} for study_id, found in parts.items()],
-            )
-
-
-def _count_patients(connection: Connection, study_ids: Sequence[int]) -> None:
-    marks = func.count(images.c.patient_mark.distinct())
-    current = one_of(connection, images.c.study_id, study_ids), images.c.current
-    rows = connection.execute(
-        select(images.c.study_id, marks.label("marks"))
-        .join(studies, studies.c.id == images.c.study_id)
-        .where(*current)
-        .group_by(images.c.study_id, studies.c.patients)
-        .having(or_(marks > 1, marks != func.coalesce(studies.c.patients, 0)))
-    ).all()
-    patients = {row.study_id: row.marks for row in rows}
-    # Few studies have more than one mark, and one patient may have two.
-    if several := [study_id for study_id, number in patients.items() if number > 1]:
-        found: dict[int, set[str]] = {}
-        these = one_of(connection, images.c.study_id, several), images.c.current, images.c.patient_mark.is_not(None)
-        for row in connection.execute(select(images.c.study_id, images.c.patient_mark).where(*these).distinct()):
-            found.setdefault(row.study_id, set()).add(row.patient_mark)
-        patients |= {study_id: count_patients(marked) for study_id, marked in found.items()}
-    if patients:
-        connection.execute(
-            update(studies).where(studies.c.id == bindparam("study")).values(patients=bindparam("number")),
-            [{"study": study_id, "number": number or None} for study_id, number in patients.items()],
-        )
 
 
 def _lock_runs(connection: Connection, archive_id: int) -> list[int]:

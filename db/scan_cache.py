@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db.merge import STUDY_ATTRIBUTES, DigestOf, is_shift, known_digests
+from db.merge import STUDY_ATTRIBUTES
+from db.moved_times import DigestOf, is_shift, known_digests
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped

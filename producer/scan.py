@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from db import merge, scans
+from db.describe_studies import studies_of_several_patients
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
 from db.scan_cache import (
     HeaderMarks,
@@ -216,7 +217,7 @@ def _read_and_merge(
         # The patients of new images are unknown without the key, so the next scan that has it reads all headers again.
         mark = header_marks(database, scan.archive_id).pseudonym_key
     remember_header_marks(database, scan.archive_id, HeaderMarks(mark, source.header_mark))
-    report.several_patients, report.of_several_patients = merge.studies_of_several_patients(
+    report.several_patients, report.of_several_patients = studies_of_several_patients(
         database, scan.archive_id, MAX_WARNINGS
     )
     # What a closed container holds may be most of the archive: the layout is detected again once it can be read.
