@@ -63,7 +63,7 @@ def results(
         typer.Option(
             metavar="N",
             callback=as_count,
-            help=f"Show at most N studies (default: {TABLE_ROWS} in a table, all in CSV and JSON).",
+            help=f"Show at most N studies or images (default: {TABLE_ROWS} in a table, all in CSV and JSON).",
         ),
     ] = None,
     since: Annotated[
