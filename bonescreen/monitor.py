@@ -145,9 +145,11 @@ def format_task(task: Any) -> Any:
     task : celery.events.state.Task
         Its ``args`` and ``result`` are the values' `repr`; it is changed and returned.
     """
-    if (ids := re.fullmatch(r"\((\d+), (\d+)\)", task.args or "")) is not None:
-        task.args = f"run {ids[1]}, batch {ids[2]}"
     numbers = dict(re.findall(r"'(\w+)': ([\d.]+)", task.result or ""))
+    if numbers.keys() >= {"run", "batch"}:
+        task.args = "run {run}, batch {batch}".format(**numbers)
+    elif (run := re.fullmatch(r"\((\d+),\)", task.args or "")) is not None:
+        task.args = f"run {run[1]}"
     if numbers.keys() >= {"images", "failures", "rate"}:
         task.result = "{images} images, {failures} failures, {rate} images/s".format(**numbers)
     return task

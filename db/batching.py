@@ -29,6 +29,11 @@ def is_open() -> ColumnElement[bool]:
     return batches.c.state.in_(bindparam("open_states", OPEN_STATES, expanding=True, literal_execute=True))
 
 
+def is_pending() -> ColumnElement[bool]:
+    """Select batches that wait for a worker."""
+    return and_(is_open(), batches.c.state == BatchState.PENDING)
+
+
 def is_in(state: BatchState) -> ColumnElement[bool]:
     """Select the batches of all runs that are in a state, which is an open one."""
     # By run, as the index on open batches begins with it.
@@ -134,12 +139,14 @@ def select_unprocessed(run_id: int, archive_id: int, first: int, last: int) -> S
     )
 
 
-def insert_batch(connection: Connection, run_id: int, id_range: IdRange, parent_id: int | None = None) -> None:
-    """Insert one pending batch."""
-    connection.execute(insert(batches), [_batch_row(run_id, id_range, parent_id)])
+def insert_batch(
+    connection: Connection, run_id: int, id_range: IdRange, parent_id: int | None = None, attempts: int = 0
+) -> None:
+    """Insert one pending batch; `attempts` is how many workers could not process it, of a batch of one image."""
+    connection.execute(insert(batches), [_batch_row(run_id, id_range, parent_id, attempts)])
 
 
-def _batch_row(run_id: int, id_range: IdRange, parent_id: int | None = None) -> dict[str, object]:
+def _batch_row(run_id: int, id_range: IdRange, parent_id: int | None = None, attempts: int = 0) -> dict[str, object]:
     return {
         "run_id": run_id,
         "parent_id": parent_id,
@@ -148,8 +155,8 @@ def _batch_row(run_id: int, id_range: IdRange, parent_id: int | None = None) -> 
         "images": id_range.images,
         "state": BatchState.PENDING,
         "token": 0,
-        "attempts": 0,
-        "sent_at": 0.0,
+        "attempts": attempts,
+        "released_at": 0.0,
     }
 
 

@@ -1,20 +1,20 @@
-"""The job ledger: the state of every batch, and which worker has claimed it. Redis only carries messages.
+"""The job ledger: the state of every batch, and which worker has claimed it. Redis only carries wake-up calls.
 
-``pending -> sent -> claimed -> done | split | quarantined | cancelled``, and back to ``pending`` when a message or a
-worker is lost. A claim has a fencing token and a lease, which runs on the database's clock. Every claim of a batch
+``pending -> claimed -> done | split | quarantined | cancelled``, and back to ``pending`` when a worker is lost or
+releases its batch. A claim has a fencing token and a lease, which runs on the database's clock. Every claim of a batch
 increments its token, and results are stored only under the current token (Kleppmann, Designing Data-Intensive
 Applications, chapter 8).
 
-This module has what workers and users do with batches; what the feeder does with them is in `db.dispatch`.
+This module has what workers and users do with batches; `db.recovery` has what becomes of a lost worker's batches.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select, update
 
-from db.batching import IdRange, insert_batch, is_in, is_open, make_batches, select_unprocessed
+from db.batching import IdRange, insert_batch, is_in, is_open, is_pending, make_batches, select_unprocessed
 from db.counts import block_of
 from db.runs import lock_run, share_run
 from db.session import Database, Now
@@ -22,9 +22,6 @@ from db.store import ImageOutcome, delete_failures, record_outcomes, without_sto
 from db.tables import archives, batches, images, models, outcomes, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import BatchState
-
-WAITING_STATES = (BatchState.PENDING, BatchState.SENT)
-"""A batch in one of these states may be claimed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class QueueWork:
+    """A queue that has work: the run whose batch comes next, and how many batches wait."""
+
+    queue: str
+    run_id: int
+    batches: int
+
+
+@dataclass(frozen=True)
 class BatchImage:
     """One image of a claimed batch; `size` and `mtime_ns` are its file's as the scan saw them."""
 
@@ -61,37 +67,32 @@ class BatchImage:
 # -- workers -----------------------------------------------------------------------------------------------------
 
 
-def claim(database: Database, run_id: int, batch_id: int, worker: str, images: int | None = None) -> Claim | None:
-    """Claim a sent or pending batch for a worker.
-
-    Parameters
-    ----------
-    database : Database
-    run_id, batch_id : int
-        As the message names them.
-    worker : str
-        Stored with the claim.
-    images : int, optional
-        The most images to take. If more are unprocessed, the others become a new pending batch. A batch that was lost
-        with a worker before is taken whole, as `db.dispatch` splits such a batch.
-
-    Returns
-    -------
-    Claim or None
-        None if the batch is in a different state or does not exist.
-    """
-    with database.write() as connection:
-        share_run(connection, run_id)
-        return _claim(connection, run_id, batch_id, worker, images)
+def queues_with_work(database: Database, limit: int) -> list[QueueWork]:
+    """List the queues that have pending batches; at most `limit` batches of each are counted."""
+    with database.read() as connection:
+        found: dict[str, QueueWork] = {}
+        for run in _waiting_runs(connection):
+            before = found.get(run.queue, QueueWork(run.queue, run.id, 0))
+            pending = select(batches.c.id).where(batches.c.run_id == run.id, is_pending()).limit(limit - before.batches)
+            counted = connection.execute(select(func.count()).select_from(pending.subquery())).scalar_one()
+            found[run.queue] = replace(before, batches=before.batches + counted)
+    return list(found.values())
 
 
-def claim_next(database: Database, queue: str, worker: str, images: int | None = None) -> Claim | None:
-    """Claim the next batch of a queue without a message, which does nothing when it arrives later.
+def next_queue(database: Database, queues: Collection[str], last: Collection[int] = ()) -> str | None:
+    """Return the queue whose batch is to be claimed next, or None if no batch waits; parameters as `claim_next`."""
+    with database.read() as connection:
+        waiting = _waiting_runs(connection, queues, last)
+    return waiting[0].queue if waiting else None
 
-    A batch that was lost with a worker before is left to its message: a worker that takes it beside another batch would
-    lose both.
 
-    Of the runs, the one whose next batch was never sent or was sent longest ago comes first.
+def claim_next(
+    database: Database, queue: str, worker: str, images: int | None = None, last: Collection[int] = ()
+) -> Claim | None:
+    """Claim the next batch of a queue for a worker that has no other batch.
+
+    The run with the highest priority comes first, then the oldest run. Of a run, the batches that were released in an
+    outage come after the others, by when they were released.
 
     Parameters
     ----------
@@ -101,56 +102,74 @@ def claim_next(database: Database, queue: str, worker: str, images: int | None =
     worker : str
         Stored with the claim.
     images : int, optional
-        The most images to take, as in `claim`.
+        The most images to take. If more are unprocessed, the others become a new pending batch. A batch that was lost
+        with a worker before is taken whole, as `db.recovery` splits such a batch.
+    last : collection of int
+        Runs that come after all others, as this worker could not read their archives a moment ago.
 
     Returns
     -------
     Claim or None
         None if no batch waits that no other worker is just claiming.
     """
-    runs_of_queue = select(runs.c.id).join(models, models.c.id == runs.c.model_id).where(models.c.queue == queue)
     with database.write() as connection:
-        run_ids = connection.execute(runs_of_queue).scalars().all()
-        if len(run_ids) > 1:
-            firsts = [connection.execute(_select_waiting(run_id)).one_or_none() for run_id in run_ids]
-            run_ids = [row.run_id for row in sorted(filter(None, firsts), key=lambda row: (row.sent_at, row.id))]
-        for run_id in run_ids:
-            share_run(connection, run_id)
-            chosen = connection.execute(_select_waiting(run_id).with_for_update(skip_locked=True)).one_or_none()
-            if chosen is not None:
-                # As if sent now: should an outage release it, the batches of other runs come first.
-                return _claim(connection, run_id, chosen.id, worker, images, sent_at=Now())
+        for run in _waiting_runs(connection, [queue], last):
+            if (claim := _claim_in_run(connection, run.id, worker, images)) is not None:
+                return claim
     return None
 
 
-def _select_waiting(run_id: int) -> Select[Any]:
-    """Select a run's next batch: of those to be sent, then of those sent, the one sent longest ago."""
-    # Pending and sent are the open states that come after claimed, so this is the order of the index on open batches.
-    return (
-        select(batches.c.sent_at, batches.c.id, batches.c.run_id)
-        .where(batches.c.run_id == run_id, is_open(), batches.c.state > BatchState.CLAIMED, batches.c.attempts == 0)
-        .order_by(batches.c.state, batches.c.sent_at, batches.c.id)
-        .limit(1)
+def claim_more(database: Database, run_id: int, worker: str, images: int) -> Claim | None:
+    """Claim a further batch of a run for a worker that has one of it; parameters and result as for `claim_next`.
+
+    A batch that was lost with a worker before is left alone: a worker that has it beside another could lose both.
+    """
+    with database.write() as connection:
+        return _claim_in_run(connection, run_id, worker, images, batches.c.attempts == 0)
+
+
+def _waiting_runs(
+    connection: Connection, queues: Collection[str] | None = None, last: Collection[int] = ()
+) -> list[Row[Any]]:
+    """List the runs that have pending batches, as id and queue, in the order of their turn; of some queues, or all."""
+    query = (
+        select(runs.c.id, models.c.queue)
+        .join(models, models.c.id == runs.c.model_id)
+        .where(exists().where(batches.c.run_id == runs.c.id, is_pending()))
+        .order_by(runs.c.priority.desc(), runs.c.id)
     )
+    if queues is not None:
+        query = query.where(models.c.queue.in_(queues))
+    return sorted(connection.execute(query), key=lambda run: run.id in last)
 
 
-def _claim(
-    connection: Connection, run_id: int, batch_id: int, worker: str, size: int | None, **sent: object
+def _claim_in_run(
+    connection: Connection, run_id: int, worker: str, size: int | None, *conditions: ColumnElement[bool]
 ) -> Claim | None:
+    share_run(connection, run_id)
+    # Two statements: PostgreSQL may evaluate a locking subquery with a limit more than once.
+    chosen = connection.execute(
+        select(batches.c.id)
+        .where(batches.c.run_id == run_id, is_pending(), *conditions)
+        .order_by(batches.c.released_at, batches.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).scalar_one_or_none()
+    if chosen is None:
+        return None
     row = connection.execute(
         update(batches)
-        .where(batches.c.id == batch_id, batches.c.run_id == run_id, batches.c.state.in_(WAITING_STATES))
+        .where(batches.c.id == chosen)
         .values(
             state=BatchState.CLAIMED,
             token=batches.c.token + 1,
             worker=worker,
             lease_expires_at=Now() + LEASE_SECONDS,
-            **sent,
         )
-        .returning(*(batches.c[name] for name in ("token", "attempts", "parent_id", "first_image_id", "last_image_id")))
-    ).one_or_none()
-    if row is None:
-        return None
+        .returning(
+            *(batches.c[name] for name in ("id", "token", "attempts", "parent_id", "first_image_id", "last_image_id"))
+        )
+    ).one()
     run = connection.execute(
         select(runs.c.model_id, runs.c.archive_id, archives.c.name, archives.c.root)
         .join(archives, archives.c.id == runs.c.archive_id)
@@ -159,18 +178,16 @@ def _claim(
     if size is not None and row.attempts == 0:
         unprocessed = select_unprocessed(run_id, run.archive_id, row.first_image_id, row.last_image_id)
         ids = connection.execute(unprocessed.with_only_columns(images.c.id)).scalars().all()
-        _shrink(connection, run_id, batch_id, row, ids, size)
-    return Claim(run_id, batch_id, row.token, row.attempts, run.model_id, run.name, run.root)
+        _shrink(connection, run_id, row, ids, size)
+    return Claim(run_id, row.id, row.token, row.attempts, run.model_id, run.name, run.root)
 
 
-def _shrink(
-    connection: Connection, run_id: int, batch_id: int, batch: Row[Any], unprocessed: Sequence[int], size: int
-) -> None:
+def _shrink(connection: Connection, run_id: int, batch: Row[Any], unprocessed: Sequence[int], size: int) -> None:
     """Leave a batch its first `size` unprocessed images, and make a pending batch of the rest of its range."""
     if len(unprocessed) <= size:
         return
     first = unprocessed[size]
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(last_image_id=first - 1, images=size))
+    connection.execute(update(batches).where(batches.c.id == batch.id).values(last_image_id=first - 1, images=size))
     rest = IdRange(first, batch.last_image_id, len(unprocessed) - size)
     insert_batch(connection, run_id, rest, parent_id=batch.parent_id)
 
@@ -200,13 +217,15 @@ def latest_read_image(database: Database, claim: Claim) -> BatchImage | None:
 def renew_lease(database: Database, claim: Claim) -> bool:
     """Extend the lease of a claimed batch; return False if the claim is no longer valid."""
     with database.write() as connection:
-        return _update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS)
+        return update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS)
 
 
 def release_claim(database: Database, claim: Claim) -> bool:
     """Make a claimed batch pending again because of an outage; this does not count as an attempt."""
     with database.write() as connection:
-        return _update_claimed(connection, claim, state=BatchState.PENDING, worker=None, lease_expires_at=None)
+        return update_claimed(
+            connection, claim, state=BatchState.PENDING, worker=None, lease_expires_at=None, released_at=Now()
+        )
 
 
 def release_claims(database: Database, worker: str | None = None) -> int:
@@ -238,7 +257,7 @@ def store(database: Database, claim: Claim, results: Sequence[ImageOutcome]) -> 
     """
     with database.write() as connection:
         share_run(connection, claim.run_id)
-        if not _update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS):
+        if not update_claimed(connection, claim, lease_expires_at=Now() + LEASE_SECONDS):
             return False
         record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
     return True
@@ -249,7 +268,7 @@ def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) ->
     with database.write() as connection:
         # Otherwise `make_batches` could still count the images as covered by this batch while it is being closed.
         share_run(connection, claim.run_id)
-        if not _update_claimed(connection, claim, state=BatchState.DONE, lease_expires_at=None):
+        if not update_claimed(connection, claim, state=BatchState.DONE, lease_expires_at=None):
             return False
         record_outcomes(connection, claim.run_id, without_stored(connection, claim.run_id, results))
         # If a scan has meanwhile made an earlier version of a file current again, the batch is not done.
@@ -260,7 +279,8 @@ def finish(database: Database, claim: Claim, results: Sequence[ImageOutcome]) ->
     return True
 
 
-def _update_claimed(connection: Connection, claim: Claim, **values: object) -> bool:
+def update_claimed(connection: Connection, claim: Claim, **values: object) -> bool:
+    """Change columns of a claimed batch; return False, and change nothing, if the claim is no longer valid."""
     updated = connection.execute(
         update(batches)
         .where(batches.c.id == claim.batch_id, batches.c.token == claim.token, batches.c.state == BatchState.CLAIMED)
@@ -324,7 +344,7 @@ def retry(database: Database, run_id: int) -> int:
 
 
 def count_open_batches(database: Database, run_id: int) -> int:
-    """Count a run's batches that are pending, sent or claimed."""
+    """Count a run's batches that are pending or claimed."""
     query = select(func.count()).where(batches.c.run_id == run_id, is_open())
     with database.read() as connection:
         return connection.execute(query).scalar_one()

@@ -56,6 +56,7 @@ class RunSummary:
     gone: int
     created_at: float
     precision: str
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         row = connection.execute(
             select(
                 runs.c.created_at,
+                runs.c.priority,
                 runs.c.archive_id,
                 archives.c.name.label("archive"),
                 archives.c.root,
@@ -138,6 +140,7 @@ def run_summary(database: Database, run_id: int) -> RunSummary:
         gone=scan.gone if scan else 0,
         created_at=row.created_at,
         precision=row.precision,
+        priority=row.priority,
         **numbers,
     )
 

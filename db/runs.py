@@ -81,6 +81,12 @@ def open_run(database: Database, archive_id: int, model_id: int, batch_size: int
     return run_id
 
 
+def set_priority(database: Database, run_id: int, priority: int) -> None:
+    """Set a run's priority; workers take the batches of the run with the highest first."""
+    with database.write() as connection:
+        connection.execute(update(runs).where(runs.c.id == run_id).values(priority=priority))
+
+
 def archive_precision(database: Database, archive: str, digest: str) -> Precision | None:
     """Return the precision of an archive's latest run with a model package, or None if there is none."""
     query = (
@@ -91,14 +97,6 @@ def archive_precision(database: Database, archive: str, digest: str) -> Precisio
         .order_by(runs.c.id.desc())
         .limit(1)
     )
-    with database.read() as connection:
-        precision = connection.execute(query).scalar_one_or_none()
-    return None if precision is None else Precision(precision)
-
-
-def run_precision(database: Database, run_id: int) -> Precision | None:
-    """Return the precision of a run's model version, or None if there is no such run."""
-    query = select(models.c.precision).join(runs, runs.c.model_id == models.c.id).where(runs.c.id == run_id)
     with database.read() as connection:
         precision = connection.execute(query).scalar_one_or_none()
     return None if precision is None else Precision(precision)

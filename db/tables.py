@@ -161,6 +161,7 @@ runs = Table(
     Column("archive_id", ForeignKey("archives.id"), nullable=False),
     Column("model_id", ForeignKey("models.id"), nullable=False),
     Column("batch_size", Integer, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
     Column("cancelled_at", Double),
     UniqueConstraint("archive_id", "model_id"),
@@ -227,18 +228,16 @@ batches = Table(
     Column("attempts", Integer, nullable=False),
     Column("worker", String(200)),
     Column("lease_expires_at", Double),
-    # 0 before it was ever sent.
-    Column("sent_at", Double),
-    # Identifies the broker's data when the message was sent: in a different epoch the message is lost.
-    Column("epoch", String(32)),
+    # When it was last released in an outage; 0 if never.
+    Column("released_at", Double),
     Index(
         "ix_batches_open",
         "run_id",
         "state",
-        "sent_at",
+        "released_at",
         "id",
-        sqlite_where=text("state IN ('pending', 'sent', 'claimed')"),
-        postgresql_where=text("state IN ('pending', 'sent', 'claimed')"),
+        sqlite_where=text("state IN ('pending', 'claimed')"),
+        postgresql_where=text("state IN ('pending', 'claimed')"),
     ),
 )
 

@@ -1,7 +1,7 @@
 """The feeder: keeps the queues filled from the database, and recovers batches and scans of processes that died.
 
-Nothing else recovers work. Any number of feeders may run at once: every step is one guarded UPDATE, so two feeders can
-at worst send a message twice, and the second claim of its batch does nothing.
+Any number of feeders may run at once: every step in the database is one guarded UPDATE, and a message more than needed
+finds nothing to do.
 """
 
 import logging
@@ -13,9 +13,10 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from db import dispatch
 from db.heartbeats import record_heartbeat, remove_heartbeat
+from db.ledger import QueueWork, queues_with_work
 from db.migrate import check
+from db.recovery import recover_expired
 from db.scans import open_scans
 from db.session import Database
 from producer.scan import finish_abandoned_scan
@@ -24,21 +25,13 @@ from producer.transport import Transport
 from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
 from xray.message import LEASE_SECONDS, RENEW_SECONDS
 from xray.settings import Settings
-from xray.vocabulary import BatchState
 
 log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
 
-LOW_WATER = 32
 HIGH_WATER = 64
-"""Messages in a queue: enough that no worker waits for the next round, few enough to send again if the broker dies."""
-
-OVERDUE_SECONDS = 20.0
-"""A message that was sent that long ago and not claimed is lost, or a dead worker has it, if its queue is empty."""
-
-STALE_SECONDS = 600.0
-"""The same if the queue is not empty."""
+"""Messages in a queue at most: enough to wake every worker up, each of which then goes on for a while."""
 
 PAUSED_SECONDS = 15.0
 """If the last round is longer ago than that, workers get time to renew their leases."""
@@ -46,11 +39,10 @@ PAUSED_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Round:
-    """How many messages a round of the feeder sent, and how many leases and messages it found lost."""
+    """How many messages a round of the feeder sent, and how many batches of lost workers it recovered."""
 
     sent: int = 0
-    expired: int = 0
-    lost: int = 0
+    recovered: int = 0
 
 
 class Feeder:
@@ -120,41 +112,28 @@ class Feeder:
             self._grace_until = max(self._grace_until, time.monotonic() + 2 * RENEW_SECONDS)
 
     def do_round(self) -> Round:
-        """Take back lost batches, fill the queues, and finish an abandoned scan.
+        """Recover the batches of lost workers, finish an abandoned scan, and fill the queues.
 
         Raises
         ------
         Outage
             The database or the broker does not answer; the next round does what was left.
         """
-        expired = 0
+        recovered = 0
         if time.monotonic() >= self._grace_until:
-            expired = dispatch.recover_expired(self._database)
+            recovered = recover_expired(self._database)
             self._finish_abandoned_scan()
-        epoch = self._transport.epoch()
-        lost = dispatch.requeue_after_broker_loss(self._database, epoch)
-        for queue in dispatch.queues_with_batches(self._database, BatchState.SENT):
-            empty = self._transport.depth(queue) == 0
-            lost += dispatch.requeue_unclaimed(self._database, queue, OVERDUE_SECONDS if empty else STALE_SECONDS)
-        sent = sum(
-            self._fill(queue, epoch) for queue in dispatch.queues_with_batches(self._database, BatchState.PENDING)
-        )
-        if sent or expired or lost:
-            log.info("sent %d, leases expired %d, messages lost %d", sent, expired, lost)
-        return Round(sent, expired, lost)
+        sent = sum(self._fill(work) for work in queues_with_work(self._database, HIGH_WATER))
+        if sent or recovered:
+            log.info("sent %d, batches of lost workers recovered %d", sent, recovered)
+        return Round(sent, recovered)
 
-    def _fill(self, queue: str, epoch: str) -> int:
-        depth = self._transport.depth(queue)
-        if depth >= LOW_WATER:
-            return 0
-        taken = dispatch.mark_sent(self._database, queue, HIGH_WATER - depth, epoch)
-        for position, (run_id, batch_id) in enumerate(taken):
-            try:
-                self._transport.send(queue, run_id, batch_id)
-            except BrokerOutage:
-                dispatch.mark_unsent(self._database, [unsent for _, unsent in taken[position:]])
-                raise
-        return len(taken)
+    def _fill(self, work: QueueWork) -> int:
+        """Have as many messages wait in a queue as batches, up to `HIGH_WATER`; return how many were sent."""
+        missing = max(0, work.batches - self._transport.depth(work.queue))
+        for _ in range(missing):
+            self._transport.send(work.queue, work.run_id)
+        return missing
 
     def _finish_abandoned_scan(self) -> None:
         if self._scan_thread is not None and self._scan_thread.is_alive():

@@ -9,7 +9,7 @@ from functools import partial
 
 from db import merge, scans
 from db.describe_studies import studies_of_several_patients
-from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model
+from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model, set_priority
 from db.scan_cache import (
     HeaderMarks,
     ScanCache,
@@ -56,6 +56,7 @@ def scan_archive(
     model: ModelVersion,
     *,
     batch_size: int,
+    priority: int | None = None,
     progress: Callable[[int], None] = lambda found: None,
 ) -> ScanReport:
     """Scan an archive for a model version, and add new and changed images to their run.
@@ -71,6 +72,8 @@ def scan_archive(
         The model version to screen with.
     batch_size : int
         Images in a batch.
+    priority : int, optional
+        The run's new priority; by default it keeps the one that it has.
     progress : callable
         Called now and then with the number of images found so far.
 
@@ -88,6 +91,8 @@ def scan_archive(
     source = choose_layout(name, source, decided)
     archive_id = register_archive(database, name, str(source.root))
     run_id = open_run(database, archive_id, register_model(database, model), batch_size)
+    if priority is not None:
+        set_priority(database, run_id, priority)
     scan = _begin(database, archive_id, run_id, source)
     return _read_and_merge(database, scan, source, progress, detected=detected)
 

@@ -1,6 +1,5 @@
-"""The feeder's connection to the broker: send messages, count them, and notice when the broker lost its data."""
+"""The feeder's connection to the broker: count the messages that wait, and send some."""
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +11,6 @@ from kombu.exceptions import OperationalError as KombuOperationalError
 
 from xray.errors import BrokerOutage
 from xray.message import TASK_NAME, transport_options
-
-EPOCH_KEY = "bonescreen.epoch"
-"""A key that is lost with the broker's data: a new value means that earlier messages are lost."""
 
 
 class Transport:
@@ -38,21 +34,14 @@ class Transport:
         )
         self.shown_url = self._app.connection_for_write().as_uri()
 
-    def epoch(self) -> str:
-        """Return the broker's epoch; after the broker lost its data, the first call sets a new one."""
-        with self._client() as client:
-            client.set(EPOCH_KEY, uuid.uuid4().hex, nx=True)
-            value: bytes = client.get(EPOCH_KEY)
-        return value.decode()
-
     def depth(self, queue: str) -> int:
         """Count the messages that wait in a queue, without those that workers have received."""
         with self._client() as client:
             waiting: int = client.llen(queue)
         return waiting
 
-    def send(self, queue: str, run_id: int, batch_id: int) -> None:
-        """Send one message, which holds two integers.
+    def send(self, queue: str, run_id: int) -> None:
+        """Send one message, which holds one integer.
 
         Raises
         ------
@@ -60,7 +49,7 @@ class Transport:
             The broker does not answer; the message may have been sent or not.
         """
         with self._outages():
-            self._app.send_task(TASK_NAME, args=(run_id, batch_id), queue=queue, retry=False)
+            self._app.send_task(TASK_NAME, args=(run_id,), queue=queue, retry=False)
 
     def close(self) -> None:
         """Close every connection."""

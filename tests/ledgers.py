@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from db import dispatch, ledger
+from db import ledger
 from db.merge import mark_gone, merge, stage
 from db.migrate import upgrade
 from db.runs import ModelVersion, open_run, register_archive, register_model
@@ -70,12 +70,11 @@ def fill(
     mark_gone(database, scan)
     close_scan(database, scan, {})
     any_outcome = any(outcome is not None for outcome in processed.values())
-    for run, batch in dispatch.mark_sent(database, model.queue, 1000, "epoch") if any_outcome else []:
-        if run != run_id:
-            dispatch.mark_unsent(database, [batch])
-            continue
-        claim = ledger.claim(database, run, batch, "worker")
-        assert claim is not None
+    # A batch that is released comes after the others.
+    for _ in found if any_outcome else []:
+        claim = ledger.claim_more(database, run_id, "worker", images=1)
+        if claim is None:
+            break
         (image,) = ledger.unprocessed_images(database, claim)
         outcome = processed[image.path]
         if outcome is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 
 from db import ledger, merge, scans
-from db.dispatch import mark_sent
+from db.ledger import Claim
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.session import Database
 from db.store import ImageOutcome, Prediction
@@ -57,9 +57,11 @@ def scan(
     return run_id
 
 
-def send_all(database: Database, limit: int = 1000) -> list[tuple[int, int]]:
-    """Mark all pending batches sent, as the feeder would."""
-    return mark_sent(database, MODEL.queue, limit, "epoch")
+def claim_next(database: Database, worker: str = "w", images: int | None = None) -> Claim:
+    """Claim the next batch; there is one."""
+    claim = ledger.claim_next(database, MODEL.queue, worker, images)
+    assert claim is not None
+    return claim
 
 
 def scored(image_id: int, probability: float = 0.7, content: int | None = None) -> ImageOutcome:
@@ -68,12 +70,13 @@ def scored(image_id: int, probability: float = 0.7, content: int | None = None) 
     return ImageOutcome(image_id, digest, Prediction(0.1, probability, b"\x00\x00" * 4, (2, 2)))
 
 
-def finish_sent(database: Database, batches: int = 1000, probability: float = 0.7) -> int:
+def finish_batches(database: Database, batches: int = 1000, probability: float = 0.7) -> int:
     """Process pending batches as workers would; return the number of images processed."""
     done = 0
-    for sent in send_all(database, batches):
-        claim = ledger.claim(database, *sent, "w")
-        assert claim is not None
+    for _ in range(batches):
+        claim = ledger.claim_next(database, MODEL.queue, "w")
+        if claim is None:
+            break
         work = ledger.unprocessed_images(database, claim)
         assert ledger.finish(database, claim, [scored(image.image_id, probability) for image in work])
         done += len(work)

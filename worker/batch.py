@@ -1,8 +1,10 @@
 """A claimed batch: its images, the outcomes that are not stored yet, and whether a failure may be its archive's."""
 
+import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from db import ledger
@@ -10,12 +12,16 @@ from db.ledger import BatchImage, Claim
 from db.session import Database
 from db.store import ImageOutcome
 from xray.archives.files import read_image_file
-from xray.errors import ArchiveOutage, FileFault
+from xray.errors import ArchiveOutage, BonescreenError, FileFault
 from xray.settings import Settings
 from xray.vocabulary import Reason
 
 OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE, Reason.CHANGED})
 """If all images of a batch fail for one of these reasons, the cause may be the archive and not the files."""
+
+
+ANSWER_SECONDS = 15.0
+"""How long an archive may take to answer before it counts as away."""
 
 
 class ClaimLost(Exception):
@@ -50,6 +56,8 @@ class ClaimedBatch:
     ----------
     root : Path
         The archive's root on this host.
+    images : dict of int to BatchImage
+        Its images that were unprocessed when it was claimed, by id.
     waiting : deque of BatchImage
         The images that nobody has taken to load them.
     inferred : set of bytes
@@ -65,12 +73,39 @@ class ClaimedBatch:
         self._lost = lost
         self.root = _root(settings, claim)
         self.waiting: deque[BatchImage] = deque(ledger.unprocessed_images(database, claim))
+        self.images = {image.image_id: image for image in self.waiting}
         self._left = len(self.waiting)
         self._unstored: list[ImageOutcome] = []
         self._suspects: list[ImageOutcome] = []
         self._only_suspects = True
         self.inferred: set[bytes] = set()
         self.closed = False
+
+    def archive_responds(self, hung: Collection[int]) -> bool:
+        """Return whether the archive answers within some seconds, by an image that was read before or another one.
+
+        What does not answer at all blocks the thread that asks, so it is asked in another one.
+
+        Parameters
+        ----------
+        hung : collection of int
+            Images of this batch that are not asked for.
+        """
+        answered = threading.Event()
+
+        def ask() -> None:
+            with suppress(BonescreenError, OSError):
+                os.stat(self.root)
+                others = (image for image in self.images.values() if image.image_id not in hung)
+                image = ledger.latest_read_image(self._database, self.claim) or next(others, None)
+                if image is not None:
+                    # Any fault of the file is an answer.
+                    with suppress(FileFault):
+                        read_image_file(self.root, image.path)
+                answered.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        return answered.wait(ANSWER_SECONDS)
 
     @property
     def complete(self) -> bool:

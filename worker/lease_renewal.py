@@ -33,6 +33,8 @@ class LeaseRenewer:
         The heartbeat's name (``worker:process id``), queues and precisions.
     parent : int
         Process id of the Celery parent.
+    notice : callable
+        Asked before each heartbeat for a problem that the work itself cannot report, while it waits.
     end_process : callable
         Called with the exit code when the parent is gone.
     """
@@ -44,6 +46,7 @@ class LeaseRenewer:
         queues: str,
         precisions: str,
         parent: int,
+        notice: Callable[[], str | None] = lambda: None,
         end_process: Callable[[int], object] = os._exit,
     ) -> None:
         self._problem: tuple[str, float] | None = None
@@ -53,6 +56,7 @@ class LeaseRenewer:
         self._name = name
         self._queues, self._precisions = queues, precisions
         self._parent = parent
+        self._notice = notice
         self._end_process = end_process
         self._claims: dict[Claim, threading.Event] = {}
         self._stop = threading.Event()
@@ -138,4 +142,5 @@ class LeaseRenewer:
         for claim, lost in claims.items():
             if not renew_lease(self._database, claim):
                 lost.set()
-        record_heartbeat(self._database, self._name, "worker", self._queues, self.problem, activity, self._precisions)
+        problem = self.problem or self._notice()
+        record_heartbeat(self._database, self._name, "worker", self._queues, problem, activity, self._precisions)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import BatchImage
-from worker.watchdog import decoding
+from worker.watchdog import in_work
 from xray.archives.files import content_digest, read_image_file
 from xray.copies import reduced_picture
-from xray.errors import FileFault, StorageOutage
+from xray.errors import FileFault
 from xray.images.decode import open_image
 from xray.images.preprocessing import Preprocessing, load
 from xray.vocabulary import Reason, Repair
@@ -39,6 +39,8 @@ class LoadedImage:
         The same, reduced to find copies (`xray.copies.reduced_picture`).
     fault : FileFault or None
         Why there are no pixels.
+    lacks_memory : bool
+        There are no pixels, as this host did not have the memory to decode them.
     repairs : tuple of Repair
         What the file says wrongly about its pixels, which were read otherwise.
     """
@@ -48,6 +50,7 @@ class LoadedImage:
     pixels: NDArray[np.uint8] | None = None
     picture: bytes | None = None
     fault: FileFault | None = None
+    lacks_memory: bool = False
     repairs: tuple[Repair, ...] = ()
 
 
@@ -67,21 +70,20 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
     ------
     ArchiveOutage
         The root is missing or unreadable.
-    StorageOutage
-        This host is out of memory.
     """
     digest = None
     try:
-        data = _read(root, image)
+        with in_work(image):
+            data = _read(root, image)
         digest = content_digest(data)
         opened = open_image(data)
-        with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), decoding():
+        with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), in_work(image):
             pixels = load(opened, preprocessing)
         return LoadedImage(image, digest, pixels, reduced_picture(pixels), repairs=opened.repairs)
     except FileFault as fault:
         return LoadedImage(image, digest, fault=fault)
-    except MemoryError as error:
-        raise StorageOutage("this host does not have enough memory to decode an image") from error
+    except MemoryError:
+        return LoadedImage(image, digest, lacks_memory=True)
 
 
 def _read(root: Path, image: BatchImage) -> bytes:

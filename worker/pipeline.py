@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from db import ledger
-from db.ledger import Claim
-from db.runs import run_precision
+from db.ledger import BatchImage, Claim
+from db.recovery import set_apart
 from db.session import Database
 from db.store import ImageOutcome, Prediction, predicted_contents
 from worker.batch import ClaimedBatch, ClaimLost
@@ -48,7 +48,7 @@ GROUP_SECONDS = 0.25
 """Images that are loaded ahead and given to the engine together are this many seconds of work."""
 
 TASK_SECONDS = 30.0
-"""A task goes on with further batches of its queue for this long; then other queues have their turn."""
+"""A task goes on with further batches of its run for this long; then it is decided anew which run comes next."""
 
 FIRST_RATE = 32.0
 """Images per second, until a worker knows its own."""
@@ -61,6 +61,9 @@ MAX_CLAIMS = 2
 RATE_GROUPS = 24
 """A worker's rate is that of its last groups."""
 
+OUTAGE_SECONDS = 60.0
+"""For so long, a run whose archive was away comes after other runs."""
+
 CLAIM_PAUSE_SECONDS = 0.2
 """Pause between two attempts to claim a next batch where none was to be had."""
 
@@ -71,6 +74,8 @@ class TaskSummary:
 
     Parameters
     ----------
+    run, batch : int or None
+        The run, and the first batch that was claimed of it; None if none was.
     batches, images, failures, inferred : int
         Batches finished; images processed; those of them that failed; those that the network was run on.
     seconds : float
@@ -79,6 +84,8 @@ class TaskSummary:
         Images per second.
     """
 
+    run: int | None
+    batch: int | None
     batches: int
     images: int
     failures: int
@@ -87,8 +94,8 @@ class TaskSummary:
     rate: float
 
 
-NOTHING_DONE = TaskSummary(0, 0, 0, 0, 0.0, 0.0)
-"""The result of a task whose batch could not be claimed, was lost, or was released in an outage."""
+NOTHING_DONE = TaskSummary(None, None, 0, 0, 0, 0, 0.0, 0.0)
+"""The result of a task that found no batch to claim, lost it, or released it in an outage."""
 
 
 class BatchWorker:
@@ -102,6 +109,8 @@ class BatchWorker:
         Has the archives' roots on this host.
     package : ModelPackage
         The model.
+    precisions : sequence of Precision
+        Those in which this worker runs it; each is a queue.
     start_engine : callable returning Engine
         Loads the network in a precision; called for its first batch, and again after the engine has failed.
     lease_renewer : LeaseRenewer
@@ -117,6 +126,7 @@ class BatchWorker:
         database: Database,
         settings: Settings,
         package: ModelPackage,
+        precisions: Sequence[Precision],
         start_engine: Callable[[Precision], Engine],
         lease_renewer: LeaseRenewer,
         name: str,
@@ -125,6 +135,9 @@ class BatchWorker:
         self.database = database
         self.settings = settings
         self.package = package
+        self._precisions = {queue_name(package.digest, precision): precision for precision in precisions}
+        self._archive_outages: dict[int, float] = {}
+        self.batches_in_hand: list[ClaimedBatch] = []
         self._start_engine = start_engine
         self._engines: dict[Precision, Engine] = {}
         self.lease_renewer = lease_renewer
@@ -132,11 +145,12 @@ class BatchWorker:
         self.stopping = stopping
         self.rates: dict[Precision, float] = {}
 
-    def run(self, run_id: int, batch_id: int) -> TaskSummary:
-        """Screen one batch if it can be claimed, and then for a while the next ones of its queue.
+    def run(self) -> TaskSummary:
+        """Claim the next batch of this worker's queues, if there is one, and screen it; then others of the same run.
 
-        A message delivered twice does nothing the second time. During an outage a batch is released, no image is marked
-        failed, and this method pauses before it returns, so that the worker does not consume the next message at once.
+        So a message that is lost, doubled or forged does no harm. During an outage a batch is released, no image is
+        marked failed, and this method pauses before it returns, so that the worker does not consume the next message at
+        once.
 
         Returns
         -------
@@ -145,21 +159,42 @@ class BatchWorker:
         """
         if self.stopping():
             return NOTHING_DONE
-        precision = self.retry_during_outage(lambda: run_precision(self.database, run_id))
-        if precision is None:
-            log.info("there is no run %d", run_id)
+        last = self._runs_without_archive()
+        queue = self.retry_during_outage(lambda: ledger.next_queue(self.database, self._precisions, last))
+        if queue is None:
             return NOTHING_DONE
+        precision = self._precisions[queue]
+        # Before the claim: where the model cannot be loaded, the batch is left to other workers.
         engine = self.retry_during_outage(lambda: self._ready_engine(precision))
         size = self.claim_size(precision)
-        claim = self.retry_during_outage(lambda: ledger.claim(self.database, run_id, batch_id, self.name, size))
-        if claim is None:
-            log.info("batch %d of run %d cannot be claimed", batch_id, run_id)
-            return NOTHING_DONE
-        return _Task(self, engine).run(claim)
+        claim = self.retry_during_outage(lambda: ledger.claim_next(self.database, queue, self.name, size, last))
+        return NOTHING_DONE if claim is None else _Task(self, engine).run(claim)
 
     def claim_size(self, precision: Precision) -> int:
         """Return how many images to claim at once."""
         return max(1, round(CLAIM_SECONDS * self.rates.get(precision, FIRST_RATE)))
+
+    def count_hung(self, hung: Sequence[BatchImage]) -> None:
+        """Count an attempt of each image that does not end to load, unless its whole archive does not answer."""
+        ids = [image.image_id for image in hung]
+        for image in hung:
+            for batch in list(self.batches_in_hand):
+                if image.image_id not in batch.images:
+                    continue
+                where = (image.image_id, batch.claim.batch_id, batch.claim.run_id)
+                if not batch.archive_responds(ids):
+                    log.error("image %d of batch %d, run %d: its archive does not answer; this process ends", *where)
+                    continue
+                log.error("image %d of batch %d, run %d does not end to load; this process ends", *where)
+                set_apart(self.database, batch.claim, image.image_id, "it did not end to load within two minutes")
+
+    def note_archive_outage(self, run_id: int) -> None:
+        """Let other runs come first for a while, as the archive of this one is away."""
+        self._archive_outages[run_id] = time.monotonic()
+
+    def _runs_without_archive(self) -> list[int]:
+        now = time.monotonic()
+        return [run_id for run_id, since in self._archive_outages.items() if now - since < OUTAGE_SECONDS]
 
     def drop_engine(self, engine: Engine) -> None:
         """Have an engine that failed loaded again before the next task."""
@@ -196,10 +231,9 @@ class _Task:
 
     def __init__(self, worker: BatchWorker, engine: Engine) -> None:
         self._worker, self._engine = worker, engine
-        self._queue = queue_name(worker.package.digest, engine.precision)
         self._preprocessing = Preprocessing.from_id(worker.package.card.preprocessing)
         self._claims: set[Claim] = set()
-        self._in_hand: list[ClaimedBatch] = []
+        self._in_hand = worker.batches_in_hand
         self._started = self._stored_at = time.monotonic()
         self._next_claim = 0.0
         self._outage = False
@@ -208,6 +242,7 @@ class _Task:
         self._counts = Counter[str]()
 
     def run(self, claim: Claim) -> TaskSummary:
+        self._first = claim
         with (
             ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="decode") as decoders,
             ThreadPoolExecutor(1, thread_name_prefix="infer") as inference,
@@ -237,6 +272,7 @@ class _Task:
                 # If an error ends the task, its leases expire, and the loss of its batches counts as an attempt.
                 for held in self._claims:
                     self._worker.lease_renewer.remove(held)
+                self._in_hand.clear()
         if self._outage:
             time.sleep(RETRY_SECONDS)
         else:
@@ -246,6 +282,8 @@ class _Task:
             return NOTHING_DONE
         seconds = time.monotonic() - self._started
         return TaskSummary(
+            claim.run_id,
+            claim.batch_id,
             self._counts["batches"],
             images,
             self._counts["failures"],
@@ -284,7 +322,7 @@ class _Task:
         self._let_go(batch.claim)
 
     def _take_next(self) -> None:
-        """Claim the queue's next batch, if this task may and there is one."""
+        """Claim the run's next batch, if this task may and there is one."""
         now = time.monotonic()
         if (
             self._outage
@@ -296,7 +334,8 @@ class _Task:
         ):
             return
         worker, size = self._worker, self._worker.claim_size(self._engine.precision)
-        claim = worker.retry_during_outage(lambda: ledger.claim_next(worker.database, self._queue, worker.name, size))
+        run_id = self._first.run_id
+        claim = worker.retry_during_outage(lambda: ledger.claim_more(worker.database, run_id, worker.name, size))
         if claim is None:
             self._next_claim = now + CLAIM_PAUSE_SECONDS
         else:
@@ -344,6 +383,12 @@ class _Task:
     def _infer(self, inference: ThreadPoolExecutor, batch: ClaimedBatch, loaded: Sequence[LoadedImage]) -> _Group:
         """Start the inference of the contents that neither the database nor this batch has."""
         batch.check_claim()
+        lacking = [one.image for one in loaded if one.lacks_memory]
+        if len(lacking) == len(loaded) > 1:
+            raise StorageOutage("this host does not have enough memory to decode images")
+        if lacking:
+            self._set_apart(batch, lacking[0])
+            return _Group(batch, [], [], None)
         readable = {one.digest: one.pixels for one in loaded if one.digest and one.pixels is not None}
         known = self._worker.retry_during_outage(
             lambda: predicted_contents(self._worker.database, batch.claim.model_id, list(readable))
@@ -438,6 +483,18 @@ class _Task:
         self._counts["failures"] += sum(outcome.reason is not None for outcome in stored)
         self._counts["inferred"] += sum(outcome.prediction is not None for outcome in stored)
 
+    def _set_apart(self, batch: ClaimedBatch, image: BatchImage) -> None:
+        """Store what a batch has, count an attempt of an image for which there is too little memory, and give it up.
+
+        The others of the batch are claimed again. A moment later there may be enough memory.
+        """
+        self._store(batch)
+        cause = "this host does not have enough memory to decode it"
+        log.warning("image %d of batch %d is set apart: %s", image.image_id, batch.claim.batch_id, cause)
+        self._worker.retry_during_outage(lambda: set_apart(self._worker.database, batch.claim, image.image_id, cause))
+        self._close(batch)
+        self._outage = True
+
     def _release(self, batch: ClaimedBatch) -> None:
         self._worker.retry_during_outage(lambda: ledger.release_claim(self._worker.database, batch.claim))
         self._close(batch)
@@ -461,5 +518,7 @@ class _Task:
 
     def _note(self, claim: Claim, outage: Outage) -> None:
         self._outage = True
+        if isinstance(outage, ArchiveOutage):
+            self._worker.note_archive_outage(claim.run_id)
         self._worker.lease_renewer.problem = str(outage)
         log.warning("batch %d of run %d released: %s", claim.batch_id, claim.run_id, type(outage).__name__)

@@ -4,47 +4,86 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from db.ledger import BatchImage
 
 TIMEOUT_SECONDS = 120.0
 """The slowest image to decode, of 100 million pixels on a busy machine, took 20 s."""
 
+SLOW_SECONDS = 30.0
+"""An image that takes longer to load is reported as a problem."""
+
 CHECK_SECONDS = 5.0
+
+LAST_WORD_SECONDS = 30.0
+"""How long a process that is hung may take to count the images that it waits for."""
 
 # The file descriptor: Celery replaces `sys.stderr` by a logger, which C code cannot write to.
 STANDARD_ERROR = 2
 
-_decoding: dict[int, float] = {}
-"""The threads that are decoding an image, and since when (monotonic clock)."""
+_in_work: dict[int, tuple[BatchImage, float]] = {}
+"""The image that each thread reads or decodes, and since when (monotonic clock)."""
 
 
 @contextmanager
-def decoding() -> Iterator[None]:
-    """Tell the watchdog that this thread decodes an image within the block."""
+def in_work(image: BatchImage) -> Iterator[None]:
+    """Tell the watchdog that this thread reads or decodes an image within the block."""
     thread = threading.get_ident()
-    _decoding[thread] = time.monotonic()
+    _in_work[thread] = (image, time.monotonic())
     try:
         yield
     finally:
-        del _decoding[thread]
+        del _in_work[thread]
 
 
-def start_watchdog(timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+def slow_images(seconds: float) -> list[BatchImage]:
+    """List the images that have been read or decoded for longer than some seconds."""
+    now = time.monotonic()
+    return [image for image, since in list(_in_work.values()) if now - since > seconds]
+
+
+def slow_load() -> str | None:
+    """Say that an image has been read or decoded for longer than `SLOW_SECONDS`, or return None."""
+    slow = slow_images(SLOW_SECONDS)
+    if not slow:
+        return None
+    return f"an image has not ended to load for {SLOW_SECONDS:.0f} s ({slow[0].path}): does its storage answer?"
+
+
+def start_watchdog(
+    last_word: Callable[[Sequence[BatchImage]], object],
+    beat: Callable[[], object],
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> None:
     """Start a thread that ends this process (exit code 1) when it is hung.
 
-    A process is hung if an image takes longer than `timeout_seconds` to decode, or if no Python code runs for that
-    long: some damaged images make CharLS loop forever, and some decoders keep the GIL meanwhile. The Celery parent
-    then starts another child, and the feeder recovers the batch and finally quarantines the image. A traceback of each
-    thread goes to standard error: function names and line numbers, no values.
+    A process is hung if an image takes longer than `timeout_seconds` to read or to decode, or if no Python code runs
+    for that long: a dead network mount never answers, some damaged images make CharLS loop forever, and some decoders
+    keep the GIL meanwhile. The Celery parent then starts another child. A traceback of each thread goes to standard
+    error: function names and line numbers, no values.
+
+    Parameters
+    ----------
+    last_word : callable
+        Called, in a thread that gets `LAST_WORD_SECONDS`, with the images that take too long, to count them. If no
+        Python code runs, nobody can call it: then the batch's lease expires, and the feeder recovers it.
+    beat : callable
+        Called at each check.
+    timeout_seconds : float
     """
 
     def check() -> None:
         while True:
+            beat()
             # This timer runs in C and needs no GIL to fire; every check restarts it.
             faulthandler.dump_traceback_later(timeout_seconds, exit=True, file=STANDARD_ERROR)
-            if any(time.monotonic() - since > timeout_seconds for since in list(_decoding.values())):
+            if hung := slow_images(timeout_seconds):
                 faulthandler.dump_traceback(file=STANDARD_ERROR)
+                counting = threading.Thread(target=last_word, args=(hung,), daemon=True)
+                counting.start()
+                counting.join(LAST_WORD_SECONDS)
                 os._exit(1)
             pause.wait(min(CHECK_SECONDS, timeout_seconds / 4))
 

@@ -1,10 +1,10 @@
 """What producer and worker must agree on: the name of the task, its queue, and the timing of leases.
 
-A message is ``screen_batch(run_id, batch_id)``: two integers. The broker never contains file paths, patient data
-or image data.
+A message is ``screen_batches(run_id)``: it wakes a worker up, which claims the next batch in the database itself. The
+run's number is for people who watch. The broker never contains file paths, patient data or image data.
 """
 
-TASK_NAME = "bonescreen.screen_batch"
+TASK_NAME = "bonescreen.screen_batches"
 
 LEASE_SECONDS = 30.0
 """How long a lease is valid without being renewed, by the database's clock."""

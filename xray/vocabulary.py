@@ -55,10 +55,9 @@ RADIOGRAPHY = ("CR", "DX", "RG")
 
 
 class BatchState(StrEnum):
-    """The states of a batch: ``pending -> sent -> claimed -> done | split | quarantined | cancelled``."""
+    """The states of a batch: ``pending -> claimed -> done | split | quarantined | cancelled``."""
 
     PENDING = "pending"
-    SENT = "sent"
     CLAIMED = "claimed"
     DONE = "done"
     SPLIT = "split"
@@ -66,7 +65,7 @@ class BatchState(StrEnum):
     CANCELLED = "cancelled"
 
 
-OPEN_STATES = (BatchState.PENDING, BatchState.SENT, BatchState.CLAIMED)
+OPEN_STATES = (BatchState.PENDING, BatchState.CLAIMED)
 
 
 class Reason(StrEnum):

@@ -19,11 +19,10 @@ from bonescreen.bench.turns import Turn, take_turns, timed
 from db.migrate import upgrade
 from db.run_queries import run_progress
 from db.session import Database
-from db.tables import batches
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from worker.lease_renewal import LeaseRenewer
-from worker.pipeline import BatchWorker
+from worker.pipeline import NOTHING_DONE, BatchWorker
 from xray.cpus import usable_cpus
 from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage, load_package
@@ -132,7 +131,7 @@ def pipeline(
             model = model_version(package, precision)
             scanned = scan_archive(database, "bench", Source(images), model, batch_size=settings.batch_size)
             renewer = LeaseRenewer(database, "bench:1", model.queue, precision, parent=os.getppid())
-            worker = BatchWorker(database, settings, package, lambda _: opened, renewer, "bench:1")
+            worker = BatchWorker(database, settings, package, [precision], lambda _: opened, renewer, "bench:1")
             worker.rates = rates
             renewer.start()
             try:
@@ -146,16 +145,9 @@ def pipeline(
 
 
 def _screen(worker: BatchWorker, database: Database, run_id: int) -> None:
-    """Do what Celery does with a run's messages, until nothing is left."""
-    from sqlalchemy import select
-
-    while True:
-        with database.read() as connection:
-            open_batches = select(batches.c.id).where(batches.c.run_id == run_id, batches.c.state == "pending")
-            batch_id = connection.execute(open_batches.limit(1)).scalar()
-        if batch_id is None:
-            break
-        worker.run(run_id, batch_id)
+    """Do what Celery does with messages, until nothing is left."""
+    while worker.run() != NOTHING_DONE:
+        pass
     progress = run_progress(database, run_id)
     if progress.processed != progress.images or progress.failed:
         raise RuntimeError(f"{progress.processed} of {progress.images} images were screened, {progress.failed} failed")

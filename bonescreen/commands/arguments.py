@@ -117,6 +117,15 @@ ArchivePaths = Annotated[
 LayoutOption = Annotated[
     Layout, typer.Option(metavar="LAYOUT", help=f"How files are grouped into studies: {', '.join(Layout)}.")
 ]
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=-100,
+        max=100,
+        help="Runs with a higher priority are screened first, then older runs. Kept until it is changed; at first 0.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done without changing anything.")]
 RunNumber = Annotated[
     int, typer.Argument(metavar="RUN", callback=as_count, help="The run's number, see: bonescreen runs")

@@ -14,7 +14,7 @@ import typer
 from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_port
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Priority, as_port
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
@@ -38,6 +38,7 @@ from xray.vocabulary import Layout, count
 def enqueue(
     paths: ArchivePaths,
     layout: LayoutOption = Layout.AUTO,
+    priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
     """Scan archives, and leave the screening to workers.
@@ -65,7 +66,7 @@ def enqueue(
         source = Source.configured(root, settings, layout)
         # With a database of its own, this machine does the work too.
         model = model_for_archive(settings, database, package, name, works_here=settings.database_url is None)
-        report = scan_archive(database, name, source, model, batch_size=settings.batch_size)
+        report = scan_archive(database, name, source, model, batch_size=settings.batch_size, priority=priority)
         for line in report_lines(report, root, package.card.scope):
             print_line(line)
         print_line(f"Run {report.run_id} in {model.precision}: {count(report.batches, 'batch')} to do")

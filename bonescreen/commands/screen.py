@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, as_score
+from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Priority, as_score
 from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
@@ -76,6 +76,7 @@ def screen(
             help="Use this study threshold, from 0 to 1, instead of the model's in the table at the end.",
         ),
     ] = None,
+    priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
     """Screen folders of X-ray studies, or single images, for fractures.
@@ -104,9 +105,9 @@ def screen(
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
         settings = with_archives(settings, archives)
-        job = Job(settings, database, package, console, _command(paths, layout, threshold))
+        job = Job(settings, database, package, console, _command(paths, layout, threshold, priority))
         with _interruptible(job):
-            reports, errors = scan_each(archives, partial(_scan, job, layout))
+            reports, errors = scan_each(archives, partial(_scan, job, layout, priority))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
             seconds = _work(job) if any(unfinished) else 0.0
     summaries = [run_summary(database, archive.run) for archive in job.scanned]
@@ -124,10 +125,11 @@ def screen(
     raise_if_partial(reports)
 
 
-def _command(paths: Sequence[Path], layout: Layout, threshold: float | None) -> str:
+def _command(paths: Sequence[Path], layout: Layout, threshold: float | None, priority: int | None) -> str:
     """Return the command that continues this one."""
     options = ["--layout", layout] if layout is not Layout.AUTO else []
     options += ["--threshold", f"{threshold}"] if threshold is not None else []
+    options += ["--priority", f"{priority}"] if priority is not None else []
     return " ".join(["bonescreen", "screen", *(quote(word) for word in (*map(str, paths), *options))])
 
 
@@ -147,7 +149,7 @@ def _interruptible(job: Job) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
+def _scan(job: Job, layout: Layout, priority: int | None, name: str, root: Path) -> ScanReport:
     with job.console.status(Text(f"Scanning {escape_unprintable(str(root))} ...")) as status:
 
         def found(images: int) -> None:
@@ -160,6 +162,7 @@ def _scan(job: Job, layout: Layout, name: str, root: Path) -> ScanReport:
             Source.configured(root, job.settings, layout),
             model,
             batch_size=job.settings.batch_size,
+            priority=priority,
             progress=found,
         )
     for line in report_lines(report, root, job.package.card.scope):

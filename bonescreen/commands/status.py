@@ -97,6 +97,7 @@ def _print_run(run: RunSummary, facts: SystemState) -> None:
         ("model", f"{run.model} ({run.precision}), study threshold {run.study_threshold:.3f}"),
         ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
+        *((("priority", str(run.priority)),) if run.priority else ()),
         ("to do", count(run.open_batches, "batch") + (", a scan is running" if run.run in facts.scans else "")),
         *(("repaired", f"{count(number, 'image')}: {detail}") for detail, number in facts.repairs[run.run].items()),
         *(("scan", text) for text in _last_scan(run)),

@@ -92,7 +92,7 @@ def test_no_task_can_be_sent_and_no_worker_shut_down_from_flower(
     tmp_path: Path, broker: TcpBroker, environ: dict[str, str]
 ) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **environ) as flower:
-        for path in ("task/send-task/bonescreen.screen_batch", "task/async-apply/a", "worker/shutdown/worker@gpu1"):
+        for path in ("task/send-task/bonescreen.screen_batches", "task/async-apply/a", "worker/shutdown/worker@gpu1"):
             code, text = flower.pages.ask(f"/api/{path}", "POST", b'{"args": [1, 1]}')
             assert code in (401, 403), text
         assert flower.pages.ask("/api/tasks")[0] == (200 if environ is CREDENTIALS else 401)
@@ -184,6 +184,8 @@ def test_flower_shows_the_embedded_broker_of_a_running_screen(tmp_path: Path) ->
 
 def test_flower_keeps_running_without_its_broker_logs_it_and_ends_on_sigterm(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url, **CREDENTIALS) as flower:
+        # Before that, it would try to connect for ever, and say so in other words.
+        await_events_asked_for(broker)
         broker.kill()
         await_that(lambda: "Failed to capture events" in flower.log.read_text(), 30, "it says that the broker is away")
         assert flower.pages.ask("/workers")[0] == 200
@@ -195,14 +197,19 @@ def test_flower_keeps_running_without_its_broker_logs_it_and_ends_on_sigterm(tmp
 
 def test_flower_ends_on_sigterm_while_its_broker_does_not_respond(tmp_path: Path, broker: TcpBroker) -> None:
     with served(tmp_path / "home", BONESCREEN_BROKER_URL=broker.url) as flower:
-        with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as messages:
-            messages.subscribe("/0.celery.pidbox")
-            await_that(lambda: _asks_for_events(messages.get_message()), 20, "Flower has asked workers for events")
+        await_events_asked_for(broker)
         broker.freeze()
         # When it serves the second page, Flower asks for events again, and would then wait for the broker forever.
         for _ in range(2):
             assert "No queue data" in flower.pages.text("/broker")
         assert flower.end() == 0
+
+
+def await_events_asked_for(broker: TcpBroker) -> None:
+    """Wait until Flower, which asks every few seconds, asks workers for events: it is connected then."""
+    with broker.client() as client, client.pubsub(ignore_subscribe_messages=True) as messages:
+        messages.subscribe("/0.celery.pidbox")
+        await_that(lambda: _asks_for_events(messages.get_message()), 20, "Flower has asked workers for events")
 
 
 def _asks_for_events(message: dict[str, Any] | None) -> bool:
@@ -242,12 +249,12 @@ def test_the_history_is_kept_over_a_restart_and_a_damaged_one_is_moved_away(tmp_
     with served(home, **environ) as flower, app.events.default_dispatcher(hostname="worker@gpu1") as dispatcher:
 
         def is_listed() -> bool:
-            dispatcher.send("task-received", uuid="one", name=TASK_NAME, args="(7, 117)")
-            return "(7, 117)" in flower.pages.text("/api/tasks")
+            dispatcher.send("task-received", uuid="one", name=TASK_NAME, args="(7,)")
+            return "(7,)" in flower.pages.text("/api/tasks")
 
         await_that(is_listed, 20, "Flower has seen a task")
         dispatcher.send(
-            "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(TaskSummary(1, 32, 2, 30, 3.2, 10.0)))
+            "task-succeeded", uuid="one", runtime=3.2, result=repr(asdict(TaskSummary(7, 117, 1, 32, 2, 30, 3.2, 10.0)))
         )
         await_that(lambda: "SUCCESS" in flower.pages.text("/task/one"), 20, "Flower has seen it done")
         assert flower.end() == 0

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from db import dispatch, ledger
+from db import ledger
 from db.merge import merge, stage
 from db.runs import open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
@@ -89,8 +89,7 @@ def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: 
     stage(database, scan, [ArchiveFile(f"{STUDY}/image{n}.png", 1, 1, placement) for n in (1, 2, 3)])
     merge(database, scan, lambda path: None)
     close_scan(database, scan, {})
-    ((_, batch),) = dispatch.mark_sent(database, model.queue, 1, "epoch")
-    claim = ledger.claim(database, run, batch, "worker")
+    claim = ledger.claim_next(database, model.queue, "worker")
     assert claim is not None
     outcomes = []
     for item in ledger.unprocessed_images(database, claim):

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from bonescreen.bench import ledger as benchmark
-from db import batching, counts, dispatch, ledger, merge, scans, store
+from db import batching, counts, ledger, merge, recovery, scans, store
 from db.migrate import upgrade
 from db.queries import ResultFilter, count_results, results
 from db.run_queries import run_progress, run_summary
@@ -85,7 +85,7 @@ class Archive:
 
     def recover(self) -> None:
         """Requeue, split or quarantine what was lost."""
-        dispatch.recover_expired(self.database)
+        recovery.recover_expired(self.database)
 
     def _run(self) -> int:
         with self.database.read() as connection:
@@ -116,7 +116,7 @@ def covered(database: Database, run: int) -> set[int]:
     with database.read() as connection:
         ranges = connection.execute(
             select(batches.c.first_image_id, batches.c.last_image_id).where(
-                batches.c.run_id == run, batches.c.state.in_(["pending", "sent", "claimed"])
+                batches.c.run_id == run, batches.c.state.in_(["pending", "claimed"])
             )
         ).all()
         processed = select(outcomes.c.image_id).where(outcomes.c.run_id == run)

@@ -7,26 +7,19 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import func, select, update
 
-from db import dispatch, ledger
+from db import ledger, recovery
 from db.failures import list_failures
-from db.ledger import Claim
+from db.ledger import Claim, QueueWork
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, run_progress, run_summary
+from db.runs import set_priority
 from db.session import Database, Now
 from db.store import ImageOutcome
 from db.tables import batches, images, outcomes, predictions, runs
 from tests.recount import kept_counts, recount
-from tests.seeding import MODEL, found_file, found_files, image_ids, scan, scored, send_all
+from tests.seeding import MODEL, claim_next, found_file, found_files, image_ids, scan, scored
 from xray.message import MAX_ATTEMPTS
 from xray.vocabulary import OPEN_STATES, BatchState, Reason
-
-
-def claim_next(database: Database, worker: str = "w") -> Claim:
-    """Send one batch and claim it."""
-    sent = send_all(database, 1)
-    claim = ledger.claim(database, *sent[0], worker)
-    assert claim is not None
-    return claim
 
 
 def finish(database: Database, claim: Claim, probability: float = 0.7) -> bool:
@@ -84,20 +77,18 @@ def test_a_run_is_done_when_every_batch_is_finished(database: Database) -> None:
 
 def test_a_claimed_batch_cannot_be_claimed_again(database: Database) -> None:
     scan(database, found_files(4))
-    (sent,) = send_all(database)
-    assert ledger.claim(database, *sent, "first") is not None
-    assert ledger.claim(database, *sent, "second") is None
+    claim_next(database, "first")
+    assert ledger.claim_next(database, MODEL.queue, "second") is None
 
 
 def test_if_several_workers_claim_a_batch_at_the_same_time_exactly_one_gets_it(database: Database) -> None:
     scan(database, found_files(4))
-    (sent,) = send_all(database)
     start = threading.Barrier(8)
     won: list[Claim | None] = []
 
     def race(name: str) -> None:
         start.wait()
-        won.append(ledger.claim(database, *sent, name))
+        won.append(ledger.claim_next(database, MODEL.queue, name))
 
     threads = [threading.Thread(target=race, args=(f"w{n}",)) for n in range(8)]
     for thread in threads:
@@ -112,7 +103,7 @@ def test_a_worker_whose_lease_has_expired_cannot_store(database: Database) -> No
     zombie = claim_next(database, "zombie")
     work = ledger.unprocessed_images(database, zombie)
     expire(database, zombie.batch_id)
-    assert dispatch.recover_expired(database) == 1
+    assert recovery.recover_expired(database) == 1
     successor = claim_next(database, "successor")
     assert successor.token > zombie.token
     assert not ledger.renew_lease(database, zombie)
@@ -128,7 +119,7 @@ def test_a_batch_whose_lease_is_renewed_in_time_is_not_recovered(database: Datab
     claim = claim_next(database)
     expire(database, claim.batch_id)
     assert ledger.renew_lease(database, claim)
-    assert dispatch.recover_expired(database) == 0
+    assert recovery.recover_expired(database) == 0
 
 
 def test_a_lease_runs_on_the_databases_clock(database: Database) -> None:
@@ -158,23 +149,21 @@ def test_workers_stopped_on_purpose_release_their_batches_and_store_nothing_more
 
 def test_a_worker_that_shuts_down_releases_its_own_batches_and_no_others(database: Database) -> None:
     scan(database, found_files(12))
-    first, second, third = send_all(database)
-    for sent, worker in ((first, "gpu1:7"), (second, "gpu1:8"), (third, "gpu10:7")):
-        assert ledger.claim(database, *sent, worker) is not None
+    claims = [claim_next(database, worker) for worker in ("gpu1:7", "gpu1:8", "gpu10:7")]
     assert ledger.release_claims(database, "gpu1") == 2
-    assert ledger.claim(database, *third, "other:1") is None
+    assert [ledger.renew_lease(database, claim) for claim in claims] == [False, False, True]
 
 
 def test_a_batch_lost_twice_is_split_and_its_parts_cover_it(database: Database) -> None:
     scan(database, found_files(40), batch_size=40)
-    for _ in range(dispatch.SPLIT_AFTER):
+    for _ in range(recovery.SPLIT_AFTER):
         claim = claim_next(database)
         expire(database, claim.batch_id)
-        dispatch.recover_expired(database)
+        recovery.recover_expired(database)
     parent, *parts = states(database)
     assert parent[0] == BatchState.SPLIT
     assert sum(part[1] for part in parts) == 40
-    assert 1 < len(parts) <= dispatch.SPLIT_INTO
+    assert 1 < len(parts) <= recovery.SPLIT_INTO
 
 
 def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_scored(database: Database) -> None:
@@ -184,7 +173,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
         claim = claim_next(database)
         if deadly in {image.image_id for image in ledger.unprocessed_images(database, claim)}:
             expire(database, claim.batch_id)
-            dispatch.recover_expired(database)
+            recovery.recover_expired(database)
         else:
             assert finish(database, claim)
     (failed,) = list_failures(database, run)
@@ -196,14 +185,11 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
 def test_a_worker_takes_no_more_images_than_it_asks_for_and_the_others_wait_in_a_new_batch(database: Database) -> None:
     run = scan(database, found_files(10), batch_size=10)
     every = image_ids(database)
-    (sent,) = send_all(database)
-    first = ledger.claim(database, *sent, "w", images=3)
+    first = claim_next(database, images=3)
     assert ids_of(database, first) == every[:3]
     assert states(database) == [(BatchState.CLAIMED, 3, 0), (BatchState.PENDING, 7, 0)]
-    second = ledger.claim(database, *send_all(database)[0], "w", images=7)
+    second = claim_next(database, images=7)
     assert ids_of(database, second) == every[3:]
-    assert first is not None
-    assert second is not None
     assert finish(database, first)
     assert finish(database, second)
     assert run_progress(database, run).state is RunState.DONE
@@ -211,58 +197,103 @@ def test_a_worker_takes_no_more_images_than_it_asks_for_and_the_others_wait_in_a
 
 def test_a_batch_is_shrunk_to_unprocessed_images_and_keeps_its_parent(database: Database) -> None:
     scan(database, found_files(40), batch_size=40)
-    for _ in range(dispatch.SPLIT_AFTER):
+    for _ in range(recovery.SPLIT_AFTER):
         claim = claim_next(database)
         expire(database, claim.batch_id)
-        dispatch.recover_expired(database)
-    with database.read() as connection:
-        parent, part = connection.execute(
-            select(batches.c.parent_id, batches.c.id).where(batches.c.parent_id.is_not(None)).limit(1)
-        ).one()
-    claim_of_part = ledger.claim(database, claim.run_id, part, "w")
-    assert claim_of_part is not None
-    first, *others = ids_of(database, claim_of_part)
-    assert ledger.store(database, claim_of_part, [scored(first)])
-    assert ledger.release_claim(database, claim_of_part)
-    assert ids_of(database, ledger.claim(database, claim.run_id, part, "w", images=1)) == others[:1]
+        recovery.recover_expired(database)
+    part = claim_next(database)
+    first, *others = ids_of(database, part)
+    assert ledger.store(database, part, [scored(first)])
+    assert ledger.release_claims(database) == 1
+    assert ids_of(database, claim_next(database, images=1)) == others[:1]
     with database.read() as connection:
         rest = connection.execute(select(batches.c.parent_id, batches.c.images).order_by(batches.c.id.desc())).first()
-    assert rest == (parent, len(others) - 1)
+    assert rest == (claim.batch_id, len(others) - 1)
 
 
-def test_a_batch_that_was_lost_with_a_worker_is_claimed_whole(database: Database) -> None:
+def test_a_batch_that_was_lost_with_a_worker_is_claimed_whole_and_only_by_a_worker_that_has_no_other(
+    database: Database,
+) -> None:
+    run = scan(database, found_files(4))
+    claim = claim_next(database)
+    expire(database, claim.batch_id)
+    recovery.recover_expired(database)
+    assert ledger.claim_more(database, run, "w", images=4) is None
+    assert len(ids_of(database, claim_next(database, images=1))) == 4
+
+
+def test_a_worker_gets_batches_of_its_own_queues_only(database: Database) -> None:
+    run = scan(database, found_files(4))
+    assert ledger.next_queue(database, ["another queue"]) is None
+    assert ledger.claim_next(database, "another queue", "w") is None
+    assert ledger.next_queue(database, ["another queue", MODEL.queue]) == MODEL.queue
+    assert claim_next(database).run_id == run
+    assert ledger.next_queue(database, [MODEL.queue]) is None
+
+
+def test_the_oldest_run_of_the_highest_priority_comes_first(database: Database) -> None:
+    first, second, urgent = (scan(database, found_files(8), archive=name) for name in ("first", "second", "urgent"))
+    set_priority(database, urgent, 5)
+    assert [claim_next(database).run_id for _ in range(6)] == [urgent, urgent, first, first, second, second]
+
+
+def test_batches_released_in_an_outage_come_last_in_their_run_and_a_run_whose_archive_is_away_after_the_others(
+    database: Database,
+) -> None:
+    away, other = (scan(database, found_files(12), archive=name) for name in ("away", "other"))
+    released = claim_next(database)
+    ledger.release_claim(database, released)
+    claims = [ledger.claim_next(database, MODEL.queue, "w", last=[away]) for _ in range(6)]
+    assert [claim and claim.run_id for claim in claims] == [other, other, other, away, away, away]
+    assert claims[-1] is not None
+    assert claims[-1].batch_id == released.batch_id
+
+
+def test_queues_with_work_count_the_batches_that_wait_and_name_the_run_that_comes_next(database: Database) -> None:
+    scan(database, found_files(12), archive="first")
+    second = scan(database, found_files(12), archive="second")
+    set_priority(database, second, 1)
+    claim_next(database)
+    assert ledger.queues_with_work(database, 64) == [QueueWork(MODEL.queue, second, 5)]
+    assert ledger.queues_with_work(database, 3) == [QueueWork(MODEL.queue, second, 3)]
+    for _ in range(5):
+        claim_next(database)
+    assert ledger.queues_with_work(database, 64) == []
+
+
+@pytest.mark.parametrize("position", [0, 3, 7])
+def test_an_image_that_cannot_be_loaded_is_tried_alone_and_its_neighbours_are_screened(
+    database: Database, position: int
+) -> None:
+    run = scan(database, found_files(8), batch_size=8)
+    bad = image_ids(database)[position]
+    claim = claim_next(database)
+    assert recovery.set_apart(database, claim, bad, "there is not enough memory for it")
+    assert not finish(database, claim)
+    tried = []
+    while (again := ledger.claim_next(database, MODEL.queue, "w")) is not None:
+        ids = ids_of(database, again)
+        if bad in ids:
+            tried.append(ids)
+            assert recovery.set_apart(database, again, bad, "there is not enough memory for it")
+        else:
+            assert finish(database, again)
+    assert tried == [[bad]] * (MAX_ATTEMPTS - 1)
+    (failed,) = list_failures(database, run)
+    assert (failed.reason, failed.attempts) == (Reason.QUARANTINED, MAX_ATTEMPTS)
+    assert failed.detail == "there is not enough memory for it, 3 times"
+    assert outcome_count(database) == 8
+    assert run_progress(database, run).state is RunState.DONE
+    assert kept_counts(database) == recount(database)
+
+
+def test_a_worker_that_has_lost_its_claim_sets_no_image_apart(database: Database) -> None:
     scan(database, found_files(4))
     claim = claim_next(database)
     expire(database, claim.batch_id)
-    dispatch.recover_expired(database)
-    assert ledger.claim_next(database, MODEL.queue, "w") is None, "it is left to its message"
-    assert len(ids_of(database, ledger.claim(database, claim.run_id, claim.batch_id, "w", images=1))) == 4
-
-
-def test_a_worker_claims_its_next_batch_without_a_message_and_the_message_then_does_nothing(
-    database: Database,
-) -> None:
-    scan(database, found_files(8))
-    first, second = send_all(database)
-    claim = ledger.claim_next(database, MODEL.queue, "w")
-    assert claim is not None
-    assert (claim.run_id, claim.batch_id) == first
-    assert ledger.claim(database, *first, "other") is None
-    assert ledger.claim_next(database, "another queue", "w") is None
-    other = ledger.claim_next(database, MODEL.queue, "w")
-    assert other is not None
-    assert (other.run_id, other.batch_id) == second
-    assert ledger.claim_next(database, MODEL.queue, "w") is None
-
-
-def test_batches_released_in_an_outage_are_claimed_after_those_of_other_runs(database: Database) -> None:
-    unavailable = scan(database, found_files(8), archive="unavailable")
-    available = scan(database, found_files(8), archive="available")
-    claim = ledger.claim_next(database, MODEL.queue, "w")
-    assert claim is not None
-    ledger.release_claim(database, claim)
-    order = [ledger.claim_next(database, MODEL.queue, "w") for _ in range(4)]
-    assert [one and one.run_id for one in order] == [unavailable, available, available, unavailable]
+    recovery.recover_expired(database)
+    assert not recovery.set_apart(database, claim, image_ids(database)[0], "it takes too long")
+    assert states(database) == [(BatchState.PENDING, 4, 1)]
 
 
 def test_outcomes_stored_before_a_batch_is_finished_count_at_once_and_outlive_its_worker(database: Database) -> None:
@@ -273,7 +304,7 @@ def test_outcomes_stored_before_a_batch_is_finished_count_at_once_and_outlive_it
     assert run_progress(database, run).processed == 1
     assert not any(row.flagged for row in results(database, ResultFilter(run=run)) if row.status == "pending")
     expire(database, claim.batch_id)
-    dispatch.recover_expired(database)
+    recovery.recover_expired(database)
     assert not ledger.store(database, claim, [scored(others[0])])
     again = claim_next(database)
     assert ids_of(database, again) == others
@@ -288,7 +319,7 @@ def test_storing_renews_the_lease_and_may_be_repeated(database: Database) -> Non
     expire(database, claim.batch_id)
     for _ in range(2):
         assert ledger.store(database, claim, done[:2])
-    assert dispatch.recover_expired(database) == 0
+    assert recovery.recover_expired(database) == 0
     assert ledger.finish(database, claim, done)
     assert outcome_count(database) == 4
 
@@ -322,13 +353,12 @@ def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retri
         draw = random.Random(seed)
         while working.is_set() or ledger.count_open_batches(database, run):
             take = draw.choice([None, 1, 5, 20]) if working.is_set() else None
-            if draw.random() < 0.5:
+            if take is None or draw.random() < 0.5:
                 claim = ledger.claim_next(database, MODEL.queue, f"w{seed}", images=take)
             else:
-                sent = send_all(database, 1)
-                claim = ledger.claim(database, *sent[0], f"w{seed}", images=take) if sent else None
+                claim = ledger.claim_more(database, run, f"w{seed}", images=take)
             if claim is None:
-                dispatch.recover_expired(database)
+                recovery.recover_expired(database)
                 continue
             ids = ids_of(database, claim)
             done = [
@@ -339,11 +369,13 @@ def test_workers_that_shrink_lose_and_release_batches_beside_new_scans_and_retri
             ]
             stored = draw.randint(0, len(done))
             assert ledger.store(database, claim, done[:stored])
-            fate = draw.choice(["finish", "finish", "release", "vanish"]) if working.is_set() else "finish"
+            fate = draw.choice(["finish", "finish", "release", "vanish", "set apart"]) if working.is_set() else "finish"
             if fate == "finish":
                 assert ledger.finish(database, claim, done[stored:])
             elif fate == "release":
                 assert ledger.release_claim(database, claim)
+            elif fate == "set apart":
+                assert recovery.set_apart(database, claim, draw.choice(ids or [0]), "it takes too long")
             else:
                 expire(database, claim.batch_id)
 
@@ -371,27 +403,9 @@ def test_no_image_can_have_two_outcomes(database: Database) -> None:
     first = claim_next(database)
     work = ledger.unprocessed_images(database, first)
     assert ledger.finish(database, first, [scored(image.image_id) for image in work])
-    assert ledger.claim(database, first.run_id, first.batch_id, "again") is None
+    assert ledger.claim_next(database, MODEL.queue, "again") is None
     assert not ledger.finish(database, first, [scored(image.image_id) for image in work])
     assert outcome_count(database) == 4
-
-
-def test_messages_lost_with_the_brokers_data_are_sent_again(database: Database) -> None:
-    scan(database, found_files(8))
-    sent = send_all(database)
-    assert dispatch.requeue_after_broker_loss(database, "epoch") == 0
-    assert dispatch.requeue_after_broker_loss(database, "another epoch") == len(sent)
-    assert send_all(database) == sent
-
-
-def test_messages_sent_long_ago_whose_batches_are_not_claimed_are_sent_again(database: Database) -> None:
-    scan(database, found_files(8))
-    sent = send_all(database)
-    assert dispatch.requeue_unclaimed(database, MODEL.queue, 20.0) == 0
-    with database.write() as connection:
-        connection.execute(update(batches).values(sent_at=Now() - 21))
-    assert dispatch.requeue_unclaimed(database, "another queue", 20.0) == 0
-    assert dispatch.requeue_unclaimed(database, MODEL.queue, 20.0) == len(sent)
 
 
 def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_stopped(database: Database) -> None:
@@ -401,7 +415,7 @@ def test_a_cancelled_run_stores_nothing_more_and_resumes_where_it_stopped(databa
     assert ledger.cancel(database, run) == 1
     assert not finish(database, claim)
     assert run_progress(database, run).state is RunState.CANCELLED
-    assert send_all(database) == []
+    assert ledger.claim_next(database, MODEL.queue, "w") is None
     assert ledger.resume(database, run) == 1
     assert finish(database, claim_next(database))
     assert outcome_count(database) == 8
@@ -490,26 +504,13 @@ def test_a_failed_image_leaves_a_study_unassessed_only_where_the_model_knows_its
     assert (row.status, row.failed) == (status, 1)
 
 
-def test_sending_takes_an_equal_share_of_each_run_and_released_batches_come_last(database: Database) -> None:
-    first = scan(database, found_files(40), archive="first")
-    second = scan(database, found_files(40), archive="second")
-    sent = dispatch.mark_sent(database, MODEL.queue, 4, "epoch")
-    assert [run for run, _ in sent] == [first, first, second, second]
-    claim = ledger.claim(database, *sent[0], "w")
-    assert claim is not None
-    ledger.release_claim(database, claim)
-    later = dispatch.mark_sent(database, MODEL.queue, 4, "epoch")
-    assert sent[0] not in later
-    assert [run for run, _ in later] == [first, first, second, second]
-
-
 def test_a_batch_lost_in_a_run_that_was_cancelled_meanwhile_is_not_split(database: Database) -> None:
     run = scan(database, found_files(40), batch_size=40)
     claim = claim_next(database)
     expire(database, claim.batch_id)
     with database.write() as connection:
         connection.execute(update(runs).where(runs.c.id == run).values(cancelled_at=Now()))
-    assert dispatch.recover_expired(database) == 1
+    assert recovery.recover_expired(database) == 1
     assert states(database) == [(BatchState.CANCELLED, 40, 1)]
 
 
@@ -524,4 +525,4 @@ def test_a_batch_lost_in_a_run_that_was_cancelled_meanwhile_is_not_split(databas
     ],
 )
 def test_a_lost_batch_is_requeued_split_or_quarantined(left: int, attempts: int, state: BatchState) -> None:
-    assert dispatch.state_after_worker_loss(left, attempts) is state
+    assert recovery.state_after_worker_loss(left, attempts) is state

@@ -19,7 +19,7 @@ from db.store import ImageOutcome
 from db.tables import images as images_table
 from db.tables import scan_entries, studies
 from db.tables import scans as scans_table
-from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
+from tests.seeding import MODEL, claim_next, finish_batches, found_file, found_files, scan, scored
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.errors import TakenOver, UsageError
 from xray.vocabulary import Label, Reason
@@ -45,7 +45,7 @@ def finish_all(database: Database, run_id: int, probability: float = 0.7) -> int
     """Work through a run; return the number of images processed."""
     done = 0
     while ledger.count_open_batches(database, run_id):
-        done += finish_sent(database, probability=probability)
+        done += finish_batches(database, probability=probability)
     return done
 
 
@@ -299,9 +299,7 @@ def test_a_new_scan_that_takes_over_an_older_one_undoes_a_cancellation(database:
 
 def test_a_file_that_vanished_and_came_back_is_read_again(database: Database) -> None:
     run = scan(database, found_files(2))
-    (sent,) = send_all(database)
-    claim = ledger.claim(database, *sent, "w")
-    assert claim is not None
+    claim = claim_next(database)
     lost, well = ledger.unprocessed_images(database, claim)
     assert ledger.finish(database, claim, [ImageOutcome(lost.image_id, reason=Reason.VANISHED), scored(well.image_id)])
     scan(database, found_files(2)[1:])

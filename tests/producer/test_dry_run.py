@@ -11,7 +11,7 @@ from producer.scan_summary import DryRunReport
 from producer.source import Source
 from tests.archives import png
 from tests.clinics import dicom_image
-from tests.seeding import MODEL, finish_sent
+from tests.seeding import MODEL, finish_batches
 
 
 def counts(report: DryRunReport) -> tuple[int, int, int, int, int, int]:
@@ -33,9 +33,9 @@ def test_a_dry_run_counts_new_changed_unprocessed_processed_and_gone_images_and_
     assert list_runs(database) == []
     scan_archive(database, "clinic", Source(root), MODEL, batch_size=2)
     assert counts(counted()) == (6, 0, 0, 6, 0, 0)
-    finish_sent(database, 1)
+    finish_batches(database, 1)
     assert counts(counted()) == (6, 0, 0, 4, 2, 0)
-    finish_sent(database, 2)
+    finish_batches(database, 2)
     (root / "0.png").unlink()
     os.utime(root / "1.png", ns=(1, 1))
     (root / "new.png").write_bytes(png(9))

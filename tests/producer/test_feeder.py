@@ -1,4 +1,4 @@
-"""The feeder with a real broker: the content and number of messages, and how lost ones are sent again."""
+"""The feeder with a real broker: the content and number of messages, and lost workers and scans."""
 
 import base64
 import json
@@ -17,14 +17,14 @@ from db.runs import open_run, register_archive, register_model
 from db.session import Database, Now
 from db.tables import batches
 from db.tables import scans as scans_table
-from producer.feeder import HIGH_WATER, LOW_WATER, Feeder
+from producer.feeder import HIGH_WATER, Feeder
 from producer.scan import finish_abandoned_scan, scan_archive
 from producer.source import Source
 from producer.transport import Transport
 from tests.archives import png
 from tests.awaiting import await_that
 from tests.broker import TcpBroker
-from tests.seeding import MODEL, found_files, scan
+from tests.seeding import MODEL, claim_next, found_files, scan
 from xray.errors import ArchiveOutage, BrokerOutage, UsageError
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState
@@ -74,28 +74,32 @@ def states(database: Database) -> set[str]:
         return set(connection.execute(select(batches.c.state)).scalars())
 
 
-def test_a_message_is_small_and_holds_two_integers(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
+def test_a_message_is_small_and_holds_one_integer(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
     run = scan(database, found_files(1), archive="secret-clinic")
     assert feeder.do_round().sent == 1
     (message,) = messages(broker)
-    assert arguments(message) == [run, 1]
+    assert arguments(message) == [run]
     assert len(message) < 1500
     decoded = message + base64.b64decode(json.loads(message)["body"])
     for word in (b"study0000", b"image0", b"secret-clinic", b"HUMERUS", b"positive"):
         assert word not in decoded
 
 
-def test_a_queue_is_filled_to_the_high_water_mark_once_it_is_below_the_low_one(
+def test_as_many_messages_wait_in_a_queue_as_batches_up_to_the_high_water_mark(
     feeder: Feeder, database: Database, broker: TcpBroker
 ) -> None:
-    scan(database, found_files(150), batch_size=1)
+    scan(database, found_files(HIGH_WATER + 6), batch_size=1)
     assert feeder.do_round().sent == HIGH_WATER
     assert feeder.do_round().sent == 0
-    take(broker, HIGH_WATER - LOW_WATER)
+    take(broker, 10)
+    for _ in range(10):
+        claim_next(database)
+    assert feeder.do_round().sent == 6
+    assert len(messages(broker)) == HIGH_WATER - 4
+    while ledger.claim_next(database, QUEUE, "w") is not None:
+        pass
+    take(broker, HIGH_WATER)
     assert feeder.do_round().sent == 0
-    take(broker, 1)
-    assert feeder.do_round().sent == HIGH_WATER - LOW_WATER + 1
-    assert len(messages(broker)) == HIGH_WATER
 
 
 def test_a_database_that_needs_an_upgrade_is_an_error_and_not_waited_for(
@@ -105,56 +109,21 @@ def test_a_database_that_needs_an_upgrade_is_an_error_and_not_waited_for(
         Feeder(database, transport, settings).run(threading.Event())
 
 
-def test_messages_that_a_broker_lost_are_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
-    scan(database, found_files(8), batch_size=1)
-    assert feeder.do_round().sent == 8
-    broker.kill()
-    broker.delete_data()
-    broker.start()
-    done = feeder.do_round()
-    assert (done.lost, done.sent) == (8, 8)
-    assert sorted(arguments(message)[1] for message in messages(broker)) == list(range(1, 9))
-
-
-def test_messages_that_a_broker_kept_are_not_sent_again(feeder: Feeder, database: Database, broker: TcpBroker) -> None:
+def test_messages_that_are_lost_are_sent_again_and_those_that_a_broker_kept_are_not(
+    feeder: Feeder, database: Database, broker: TcpBroker
+) -> None:
     scan(database, found_files(8), batch_size=1)
     assert feeder.do_round().sent == 8
     broker.kill()
     broker.start()
     assert len(messages(broker)) == 8
-    done = feeder.do_round()
-    assert (done.lost, done.sent) == (0, 0)
-
-
-def test_messages_of_dead_workers_are_sent_again_once_the_queue_is_empty(
-    feeder: Feeder, database: Database, broker: TcpBroker
-) -> None:
-    scan(database, found_files(8), batch_size=1)
+    assert feeder.do_round().sent == 0
+    broker.kill()
+    broker.delete_data()
+    broker.start()
     assert feeder.do_round().sent == 8
-    with database.write() as connection:
-        connection.execute(update(batches).values(sent_at=Now() - 21))
-    assert feeder.do_round().lost == 0
-    take(broker, 8)
-    done = feeder.do_round()
-    assert (done.lost, done.sent) == (8, 8)
-
-
-def test_feeders_side_by_side_send_each_batch_once(
-    database: Database, transport: Transport, settings: Settings, broker: TcpBroker
-) -> None:
-    scan(database, found_files(30), batch_size=1)
-    start = threading.Barrier(3)
-
-    def feed() -> None:
-        start.wait()
-        Feeder(database, transport, settings).do_round()
-
-    threads = [threading.Thread(target=feed) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(arguments(message)[1] for message in messages(broker)) == list(range(1, 31))
+    take(broker, 3)
+    assert feeder.do_round().sent == 3
 
 
 def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_shown(
@@ -173,12 +142,11 @@ def test_while_the_broker_is_away_batches_stay_pending_and_its_password_is_not_s
 def test_a_feeder_that_was_paused_gives_workers_time_to_renew_their_leases(feeder: Feeder, database: Database) -> None:
     scan(database, found_files(4))
     feeder.do_round()
-    claim = ledger.claim(database, 1, 1, "worker")
-    assert claim is not None
+    claim = claim_next(database)
     with database.write() as connection:
         connection.execute(update(batches).values(lease_expires_at=Now() - 1))
     feeder.note_pause(seconds=40.0)
-    assert feeder.do_round().expired == 0
+    assert feeder.do_round().recovered == 0
     assert ledger.renew_lease(database, claim)
 
 

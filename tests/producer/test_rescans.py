@@ -23,7 +23,7 @@ from tests.archives import png
 from tests.clinics import KEY, OTHER_KEY, Scan, ct, dicom_image, put, studies, swap
 from tests.containers import write_zip
 from tests.recount import kept_counts, recount
-from tests.seeding import MODEL, finish_sent
+from tests.seeding import MODEL, finish_batches
 from xray.archives.files import content_digest
 from xray.errors import UsageError
 from xray.vocabulary import Layout
@@ -270,7 +270,7 @@ def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, data
     put(clinic, "growing.png", png(2))
     write_zip(clinic / "images.zip", {"s/1.png": png(3), "s/2.png": png(4)})
     run = scan(Layout.FOLDER).run_id
-    finish_sent(database)
+    finish_batches(database)
     before = studies(database)
     container = (clinic / "images.zip").read_bytes()
     (clinic / "images.zip").write_bytes(container[:-30])
@@ -307,7 +307,7 @@ def screened(clinic: Path, database: Database, scan: Scan, *images: str) -> int:
         put(clinic, image, png(number))
         os.utime(clinic / image, ns=(0, 1_700_000_000_123_456_789))
     run = scan(Layout.FOLDER).run_id
-    finish_sent(database)
+    finish_batches(database)
     with database.write() as connection:
         rows = connection.execute(select(outcomes.c.content_id, images_table.c.path).join_from(outcomes, images_table))
         for row in rows.all():
@@ -381,7 +381,7 @@ def test_a_time_that_moves_to_and_fro_finds_its_version_again(clinic: Path, data
     screened(clinic, database, scan, "s/1.png")
     move_time(clinic, "s/1.png", HOUR // 2)
     scan()
-    finish_sent(database)
+    finish_batches(database)
     # A row of the version that the file goes back to exists, though an hour from the current one is another.
     move_time(clinic, "s/1.png", -HOUR // 2)
     assert scan().batches == 0

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from db import ledger
 from db.heartbeats import Activity, list_heartbeats
 from db.session import Database
 from tests.awaiting import await_that
-from tests.seeding import found_files, scan, send_all
+from tests.seeding import claim_next, found_files, scan
 from worker.lease_renewal import LeaseRenewer
 from xray.message import RENEW_SECONDS
 
@@ -33,13 +32,11 @@ def test_a_new_activity_is_recorded_before_the_next_heartbeat_is_due(
     database: Database, lease_renewer: LeaseRenewer
 ) -> None:
     scan(database, found_files(1))
-    ((run_id, batch_id),) = send_all(database)
     await_activity(database, Activity.STARTING, 20)
 
     lease_renewer.activity = Activity.LOADING
     await_activity(database, Activity.LOADING, 0.8 * RENEW_SECONDS)
-    claim = ledger.claim(database, run_id, batch_id, "test:1")
-    assert claim is not None
+    claim = claim_next(database, "test:1")
     lease_renewer.add(claim)
     await_activity(database, Activity.SCREENING, 0.8 * RENEW_SECONDS)
     lease_renewer.remove(claim)

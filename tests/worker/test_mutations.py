@@ -14,13 +14,13 @@ from sqlalchemy import select
 from db.migrate import upgrade
 from db.run_queries import RunState, run_summary
 from db.session import Database
-from db.tables import batches, outcomes
+from db.tables import outcomes
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import image_pixels, png
 from tests.dicoms import LOSSLESS, LOSSY, NATIVE, dicom
 from worker.lease_renewal import LeaseRenewer
-from worker.pipeline import BatchWorker
+from worker.pipeline import NOTHING_DONE, BatchWorker
 from xray.errors import UsageError
 from xray.network.engine import Engine
 from xray.network.package import ModelPackage
@@ -126,11 +126,11 @@ def screen(database: Database, root: Path, layout: Layout, package: ModelPackage
         return
     environ = {"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"}
     lease_renewer = LeaseRenewer(database, "test:1", "queue", "fp32", parent=1)
-    worker = BatchWorker(database, read_settings(environ), package, lambda precision: engine, lease_renewer, "test:1")
-    with database.read() as connection:
-        waiting = list(connection.execute(select(batches.c.id)).scalars())
-    for batch_id in waiting:
-        worker.run(report.run_id, batch_id)
+    worker = BatchWorker(
+        database, read_settings(environ), package, [Precision.FP32], lambda precision: engine, lease_renewer, "test:1"
+    )
+    while worker.run() != NOTHING_DONE:
+        pass
     summary = run_summary(database, report.run_id)
     assert (summary.state, summary.processed) == (RunState.DONE, summary.images)
     with database.read() as connection:

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select, update
 
-from db import dispatch, ledger
+from db import ledger, recovery
 from db.failures import list_failures
 from db.heartbeats import Activity, list_heartbeats
-from db.ledger import BatchImage
+from db.ledger import BatchImage, Claim
 from db.migrate import upgrade
 from db.queries import ResultFilter, results
 from db.run_queries import run_progress, run_summary
@@ -72,7 +72,9 @@ def worker(
     monkeypatch.setattr("worker.pipeline.TASK_SECONDS", -1.0)
     environ = {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={root}"}
     settings: Settings = read_settings(environ)
-    return BatchWorker(database, settings, tiny_package, lambda precision: engine, lease_renewer, "test:1")
+    return BatchWorker(
+        database, settings, tiny_package, [Precision.FP32], lambda precision: engine, lease_renewer, "test:1"
+    )
 
 
 @pytest.fixture
@@ -93,22 +95,30 @@ def put(root: Path, number: int, data: bytes) -> Path:
     return file
 
 
+def claim_any(database: Database) -> Claim:
+    """Claim the next batch as another worker."""
+    queue = ledger.queues_with_work(database, 1)[0].queue
+    claim = ledger.claim_next(database, queue, "another")
+    assert claim is not None
+    return claim
+
+
 def state(database: Database, batch_id: int) -> tuple[str, int]:
     with database.read() as connection:
         row = connection.execute(select(batches.c.state, batches.c.attempts).where(batches.c.id == batch_id)).one()
     return row[0], row[1]
 
 
-def test_a_message_for_a_batch_that_cannot_be_claimed_does_nothing(
+def test_a_message_without_a_batch_to_claim_does_nothing(
     worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
+    assert worker.run() == NOTHING_DONE
     put(root, 1, png(1))
     run = scan(4)
-    assert worker.run(run, 1).images == 1
+    done = worker.run()
+    assert (done.run, done.batch, done.images) == (run, 1, 1)
     before = run_summary(database, run)
-    assert worker.run(run, 1) == NOTHING_DONE
-    assert worker.run(run, 999) == NOTHING_DONE
-    assert worker.run(run + 1, 1) == NOTHING_DONE
+    assert worker.run() == NOTHING_DONE
     assert run_summary(database, run) == before
     assert state(database, 1) == (BatchState.DONE, 0)
 
@@ -117,10 +127,9 @@ def test_a_batch_that_another_worker_has_claimed_is_left_alone(
     worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     put(root, 1, png(1))
-    run = scan(4)
-    claim = ledger.claim(database, run, 1, "another")
-    assert worker.run(run, 1) == NOTHING_DONE
-    assert claim is not None
+    scan(4)
+    claim = claim_any(database)
+    assert worker.run() == NOTHING_DONE
     assert ledger.renew_lease(database, claim)
 
 
@@ -130,7 +139,7 @@ def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
     for number in range(6):
         put(root, number, png(0 if number % 2 else number))
     run = scan(3)
-    done = [worker.run(run, batch_id) for batch_id in (1, 2)]
+    done = [worker.run() for _ in range(2)]
     assert [summary.images for summary in done] == [3, 3]
     assert sum(summary.inferred for summary in done) == 3
     assert run_summary(database, run).inferred == 3
@@ -144,8 +153,8 @@ def test_what_was_read_otherwise_than_the_header_says_is_kept_with_each_outcome_
     contradictory = dicom(phantom(), WindowCenter=127, WindowWidth=255, PresentationLUTShape="INVERSE")
     for number, data in enumerate((contradictory, png(1), contradictory, contradictory)):
         put(root, number, data)
-    run = scan(3)
-    assert [worker.run(run, batch_id).failures for batch_id in (1, 2)] == [0, 0]
+    scan(3)
+    assert [worker.run().failures for _ in range(2)] == [0, 0]
     with database.read() as connection:
         kept = connection.execute(select(outcomes.c.detail, outcomes.c.reason).order_by(outcomes.c.image_id)).all()
     repaired = (f"{Repair.WINDOW}; {Repair.CONTRADICTION}", None)
@@ -167,7 +176,7 @@ def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
     for number in range(5):
         put(root, number, png(number)[:-40] if number == 2 else png(number))
     run = scan(8)
-    summary = worker.run(run, 1)
+    summary = worker.run()
     assert (summary.images, summary.failures, summary.inferred) == (5, 1, 4)
     # Both numbers are rounded, the seconds to 0.01.
     assert 5 / (summary.seconds + 0.006) - 0.1 < summary.rate < 5 / max(summary.seconds - 0.006, 1e-9) + 0.1
@@ -182,7 +191,7 @@ def test_one_file_that_vanished_is_a_failure(
     files = [put(root, number, png(number)) for number in range(3)]
     run = scan(8)
     files[1].unlink()
-    summary = worker.run(run, 1)
+    summary = worker.run()
     assert (summary.images, summary.failures) == (3, 1)
     (failed,) = list_failures(database, run)
     assert failed.reason == Reason.VANISHED
@@ -201,7 +210,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     run = scan(8)
     for file in files:
         file.rename(file.with_name("away"))
-    assert worker.run(run, 1) == NOTHING_DONE
+    assert worker.run() == NOTHING_DONE
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert lease_renewer.problem is not None
     assert "every image of a batch of clinic (4) is" in lease_renewer.problem
@@ -211,7 +220,7 @@ def test_a_whole_batch_with_the_same_io_error_is_an_outage(
     assert run_summary(database, run).processed == 0
     for file in files:
         file.with_name("away").rename(file)
-    assert worker.run(run, 1).inferred == 4
+    assert worker.run().inferred == 4
     assert lease_renewer.problem is None
 
 
@@ -223,11 +232,11 @@ def test_a_file_that_has_changed_since_its_scan_gets_no_prediction_until_it_is_s
     files[0].write_bytes(png(100))
     os.utime(files[0], ns=(0, 0))
     files[1].write_bytes(png(101) + bytes(1))
-    assert worker.run(run, 1).inferred == 1
+    assert worker.run().inferred == 1
     assert [row.reason for row in list_failures(database, run)] == [Reason.CHANGED, Reason.CHANGED]
     assert scan(8) == run
     assert list(list_failures(database, run)) == []
-    assert worker.run(run, 2).inferred == 2
+    assert worker.run().inferred == 2
 
 
 def test_if_all_file_times_of_an_archive_are_shifted_on_a_host_it_is_an_outage(
@@ -235,10 +244,10 @@ def test_if_all_file_times_of_an_archive_are_shifted_on_a_host_it_is_an_outage(
 ) -> None:
     files = [put(root, number, png(number)) for number in range(4)]
     run = scan(2)
-    assert worker.run(run, 1).inferred == 2
+    assert worker.run().inferred == 2
     for file in files:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 3600 * 10**9))
-    assert worker.run(run, 2) == NOTHING_DONE
+    assert worker.run() == NOTHING_DONE
     assert lease_renewer.problem is not None
     assert "is changed" in lease_renewer.problem
     assert list(list_failures(database, run)) == []
@@ -249,11 +258,11 @@ def test_if_all_files_of_a_batch_are_gone_but_the_archive_can_be_read_its_images
 ) -> None:
     files = [put(root, number, png(number)) for number in range(6)]
     run = scan(3)
-    assert worker.run(run, 1).inferred == 3
+    assert worker.run().inferred == 3
     for file in files:
         if int(file.parts[-3][-5:]) >= 3:
             file.unlink()
-    assert worker.run(run, 2).failures == 3
+    assert worker.run().failures == 3
     assert {row.reason for row in list_failures(database, run)} == {Reason.VANISHED}
 
 
@@ -263,7 +272,7 @@ def test_broken_links_are_failures_even_if_the_archive_holds_nothing_else(
     for number in range(3):
         (root / f"image{number}.png").symlink_to("nowhere.png")
     run = scan(8)
-    assert worker.run(run, 1).failures == 3
+    assert worker.run().failures == 3
     assert {row.reason for row in list_failures(database, run)} == {Reason.BROKEN_LINK}
 
 
@@ -271,12 +280,12 @@ def test_a_missing_archive_is_an_outage(
     worker: BatchWorker, database: Database, root: Path, scan: Callable[[int], int]
 ) -> None:
     put(root, 1, png(1))
-    run = scan(8)
+    scan(8)
     root.rename(root.with_name("away"))
-    assert worker.run(run, 1) == NOTHING_DONE
+    assert worker.run() == NOTHING_DONE
     assert state(database, 1) == (BatchState.PENDING, 0)
     root.with_name("away").rename(root)
-    assert worker.run(run, 1).inferred == 1
+    assert worker.run().inferred == 1
 
 
 def test_a_workers_memory_does_not_grow_with_the_number_of_batches(
@@ -284,11 +293,11 @@ def test_a_workers_memory_does_not_grow_with_the_number_of_batches(
 ) -> None:
     for number in range(1200):
         put(root, number, png(number))
-    run = scan(12)
+    scan(12)
     memory = []
-    for batch_id in range(1, 101):
-        assert worker.run(run, batch_id).inferred == 12
-        if batch_id in (30, 100):
+    for number in range(1, 101):
+        assert worker.run().inferred == 12
+        if number in (30, 100):
             gc.collect()
             memory.append(psutil.Process().memory_info().rss)
     assert memory[1] - memory[0] < 10_000_000
@@ -301,11 +310,11 @@ def test_a_task_goes_on_with_the_next_batches_of_its_queue(
     for number in range(10):
         put(root, number, png(number))
     run = scan(3)
-    summary = worker.run(run, 1)
+    summary = worker.run()
     assert (summary.batches, summary.images, summary.inferred) == (4, 10, 10)
     assert run_summary(database, run).state == "done"
-    # The messages of the other batches arrive later and find nothing to do.
-    assert [worker.run(run, batch) for batch in (2, 3, 4)] == [NOTHING_DONE] * 3
+    # Further messages find nothing to do.
+    assert worker.run() == NOTHING_DONE
 
 
 class WatchedEngine:
@@ -337,6 +346,7 @@ def watched_worker(
         worker.database,
         worker.settings,
         worker.package,
+        [Precision.FP32],
         lambda precision: watched,
         worker.lease_renewer,
         worker.name,
@@ -356,7 +366,7 @@ def test_the_next_batch_is_claimed_while_the_last_images_of_one_are_inferred(
     monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
     for number in range(16):
         put(root, number, png(number))
-    run = scan(4)
+    scan(4)
     claimed: list[int] = []
 
     def count_claims(call: int) -> None:
@@ -364,7 +374,7 @@ def test_the_next_batch_is_claimed_while_the_last_images_of_one_are_inferred(
             states = list(connection.execute(select(batches.c.state)).scalars())
         claimed.append(states.count(BatchState.CLAIMED))
 
-    assert watched_worker(worker, engine, count_claims).run(run, 1).batches == 4
+    assert watched_worker(worker, engine, count_claims).run().batches == 4
     assert max(claimed) == 2
 
 
@@ -382,9 +392,7 @@ def test_what_was_inferred_is_stored_while_the_rest_of_the_batch_is_in_work(
         put(root, number, png(number))
     run = scan(12)
     processed: list[int] = []
-    summary = watched_worker(worker, engine, lambda call: processed.append(run_progress(database, run).processed)).run(
-        run, 1
-    )
+    summary = watched_worker(worker, engine, lambda call: processed.append(run_progress(database, run).processed)).run()
     assert summary.images == 12
     # At the fifth of six groups of two, at least the first one is stored.
     assert processed[0] == 0
@@ -405,13 +413,13 @@ def test_a_worker_that_is_told_to_stop_keeps_what_was_inferred_and_releases_the_
     run = scan(20)
     stop = threading.Event()
     stopped = watched_worker(worker, engine, lambda call: stop.set() if call == 3 else None, stop.is_set)
-    summary = stopped.run(run, 1)
+    summary = stopped.run()
     # Three groups of two, and those that were loaded when the stop came.
     assert 6 <= summary.images < 20
     assert run_summary(database, run).processed == summary.images
     assert state(database, 1) == (BatchState.PENDING, 0)
-    assert stopped.run(run, 1) == NOTHING_DONE
-    assert worker.run(run, 1).images == 20 - summary.images
+    assert stopped.run() == NOTHING_DONE
+    assert worker.run().images == 20 - summary.images
     assert run_summary(database, run).state == "done"
 
 
@@ -434,7 +442,7 @@ def test_a_worker_that_loses_its_claim_stores_nothing_more_and_goes_on_with_its_
             with database.write() as connection:
                 connection.execute(update(batches).where(batches.c.id == 1).values(token=batches.c.token + 1))
 
-    summary = watched_worker(worker, engine, take_away).run(run, 1)
+    summary = watched_worker(worker, engine, take_away).run()
     assert summary.batches == 1
     assert summary.images == 4
     assert run_summary(database, run).processed == 4
@@ -447,7 +455,7 @@ def test_an_engine_that_fails_is_an_outage_and_is_loaded_again(
 ) -> None:
     for number in range(3):
         put(root, number, png(number))
-    run = scan(3)
+    scan(3)
 
     def fail_once(call: int) -> None:
         if call == 1:
@@ -460,11 +468,13 @@ def test_an_engine_that_fails_is_an_outage_and_is_loaded_again(
         loaded.append(precision)
         return watched
 
-    failing = BatchWorker(database, worker.settings, worker.package, start, worker.lease_renewer, worker.name)
-    assert failing.run(run, 1) == NOTHING_DONE
+    failing = BatchWorker(
+        database, worker.settings, worker.package, [Precision.FP32], start, worker.lease_renewer, worker.name
+    )
+    assert failing.run() == NOTHING_DONE
     assert worker.lease_renewer.problem == "the openvino engine failed: device lost"
     assert state(database, 1) == (BatchState.PENDING, 0)
-    assert failing.run(run, 1).inferred == 3
+    assert failing.run().inferred == 3
     assert loaded == [Precision.FP32, Precision.FP32]
 
 
@@ -473,9 +483,9 @@ def test_a_worker_claims_as_many_images_as_it_screens_in_some_seconds(
 ) -> None:
     for number in range(30):
         put(root, number, png(number))
-    run = scan(1000)
+    scan(1000)
     worker.rates[Precision.FP32] = 4.0
-    assert worker.run(run, 1).images == 12
+    assert worker.run().images == 12
     with database.read() as connection:
         waiting = connection.execute(select(batches.c.images).where(batches.c.state == BatchState.PENDING)).scalars()
         assert list(waiting) == [18]
@@ -486,10 +496,10 @@ def test_an_archive_that_goes_away_is_an_outage_for_batches_of_one_image_too(
 ) -> None:
     files = [put(root, number, png(number)) for number in range(3)]
     run = scan(1)
-    assert worker.run(run, 1).inferred == 1
+    assert worker.run().inferred == 1
     for file in files:
         file.rename(file.with_name("away"))
-    assert worker.run(run, 2) == NOTHING_DONE
+    assert worker.run() == NOTHING_DONE
     assert state(database, 2) == (BatchState.PENDING, 0)
     assert list(list_failures(database, run)) == []
 
@@ -499,9 +509,9 @@ def test_files_that_fail_fast_do_not_make_a_worker_take_more_than_it_can_infer(
 ) -> None:
     for number in range(60):
         put(root, number, png(number)[:-40])
-    run = scan(60)
+    scan(60)
     worker.rates[Precision.FP32] = 20.0
-    assert worker.run(run, 1).failures == 60
+    assert worker.run().failures == 60
     assert worker.rates[Precision.FP32] == 20.0
 
 
@@ -531,7 +541,7 @@ def test_what_was_inferred_is_stored_while_the_next_image_takes_long_to_decode(
     monkeypatch.setattr("worker.pipeline.load_image", slow_at_the_end)
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(watch)
-        assert worker.run(run, 1).images == 6
+        assert worker.run().images == 6
         watching.result()
 
 
@@ -544,16 +554,18 @@ def test_an_unexpected_error_leaves_no_lease_that_is_renewed_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(root, 1, png(1))
-    run = scan(1)
+    scan(1)
     renewer = LeaseRenewer(database, "test:1", "queue", "fp32", parent=os.getppid())
-    failing = BatchWorker(database, worker.settings, worker.package, lambda precision: engine, renewer, "test:1")
+    failing = BatchWorker(
+        database, worker.settings, worker.package, [Precision.FP32], lambda precision: engine, renewer, "test:1"
+    )
 
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr("worker.pipeline.ClaimedBatch", fail)
     with pytest.raises(ValueError, match="a bug"):
-        failing.run(run, 1)
+        failing.run()
     with database.write() as connection:
         connection.execute(update(batches).values(lease_expires_at=0.0))
     renewer.start()
@@ -564,7 +576,7 @@ def test_an_unexpected_error_leaves_no_lease_that_is_renewed_for_ever(
         )
     finally:
         renewer.stop()
-    assert dispatch.recover_expired(database) == 1
+    assert recovery.recover_expired(database) == 1
 
 
 def test_a_batch_on_which_a_worker_was_lost_is_screened_alone(
@@ -579,7 +591,7 @@ def test_a_batch_on_which_a_worker_was_lost_is_screened_alone(
     monkeypatch.setattr("worker.pipeline.TASK_SECONDS", 600.0)
     for number in range(8):
         put(root, number, png(number))
-    run = scan(4)
+    scan(4)
     with database.write() as connection:
         connection.execute(update(batches).where(batches.c.id == 1).values(attempts=1))
     held: list[set[int]] = []
@@ -589,6 +601,6 @@ def test_a_batch_on_which_a_worker_was_lost_is_screened_alone(
             claimed = select(batches.c.id).where(batches.c.state == BatchState.CLAIMED)
             held.append(set(connection.execute(claimed).scalars()))
 
-    assert watched_worker(worker, engine, note).run(run, 1).batches == 1
+    assert watched_worker(worker, engine, note).run().batches == 1
     assert held == [{1}] * len(held)
-    assert worker.run(run, 2).batches == 1
+    assert worker.run().batches == 1

@@ -6,38 +6,51 @@ import time
 
 from tests.awaiting import PATIENCE
 
-BUSY_IN_C = """
-import re
-from worker.watchdog import start_watchdog
-start_watchdog({seconds})
+BEGIN = """
+import threading
+from db.ledger import BatchImage
+from worker.watchdog import in_work, start_watchdog
+image = BatchImage(7, "image.png", 1, 1)
+start_watchdog(lambda hung: print("hung at", *[one.image_id for one in hung], flush=True), lambda: None, {seconds})
 print("begun", flush=True)
+"""
+
+BUSY_IN_C = (
+    BEGIN
+    + """
+import re
 re.fullmatch("(a+)+b", "a" * {length})
 print("done", flush=True)
 """
+)
+
+NEVER_LOADED = (
+    BEGIN
+    + """
+with in_work(image):
+    threading.Event().wait()
+"""
+)
 
 
-def run(seconds: float, length: int) -> "subprocess.CompletedProcess[str]":
-    script = BUSY_IN_C.format(seconds=seconds, length=length)
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100 * PATIENCE)
+def run(script: str, seconds: float, length: int = 0) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", script.format(seconds=seconds, length=length)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100 * PATIENCE)
 
 
 def test_a_process_in_which_python_does_not_run_for_too_long_ends_with_a_traceback() -> None:
     began = time.monotonic()
-    done = run(seconds=1.0, length=64)
+    done = run(BUSY_IN_C, seconds=1.0, length=64)
     assert (done.returncode, done.stdout) == (1, "begun\n")
     assert "fullmatch" in done.stderr
     assert time.monotonic() - began < 60
 
 
-def test_a_process_whose_decoder_never_returns_ends_even_if_python_runs() -> None:
-    script = (
-        "import threading\nfrom worker.watchdog import decoding, start_watchdog\nstart_watchdog(1.0)\n"
-        "with decoding():\n    print('begun', flush=True)\n    threading.Event().wait()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60 * PATIENCE)
-    assert (done.returncode, done.stdout) == (1, "begun\n")
+def test_a_process_that_never_ends_to_load_an_image_ends_even_if_python_runs_and_names_the_image() -> None:
+    done = run(NEVER_LOADED, seconds=1.0)
+    assert (done.returncode, done.stdout) == (1, "begun\nhung at 7\n")
 
 
 def test_a_process_that_is_busy_for_a_shorter_time_continues() -> None:
-    done = run(seconds=30.0, length=16)
+    done = run(BUSY_IN_C, seconds=30.0, length=16)
     assert (done.returncode, done.stdout) == (0, "begun\ndone\n")

@@ -1,0 +1,166 @@
+"""Messages in a worker's queue, with a real worker: forged ones are refused, and a quiet consumer is replaced."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from db.heartbeats import list_heartbeats
+from db.migrate import upgrade
+from db.run_queries import RunState, run_summary
+from db.session import Database
+from producer.scan import model_version, scan_archive
+from producer.source import Source
+from producer.transport import Transport
+from tests.archives import png
+from tests.awaiting import await_that
+from tests.broker import TcpBroker
+from worker.app import celery_app
+from xray.message import TASK_NAME, queue_name
+from xray.network.package import ModelPackage
+from xray.vocabulary import Precision
+
+WORKER = """
+from worker import parent_watch
+from worker.__main__ import main
+parent_watch.CHECK_SECONDS, parent_watch.QUIET_PROBLEM_SECONDS, parent_watch.QUIET_END_SECONDS = 0.5, 1.0, 12.0
+main()
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'bonescreen.db'}")
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def working(home: Path, package: ModelPackage, broker: TcpBroker) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """Run a worker until the end of the block; yield its process and its log."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "BONESCREEN_HOME": str(home),
+        "BONESCREEN_BROKER_URL": broker.url,
+        "BONESCREEN_MODEL": str(package.path),
+        "OMP_NUM_THREADS": "1",
+    }
+    log = home / "worker.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen([sys.executable, "-c", WORKER], env=environ, stdout=output, stderr=output)
+    try:
+        await_that(lambda: "ready." in log.read_text(), 60, "the worker is ready")
+        yield process, log
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def fill_archive(home: Path, database: Database, package: ModelPackage) -> int:
+    folder = home / "clinic" / "study1"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"image{number}.png").write_bytes(png(number))
+    model = model_version(package, Precision.FP32)
+    return scan_archive(database, "clinic", Source(home / "clinic"), model, batch_size=2).run_id
+
+
+def genuine(queue: str, broker: TcpBroker) -> dict[str, Any]:
+    """Return a message as the feeder sends it, decoded, and remove it from the queue."""
+    transport = Transport(broker.url)
+    transport.send(queue, 1)
+    transport.close()
+    with broker.client() as client:
+        message: dict[str, Any] = json.loads(client.rpop(queue))
+    return message
+
+
+def body(value: object) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def forged(message: dict[str, Any]) -> list[bytes]:
+    """Return malformed messages, and well-formed ones of another sender."""
+    headers, properties = message["headers"], message["properties"]
+    changed: list[object] = [
+        {**message, "body": "%%%"},
+        {**message, "body": "%%%", "properties": {**properties, "body_encoding": None}},
+        {**message, "body": ""},
+        {**message, "body": body([["1; DROP TABLE"], {}, {}])},
+        {**message, "body": body([[1, 2], {}, {}])},
+        {**message, "body": body([[True], {}, {}])},
+        {**message, "body": body([[1], {"x": 1}, {}])},
+        {**message, "body": base64.b64encode(b"[" * 100_000).decode()},
+        {**message, "content-type": "application/x-python-serialize"},
+        {**message, "content-encoding": "no such encoding"},
+        {**message, "headers": {}},
+        {**message, "headers": None},
+        {**message, "headers": {**headers, "task": "os.system"}},
+        {**message, "headers": {**headers, "task": ["a", "list"]}},
+        {**message, "headers": {**headers, "id": None}},
+        {**message, "headers": {**headers, "eta": "never"}},
+        {**message, "headers": {**headers, "expires": "2020-01-01T00:00:00"}},
+        {**message, "headers": {**headers, "timelimit": "soon"}},
+        {**message, "headers": {**headers, "retries": "many", "errbacks": 7, "root_id": {}}},
+        {**message, "headers": {**headers, "compression": "application/x-bz2"}},
+        {**message, "properties": {}},
+        {**message, "properties": None},
+        {**message, "properties": {**properties, "delivery_tag": {"a": 1}}},
+        {**message, "properties": {**properties, "delivery_info": 7}},
+        {"task": TASK_NAME, "id": "1", "args": [1], "kwargs": {}},
+        [],
+        7,
+        None,
+    ]
+    return [json.dumps(one).encode() for one in changed] + [b"", b"%%%", b"\xff\xfe", b"[" * 100_000]
+
+
+def test_malformed_and_forged_messages_are_refused_acknowledged_and_logged_and_the_worker_goes_on(
+    tmp_path: Path, database: Database, tiny_package: ModelPackage, broker: TcpBroker
+) -> None:
+    queue = queue_name(tiny_package.digest, Precision.FP32)
+    message = genuine(queue, broker)
+    with working(tmp_path, tiny_package, broker) as (process, log), broker.client() as client:
+        parent = psutil.Process(process.pid)
+        (child,) = parent.children()
+        for one in forged(message):
+            client.lpush(queue, one)
+        await_that(lambda: client.llen(queue) == 0 and client.hlen("unacked") == 0, 60, "all are acknowledged")
+        run = fill_archive(tmp_path, database, tiny_package)
+        client.lpush(queue, json.dumps(message))
+        await_that(lambda: run_summary(database, run).state is RunState.DONE, 60, "the archive is screened")
+        assert process.poll() is None
+        assert child.is_running()
+        assert client.hlen("unacked") == 0
+        refused = log.read_text().count("a message was refused")
+    assert refused >= len(forged(message)) - 4, "four are odd, but do no more than wake the worker up"
+    assert "Traceback" not in log.read_text()
+    assert "DROP TABLE" not in log.read_text()
+
+
+def test_a_worker_that_receives_none_of_the_messages_that_wait_says_so_and_ends(
+    tmp_path: Path, database: Database, tiny_package: ModelPackage, broker: TcpBroker
+) -> None:
+    queue = queue_name(tiny_package.digest, Precision.FP32)
+    with working(tmp_path, tiny_package, broker) as (process, log):
+        # The consumer is cancelled as by an administrator; nothing tells the worker that this was wrong.
+        celery_app(broker.url).control.cancel_consumer(queue, reply=True, timeout=30)
+        transport = Transport(broker.url)
+        transport.send(queue, 1)
+        transport.close()
+
+        def says_so() -> bool:
+            return any("receives none" in (beat.problem or "") for beat in list_heartbeats(database))
+
+        await_that(says_so, 20, "the heartbeat says it")
+        assert process.wait(240) == 1
+        assert "to be started again" in log.read_text()
