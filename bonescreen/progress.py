@@ -47,6 +47,7 @@ class RunProgress:
     def update(self, now: Progress, activity: str, problem: str | None) -> None:
         """Show how far a run is, and what its workers do or wait for while nothing moves."""
         still = self._bar.rate is None and activity in (Activity.STARTING, Activity.LOADING)
+        still |= activity == Activity.OUTSIDE_HOURS
         note = WAITING if problem else activity if still else ""
         if self._processed_before is None:
             self._processed_before = now.processed

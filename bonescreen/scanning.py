@@ -1,8 +1,10 @@
 """Scan several archives, and report of each what was found and what was skipped."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +25,7 @@ from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
 from producer.source import Source
 from xray.archives.archive_file import path_as_text
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
+from xray.hours import Hours
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, machine_precisions
 from xray.settings import Settings
@@ -34,12 +37,16 @@ T = TypeVar("T")
 PARTIAL_EXIT = 3
 """Exit code of a command that did its work, but could not look at a part of what it was asked for."""
 
+MAX_WAIT_SECONDS = 10.0
+
 MAX_TERMS = 20
 """How many body part terms a report names; the images of the others are counted."""
 
 
-def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> tuple[list[T], list[BonescreenError]]:
-    """Scan archives, each by its name and root; if one cannot be scanned, the others still are.
+def scan_each(
+    archives: Mapping[str, Path], hours: Hours | None, scan: Callable[[str, Path], T]
+) -> tuple[list[T], list[BonescreenError]]:
+    """Scan archives, each by its name and root, within the hours; if one cannot be scanned, the others still are.
 
     Returns
     -------
@@ -49,6 +56,7 @@ def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> t
     reports: list[T] = []
     errors: list[BonescreenError] = []
     for name, root in archives.items():
+        _wait_for(hours)
         try:
             reports.append(scan(name, root))
         except (UsageError, ArchiveOutage) as error:
@@ -57,6 +65,15 @@ def scan_each(archives: Mapping[str, Path], scan: Callable[[str, Path], T]) -> t
                 # Shown immediately, and repeated at the end.
                 print_notice(f"not screened: {error}")
     return reports, errors
+
+
+def _wait_for(hours: Hours | None) -> None:
+    if hours is None or hours.includes(datetime.now()):
+        return
+    print_notice(f"Waiting until {hours.start:%H:%M}, as BONESCREEN_HOURS says. Stop with Ctrl-C.")
+    # In steps, as a machine may sleep meanwhile, or its clock be set.
+    while left := hours.seconds_until_start(datetime.now()):
+        time.sleep(min(left, MAX_WAIT_SECONDS))
 
 
 def raise_last(errors: list[BonescreenError]) -> None:
@@ -156,7 +173,9 @@ def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, fo
         archives = name_archives(settings, archive_roots(database) if database else {}, paths)
         if for_workers:
             require_configured(settings, archives)
-        plans, errors = scan_each(archives, partial(_plan, settings, database, layout, package, for_workers))
+        plans, errors = scan_each(
+            archives, settings.hours, partial(_plan, settings, database, layout, package, for_workers)
+        )
     print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
     raise_if_partial(plans)

@@ -21,6 +21,7 @@ class Activity(StrEnum):
     LOADING = "loading the model"
     SCREENING = "screening"
     IDLE = "idle"
+    OUTSIDE_HOURS = "waits for its hours"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ PROBLEM_SECONDS = 30.0
 """How long a problem is reported; longer than any pause between two attempts (``worker.pipeline.RETRY_SECONDS``)."""
 
 
+BUSY = (Activity.LOADING, Activity.OUTSIDE_HOURS)
+"""What a worker does without a batch."""
+
+
 class LeaseRenewer:
     """Every `RENEW_SECONDS`, renews the leases of the batches in work and sends a heartbeat, in a thread of its own.
 
@@ -136,7 +140,7 @@ class LeaseRenewer:
     def _renew(self) -> None:
         with self._lock:
             claims = dict(self._claims)
-            idle = not claims and self._recorded is not None and self._activity is not Activity.LOADING
+            idle = not claims and self._recorded is not None and self._activity not in BUSY
             self._recorded = Activity.IDLE if idle else self._activity
             activity = self._recorded
         for claim, lost in claims.items():

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 import numpy as np
 
 from db import ledger
+from db.heartbeats import Activity
 from db.ledger import BatchImage, Claim
 from db.recovery import set_apart
 from db.session import Database
@@ -63,6 +65,8 @@ RATE_GROUPS = 24
 
 OUTAGE_SECONDS = 60.0
 """For so long, a run whose archive was away comes after other runs."""
+
+HOURS_CHECK_SECONDS = 1.0
 
 CLAIM_PAUSE_SECONDS = 0.2
 """Pause between two attempts to claim a next batch where none was to be had."""
@@ -157,6 +161,7 @@ class BatchWorker:
         TaskSummary
             What was stored.
         """
+        self._wait_for_hours()
         if self.stopping():
             return NOTHING_DONE
         last = self._runs_without_archive()
@@ -169,6 +174,19 @@ class BatchWorker:
         size = self.claim_size(precision)
         claim = self.retry_during_outage(lambda: ledger.claim_next(self.database, queue, self.name, size, last))
         return NOTHING_DONE if claim is None else _Task(self, engine).run(claim)
+
+    def within_hours(self) -> bool:
+        """Return whether this host may read archives now (``BONESCREEN_HOURS``)."""
+        return self.settings.hours is None or self.settings.hours.includes(datetime.now())
+
+    def _wait_for_hours(self) -> None:
+        waiting = False
+        while not self.within_hours() and not self.stopping():
+            waiting = True
+            self.lease_renewer.activity = Activity.OUTSIDE_HOURS
+            time.sleep(HOURS_CHECK_SECONDS)
+        if waiting:
+            self.lease_renewer.activity = Activity.IDLE
 
     def claim_size(self, precision: Precision) -> int:
         """Return how many images to claim at once."""
@@ -329,6 +347,7 @@ class _Task:
             or now < self._next_claim
             or now - self._started > TASK_SECONDS
             or len(self._in_hand) >= MAX_CLAIMS
+            or not self._worker.within_hours()
             # One that may kill this process is screened alone, so that only its own attempts count.
             or any(batch.claim.attempts for batch in self._in_hand)
         ):

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from xray.body_parts import read_site_terms
 from xray.errors import UsageError
+from xray.hours import Hours, parse_hours
 from xray.message import DEFAULT_BATCH_SIZE
 from xray.pseudonym import MIN_KEY_LENGTH
 from xray.vocabulary import KEEP
@@ -62,6 +63,9 @@ class Settings:
     quiet_seconds : float
         ``BONESCREEN_QUIET_SECONDS``, default ``10``: A file modified within this many seconds is assumed to be still
         being written and is checked again at the end of the scan; ``0`` accepts every file immediately.
+    hours : Hours or None
+        ``BONESCREEN_HOURS``, default the whole day: When archives may be read, by this machine's clock, such as
+        ``19:00-07:00``. Outside these hours its workers claim nothing, and a scan waits to begin.
     pseudonym_key : bytes or None
         ``BONESCREEN_PSEUDONYM_KEY``, default none: At least 16 characters, as from ``openssl rand -hex 32``. With it, a
         keyed hash of each patient is stored, which links images of the same patient; without it nothing is stored that
@@ -94,6 +98,7 @@ class Settings:
     precision: PrecisionName
     batch_size: int
     quiet_seconds: float
+    hours: Hours | None
     pseudonym_key: bytes | None = field(repr=False)
     keep: frozenset[str]
     site_terms: Mapping[str, str]
@@ -145,6 +150,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         precision=_precision(environ.get("BONESCREEN_PRECISION") or "auto"),
         batch_size=_batch_size(environ.get("BONESCREEN_BATCH_SIZE") or str(DEFAULT_BATCH_SIZE)),
         quiet_seconds=_quiet_seconds(environ.get("BONESCREEN_QUIET_SECONDS") or str(DEFAULT_QUIET_SECONDS)),
+        hours=parse_hours(hours) if (hours := environ.get("BONESCREEN_HOURS")) else None,
         pseudonym_key=_pseudonym_key(environ.get("BONESCREEN_PSEUDONYM_KEY") or None),
         keep=_keep(environ.get("BONESCREEN_KEEP") or ""),
         site_terms=read_site_terms(Path(terms)) if (terms := environ.get("BONESCREEN_BODY_PARTS")) else {},

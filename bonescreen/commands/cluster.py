@@ -72,7 +72,7 @@ def enqueue(
         print_line(f"Run {report.run_id} in {model.precision}: {count(report.batches, 'batch')} to do")
         return report
 
-    reports, errors = scan_each(archives, scan)
+    reports, errors = scan_each(archives, settings.hours, scan)
     raise_last(errors)
     raise_if_partial(reports)
 

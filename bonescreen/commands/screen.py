@@ -107,7 +107,7 @@ def screen(
         settings = with_archives(settings, archives)
         job = Job(settings, database, package, console, _command(paths, layout, threshold, priority))
         with _interruptible(job):
-            reports, errors = scan_each(archives, partial(_scan, job, layout, priority))
+            reports, errors = scan_each(archives, settings.hours, partial(_scan, job, layout, priority))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
             seconds = _work(job) if any(unfinished) else 0.0
     summaries = [run_summary(database, archive.run) for archive in job.scanned]
@@ -259,7 +259,7 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
 def _activity(archive: ScannedArchive, alive: Sequence[Heartbeat]) -> str:
     """Return what the worker that is furthest does."""
     activities = {beat.activity for beat in alive if archive.queue in (beat.queue or "").split()}
-    order = (Activity.SCREENING, Activity.IDLE, Activity.LOADING)
+    order = (Activity.SCREENING, Activity.IDLE, Activity.LOADING, Activity.OUTSIDE_HOURS)
     return next((activity for activity in order if activity in activities), Activity.STARTING)
 
 

@@ -5,6 +5,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from worker import load_images as loading
 from worker.lease_renewal import LeaseRenewer
 from worker.load_images import LoadedImage
 from worker.pipeline import NOTHING_DONE, BatchWorker
+from xray.hours import Hours
 from xray.images.preprocessing import Preprocessing
 from xray.network.engine import Engine, Inference, PendingInference
 from xray.network.package import ModelPackage
@@ -604,3 +607,36 @@ def test_a_batch_on_which_a_worker_was_lost_is_screened_alone(
     assert watched_worker(worker, engine, note).run().batches == 1
     assert held == [{1}] * len(held)
     assert worker.run().batches == 1
+
+
+def test_outside_its_hours_a_worker_claims_nothing_and_within_them_it_goes_on(
+    worker: BatchWorker, engine: Engine, database: Database, root: Path, scan: Callable[[int], int]
+) -> None:
+    for number in range(4):
+        put(root, number, png(number))
+    run = scan(2)
+    now = datetime.now()
+    opens = (now + timedelta(minutes=2)).replace(second=0, microsecond=0)
+    closed = replace(worker.settings, hours=Hours(opens.time(), (opens + timedelta(hours=1)).time()))
+    stop = threading.Event()
+    waiting = BatchWorker(
+        database,
+        closed,
+        worker.package,
+        [Precision.FP32],
+        lambda precision: engine,
+        worker.lease_renewer,
+        worker.name,
+        stop.is_set,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(waiting.run)
+        await_that(lambda: worker.lease_renewer.activity is Activity.OUTSIDE_HOURS, 20, "it waits for its hours")
+        assert run_progress(database, run).processed == 0
+        assert not task.done()
+        stop.set()
+        assert task.result(60) == NOTHING_DONE
+    opened = replace(worker.settings, hours=Hours((now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time()))
+    waiting.settings = opened
+    stop.clear()
+    assert waiting.run().images == 2
