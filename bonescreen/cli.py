@@ -17,6 +17,7 @@ from bonescreen.commands import (
     database,
     evaluate,
     failures,
+    forget,
     heatmap,
     layers,
     models,
@@ -63,6 +64,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "health": cluster.health,
         "bench": bench.bench,
         "db": database.app,
+        "forget": forget.forget,
     },
 }
 """The commands under the headings that ``--help`` lists them by."""

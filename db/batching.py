@@ -1,5 +1,6 @@
 """Make batches of a run's unprocessed images."""
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from xray.vocabulary import OPEN_STATES, BatchState
 
 BLOCKS_AT_ONCE = 5
 """Blocks of ids that one transaction searches for unprocessed images: it then lasts well below a second."""
+
+FIRST_TOKENS = 2**30
+"""A batch's fencing token begins below this, half of what its column stores."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def _batch_row(run_id: int, id_range: IdRange, parent_id: int | None = None, att
         "last_image_id": id_range.last,
         "images": id_range.images,
         "state": BatchState.PENDING,
-        "token": 0,
+        # Random: SQLite gives the number of a deleted batch again, and no claim on that one may fit the new one.
+        "token": secrets.randbelow(FIRST_TOKENS),
         "attempts": attempts,
         "released_at": 0.0,
     }

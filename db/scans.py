@@ -5,13 +5,14 @@ write matches no row and raises `TakenOver`. Staged rows of the expired scan are
 """
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from db.batching import make_batches
+from db.batching import FIRST_TOKENS, make_batches
 from db.runs import lock_run
 from db.session import Database, Now
 from db.tables import (
@@ -60,6 +61,8 @@ class OpenScan:
 
 def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Scan | None:
     """Open a scan for a run, or return None if another scan of the archive is open."""
+    # Random, as a batch's: no scan that was deleted may be taken for this one.
+    token = secrets.randbelow(FIRST_TOKENS)
     try:
         with database.write() as connection:
             archive_id = connection.execute(select(runs.c.archive_id).where(runs.c.id == run_id)).scalar_one()
@@ -69,7 +72,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
                     archive_id=archive_id,
                     run_id=run_id,
                     layout=layout,
-                    token=1,
+                    token=token,
                     holder=holder,
                     lease_expires_at=Now() + LEASE_SECONDS,
                     found=0,
@@ -82,7 +85,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
             ).scalar_one()
     except IntegrityError:
         return None
-    return Scan(scan_id, archive_id, run_id, layout, 1)
+    return Scan(scan_id, archive_id, run_id, layout, token)
 
 
 def open_scans(database: Database, archive_id: int | None = None) -> list[OpenScan]:

@@ -76,6 +76,9 @@ def predicted_contents(database: Database, model_id: int, digests: Sequence[byte
 def record_outcomes(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> None:
     """Write the outcomes of images, refresh the results of their studies, and count.
 
+    An outcome without its prediction is left out if the database no longer has that prediction, as it was forgotten
+    since it was found there (`db.forget`): the image stays unprocessed.
+
     Rows that other transactions may also write are written in sorted order; different orders would deadlock. The caller
     keeps the run from being locked (`share_run`), as it could not be scanned at the same time.
 
@@ -103,6 +106,11 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     ]
     for chunk in chunks(rows):
         insert_many(connection, predictions, chunk, or_nothing)
+    unpredicted = {ids[r.digest] for r in results if r.digest is not None} - predicted.keys()
+    forgotten = unpredicted - _predicted(connection, model.id, sorted(unpredicted))
+    if forgotten:
+        results = [r for r in results if r.digest is None or ids[r.digest] not in forgotten]
+        new = set(new) - forgotten
     processed: list[dict[str, Any]] = [
         {
             "run_id": run_id,
@@ -122,6 +130,15 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
     changes = add(changes, tally((r.image_id for r in results if r.reason and r.image_id in current), "failed"))
     changes = add(changes, refresh_study_results(connection, run_id, studies, model=model))
     change_run_counts(connection, run_id, changes)
+
+
+def _predicted(connection: Connection, model_id: int, content_ids: Sequence[int]) -> set[int]:
+    """Return those contents that a model version has predicted."""
+    found: set[int] = set()
+    for chunk in chunks(content_ids):
+        these = predictions.c.model_id == model_id, one_of(connection, predictions.c.content_id, chunk)
+        found.update(connection.execute(select(predictions.c.content_id).where(*these)).scalars())
+    return found
 
 
 def without_stored(connection: Connection, run_id: int, results: Sequence[ImageOutcome]) -> list[ImageOutcome]:

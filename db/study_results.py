@@ -92,6 +92,16 @@ def refresh_study_results(
     return changes
 
 
+def delete_study_results(connection: Connection, run_id: int, study_ids: Sequence[int]) -> Changes:
+    """Delete the results of studies in a run; return how that changes the run's counts, as `refresh_study_results`."""
+    changes: Changes = Changes()
+    for chunk in chunks(sorted(study_ids)):
+        changes = add(changes, _counted(_lock_rows(connection, run_id, chunk, insert_missing=False), -1))
+        these = one_of(connection, study_results.c.study_id, chunk)
+        connection.execute(delete(study_results).where(study_results.c.run_id == run_id, these))
+    return changes
+
+
 def model_of(connection: Connection, run_id: int) -> ModelOfRun:
     """Return the model version of a run."""
     query = select(models.c.id, models.c.study_threshold, models.c.body_parts, models.c.modalities)

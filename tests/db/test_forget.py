@@ -1,0 +1,292 @@
+"""Forget studies, runs and archives: nothing of them is left, all of the others is, and the counts are right."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, update
+
+from db import dispatch, forget, ledger, merge
+from db.forget import Kind, Target, count_stored, find_targets
+from db.migrate import upgrade
+from db.queries import ResultFilter, results
+from db.run_queries import RunState, run_progress
+from db.runs import ModelVersion, open_run, register_archive, register_model
+from db.scan_cache import remember_skipped
+from db.scans import begin_scan
+from db.session import Database, Now
+from db.sqlite_file import erase_deleted, sqlite_path
+from db.store import ImageOutcome
+from db.tables import batches, contents, metadata, outcomes, predictions
+from db.tables import scans as scans_table
+from tests.ledgers import fill
+from tests.recount import kept_counts, recount
+from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
+from xray.archives.archive_file import ArchiveFile
+from xray.errors import UsageError
+from xray.vocabulary import Reason
+
+OTHER = ModelVersion(**{**vars(MODEL), "digest": "cd" * 32, "queue": "screen.other.fp32"})
+PATIENT, UID = "DOE-JANE-19480321", "1.2.840.99999.4711"
+STUDY = f"{PATIENT}/{UID}"
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few rows need several transactions."""
+    monkeypatch.setattr(forget, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(forget, "STUDIES_AT_ONCE", 2)
+
+
+def target(database: Database, name: str, kind: Kind) -> Target:
+    (found,) = [one for one in find_targets(database, name) if one.kind is kind]
+    return found
+
+
+def rows(database: Database) -> dict[str, int]:
+    """Count the rows of every table that has some, but for model versions."""
+    with database.read() as connection:
+        counted = {
+            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in metadata.sorted_tables
+        }
+    return {name: number for name, number in counted.items() if number and name != "models"}
+
+
+def everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    """Return every row of every table."""
+    with database.read() as connection:
+        return {
+            table.name: sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
+            for table in metadata.sorted_tables
+        }
+
+
+def finish_all(database: Database, queue: str = MODEL.queue, **content: int) -> None:
+    while (claim := ledger.claim_next(database, queue, "w")) is not None:
+        work = ledger.unprocessed_images(database, claim)
+        assert ledger.finish(database, claim, [scored(image.image_id, **content) for image in work])
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_after_an_archive_is_forgotten_the_database_is_as_if_it_had_never_been_scanned(database: Database) -> None:
+    fill(database, {"keep/study1_positive": [0.9, Reason.EMPTY]}, archive="kept")
+    before = everything(database)
+    for model in (MODEL, OTHER):
+        fill(database, {f"s{n}/study1_negative": [0.3, Reason.TRUNCATED, None] for n in range(5)}, model=model)
+    for run in (2, 3):
+        ledger.cancel(database, run)
+    forget.forget(database, target(database, "clinic", Kind.ARCHIVE))
+    after = everything(database)
+    assert {name: after[name] for name in after if name != "models"} == {
+        name: before[name] for name in before if name != "models"
+    }
+    assert kept_counts(database) == recount(database)
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_counts_are_those_of_the_rows_after_each_transaction_of_forgetting(database: Database, seed: int) -> None:
+    draw = random.Random(seed)
+    run: dict[tuple[str, ModelVersion], int] = {}
+    for archive in ("first", "second"):
+        for model in (MODEL, OTHER):
+            files = [found_file(f"s{n // 4}", f"{n}.png", body_part=draw.choice(["HAND", "KNEE"])) for n in range(24)]
+            # The second scan leaves images that are no longer current.
+            for found in (files, draw.sample(files, 18)):
+                run[archive, model] = scan(database, found, archive=archive, model=model)
+                while (claim := ledger.claim_next(database, model.queue, "w")) is not None:
+                    work = ledger.unprocessed_images(database, claim)
+                    made = [
+                        ImageOutcome(image.image_id, reason=Reason.CORRUPT)
+                        if draw.random() < 0.2
+                        else scored(image.image_id, draw.random(), content=image.image_id % 9)
+                        for image in work
+                    ]
+                    assert ledger.finish(database, claim, made)
+
+    def counts_are_right(_: int) -> None:
+        assert kept_counts(database) == recount(database)
+
+    study = next(one for one in find_targets(database, "s2") if one.archive == "first")
+    forget.forget(database, study, counts_are_right)
+    assert "s2" in {row.study for row in results(database, ResultFilter(run=run["second", MODEL]))}
+    assert "s2" not in {row.study for row in results(database, ResultFilter(run=run["first", MODEL]))}
+    forget.forget(database, target(database, str(run["first", OTHER]), Kind.RUN), counts_are_right)
+    forget.forget(database, target(database, "first", Kind.ARCHIVE), counts_are_right)
+    counts_are_right(0)
+    assert {row.run for row in results(database, ResultFilter())} <= {run["second", model] for model in (MODEL, OTHER)}
+    with database.read() as connection:
+        used = set(
+            connection.execute(select(outcomes.c.content_id).where(outcomes.c.content_id.is_not(None))).scalars()
+        )
+        assert set(connection.execute(select(contents.c.id)).scalars()) == used
+        assert set(connection.execute(select(predictions.c.content_id)).scalars()) == used
+
+
+def test_a_content_and_a_prediction_stay_while_another_image_has_them(database: Database) -> None:
+    scan(database, [found_file("first", "a.png"), found_file("second", "b.png")])
+    finish_all(database, content=7)
+    scan(database, [found_file("first", "a.png"), found_file("second", "b.png")], model=OTHER)
+    finish_all(database, OTHER.queue, content=7)
+    forget.forget(database, target(database, "first", Kind.STUDY))
+    assert (rows(database)["contents"], rows(database)["predictions"]) == (1, 2)
+    # The other run shows the content still, but with its own model.
+    forget.forget(database, target(database, "1", Kind.RUN))
+    assert (rows(database)["contents"], rows(database)["predictions"]) == (1, 1)
+    forget.forget(database, target(database, "second", Kind.STUDY))
+    assert not {"contents", "predictions", "outcomes", "images", "studies"} & rows(database).keys()
+
+
+def test_a_forgotten_study_is_screened_again_by_the_next_scan(database: Database) -> None:
+    run = scan(database, found_files(3))
+    finish_sent(database)
+    forget.forget(database, target(database, "study0001", Kind.STUDY))
+    assert run_progress(database, run).state is RunState.DONE
+    assert scan(database, found_files(3)) == run
+    assert finish_sent(database) == 1
+    assert {row.study for row in results(database, ResultFilter(run=run))} == {"study0000", "study0001", "study0002"}
+    assert kept_counts(database) == recount(database)
+
+
+def test_a_forgotten_run_leaves_the_studies_for_a_new_one(database: Database) -> None:
+    run = scan(database, found_files(3))
+    finish_sent(database)
+    forget.forget(database, target(database, str(run), Kind.RUN))
+    assert rows(database).keys() == {"archives", "archive_counts", "studies", "images"}
+    scan(database, found_files(3))
+    assert finish_sent(database) == 3
+
+
+def test_what_was_skipped_in_a_studys_folder_is_forgotten_with_it(database: Database) -> None:
+    scan(database, [found_file(STUDY, "a.png"), found_file("other", "b.png")])
+    finish_sent(database)
+    skipped = [ArchiveFile(f"{folder}/report.dcm", 1, 1) for folder in (STUDY, "other")]
+    remember_skipped(database, 1, [_Skipped(file) for file in skipped])
+    forget.forget(database, target(database, STUDY, Kind.STUDY))
+    assert PATIENT not in str(everything(database))
+    assert rows(database)["passed_over"] == 1
+
+
+class _Skipped:
+    """A file that a scan opened and skipped."""
+
+    def __init__(self, opened: ArchiveFile) -> None:
+        self.opened, self.reason = opened, "Structured Report"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_open_run_is_not_forgotten_before_it_is_cancelled(database: Database, kind: Kind) -> None:
+    run = scan(database, found_files(2))
+    wanted = target(database, {"study": "study0000", "run": str(run), "archive": "archive"}[kind], kind)
+    before = everything(database)
+    for action in (count_stored, forget.forget):
+        with pytest.raises(UsageError, match=f"run {run} is open; first: bonescreen cancel {run}"):
+            action(database, wanted)
+    assert everything(database) == before
+    ledger.cancel(database, run)
+    forget.forget(database, wanted)
+    assert not find_targets(database, wanted.name)
+
+
+def test_an_archive_that_is_being_scanned_is_not_forgotten_but_one_whose_scan_was_abandoned_is(
+    database: Database,
+) -> None:
+    archive_id = register_archive(database, "clinic", "/clinic")
+    opened = begin_scan(
+        database, open_run(database, archive_id, register_model(database, MODEL), 4), "folder", "host:1"
+    )
+    assert opened is not None
+    merge.stage(database, opened, [found_file(STUDY, "a.png")])
+    merge.merge(database, opened, lambda path: None)
+    clinic = target(database, "clinic", Kind.ARCHIVE)
+    for one in (clinic, target(database, STUDY, Kind.STUDY)):
+        with pytest.raises(UsageError, match=r"is being scanned by host:1; stop that scan"):
+            forget.forget(database, one)
+    with database.write() as connection:
+        connection.execute(update(scans_table).values(lease_expires_at=Now() - 1))
+    with pytest.raises(UsageError, match="was interrupted; first let it end: bonescreen screen /clinic"):
+        forget.forget(database, target(database, STUDY, Kind.STUDY))
+    forget.forget(database, clinic)
+    assert rows(database) == {}
+
+
+def test_a_claim_from_before_the_forgetting_stores_nothing_in_a_later_batch_of_the_same_number(
+    database: Database,
+) -> None:
+    run = scan(database, found_files(1))
+    zombie = ledger.claim(database, *send_all(database)[0], "zombie")
+    assert zombie is not None
+    ledger.cancel(database, run)
+    forget.forget(database, target(database, "archive", Kind.ARCHIVE))
+    scan(database, [found_file("another", "a.png")])
+    successor = ledger.claim(database, *send_all(database)[0], "successor")
+    assert successor is not None
+    assert not ledger.finish(database, zombie, [scored(1, 0.99)])
+    assert ledger.finish(
+        database, successor, [scored(i.image_id) for i in ledger.unprocessed_images(database, successor)]
+    )
+
+
+def test_an_outcome_whose_prediction_was_forgotten_meanwhile_is_not_stored_without_it(database: Database) -> None:
+    scan(database, [found_file("first", "a.png")], archive="first")
+    finish_all(database, content=7)
+    run = scan(database, [found_file("second", "b.png")], archive="second")
+    claim = ledger.claim(database, *send_all(database)[0], "w")
+    assert claim is not None
+    (image,) = ledger.unprocessed_images(database, claim)
+    # The worker has found the content in the database, and so has not inferred it again.
+    forget.forget(database, target(database, "first", Kind.ARCHIVE))
+    ledger.finish(database, claim, [ImageOutcome(image.image_id, (7).to_bytes(32, "big"))])
+    progress = run_progress(database, run)
+    assert (progress.state, progress.processed) == (RunState.RUNNING, 0)
+    assert kept_counts(database) == recount(database)
+    finish_all(database, content=7)
+    assert run_progress(database, run).state is RunState.DONE
+
+
+@pytest.fixture
+def file_database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    upgrade(database)
+    yield database
+    database.close()
+
+
+def bytes_of(database: Database) -> bytes:
+    """Return what is in the database's file and the files beside it."""
+    path = sqlite_path(database)
+    return b"".join(file.read_bytes() for file in sorted(path.parent.glob(f"{path.name}*")))
+
+
+@pytest.mark.parametrize("kind", [Kind.STUDY, Kind.ARCHIVE])
+def test_no_byte_of_a_forgotten_path_is_left_in_the_files_of_sqlite(file_database: Database, kind: Kind) -> None:
+    many = [found_file(STUDY, f"{n:04}.png") for n in range(300)]
+    # A second scan leaves staging rows of before in free pages.
+    for _ in range(2):
+        scan(file_database, [*many, found_file("other", "a.png")], batch_size=100)
+    finish_sent(file_database)
+    assert PATIENT.encode() in bytes_of(file_database)
+    assert UID.encode() in bytes_of(file_database)
+    forget.forget(file_database, target(file_database, {"study": STUDY, "archive": "archive"}[kind], kind))
+    # Deleting alone does not do it.
+    assert PATIENT.encode() in bytes_of(file_database)
+    erase_deleted(file_database)
+    assert PATIENT.encode() not in bytes_of(file_database)
+    assert UID.encode() not in bytes_of(file_database)
+    assert rows(file_database).get("images", 0) == (1 if kind is Kind.STUDY else 0)
+
+
+def test_split_batches_are_forgotten_with_their_run(database: Database) -> None:
+    run = scan(database, found_files(8), batch_size=8)
+    for _ in range(dispatch.SPLIT_AFTER):
+        assert ledger.claim(database, *send_all(database)[0], "w") is not None
+        with database.write() as connection:
+            connection.execute(update(batches).values(lease_expires_at=Now() - 1))
+        dispatch.recover_expired(database)
+    ledger.cancel(database, run)
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).where(batches.c.parent_id.is_not(None))).scalar_one() == 8
+    forget.forget(database, target(database, str(run), Kind.RUN))
+    assert "batches" not in rows(database)
