@@ -96,7 +96,6 @@ def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: t
     StorageOutage
         The home cannot be written.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s flower %(levelname)s %(message)s")
     # It logs every request, also those of pages that refresh themselves.
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     # It logs four warnings while no worker has started yet.

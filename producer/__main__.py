@@ -1,6 +1,5 @@
 """``python -m producer``: run the feeder until SIGTERM or SIGINT."""
 
-import logging
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from db.session import Database
 from producer.feeder import Feeder
 from producer.transport import Transport
 from xray.errors import BonescreenError, UsageError
+from xray.log_lines import configure_logging
 from xray.settings import Settings, read_settings
 
 
@@ -25,8 +25,7 @@ def run_feeder(settings: Settings) -> None:
         raise UsageError(
             "set BONESCREEN_BROKER_URL for the feeder; `bonescreen screen` starts a broker and a feeder of its own"
         )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s feeder %(levelname)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    configure_logging(settings, "feeder")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

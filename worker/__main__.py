@@ -1,10 +1,15 @@
 """``python -m worker``: one Celery worker for the configured model. `bonescreen worker` supervises it."""
 
+import logging
 import os
 import sys
+from functools import partial
+
+from celery.signals import after_setup_logger, after_setup_task_logger
 
 from worker.app import make_app
 from xray.errors import BonescreenError, UsageError
+from xray.log_lines import configure_logging, formatter, set_level
 from xray.network.package import load_package
 from xray.settings import read_settings
 
@@ -20,11 +25,24 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     app = make_app(settings, package, settings.broker_url)
+    # Celery's own banner is no log line.
+    quiet = ["--quiet"] if settings.log_format == "json" else []
     name = f"--hostname=worker@{settings.worker_name}"
-    app.worker_main(
-        ["worker", name, "--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--loglevel=INFO"]
-    )
+    if settings.log_format == "json":
+        # For what is said before Celery sets up its own handlers.
+        configure_logging(settings, "worker")
+        for signal in (after_setup_logger, after_setup_task_logger):
+            signal.connect(partial(_write_json, formatter(settings, "worker")), weak=False)
+    after_setup_logger.connect(lambda **_: set_level(settings), weak=False)
+    level = f"--loglevel={settings.log_level.upper()}"
+    options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", level]
+    app.worker_main([*quiet, "worker", name, *options])
     return 0
+
+
+def _write_json(json_lines: logging.Formatter, logger: logging.Logger, **_: object) -> None:
+    for handler in logger.handlers:
+        handler.setFormatter(json_lines)
 
 
 if __name__ == "__main__":

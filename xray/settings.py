@@ -22,6 +22,10 @@ EngineName = Literal["auto", "openvino", "keras"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 PrecisionName = Literal["auto", "fp32", "bf16", "int8"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+LogFormat = Literal["text", "json"]
+LOG_FORMATS: tuple[LogFormat, ...] = get_args(LogFormat)
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 _ADDRESS = frozenset({"transport", "hostname", "port", "userid", "username", "password", "virtual_host", "db"})
 """Parts of a broker's URL that Celery reads only from before the query."""
@@ -87,6 +91,12 @@ class Settings:
     flower_password : str or None
         ``BONESCREEN_FLOWER_PASSWORD``, default none: Password that `bonescreen flower` asks for: printable ASCII
         characters, no spaces.
+    log_format : str
+        ``BONESCREEN_LOG_FORMAT``, default ``text``: How workers, feeders and Flower write their logs: ``text``, or
+        ``json``, an object a line with run, batch and worker.
+    log_level : str
+        ``BONESCREEN_LOG_LEVEL``, default ``info``: The least level of lines in these logs: ``debug``, ``info``,
+        ``warning`` or ``error``.
     """
 
     home: Path
@@ -105,6 +115,8 @@ class Settings:
     worker_name: str
     flower_user: str | None
     flower_password: str | None = field(repr=False)
+    log_format: LogFormat
+    log_level: LogLevel
 
     @property
     def worker_signature(self) -> str:
@@ -157,6 +169,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         worker_name=_worker_name(environ.get("BONESCREEN_WORKER_NAME") or socket.gethostname()),
         flower_user=_flower_user(environ.get("BONESCREEN_FLOWER_USER") or None),
         flower_password=_flower_password(environ.get("BONESCREEN_FLOWER_PASSWORD") or None),
+        log_format=_log_format(environ.get("BONESCREEN_LOG_FORMAT") or "text"),
+        log_level=_log_level(environ.get("BONESCREEN_LOG_LEVEL") or "info"),
     )
 
 
@@ -248,6 +262,20 @@ def _precision(text: str) -> PrecisionName:
         if text == precision:
             return precision
     raise UsageError(f"BONESCREEN_PRECISION={text!r} must be one of {', '.join(PRECISIONS)}")
+
+
+def _log_format(text: str) -> LogFormat:
+    for log_format in LOG_FORMATS:
+        if text == log_format:
+            return log_format
+    raise UsageError(f"BONESCREEN_LOG_FORMAT={text!r} must be one of {', '.join(LOG_FORMATS)}")
+
+
+def _log_level(text: str) -> LogLevel:
+    for level in LOG_LEVELS:
+        if text.lower() == level:
+            return level
+    raise UsageError(f"BONESCREEN_LOG_LEVEL={text!r} must be one of {', '.join(LOG_LEVELS)}")
 
 
 def _quiet_seconds(text: str) -> float:

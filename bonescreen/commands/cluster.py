@@ -1,5 +1,6 @@
 """The processes that `screen` runs on one machine, each as a command for a cluster, and their health check."""
 
+import logging
 import signal
 import socket
 import threading
@@ -20,7 +21,7 @@ from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import print_line, print_notice
+from bonescreen.terminal import print_line
 from db import ledger
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
@@ -28,11 +29,14 @@ from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
 from producer.source import Source
 from xray.errors import BrokerOutage, Outage, UsageError
+from xray.log_lines import configure_logging
 from xray.network.open_engine import require_engine
 from xray.network.package import load_package
 from xray.network.precision import served_precisions
 from xray.settings import Settings
 from xray.vocabulary import Layout, count
+
+log = logging.getLogger(__name__)
 
 
 def enqueue(
@@ -92,6 +96,7 @@ def worker() -> None:
     served_precisions(package, settings.engine, settings.precision)
     database = open_database(settings)
     services = work_services(service_environ(settings, package.path))
+    configure_logging(settings, "worker")
     stop = threading.Event()
     # To stop on SIGTERM is a success: exit code 0.
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -101,7 +106,7 @@ def worker() -> None:
                 while not stop.wait(0.5):
                     supervisor.check()
             finally:
-                print_notice("Stopping ...")
+                log.info("stopping")
     finally:
         # A batch that was not finished in time would else count as one on which a worker died.
         with suppress(Outage):
@@ -146,6 +151,7 @@ def flower(
     url = _broker_url(settings)
     if (fault := broker_fault(url)) is not None:
         raise BrokerOutage(fault)
+    configure_logging(settings, "flower")
     run_flower(url, settings.home, host, port, credentials)
 
 
