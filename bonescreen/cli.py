@@ -20,6 +20,7 @@ from bonescreen.commands import (
     forget,
     heatmap,
     layers,
+    metrics,
     models,
     results,
     runs,
@@ -62,6 +63,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     "Maintenance": {
         "health": cluster.health,
+        "metrics": metrics.metrics,
         "bench": bench.bench,
         "db": database.app,
         "forget": forget.forget,
