@@ -6,6 +6,7 @@
 #   make check                      style, types and tests, as before each commit
 #   make docs                       write docs/commands.md from the help texts
 #   make lock                       choose new versions of the dependencies
+#   make audit                      ask osv.dev for known vulnerabilities of the dependencies; needs the internet
 
 PYTHON ?= python3
 ARCHIVE ?= examples/archive
@@ -13,7 +14,7 @@ EXTRAS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen install test check style types docs lock clean
+.PHONY: screen install test check style types docs lock audit clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
@@ -39,6 +40,11 @@ docs: .venv/screen.done
 lock: .venv/develop.done
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --python-version 3.11 --strip-extras \
 		--no-annotate --no-header --no-emit-index-url pyproject.toml --output-file constraints.txt
+
+# Strict: what it could not ask about is no success.
+audit: .venv/develop.done
+	@$(BIN)/uv tool run pip-audit --strict --vulnerability-service osv --no-deps --disable-pip \
+		--requirement constraints.txt
 
 clean:
 	rm -rf .venv

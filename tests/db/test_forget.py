@@ -1,13 +1,17 @@
 """Forget studies, runs and archives: nothing of them is left, all of the others is, and the counts are right."""
 
 import random
+import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
 
-from db import dispatch, forget, ledger, merge
+from db import batching, dispatch, forget, ledger, merge
 from db.forget import Kind, Target, count_stored, find_targets
 from db.migrate import upgrade
 from db.queries import ResultFilter, results
@@ -17,9 +21,10 @@ from db.scan_cache import remember_skipped
 from db.scans import begin_scan
 from db.session import Database, Now
 from db.sqlite_file import erase_deleted, sqlite_path
-from db.store import ImageOutcome
+from db.store import ImageOutcome, predicted_contents
 from db.tables import batches, contents, metadata, outcomes, predictions
 from db.tables import scans as scans_table
+from tests.awaiting import PATIENCE
 from tests.ledgers import fill
 from tests.recount import kept_counts, recount
 from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
@@ -290,3 +295,46 @@ def test_split_batches_are_forgotten_with_their_run(database: Database) -> None:
         assert connection.execute(select(func.count()).where(batches.c.parent_id.is_not(None))).scalar_one() == 8
     forget.forget(database, target(database, str(run), Kind.RUN))
     assert "batches" not in rows(database)
+
+
+def work_off(database: Database, run: int, began: threading.Event) -> None:
+    """Process a run's batches as a worker: what the database has a prediction of is not inferred again."""
+    while open_batches := open_batches_of(database, run):
+        for batch in open_batches:
+            claim = ledger.claim(database, run, batch, "w")
+            assert claim is not None
+            found = []
+            for image in ledger.unprocessed_images(database, claim):
+                # The same number in each archive, and so the same content.
+                inferred = scored(image.image_id, content=int(re.sub(r"\D", "", image.path)))
+                assert inferred.digest is not None
+                known = predicted_contents(database, claim.model_id, [inferred.digest])
+                found.append(replace(inferred, prediction=None) if known else inferred)
+            began.set()
+            assert ledger.finish(database, claim, found)
+
+
+def open_batches_of(database: Database, run: int) -> list[int]:
+    with database.read() as connection:
+        query = select(batches.c.id).where(batches.c.run_id == run, batching.is_open()).order_by(batches.c.id)
+        return list(connection.execute(query).scalars())
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_a_worker_that_stores_the_same_contents_meanwhile_lacks_no_prediction_at_the_end(database: Database) -> None:
+    forgotten = scan(database, found_files(40), archive="forgotten", batch_size=40)
+    work_off(database, forgotten, threading.Event())
+    kept = scan(database, found_files(40), archive="kept", batch_size=1)
+    began = threading.Event()
+    with ThreadPoolExecutor(1) as worker:
+        done = worker.submit(work_off, database, kept, began)
+        assert began.wait(30 * PATIENCE)
+        forget.forget(database, target(database, "forgotten", Kind.ARCHIVE))
+        done.result()
+    assert run_progress(database, kept).state is RunState.DONE
+    with database.read() as connection:
+        shown = connection.execute(select(outcomes.c.content_id)).scalars().all()
+        assert (len(shown), len(set(shown))) == (40, 40)
+        assert set(connection.execute(select(predictions.c.content_id)).scalars()) == set(shown)
+        assert set(connection.execute(select(contents.c.id)).scalars()) == set(shown)
+    assert kept_counts(database) == recount(database)
