@@ -78,7 +78,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Stored:
-    """How much is stored of a target: `images` with those that are no longer current, `outcomes` in `runs` runs."""
+    """How much is stored of a target: `images` with those that are no longer current; `outcomes`, which `runs` have."""
 
     runs: int
     studies: int
@@ -127,8 +127,11 @@ def count_stored(database: Database, target: Target) -> Stored:
         A run of it is open, or its archive is being scanned; the text says what to do first.
     """
     in_scope = _scope(target)
+    with_outcomes = select(outcomes.c.run_id).where(in_scope["outcomes"])
+    if target.kind is not Kind.STUDY:
+        with_outcomes = select(runs.c.id).where(_runs_of(target))
     queries = {
-        "runs": select(func.count()).select_from(runs).where(_runs_of(target)),
+        "runs": select(func.count()).select_from(runs).where(runs.c.id.in_(with_outcomes)),
         "studies": select(func.count()).select_from(studies).where(in_scope["studies"]),
         "images": select(func.count()).select_from(images).where(in_scope["images"]),
         "outcomes": select(func.count()).select_from(outcomes).where(in_scope["outcomes"]),

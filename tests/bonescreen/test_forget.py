@@ -1,6 +1,8 @@
 """`bonescreen forget`: says what it removes, asks, and removes it."""
 
+import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from db import ledger
 from db.session import Database
 from tests.bonescreen.conftest import Bonescreen
+from tests.bonescreen.processes import BONESCREEN
 from tests.ledgers import NEGATIVE, POSITIVE, STUDIES, embedded, fill, screened
 from tests.seeding import MODEL
 
@@ -120,3 +123,23 @@ def test_on_postgresql_the_rest_is_said_to_be_the_administrators(
     assert "removing them is for its administrator" in done.out
     assert "are gone" not in done.out
     assert bonescreen("runs").out.startswith("No runs yet.")
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 1), ("y", 0, 0)])
+def test_at_a_terminal_it_asks(home: Path, environ: dict[str, str], answer: str, code: int, left: int) -> None:
+    screened(home)
+    terminal, its_input = os.openpty()
+    try:
+        os.write(terminal, f"{answer}\n".encode())
+        done = subprocess.run(
+            [*BONESCREEN, "forget", POSITIVE], env=environ, stdin=its_input, capture_output=True, text=True, check=False
+        )
+    finally:
+        os.close(terminal)
+        os.close(its_input)
+    assert done.returncode == code
+    assert "Remove it? [y/N]: " in done.stdout
+    assert ("Nothing was removed." in done.stdout) == bool(left)
+    with closing(sqlite3.connect(home / "bonescreen.db")) as connection:
+        query = "SELECT count(*) FROM studies WHERE key = ?"
+        assert connection.execute(query, (POSITIVE,)).fetchone() == (left,)

@@ -338,3 +338,22 @@ def test_a_worker_that_stores_the_same_contents_meanwhile_lacks_no_prediction_at
         assert set(connection.execute(select(predictions.c.content_id)).scalars()) == set(shown)
         assert set(connection.execute(select(contents.c.id)).scalars()) == set(shown)
     assert kept_counts(database) == recount(database)
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_interrupted_at_any_transaction_it_goes_on_when_it_is_asked_again(database: Database) -> None:
+    fill(database, {f"s{n}/study1_negative": [0.3, Reason.TRUNCATED, 0.9] for n in range(5)})
+    interruptions = 0
+    while targets := find_targets(database, "clinic"):
+        try:
+            forget.forget(database, targets[0], _interrupt)
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert kept_counts(database) == recount(database)
+    assert interruptions > 5
+    assert rows(database) == {}
+
+
+def _interrupt(deleted: int) -> None:
+    if deleted:
+        raise KeyboardInterrupt
