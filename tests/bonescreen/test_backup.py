@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.bonescreen.conftest import Bonescreen
-from tests.ledgers import POSITIVE, embedded, screened
+from tests.ledgers import POSITIVE, embedded, fill, screened
 
 
 def test_the_copy_has_everything_and_only_its_owner_can_read_it(
     bonescreen: Bonescreen, home: Path, tmp_path: Path
 ) -> None:
-    screened(home)
     # Held open, so that what it has is in the write-ahead log and not in the file.
     database = embedded(home)
+    fill(database)
     done = bonescreen("db", "backup", tmp_path / "copy.db")
     database.close()
     assert (done.code, done.err) == (0, "")
