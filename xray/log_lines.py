@@ -55,7 +55,6 @@ class JsonFormatter(logging.Formatter):
         data = getattr(record, "data", None)
         if isinstance(data, dict) and "id" in data:
             line["task"] = data["id"]
-            line |= zip(("run", "batch"), map(int, re.findall(r"\d+", str(data.get("args")))), strict=False)
         line |= {name: int(number) for name, number in reversed(_NUMBERED.findall(message))}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from db import batching, dispatch, forget, ledger, merge
+from db import forget, ledger, merge, recovery
 from db.forget import Kind, Target, count_stored, find_targets
 from db.migrate import upgrade
 from db.queries import ResultFilter, results
@@ -27,7 +27,7 @@ from db.tables import scans as scans_table
 from tests.awaiting import PATIENCE
 from tests.ledgers import fill
 from tests.recount import kept_counts, recount
-from tests.seeding import MODEL, finish_sent, found_file, found_files, scan, scored, send_all
+from tests.seeding import MODEL, claim_next, finish_batches, found_file, found_files, scan, scored
 from xray.archives.archive_file import ArchiveFile
 from xray.errors import UsageError
 from xray.vocabulary import Reason
@@ -146,27 +146,27 @@ def test_a_content_and_a_prediction_stay_while_another_image_has_them(database: 
 
 def test_a_forgotten_study_is_screened_again_by_the_next_scan(database: Database) -> None:
     run = scan(database, found_files(3))
-    finish_sent(database)
+    finish_batches(database)
     forget.forget(database, target(database, "study0001", Kind.STUDY))
     assert run_progress(database, run).state is RunState.DONE
     assert scan(database, found_files(3)) == run
-    assert finish_sent(database) == 1
+    assert finish_batches(database) == 1
     assert {row.study for row in results(database, ResultFilter(run=run))} == {"study0000", "study0001", "study0002"}
     assert kept_counts(database) == recount(database)
 
 
 def test_a_forgotten_run_leaves_the_studies_for_a_new_one(database: Database) -> None:
     run = scan(database, found_files(3))
-    finish_sent(database)
+    finish_batches(database)
     forget.forget(database, target(database, str(run), Kind.RUN))
     assert rows(database).keys() == {"archives", "archive_counts", "studies", "images"}
     scan(database, found_files(3))
-    assert finish_sent(database) == 3
+    assert finish_batches(database) == 3
 
 
 def test_what_was_skipped_in_a_studys_folder_is_forgotten_with_it(database: Database) -> None:
     scan(database, [found_file(STUDY, "a.png"), found_file("other", "b.png")])
-    finish_sent(database)
+    finish_batches(database)
     skipped = [ArchiveFile(f"{folder}/report.dcm", 1, 1) for folder in (STUDY, "other")]
     remember_skipped(database, 1, [_Skipped(file) for file in skipped])
     forget.forget(database, target(database, STUDY, Kind.STUDY))
@@ -221,13 +221,11 @@ def test_a_claim_from_before_the_forgetting_stores_nothing_in_a_later_batch_of_t
     database: Database,
 ) -> None:
     run = scan(database, found_files(1))
-    zombie = ledger.claim(database, *send_all(database)[0], "zombie")
-    assert zombie is not None
+    zombie = claim_next(database, "zombie")
     ledger.cancel(database, run)
     forget.forget(database, target(database, "archive", Kind.ARCHIVE))
     scan(database, [found_file("another", "a.png")])
-    successor = ledger.claim(database, *send_all(database)[0], "successor")
-    assert successor is not None
+    successor = claim_next(database, "successor")
     assert not ledger.finish(database, zombie, [scored(1, 0.99)])
     assert ledger.finish(
         database, successor, [scored(i.image_id) for i in ledger.unprocessed_images(database, successor)]
@@ -238,8 +236,7 @@ def test_an_outcome_whose_prediction_was_forgotten_meanwhile_is_not_stored_witho
     scan(database, [found_file("first", "a.png")], archive="first")
     finish_all(database, content=7)
     run = scan(database, [found_file("second", "b.png")], archive="second")
-    claim = ledger.claim(database, *send_all(database)[0], "w")
-    assert claim is not None
+    claim = claim_next(database)
     (image,) = ledger.unprocessed_images(database, claim)
     # The worker has found the content in the database, and so has not inferred it again.
     forget.forget(database, target(database, "first", Kind.ARCHIVE))
@@ -271,7 +268,7 @@ def test_no_byte_of_a_forgotten_path_is_left_in_the_files_of_sqlite(file_databas
     # A second scan leaves staging rows of before in free pages.
     for _ in range(2):
         scan(file_database, [*many, found_file("other", "a.png")], batch_size=100)
-    finish_sent(file_database)
+    finish_batches(file_database)
     assert PATIENT.encode() in bytes_of(file_database)
     assert UID.encode() in bytes_of(file_database)
     forget.forget(file_database, target(file_database, {"study": STUDY, "archive": "archive"}[kind], kind))
@@ -285,11 +282,11 @@ def test_no_byte_of_a_forgotten_path_is_left_in_the_files_of_sqlite(file_databas
 
 def test_split_batches_are_forgotten_with_their_run(database: Database) -> None:
     run = scan(database, found_files(8), batch_size=8)
-    for _ in range(dispatch.SPLIT_AFTER):
-        assert ledger.claim(database, *send_all(database)[0], "w") is not None
+    for _ in range(recovery.SPLIT_AFTER):
+        claim_next(database)
         with database.write() as connection:
             connection.execute(update(batches).values(lease_expires_at=Now() - 1))
-        dispatch.recover_expired(database)
+        recovery.recover_expired(database)
     ledger.cancel(database, run)
     with database.read() as connection:
         assert connection.execute(select(func.count()).where(batches.c.parent_id.is_not(None))).scalar_one() == 8
@@ -299,25 +296,16 @@ def test_split_batches_are_forgotten_with_their_run(database: Database) -> None:
 
 def work_off(database: Database, run: int, began: threading.Event) -> None:
     """Process a run's batches as a worker: what the database has a prediction of is not inferred again."""
-    while open_batches := open_batches_of(database, run):
-        for batch in open_batches:
-            claim = ledger.claim(database, run, batch, "w")
-            assert claim is not None
-            found = []
-            for image in ledger.unprocessed_images(database, claim):
-                # The same number in each archive, and so the same content.
-                inferred = scored(image.image_id, content=int(re.sub(r"\D", "", image.path)))
-                assert inferred.digest is not None
-                known = predicted_contents(database, claim.model_id, [inferred.digest])
-                found.append(replace(inferred, prediction=None) if known else inferred)
-            began.set()
-            assert ledger.finish(database, claim, found)
-
-
-def open_batches_of(database: Database, run: int) -> list[int]:
-    with database.read() as connection:
-        query = select(batches.c.id).where(batches.c.run_id == run, batching.is_open()).order_by(batches.c.id)
-        return list(connection.execute(query).scalars())
+    while (claim := ledger.claim_more(database, run, "w", images=1000)) is not None:
+        found = []
+        for image in ledger.unprocessed_images(database, claim):
+            # The same number in each archive, and so the same content.
+            inferred = scored(image.image_id, content=int(re.sub(r"\D", "", image.path)))
+            assert inferred.digest is not None
+            known = predicted_contents(database, claim.model_id, [inferred.digest])
+            found.append(replace(inferred, prediction=None) if known else inferred)
+        began.set()
+        assert ledger.finish(database, claim, found)
 
 
 @pytest.mark.usefixtures("few_rows")
