@@ -1,6 +1,6 @@
 """Stage the files that a scan finds, and merge them into studies and images: gather, decide, apply."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,19 +28,16 @@ from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_ru
 from db.counts import Changes as RunChanges
 from db.describe_studies import describe_studies
 from db.moved_times import DigestOf, Shift, is_shift, keep_unchanged
+from db.passing_failures import PASSING
 from db.runs import lock_run
 from db.scans import Scan, renew_lease
 from db.session import Database, chunks, insert_into, insert_many, one_of
 from db.study_results import refresh_study_results
 from db.tables import archive_counts, images, outcomes, runs, scan_entries, scans, studies
 from xray.archives.archive_file import ArchiveFile, Placement
-from xray.vocabulary import Reason
 
 MERGE_ROWS = 2_000
 """Staging rows that one transaction merges: few enough that workers do not wait long, even if all files changed."""
-
-TEMPORARY_FAILURES = (Reason.VANISHED, Reason.CHANGED, Reason.BROKEN_LINK)
-"""Failures of a file that was missing or changed: when the file is back, it is read again."""
 
 IMAGE_ATTRIBUTES = ("body_part", "view", "laterality", "series", "modality", "intent", "patient_mark")
 """The columns of `images` that describe an image; the other attributes of a `Placement` belong to its study."""
@@ -138,6 +135,26 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
     TakenOver
         Another process has taken the scan over.
     """
+    total = 0
+    for first, last in _searched_ranges(database, scan):
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            total += _mark_chunk_gone(connection, scan, first, last, unread)
+            connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
+    return total
+
+
+def paths_not_found(database: Database, scan: Scan) -> Iterator[str]:
+    """Yield the paths of the current images that a scan did not find, once its files are merged."""
+    for first, last in _searched_ranges(database, scan):
+        with database.write() as connection:
+            renew_lease(connection, scan)
+            rows = connection.execute(_select_not_found(scan, first, last)).all()
+        yield from (row.path for row in rows)
+
+
+def _searched_ranges(database: Database, scan: Scan) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of ids, at most `MERGE_ROWS` each, that hold an archive's current images, if some are lost."""
     with database.read() as connection:
         held = select(archive_counts.c.block, archive_counts.c.images).where(
             archive_counts.c.archive_id == scan.archive_id, archive_counts.c.images > 0
@@ -146,16 +163,11 @@ def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozense
         found = connection.execute(select(scans.c.found).where(scans.c.id == scan.scan_id)).scalar_one()
     # All files that were found are current images now.
     if sum(blocks.values()) == found:
-        return 0
-    total = 0
+        return
     for block in blocks:
         end = (block + 1) * BLOCK_IDS
         for first in range(block * BLOCK_IDS, end, MERGE_ROWS):
-            with database.write() as connection:
-                renew_lease(connection, scan)
-                total += _mark_chunk_gone(connection, scan, first, min(first + MERGE_ROWS, end) - 1, unread)
-                connection.execute(update(scans).where(scans.c.id == scan.scan_id).values(gone=total))
-    return total
+            yield first, min(first + MERGE_ROWS, end) - 1
 
 
 @dataclass(frozen=True)
@@ -369,7 +381,7 @@ def _apply(connection: Connection, archive_id: int, study_ids: Mapping[str, int]
     for ids in chunks([row.image_id for row in changes.superseded]):
         connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
     for ids in chunks(come):
-        failed = outcomes.c.reason.in_(TEMPORARY_FAILURES)
+        failed = outcomes.c.reason.in_(PASSING)
         connection.execute(delete(outcomes).where(one_of(connection, outcomes.c.image_id, ids), failed))
         connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=True))
     if changes.corrected:
@@ -445,6 +457,24 @@ def _refresh_results(
 def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, unread: Collection[str]) -> int:
     """Mark those of a range of image ids that were not found; return how many."""
     run_ids = _lock_runs(connection, scan.archive_id)
+    rows = connection.execute(_select_not_found(scan, first, last)).all()
+    gone = [row for row in rows if not _is_at_or_below(row.path, unread)]
+    image_ids = [row.id for row in gone]
+    for ids in chunks(image_ids):
+        connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
+    study_ids = {row.study_id for row in gone}
+    describe_studies(connection, study_ids)
+    _count_images(connection, scan.archive_id, [], image_ids)
+    _count_studies(connection, scan.archive_id, study_ids, _with_images(connection, study_ids))
+    _count_outcomes(connection, image_ids, -1)
+    for run_id in run_ids:
+        changes = refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
+        change_run_counts(connection, run_id, changes)
+    return len(gone)
+
+
+def _select_not_found(scan: Scan, first: int, last: int) -> Select[Any]:
+    """Select id, study_id and path of those current images of a range of ids that a scan did not find."""
     study_key = select(studies.c.key).where(studies.c.id == images.c.study_id).correlate(images).scalar_subquery()
     # A count for the reason of `_matching_images`.
     found = (
@@ -459,22 +489,7 @@ def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, 
     )
     # The sum keeps planners from reading the whole archive through the index on archive_id.
     in_chunk = images.c.archive_id + 0 == scan.archive_id, images.c.id.between(first, last)
-    rows = connection.execute(
-        select(images.c.id, images.c.study_id, images.c.path).where(*in_chunk, images.c.current, found == 0)
-    ).all()
-    gone = [row for row in rows if not _is_at_or_below(row.path, unread)]
-    image_ids = [row.id for row in gone]
-    for ids in chunks(image_ids):
-        connection.execute(update(images).where(one_of(connection, images.c.id, ids)).values(current=False))
-    study_ids = {row.study_id for row in gone}
-    describe_studies(connection, study_ids)
-    _count_images(connection, scan.archive_id, [], image_ids)
-    _count_studies(connection, scan.archive_id, study_ids, _with_images(connection, study_ids))
-    _count_outcomes(connection, image_ids, -1)
-    for run_id in run_ids:
-        changes = refresh_study_results(connection, run_id, sorted(study_ids), only_known=True)
-        change_run_counts(connection, run_id, changes)
-    return len(gone)
+    return select(images.c.id, images.c.study_id, images.c.path).where(*in_chunk, images.c.current, found == 0)
 
 
 def _is_at_or_below(path: str, paths: Collection[str]) -> bool:

@@ -6,10 +6,10 @@ write matches no row and raises `TakenOver`. Staged rows of the expired scan are
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from db.batching import FIRST_TOKENS, make_batches
@@ -29,6 +29,7 @@ from db.tables import (
 )
 from xray.errors import TakenOver
 from xray.message import LEASE_SECONDS
+from xray.vocabulary import SkipReason
 
 DELETE_ROWS = 20_000
 """Staging rows that one transaction deletes: few enough that workers on SQLite do not wait long."""
@@ -182,7 +183,14 @@ def had_other_layout(database: Database, scan: Scan) -> bool:
         return bool(connection.execute(select(and_(undecided, exists().where(*other)))).scalar_one())
 
 
-def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, decided: bool = True) -> int:
+def close_scan(
+    database: Database,
+    scan: Scan,
+    skipped: Mapping[str, int],
+    *,
+    decided: bool = True,
+    emptied: Collection[str] = (),
+) -> int:
     """Make the run's batches, delete the staging rows and close the scan; the last of several transactions closes it.
 
     Parameters
@@ -194,6 +202,8 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, de
         How many files were skipped, by reason.
     decided : bool
         Whether later scans use the scan's layout too.
+    emptied : collection of str
+        Folders that held images and are empty, for `folders_found_empty` in the next scan.
 
     Returns
     -------
@@ -223,12 +233,27 @@ def close_scan(database: Database, scan: Scan, skipped: Mapping[str, int], *, de
         renew_lease(connection, scan)
         if decided:
             connection.execute(update(archives).where(archives.c.id == scan.archive_id).values(layout=scan.layout))
+        connection.execute(delete(skipped_files).where(*_found_empty(scan.archive_id)))
+        if emptied:
+            same = {"archive_id": scan.archive_id, "size": 0, "mtime_ns": 0, "reason": SkipReason.EMPTIED_FOLDER}
+            connection.execute(insert(skipped_files), [{**same, "path": folder} for folder in emptied])
         connection.execute(
             update(scans)
             .where(scans.c.id == scan.scan_id)
             .values(finished_at=Now(), skipped=json.dumps(dict(sorted(skipped.items()))))
         )
     return total
+
+
+def folders_found_empty(database: Database, archive_id: int) -> set[str]:
+    """Return the folders that held images when the last scan of an archive that was closed found them empty."""
+    with database.read() as connection:
+        found = select(skipped_files.c.path).where(*_found_empty(archive_id))
+        return set(connection.execute(found).scalars())
+
+
+def _found_empty(archive_id: int) -> tuple[ColumnElement[bool], ...]:
+    return skipped_files.c.archive_id == archive_id, skipped_files.c.reason == SkipReason.EMPTIED_FOLDER
 
 
 def abandon_scan(database: Database, scan: Scan) -> None:

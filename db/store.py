@@ -176,14 +176,19 @@ def delete_failures(connection: Connection, run_id: int, after: int) -> list[int
     ids = list(connection.execute(failed).scalars())
     # One call of `make_batches` then makes batches of them all.
     ids = [image_id for image_id in ids if block_of(image_id) < block_of(ids[0]) + BLOCKS_AT_ONCE]
-    for chunk in chunks(ids):
+    delete_outcomes(connection, run_id, ids)
+    return ids
+
+
+def delete_outcomes(connection: Connection, run_id: int, image_ids: Sequence[int]) -> None:
+    """Delete the outcomes of images that failed in a run, which the caller has locked; their studies are updated."""
+    for chunk in chunks(image_ids):
         these = one_of(connection, outcomes.c.image_id, chunk)
         connection.execute(delete(outcomes).where(outcomes.c.run_id == run_id, these))
-    studies, current = _studies_of(connection, ids)
+    studies, current = _studies_of(connection, image_ids)
     changes = add(tally(current, "processed", -1), tally(current, "failed", -1))
     changes = add(changes, refresh_study_results(connection, run_id, studies))
     change_run_counts(connection, run_id, changes)
-    return ids
 
 
 def _content_ids(

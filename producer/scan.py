@@ -9,6 +9,7 @@ from functools import partial
 
 from db import merge, scans
 from db.describe_studies import studies_of_several_patients
+from db.passing_failures import forget_passing_failures
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model, set_priority
 from db.scan_cache import (
     HeaderMarks,
@@ -22,12 +23,13 @@ from db.scan_cache import (
 )
 from db.scans import OpenScan, Scan
 from db.session import Database
+from producer.emptied_folders import emptied_folders
 from producer.layout_detection import choose_layout
 from producer.read_archive import read_archive
 from producer.scan_summary import MAX_WARNINGS, ScanReport
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
-from xray.archives.files import file_digest
+from xray.archives.files import file_digest, is_readable
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.storage_errors import require_root
 from xray.errors import ArchiveOutage, UsageError
@@ -216,6 +218,9 @@ def _read_and_merge(
         scans.abandon_scan(database, scan)
         raise
     added = merge.merge(database, scan, partial(file_digest, source.root))
+    forget_passing_failures(database, scan, partial(is_readable, source.root))
+    emptied = emptied_folders(database, scan, source.root)
+    report.add(Skipped(folder, SkipReason.EMPTIED_FOLDER) for folder in sorted(emptied))
     report.gone = merge.mark_gone(database, scan, report.unread)
     mark = None if source.pseudonym_key is None else key_mark(source.pseudonym_key)
     if mark is None and not added:
@@ -227,7 +232,7 @@ def _read_and_merge(
     )
     # What a closed container holds may be most of the archive: the layout is detected again once it can be read.
     decided = not detected or HIDING.isdisjoint(report.skipped)
-    report.batches = scans.close_scan(database, scan, report.skipped, decided=decided)
+    report.batches = scans.close_scan(database, scan, report.skipped, decided=decided, emptied=emptied)
     return report
 
 

@@ -12,7 +12,7 @@ MAX_WARNINGS = 10
 MAX_TERMS = 1_000
 """Maximum number of body part terms that are counted, as anybody may write anything."""
 
-CONTAINER_REASONS = frozenset(
+EXPLAINED = frozenset(
     {
         SkipReason.ENCRYPTED_CONTAINER,
         SkipReason.UNKNOWN_PACKING,
@@ -20,9 +20,10 @@ CONTAINER_REASONS = frozenset(
         SkipReason.NESTED_CONTAINER,
         SkipReason.COMPRESSED_TAR,
         SkipReason.CONTAINER_TOO_LARGE,
+        SkipReason.EMPTIED_FOLDER,
     }
 )
-"""Reasons whose warning says what to do: a container may hold all images of an archive."""
+"""Reasons whose warning says what to do: behind one line there may be all images of an archive."""
 
 UNREAD = frozenset(
     {
@@ -33,6 +34,7 @@ UNREAD = frozenset(
         SkipReason.CONTAINER_TOO_LARGE,
         SkipReason.ENCRYPTED_CONTAINER,
         SkipReason.UNKNOWN_PACKING,
+        SkipReason.EMPTIED_FOLDER,
     }
 )
 """Reasons that leave open what a file, folder or container holds: images known there are not gone."""
@@ -111,7 +113,7 @@ class ScanSummary:
     def _count_skipped(self, skipped: Skipped) -> None:
         self.skipped[skipped.reason] += 1
         if skipped.reason in frozenset(SkipReason) - EXPECTED:
-            remedy = SKIP_REMEDY[SkipReason(skipped.reason)] if skipped.reason in CONTAINER_REASONS else None
+            remedy = SKIP_REMEDY[SkipReason(skipped.reason)] if skipped.reason in EXPLAINED else None
             self._warn(f"{skipped}: {remedy}" if remedy else str(skipped))
 
     def _warn(self, text: str) -> None:

@@ -5,19 +5,23 @@ import threading
 from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from db import ledger
 from db.ledger import BatchImage, Claim
+from db.near_images import images_read_near, nearest
+from db.scan_cache import archive_id_of, current_images
 from db.session import Database
 from db.store import ImageOutcome
+from xray.archives.archive_file import path_as_text
+from xray.archives.empty_folders import empty_folder_above
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, BonescreenError, FileFault
 from xray.settings import Settings
 from xray.vocabulary import Reason
 
 OUTAGE_REASONS = frozenset({Reason.VANISHED, Reason.UNREADABLE, Reason.CHANGED})
-"""If all images of a batch fail for one of these reasons, the cause may be the archive and not the files."""
+"""If an image fails for one of these reasons, the cause may be its folder or its device and not its file."""
 
 
 ANSWER_SECONDS = 15.0
@@ -32,7 +36,7 @@ class ClaimedBatch:
     """A batch in the hands of a worker.
 
     Failures that may be the archive's are stored with the last outcomes of the batch, as only then it is known whether
-    all are alike; other outcomes are stored at any time.
+    all are alike, and what can be read beside them; other outcomes are stored at any time.
 
     Parameters
     ----------
@@ -74,6 +78,7 @@ class ClaimedBatch:
         self.root = _root(settings, claim)
         self.waiting: deque[BatchImage] = deque(ledger.unprocessed_images(database, claim))
         self.images = {image.image_id: image for image in self.waiting}
+        self._read: list[BatchImage] = []
         self._left = len(self.waiting)
         self._unstored: list[ImageOutcome] = []
         self._suspects: list[ImageOutcome] = []
@@ -119,6 +124,8 @@ class ClaimedBatch:
             suspect = outcome.reason in OUTAGE_REASONS
             (self._suspects if suspect else self._unstored).append(outcome)
             self._only_suspects &= suspect
+            if outcome.digest is not None:
+                self._read.append(self.images[outcome.image_id])
 
     def check_claim(self) -> None:
         """Raise `ClaimLost` if the lease renewal found the claim lost."""
@@ -148,36 +155,64 @@ class ClaimedBatch:
         ClaimLost
             If the claim is no longer valid; nothing is stored.
         ArchiveOutage
-            If every image failed alike, and none of the archive can be read now.
+            If failures are not those of their files: the others are left to `store`.
         """
-        reason = self._archive_fault() if self._only_suspects else None
-        if reason is not None:
-            raise ArchiveOutage(
-                f"every image of a batch of {self.claim.archive} ({len(self._suspects)}) is {reason}: is the archive "
-                "mounted and readable? If it is, scan it again"
-            )
-        stored = [*self._unstored, *self._suspects]
+        decided = [(group, self._outage(group)) for group in self._suspects_by_folder()]
+        self._suspects = [suspect for group, outage in decided if outage is not None for suspect in group]
+        self._unstored += [suspect for group, outage in decided if outage is None for suspect in group]
+        if self._suspects:
+            raise ArchiveOutage(next(outage for _, outage in decided if outage is not None))
+        stored = self._unstored
         if not ledger.finish(self._database, self.claim, stored):
             raise ClaimLost
         return stored
 
-    def _archive_fault(self) -> Reason | None:
-        """Return the reason that all images failed for, if the archive is its cause.
+    def _suspects_by_folder(self) -> list[list[ImageOutcome]]:
+        """Group the suspects that share a folder and a reason."""
+        groups: dict[tuple[PurePosixPath, Reason | None], list[ImageOutcome]] = {}
+        for suspect in self._suspects:
+            folder = PurePosixPath(self.images[suspect.image_id].path).parent
+            groups.setdefault((folder, suspect.reason), []).append(suspect)
+        return list(groups.values())
 
-        It is, if an image that was read before in this run cannot be read now. If none was read yet, a batch of one
-        image says too little.
+    def _outage(self, group: Sequence[ImageOutcome]) -> str | None:
+        """Return what is unavailable, if the failures of a folder's images are not those of their files.
+
+        It is the folder or its device, if it is empty and held more than one image, or if none of the nearest images
+        that were read before can be read now. If none was read yet, a batch of one image says too little.
         """
-        reasons = {outcome.reason for outcome in self._suspects}
-        if len(reasons) != 1:
+        image, reason = self.images[group[0].image_id], group[0].reason
+        archive = self.claim.archive
+        if reason is Reason.VANISHED and (folder := empty_folder_above(self.root, image.path)) is not None:
+            archive_id = archive_id_of(self._database, archive)
+            if archive_id is not None and current_images(self._database, archive_id, folder) > 1:
+                return (
+                    f"the folder {path_as_text(folder)} of {archive} held images and is empty: is it mounted? "
+                    "If it was emptied on purpose, scan the archive again"
+                )
+        read = [*self._read, *images_read_near(self._database, self.claim.run_id, image)]
+        witnesses = nearest(image, read)
+        if not witnesses:
+            alike = self._only_suspects and {suspect.reason for suspect in self._suspects} == {reason}
+            if not alike or len(self._suspects) == 1:
+                return None
+            return (
+                f"every image of a batch of {archive} ({len(self._suspects)}) is {reason}: is the archive "
+                "mounted and readable? If it is, scan it again"
+            )
+        if any(self._is_readable(witness) for witness in witnesses):
             return None
-        image = ledger.latest_read_image(self._database, self.claim)
-        if image is None:
-            return reasons.pop() if len(self._suspects) > 1 else None
+        return (
+            f"an image of {archive} is {reason}, and {path_as_text(witnesses[0].path)}, which was read before, cannot "
+            "be read now: is everything mounted and readable? If it is, scan the archive again"
+        )
+
+    def _is_readable(self, image: BatchImage) -> bool:
         try:
             read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
         except FileFault:
-            return reasons.pop()
-        return None
+            return False
+        return True
 
 
 def _root(settings: Settings, claim: Claim) -> Path:

@@ -169,6 +169,7 @@ class SkipReason(StrEnum):
     STILL_WRITTEN = "still being written"
     MULTI_FRAME = "multi-frame DICOM"
     NO_PIXELS = "DICOM without pixels"
+    EMPTIED_FOLDER = "emptied folder"
 
 
 SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
@@ -202,6 +203,10 @@ SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
     SkipReason.STILL_WRITTEN: ("file that is still being written", "files that are still being written"),
     SkipReason.MULTI_FRAME: ("DICOM file with several frames", "DICOM files with several frames"),
     SkipReason.NO_PIXELS: ("DICOM file without pixels", "DICOM files without pixels"),
+    SkipReason.EMPTIED_FOLDER: (
+        "folder that held images and is empty now",
+        "folders that held images and are empty now",
+    ),
 }
 """Each reason as a noun, for one file and for several."""
 
@@ -224,6 +229,7 @@ SKIP_REMEDY: dict[SkipReason, str] = {
     SkipReason.UNKNOWN_PACKING: "unpack it (7z x FILE), then screen the folder",
     SkipReason.UNREADABLE_MEMBERS: "unpack it (7z x FILE asks for a password if it has one), then screen the folder",
     SkipReason.BROKEN_LINK: "put the file that it leads to in its place, then scan again",
+    SkipReason.EMPTIED_FOLDER: "mount it again, then scan again; if it was emptied on purpose, only scan again",
 }
 """What to do about each reason that leaves a part of an archive unseen until somebody does something."""
 

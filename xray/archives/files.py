@@ -142,6 +142,21 @@ def file_version(root: Path, relative: str) -> tuple[int, int]:
         raise file_fault(root, relative, error) from error
 
 
+def is_readable(root: Path, relative: str, version: tuple[int, int]) -> bool:
+    """Tell whether a file or member below an archive's root can be opened, and has a version (`ArchiveFile.version`).
+
+    Raises
+    ------
+    ArchiveOutage
+        As in `read_image_file`.
+    """
+    try:
+        with open_image(root, relative):
+            return file_version(root, relative) == version
+    except FileFault:
+        return False
+
+
 def is_same_file(root: Path, one: str, other: str) -> bool:
     """Tell whether two paths below an archive's root, or in its containers, lead to one file.
 
