@@ -1,5 +1,6 @@
-"""Open a regular file without ever blocking, and read it by offset, so that threads share no position."""
+"""Open a regular file, following no link and never blocking; read it by offset, so that threads share no position."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from xray.vocabulary import Reason
 
 _INT64_MAX = 2**63 - 1
 
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for a writer.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_DEVICE = (errno.ENXIO, errno.ENODEV)
+
 
 @contextmanager
 def open_regular_file(path: str) -> Iterator[int]:
@@ -18,7 +24,8 @@ def open_regular_file(path: str) -> Iterator[int]:
     Parameters
     ----------
     path : str
-        Without links, as `os.path.realpath` returns it.
+        Without links, as `os.path.realpath` returns it. If a link has meanwhile replaced a folder on it, that is not
+        followed, as it may lead out of the archive.
 
     Raises
     ------
@@ -27,14 +34,34 @@ def open_regular_file(path: str) -> Iterator[int]:
     OSError
         It cannot be opened.
     """
-    # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOFOLLOW: nobody may have replaced the resolved path.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = _open_without_links(path)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileFault(Reason.UNREADABLE, "not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_without_links(path: str) -> int:
+    *folders, name = filter(None, path.split(os.sep))
+    # The kernel follows links in a path whatever O_NOFOLLOW says, but for the last part. So each part is a last one.
+    folder = os.open(os.sep, _FOLDER)
+    try:
+        for part in folders:
+            inner = os.open(part, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        try:
+            return os.open(name, _FILE, dir_fd=folder)
+        except OSError as error:
+            # A socket's error is also that of a file whose device is gone.
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False) if error.errno in _NO_DEVICE else None
+            if status is not None and not stat.S_ISREG(status.st_mode):
+                raise FileFault(Reason.UNREADABLE, "not a regular file") from error
+            raise
+    finally:
+        os.close(folder)
 
 
 def read_at(descriptor: int, offset: int, length: int) -> bytes:

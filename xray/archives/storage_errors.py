@@ -13,9 +13,16 @@ OUTAGE_ERRNOS = frozenset(
         errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED,
         errno.ECONNRESET, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+        errno.ENODEV, errno.ENXIO, errno.ENOMEDIUM, errno.EBUSY, errno.ETIME, errno.ENOLINK, errno.ECOMM, errno.ENONET,
+        errno.ENETRESET, errno.ENOBUFS, errno.ENOLCK, errno.EAGAIN, errno.EKEYEXPIRED, errno.EKEYREVOKED,
+        errno.EKEYREJECTED, errno.ENOKEY,
     }
 )  # fmt: skip
-"""Errors of a disk, a mount or this process, and not of one file."""
+"""Errors of a disk, a mount or this process, and not of one file.
+
+EAGAIN is that of a file on which another host or Samba holds a write lease, which it gives back within seconds
+(F_SETLEASE in fcntl(2)); those of keys are of an expired Kerberos ticket (NFS), or of a folder whose key is not loaded.
+"""
 
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
