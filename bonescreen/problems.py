@@ -11,7 +11,7 @@ from bonescreen.context import roots_here
 from db.failures import count_failures, count_repairs
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.run_queries import FINISHED_STATES, RunSummary
-from db.scans import open_scans
+from db.scans import OpenScan, open_scans
 from db.session import Database
 from xray.settings import Settings
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Reason, SkipReason, count, describe_skipped
@@ -40,8 +40,8 @@ class SystemState:
         Each run's failed images by reason, and the images that were read although their files are wrong, by what is.
     processes : sequence of Heartbeat
         The processes with a heartbeat within the last hour.
-    scans : mapping of int to bool
-        Runs with an open scan, and whether a process is still scanning.
+    scans : mapping of int to OpenScan
+        The open scans, by run.
     embedded : bool
         Whether the broker is the embedded one.
     broker : str or None
@@ -56,7 +56,7 @@ class SystemState:
     failures: Mapping[int, Mapping[str, int]]
     repairs: Mapping[int, Mapping[str, int]]
     processes: Sequence[Heartbeat]
-    scans: Mapping[int, bool]
+    scans: Mapping[int, OpenScan]
     embedded: bool
     broker: str | None
     archives: Mapping[str, str]
@@ -82,7 +82,7 @@ class SystemState:
 
     def is_stopped(self, run: RunSummary) -> bool:
         """Return whether nothing works on an open run, and nothing will before somebody starts it."""
-        if not is_open(run) or self.scans.get(run.run, False):
+        if not is_open(run) or (run.run in self.scans and not self.scans[run.run].expired):
             return False
         return self.without_screen if self.embedded else run.open_batches > 0 and not self.has_worker(run)
 
@@ -102,7 +102,7 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
         failures={run.run: count_failures(database, run.run) for run in runs},
         repairs={run.run: count_repairs(database, run.run) for run in runs},
         processes=list_heartbeats(database),
-        scans={scan.run_id: not scan.expired for scan in open_scans(database)},
+        scans={scan.run_id: scan for scan in open_scans(database)},
         embedded=settings.broker_url is None,
         broker=_embedded_broker_fault(settings) if settings.broker_url is None else broker_fault(settings.broker_url),
         archives=faults,
@@ -177,6 +177,10 @@ def _process_problems(state: SystemState) -> list[Problem]:
             )
         )
     for run in state.open_runs:
+        if run.run in state.scans and state.scans[run.run].expired:
+            text = f"Run {run.run}: its scan of {run.archive}, by {state.scans[run.run].holder}, has stopped."
+            again = f"bonescreen {'screen' if state.embedded else 'enqueue'} {quote(run.root)}"
+            found.append(Problem(text, f"A feeder on a host with the archive finishes it, and so does: {again}"))
         if run.open_batches and not state.has_worker(run):
             model, left = f"{run.model} ({run.precision})", count(run.open_batches, "batch")
             text = f"No worker for {model} is running, and run {run.run} has {left} to do."

