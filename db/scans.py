@@ -60,6 +60,16 @@ class OpenScan:
     expired: bool
 
 
+@dataclass(frozen=True)
+class ClosedScan:
+    """What a scan that was closed has found."""
+
+    layout: str
+    found: int
+    gone: int
+    skipped: Mapping[str, int]
+
+
 def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Scan | None:
     """Open a scan for a run, or return None if another scan of the archive is open."""
     # Random, as a batch's: no scan that was deleted may be taken for this one.
@@ -114,6 +124,14 @@ def open_scans(database: Database, archive_id: int | None = None) -> list[OpenSc
         OpenScan(row.id, row.run_id, row.name, row.root, row.holder, row.found, row.lease_expires_at, bool(row.expired))
         for row in rows
     ]
+
+
+def closed_scan(database: Database, scan_id: int) -> ClosedScan | None:
+    """Return what a scan has found, or None if it is not closed or was deleted."""
+    query = select(scans.c.layout, scans.c.found, scans.c.gone, scans.c.skipped)
+    with database.read() as connection:
+        row = connection.execute(query.where(scans.c.id == scan_id, scans.c.finished_at.is_not(None))).one_or_none()
+    return None if row is None else ClosedScan(row.layout, row.found, row.gone, json.loads(row.skipped))
 
 
 def take_over(database: Database, scan_id: int, holder: str, layout: str | None = None) -> Scan | None:

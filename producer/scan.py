@@ -4,11 +4,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from db import merge, scans
 from db.describe_studies import studies_of_several_patients
+from db.ledger import count_open_batches
 from db.passing_failures import forget_passing_failures
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model, set_priority
 from db.scan_cache import (
@@ -32,7 +34,7 @@ from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.files import file_digest, is_readable
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.storage_errors import require_root
-from xray.errors import ArchiveOutage, UsageError
+from xray.errors import ArchiveOutage, TakenOver, UsageError
 from xray.message import queue_name
 from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
@@ -79,6 +81,9 @@ def scan_archive(
     progress : callable
         Called now and then with the number of images found so far.
 
+    If this process is too slow to renew the scan's lease, and another one takes the scan over, that one is followed to
+    the scan's end.
+
     Raises
     ------
     UsageError
@@ -87,16 +92,22 @@ def scan_archive(
     Outage
         The archive or the database does not answer; the scan stays open and a feeder finishes it.
     """
-    known = archive_id_of(database, name)
-    decided = None if known is None else archive_layout(database, known)
-    detected = decided is None and source.layout is Layout.AUTO
-    source = choose_layout(name, source, decided)
-    archive_id = register_archive(database, name, str(source.root))
-    run_id = open_run(database, archive_id, register_model(database, model), batch_size)
-    if priority is not None:
-        set_priority(database, run_id, priority)
-    scan = _begin(database, archive_id, run_id, source)
-    return _read_and_merge(database, scan, source, progress, detected=detected)
+    report = None
+    while report is None:
+        known = archive_id_of(database, name)
+        decided = None if known is None else archive_layout(database, known)
+        detected = decided is None and source.layout is Layout.AUTO
+        chosen = choose_layout(name, source, decided)
+        archive_id = register_archive(database, name, str(source.root))
+        run_id = open_run(database, archive_id, register_model(database, model), batch_size)
+        if priority is not None:
+            set_priority(database, run_id, priority)
+        scan = _begin(database, archive_id, run_id, chosen)
+        try:
+            report = _read_and_merge(database, scan, chosen, progress, detected=detected)
+        except TakenOver:
+            report = _follow(database, scan, progress)
+    return report
 
 
 def finish_abandoned_scan(database: Database, scan_id: int, source: Source, holder: str) -> ScanReport | None:
@@ -183,7 +194,8 @@ def _begin(database: Database, archive_id: int, run_id: int, source: Source) -> 
             if taken is not None and taken.run_id == run_id:
                 return taken
             if taken is not None:
-                _read_and_merge(database, taken, source, lambda found: None)
+                with suppress(TakenOver):
+                    _read_and_merge(database, taken, source, lambda found: None)
     return scan
 
 
@@ -200,6 +212,26 @@ def _await_expiry(database: Database, archive_id: int, scan: OpenScan) -> None:
                 f"({count(now.found, 'image')} so far); wait for it to end"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _follow(database: Database, scan: Scan, progress: Callable[[int], None]) -> ScanReport | None:
+    """Wait until another process has closed a scan; return None if it deletes the scan, or vanishes too."""
+    while True:
+        now = next((one for one in scans.open_scans(database, scan.archive_id) if one.scan_id == scan.scan_id), None)
+        if now is None:
+            break
+        if now.expired:
+            return None
+        progress(now.found)
+        time.sleep(POLL_SECONDS)
+    closed = scans.closed_scan(database, scan.scan_id)
+    if closed is None:
+        return None
+    report = ScanReport(Layout(closed.layout), found=closed.found, gone=closed.gone, run_id=scan.run_id)
+    report.skipped.update(closed.skipped)
+    report.batches = count_open_batches(database, scan.run_id)
+    _add_several_patients(database, scan, report)
+    return report
 
 
 def _read_and_merge(
@@ -227,13 +259,17 @@ def _read_and_merge(
         # The patients of new images are unknown without the key, so the next scan that has it reads all headers again.
         mark = header_marks(database, scan.archive_id).pseudonym_key
     remember_header_marks(database, scan.archive_id, HeaderMarks(mark, source.header_mark))
-    report.several_patients, report.of_several_patients = studies_of_several_patients(
-        database, scan.archive_id, MAX_WARNINGS
-    )
+    _add_several_patients(database, scan, report)
     # What a closed container holds may be most of the archive: the layout is detected again once it can be read.
     decided = not detected or HIDING.isdisjoint(report.skipped)
     report.batches = scans.close_scan(database, scan, report.skipped, decided=decided, emptied=emptied)
     return report
+
+
+def _add_several_patients(database: Database, scan: Scan, report: ScanReport) -> None:
+    report.several_patients, report.of_several_patients = studies_of_several_patients(
+        database, scan.archive_id, MAX_WARNINGS
+    )
 
 
 def _nothing_found(source: Source, report: ScanReport) -> str:
