@@ -13,6 +13,7 @@ from db.heartbeats import Heartbeat, list_heartbeats
 from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import OpenScan, open_scans
 from db.session import Database
+from db.write_check import write_fault
 from xray.settings import Settings
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Reason, SkipReason, count, describe_skipped
 
@@ -106,7 +107,7 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
         embedded=settings.broker_url is None,
         broker=_embedded_broker_fault(settings) if settings.broker_url is None else broker_fault(settings.broker_url),
         archives=faults,
-        database=database.write_fault(),
+        database=write_fault(database),
     )
 
 
@@ -118,7 +119,7 @@ def find_problems(state: SystemState) -> list[Problem]:
     ]
     if state.database is not None:
         text = f"The database cannot be written: {state.database}."
-        remedy = "Find the process that locks it, or free space on its disk. Finished results are saved."
+        remedy = "Free space on its disk, or find the process that locks it. Finished results are saved."
         found.append(Problem(text, remedy, blocking=bool(state.open_runs)))
     if state.broker is not None and not state.embedded:
         remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."

