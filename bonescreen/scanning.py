@@ -16,7 +16,7 @@ from rich.text import Text
 from bonescreen.choose_model import model_for_archive
 from bonescreen.context import open_ledger
 from bonescreen.stack import name_archives, require_configured
-from bonescreen.terminal import escape_unprintable, print_error, print_line, print_notice
+from bonescreen.terminal import print_error, print_line, print_notice
 from db.runs import archive_roots
 from db.session import Database
 from producer.dry_run import dry_run
@@ -28,6 +28,7 @@ from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.hours import Hours
 from xray.network.package import ModelPackage, load_package
 from xray.network.precision import choose_precision, machine_precisions
+from xray.printable import escape_unprintable
 from xray.settings import Settings
 from xray.thresholds import Scope
 from xray.vocabulary import Layout, count, describe_skipped

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.text import Text
 
+from xray.printable import escape_unprintable
+
 Cell = str | Text
 GAP = "  "
 
 
 def print_line(text: Cell, style: str = "") -> None:
     """Print one line to standard output, as it is: no markup, no folding, no control characters."""
-    Console().print(text if isinstance(text, Text) else Text(escape_unprintable(text), style), soft_wrap=True)
+    Console().print(_printable(text, style), soft_wrap=True)
 
 
 def print_wrapped(beginning: str, text: str, style: str = "") -> None:
@@ -62,7 +64,7 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: in
     header = [Text(title.strip(), "dim") for title in titles]
     cells = [
         header,
-        *([cell if isinstance(cell, Text) else Text(escape_unprintable(cell)) for cell in row] for row in rows),
+        *([_printable(cell) for cell in row] for row in rows),
     ]
     widths = [max(row[i].cell_len for row in cells) for i in range(len(titles))]
     below = width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width
@@ -81,6 +83,12 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[Cell]], width: in
         yield line.append_text(last)
 
 
+def _printable(cell: Cell, style: str = "") -> Text:
+    if not isinstance(cell, Text):
+        return Text(escape_unprintable(cell), style)
+    return cell if cell.plain.isprintable() else Text(escape_unprintable(cell.plain), cell.style)
+
+
 def write_json(value: object) -> None:
     """Write one JSON value to standard output, in ASCII, which any terminal's encoding can write."""
     print(json.dumps(value, indent=2))
@@ -95,11 +103,6 @@ def write_json_list(rows: Iterable[Mapping[str, object]]) -> None:
     sys.stdout.write("[]\n" if opening == "[\n" else "\n]\n")
 
 
-def escape_unprintable(text: str) -> str:
-    """Escape characters that control a terminal or are invisible in it: file names come from anywhere."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
 def local_time(seconds: float) -> str:
     """Write seconds since the epoch as local time."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
@@ -108,7 +111,3 @@ def local_time(seconds: float) -> str:
 def utc_time(seconds: float) -> str:
     """Write seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

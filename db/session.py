@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -211,6 +211,7 @@ def _engine(url: str) -> Engine:
         engine = create_engine(
             parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, hide_parameters=True
         )
+        event.listen(engine, "do_connect", lambda *_: _create_privately(Path(parsed.database or "")))
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
@@ -250,6 +251,13 @@ def _refuse_network_file_system(file: Path) -> None:
             f"{folder} is on a network file system ({best[1]}), where SQLite loses data; "
             "set BONESCREEN_HOME to a local disk, or use PostgreSQL"
         )
+
+
+def _create_privately(file: Path) -> None:
+    """Create a database that only this user may read, which SQLite leaves to the umask; its WAL gets its rights."""
+    # Only a new file: if this process has the database open, closing another descriptor of it would release its locks.
+    with suppress(OSError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _sqlite_connect(connection: Any, record: Any) -> None:

@@ -10,6 +10,7 @@ from producer.feeder import Feeder
 from producer.transport import Transport
 from xray.errors import BonescreenError, UsageError
 from xray.log_lines import configure_logging
+from xray.printable import escape_unprintable
 from xray.settings import Settings, read_settings
 
 
@@ -37,7 +38,7 @@ def main() -> int:
     try:
         run_feeder(read_settings(os.environ))
     except BonescreenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_unprintable(str(error))}", file=sys.stderr)
         return 2
     return 0
 

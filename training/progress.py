@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from xray.printable import escape_unprintable
 from xray.vocabulary import count
 
 WINDOW_SECONDS = 15.0
@@ -241,7 +242,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line without markup or folding."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(escape_unprintable(text)), soft_wrap=True)
         self._console.file.flush()
 
     @contextmanager

@@ -11,6 +11,7 @@ from worker.app import make_app
 from xray.errors import BonescreenError, UsageError
 from xray.log_lines import configure_logging, formatter, set_level
 from xray.network.package import load_package
+from xray.printable import escape_unprintable
 from xray.settings import read_settings
 
 
@@ -22,7 +23,7 @@ def main() -> int:
             raise UsageError("a worker needs BONESCREEN_BROKER_URL; `bonescreen screen` starts a broker of its own")
         package = load_package(settings.model)
     except BonescreenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_unprintable(str(error))}", file=sys.stderr)
         return 2
     app = make_app(settings, package, settings.broker_url)
     # Celery's own banner is no log line.

@@ -112,13 +112,22 @@ def _draw(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping
         return False
     target = output / _target(PurePosixPath(image.image))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(picture)
+        _write_privately(target, picture)
     except OSError as error:
         print_notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
         return False
     print_line(str(target))
     return True
+
+
+def _write_privately(target: Path, picture: bytes) -> None:
+    """Write a file that only this user may read, in folders made for this user: it shows a patient."""
+    for folder in reversed([folder for folder in target.parents if not folder.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    with open(target, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        # One that was there keeps its rights otherwise.
+        os.fchmod(file.fileno(), 0o600)
+        file.write(picture)
 
 
 def _target(image: PurePosixPath) -> PurePosixPath:

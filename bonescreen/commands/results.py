@@ -20,6 +20,7 @@ from db import queries
 from db.queries import ImageResult, ResultFilter, StudyRow
 from db.run_queries import RunSummary
 from db.session import Database
+from xray.printable import escape_controls
 from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus, count
 
 TABLE_ROWS = 50
@@ -138,7 +139,11 @@ def _csv_cell(value: object) -> object:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.{CSV_DIGITS}f}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else value
+    if not isinstance(value, str):
+        return value
+    # A header or a manifest may hold sequences that control the terminal that the file is printed to.
+    text = escape_controls(value)
+    return f"'{text}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
 
 
 def outcome_text(row: StudyRow, finding: str) -> Text:

@@ -23,7 +23,7 @@ from bonescreen.progress import RunProgress
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor
-from bonescreen.terminal import escape_unprintable, print_line, print_to
+from bonescreen.terminal import print_line, print_to
 from db import ledger
 from db.failures import count_repairs
 from db.heartbeats import ALIVE_SECONDS, Activity, Heartbeat, list_heartbeats, remove_all_heartbeats
@@ -37,6 +37,7 @@ from producer.source import Source
 from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package
+from xray.printable import escape_unprintable
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, Layout, count
 

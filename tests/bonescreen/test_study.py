@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,22 @@ def test_heat_maps_are_drawn_below_the_paths_of_their_images(
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
     assert f"image3.png: no prediction: {REASON_TEXT[Reason.EMPTY]}" in done.err
     assert RESEARCH_NOTICE in done.err
+
+
+def test_only_their_owner_may_read_heat_maps_and_the_database_whatever_the_umask(
+    bonescreen: Bonescreen, clinic: Path, home: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        embedded(tmp_path / "new").close()
+        assert bonescreen("heatmap", STUDY, "-o", tmp_path / "out").code == 0
+        (tmp_path / "out" / STUDY / "image1.png.heatmap.png").chmod(0o644)
+        assert bonescreen("heatmap", STUDY, "-o", tmp_path / "out").code == 0
+    finally:
+        os.umask(before)
+    made = [tmp_path / "out", *(tmp_path / "out").rglob("*"), *(tmp_path / "new").iterdir()]
+    assert len(made) >= 6
+    assert {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in made} == {(True, "0o700"), (False, "0o600")}
 
 
 def test_a_name_too_long_for_the_ending_is_cut_and_stays_one_of_its_own(

@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from bonescreen.terminal import escape_unprintable, print_to, table_lines
+from bonescreen.terminal import print_to, table_lines
+from xray.printable import escape_unprintable
 
 TITLES = (" score", "result", "study")
 ROWS = [("0.9", "positive: fracture", "XR_HAND/patient1/study1"), ("-", "incomplete", "b")]

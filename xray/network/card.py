@@ -282,6 +282,8 @@ class Card:
             raw = json.loads(text)
         except ValueError as error:
             raise PackageError(f"not JSON: {error}") from error
+        except RecursionError as error:
+            raise PackageError("its JSON is nested too deeply") from error
         if isinstance(raw, dict) and raw.get("schema") in range(1, SCHEMA):
             for version, fields in _FIELDS_SINCE.items():
                 raw |= fields if raw["schema"] < version else {}

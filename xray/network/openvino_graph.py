@@ -5,6 +5,7 @@ OpenVINO backend, a process has one Keras backend, and a worker should not keep 
 needed.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from xray.network.builder import DataFormat
 
 GRAPH_FILE, GRAPH_WEIGHTS_FILE, DIGESTS_FILE = "network.xml", "network.bin", "SHA256SUMS"
+
+STAGING_PREFIX = ".deriving-"
 
 WEIGHT_PREFIX = "weight_"
 FLOAT32_MARK = "precise_0"
@@ -80,7 +83,7 @@ def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> 
         if not again and _is_intact(kept):
             return kept / GRAPH_FILE, False
         cache.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".deriving-", dir=cache))
+        staging, lock = _new_staging_folder(cache)
     except OSError as error:
         raise _cache_outage(cache, error) from error
     try:
@@ -95,6 +98,7 @@ def derive_graph(package: ModelPackage, cache: Path, *, again: bool = False) -> 
         raise _cache_outage(cache, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
     return kept / GRAPH_FILE, True
 
 
@@ -135,6 +139,35 @@ def check_graph(package: ModelPackage) -> None:
         found.check_agrees(expected, tolerance)
     except PackageError as error:
         raise PackageError(f"{package.path}: {GRAPH_FILE} does not agree with the weights: {error}") from error
+
+
+def _new_staging_folder(cache: Path) -> tuple[Path, int]:
+    """Make a folder to derive a graph in, and remove those of processes that were killed.
+
+    Returns
+    -------
+    tuple of (Path, int)
+        The folder, and a descriptor: as long as it is open, the folder is locked, also for other processes.
+    """
+    with ExitStack() as stack:
+        # While this is locked, no folder is made that is not locked yet.
+        locked = _open_folder(cache)
+        stack.callback(os.close, locked)
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        for left in cache.glob(f"{STAGING_PREFIX}*"):
+            with suppress(OSError):
+                descriptor = _open_folder(left)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=cache))
+        lock = _open_folder(staging)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return staging, lock
+
+
+def _open_folder(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _put_in_place(derived: Path, kept: Path, replaced: Path, *, again: bool) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.archives import as_plain_user, folder_for_others
+from tests.awaiting import await_that
 from tests.tiny import some_images, stored_weights, write_tiny_package
 from xray.errors import PackageError, StorageOutage, UsageError
 from xray.network.open_engine import open_engine, require_engine
@@ -123,6 +125,31 @@ def test_a_graph_is_derived_once_and_then_taken_from_the_cache(tiny_package: Mod
     assert (fresh, fresh_again) == (True, False)
     assert again.stat().st_mtime_ns == written
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [graph.parent.name]
+
+
+def test_what_killed_derivations_left_is_removed_by_the_next_one_and_what_a_living_one_makes_is_not(
+    tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    code = (
+        "import sys; from pathlib import Path; from xray.network.openvino_graph import derive_graph; "
+        "from xray.network.package import load_package; derive_graph(load_package(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(tiny_package.path), str(cache)]
+    folders: list[set[Path]] = []
+    with subprocess.Popen(command, cwd=ROOT) as killed, subprocess.Popen(command, cwd=ROOT) as living:
+        await_that(lambda: len(list(cache.glob(".deriving-*"))) == 2, 60, "two processes derive")
+        for process in (killed, living):
+            process.send_signal(signal.SIGSTOP)
+        folders.append(set(cache.glob(".deriving-*")))
+        killed.kill()
+        killed.wait()
+        derive_graph(tiny_package, cache)
+        folders.append(set(cache.glob(".deriving-*")))
+        living.send_signal(signal.SIGCONT)
+        assert living.wait() == 0
+    assert [len(found) for found in folders] == [2, 1]
+    assert list(cache.glob(".deriving-*")) == []
 
 
 @pytest.fixture

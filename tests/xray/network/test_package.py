@@ -183,6 +183,12 @@ def test_a_card_that_is_not_a_json_object_is_refused(copy: Path, content: bytes)
         load_package(copy)
 
 
+def test_a_card_that_is_nested_too_deeply_is_refused(copy: Path) -> None:
+    (copy / "card.json").write_text("[" * 100_000)
+    with pytest.raises(PackageError, match=r"card\.json.*nested too deeply"):
+        load_package(copy)
+
+
 def test_an_unknown_name_is_refused_with_the_installed_ones() -> None:
     with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-4"):
         load_package("nothing")
