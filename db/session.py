@@ -34,6 +34,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from db.local_disk import require_local_disk
 from xray.errors import DatabaseOutage, MissingExtra, StorageOutage, UsageError
 
 T = TypeVar("T")
@@ -71,8 +72,6 @@ _FILE_FAULTS = {
 }
 """SQLite errors whose cause is the file and not the SQL: what is wrong with it, and what to do."""
 
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
-
 
 class Now(FunctionElement[float]):
     """Seconds since the epoch on the database's clock, millisecond resolution."""
@@ -103,7 +102,7 @@ class Database:
     Raises
     ------
     UsageError
-        The URL is neither, or the SQLite file is on a network file system, where its locks are not reliable.
+        The URL is neither, or the SQLite file is not on a local disk (`db.local_disk`).
     """
 
     def __init__(self, url: str) -> None:
@@ -207,7 +206,7 @@ def _engine(url: str) -> Engine:
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise UsageError("an SQLite database needs a file: sqlite:////folder/file.db")
-        _refuse_network_file_system(Path(parsed.database))
+        require_local_disk(Path(parsed.database))
         engine = create_engine(
             parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, hide_parameters=True
         )
@@ -232,25 +231,6 @@ def _engine(url: str) -> Engine:
         engine.dialect.use_insertmanyvalues_wo_returning = True
         return engine
     raise UsageError(f"the database {backend!r} is not supported; use sqlite or postgresql")
-
-
-def _refuse_network_file_system(file: Path) -> None:
-    folder = os.path.realpath(file.parent)
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return
-    best = ("", "")
-    for mount in mounts:
-        point, kind = mount.split(" ")[1:3]
-        point = point.replace("\\040", " ")
-        if os.path.commonpath([point, folder]) == point and len(point) > len(best[0]):
-            best = (point, kind)
-    if best[1] in NETWORK_FILE_SYSTEMS:
-        raise UsageError(
-            f"{folder} is on a network file system ({best[1]}), where SQLite loses data; "
-            "set BONESCREEN_HOME to a local disk, or use PostgreSQL"
-        )
 
 
 def _create_privately(file: Path) -> None:
