@@ -155,7 +155,7 @@ class Database:
 
     @contextmanager
     def impatient(self, milliseconds: int) -> Iterator[None]:
-        """Wait for SQLite's write lock only so long within the block, in this thread alone."""
+        """Wait for SQLite's write lock only so long within the block."""
         if self.dialect != "sqlite":
             yield
             return
@@ -210,7 +210,8 @@ def _engine(url: str) -> Engine:
         engine = create_engine(
             parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, hide_parameters=True
         )
-        event.listen(engine, "do_connect", lambda *_: _create_privately(Path(parsed.database or "")))
+        if "uri" not in parsed.query:
+            event.listen(engine, "do_connect", lambda *_: _create_privately(Path(parsed.database or "")))
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine

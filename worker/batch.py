@@ -79,6 +79,9 @@ class ClaimedBatch:
         self.waiting: deque[BatchImage] = deque(ledger.unprocessed_images(database, claim))
         self.images = {image.image_id: image for image in self.waiting}
         self._read: list[BatchImage] = []
+        # What many failures have in common is looked at once.
+        self._held: dict[str, bool] = {}
+        self._checked: dict[BatchImage, bool] = {}
         self._left = len(self.waiting)
         self._unstored: list[ImageOutcome] = []
         self._suspects: list[ImageOutcome] = []
@@ -157,6 +160,7 @@ class ClaimedBatch:
         ArchiveOutage
             If failures are not those of their files: the others are left to `store`.
         """
+        self._held, self._checked = {}, {}
         decided = [(group, self._outage(group)) for group in self._suspects_by_folder()]
         self._suspects = [suspect for group, outage in decided if outage is not None for suspect in group]
         self._unstored += [suspect for group, outage in decided if outage is None for suspect in group]
@@ -183,13 +187,12 @@ class ClaimedBatch:
         """
         image, reason = self.images[group[0].image_id], group[0].reason
         archive = self.claim.archive
-        if reason is Reason.VANISHED and (folder := empty_folder_above(self.root, image.path)) is not None:
-            archive_id = archive_id_of(self._database, archive)
-            if archive_id is not None and current_images(self._database, archive_id, folder) > 1:
-                return (
-                    f"the folder {path_as_text(folder)} of {archive} held images and is empty: is it mounted? "
-                    "If it was emptied on purpose, scan the archive again"
-                )
+        folder = empty_folder_above(self.root, image.path) if reason is Reason.VANISHED else None
+        if folder is not None and self._held_several(folder):
+            return (
+                f"the folder {path_as_text(folder)} of {archive} held images and is empty: is it mounted? "
+                "If it was emptied on purpose, scan the archive twice"
+            )
         read = [*self._read, *images_read_near(self._database, self.claim.run_id, image)]
         witnesses = nearest(image, read)
         if not witnesses:
@@ -207,12 +210,20 @@ class ClaimedBatch:
             "be read now: is everything mounted and readable? If it is, scan the archive again"
         )
 
+    def _held_several(self, folder: str) -> bool:
+        if folder not in self._held:
+            archive_id = archive_id_of(self._database, self.claim.archive)
+            self._held[folder] = archive_id is not None and current_images(self._database, archive_id, folder) > 1
+        return self._held[folder]
+
     def _is_readable(self, image: BatchImage) -> bool:
-        try:
-            read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
-        except FileFault:
-            return False
-        return True
+        if image not in self._checked:
+            try:
+                read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
+                self._checked[image] = True
+            except FileFault:
+                self._checked[image] = False
+        return self._checked[image]
 
 
 def _root(settings: Settings, claim: Claim) -> Path:
