@@ -18,7 +18,11 @@ FAILURES_AT_ONCE = 500
 """Failed files that are looked at between two renewals of the scan's lease."""
 
 
-def forget_passing_failures(database: Database, scan: Scan, is_readable: Callable[[str, tuple[int, int]], bool]) -> int:
+IsReadable = Callable[[str, tuple[int, int]], bool]
+"""Tells of a path whether its file can be opened and has a version (`ArchiveFile.version`)."""
+
+
+def forget_passing_failures(database: Database, scan: Scan, is_readable: IsReadable) -> int:
     """Delete the passing failures of a scan's run whose files can be read again, with the size and time they had.
 
     Parameters
@@ -27,7 +31,6 @@ def forget_passing_failures(database: Database, scan: Scan, is_readable: Callabl
     scan : Scan
         A scan whose files are merged; closing it makes batches of these images.
     is_readable : callable
-        Tells of a path whether its file can be opened and has a version (`ArchiveFile.version`).
 
     Returns
     -------

@@ -7,6 +7,7 @@ from sqlalchemy import and_, func, or_, select, update
 
 from db.merge import STUDY_ATTRIBUTES
 from db.moved_times import DigestOf, is_shift, known_digests
+from db.passing_failures import PASSING, IsReadable
 from db.session import Database, chunks, insert_into
 from db.tables import archives, images, models, outcomes, runs, skipped_files, studies
 from xray.archives.archive_file import ArchiveFile, Placement, Skipped
@@ -137,7 +138,12 @@ def archive_id_of(database: Database, name: str) -> int | None:
 
 
 def compare_with_run(
-    database: Database, archive_id: int, queue: str, files: Sequence[ArchiveFile], digest_of: DigestOf
+    database: Database,
+    archive_id: int,
+    queue: str,
+    files: Sequence[ArchiveFile],
+    digest_of: DigestOf,
+    is_readable: IsReadable,
 ) -> ScanDifference:
     """Compare files with the run of a model version over their archive.
 
@@ -152,8 +158,11 @@ def compare_with_run(
     digest_of : callable
         Returns the SHA-256 of a file of the archive by its path, or None if it cannot be read: a file whose time moved
         by whole hours is compared by its content.
+    is_readable : callable
+        Tells whether a file can be opened with its version, as in `db.passing_failures`: a scan forgets its failure.
     """
     versions = {file.path: file.version for file in files}
+    outcome = outcomes.c.image_id, outcomes.c.reason
     run_id = (
         select(runs.c.id)
         .join(models, models.c.id == runs.c.model_id)
@@ -165,10 +174,11 @@ def compare_with_run(
     current: set[str] = set()
     known: set[str] = set()
     moved: dict[str, tuple[int, bool]] = {}
+    failed: set[str] = set()
     with database.read() as connection:
         for chunk in chunks(list(versions)):
             query = (
-                select(*(images.c[name] for name in ("id", "path", "size", "mtime_ns", "current")), outcomes.c.image_id)
+                select(*(images.c[name] for name in ("id", "path", "size", "mtime_ns", "current")), *outcome)
                 .select_from(images)
                 .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
                 .where(images.c.archive_id == archive_id, images.c.path.in_(chunk))
@@ -180,6 +190,8 @@ def compare_with_run(
                 size, mtime_ns = versions[row.path]
                 if (size, mtime_ns) == (row.size, row.mtime_ns):
                     (unprocessed if row.image_id is None else processed).add(row.path)
+                    if row.reason in PASSING:
+                        failed.add(row.path)
                 elif (
                     row.current and row.size == versions[row.path][0] and is_shift(row.mtime_ns, versions[row.path][1])
                 ):
@@ -189,6 +201,8 @@ def compare_with_run(
     for path, (image_id, is_unprocessed) in moved.items():
         if image_id in digests and digest_of(path) == digests[image_id]:
             (unprocessed if is_unprocessed else processed).add(path)
+    again = {path for path in failed if is_readable(path, versions[path])}
+    processed, unprocessed = processed - again, unprocessed | again
     changed = known - unprocessed - processed
     return ScanDifference(len(processed), len(unprocessed), len(changed), len(current))
 

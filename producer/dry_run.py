@@ -20,7 +20,7 @@ from producer.read_archive import read_archive
 from producer.scan_summary import DryRunReport
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
-from xray.archives.files import file_digest
+from xray.archives.files import file_digest, is_readable
 
 
 def dry_run(database: Database | None, name: str, source: Source, queue: str) -> DryRunReport:
@@ -97,7 +97,8 @@ class CountingSink:
         digest_of = partial(file_digest, self._root)
         difference = ScanDifference()
         if self._known:
-            difference = compare_with_run(*self._known, self._queue, images, digest_of)
+            readable = partial(is_readable, self._root)
+            difference = compare_with_run(*self._known, self._queue, images, digest_of, readable)
         self._report.processed += difference.processed
         self._report.unprocessed += difference.unprocessed
         self._report.changed += difference.changed

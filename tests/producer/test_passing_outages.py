@@ -11,6 +11,7 @@ from db.run_queries import run_progress
 from db.session import Database
 from db.store import ImageOutcome
 from db.tables import batches
+from producer.dry_run import dry_run
 from producer.scan import scan_archive
 from producer.source import Source
 from tests.archives import as_plain_user, folder_for_others, png
@@ -54,6 +55,8 @@ def test_a_file_that_was_away_while_it_was_to_be_screened_is_screened_after_the_
     process(clinic, database)
     assert failed(database) == {"s1/1.png": "vanished", "s2/2.png": "vanished"}
     (clinic / "1.away").rename(clinic / "s1/1.png")
+    plan = dry_run(database, "clinic", Source(clinic), MODEL.queue)
+    assert (plan.processed, plan.unprocessed, plan.gone) == (2, 1, 1)
     assert scan().batches == 1
     assert kept_counts(database) == recount(database)
     process(clinic, database)
