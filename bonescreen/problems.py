@@ -1,6 +1,8 @@
 """Problems of open runs and what to do about them: read the state of the system, then find problems in it."""
 
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from xray.settings import Settings
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Reason, SkipReason, count, describe_skipped
 
 PING_SECONDS = 3.0
+
+ANSWER_SECONDS = 5.0
+"""How long archives may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,6 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
     """Read the state of runs from the database, and check the broker and the archives."""
     roots = roots_here(settings, database)
     names = {run.archive for run in runs if is_open(run)} & roots.keys()
-    faults = {name: fault for name in sorted(names) if (fault := _root_fault(roots[name])) is not None}
     return SystemState(
         runs=runs,
         failures={run.run: count_failures(database, run.run) for run in runs},
@@ -106,7 +110,7 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
         scans={scan.run_id: scan for scan in open_scans(database)},
         embedded=settings.broker_url is None,
         broker=_embedded_broker_fault(settings) if settings.broker_url is None else broker_fault(settings.broker_url),
-        archives=faults,
+        archives=_root_faults({name: roots[name] for name in sorted(names)}),
         database=write_fault(database),
     )
 
@@ -189,6 +193,23 @@ def _process_problems(state: SystemState) -> list[Problem]:
                 Problem(text, wait_for_start if state.embedded else "Run on a worker machine: bonescreen worker")
             )
     return found
+
+
+def _root_faults(roots: Mapping[str, Path]) -> dict[str, str]:
+    """Return what is wrong with archives' roots, by name; those that do not answer soon are said not to."""
+    found: dict[str, str | None] = {}
+    # In threads, as a dead network mount never answers.
+    asked = [
+        threading.Thread(target=lambda name=name, root=root: found.update({name: _root_fault(root)}), daemon=True)
+        for name, root in roots.items()
+    ]
+    for thread in asked:
+        thread.start()
+    deadline = time.monotonic() + ANSWER_SECONDS
+    for thread in asked:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    silent = {name: f"does not answer on this host ({root})" for name, root in roots.items() if name not in found}
+    return {name: fault for name, fault in {**found, **silent}.items() if fault is not None}
 
 
 def _root_fault(root: Path) -> str | None:

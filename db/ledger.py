@@ -19,7 +19,7 @@ from db.counts import block_of
 from db.runs import lock_run, share_run
 from db.session import Database, Now
 from db.store import ImageOutcome, delete_failures, record_outcomes, without_stored
-from db.tables import archives, batches, images, models, outcomes, runs
+from db.tables import archives, batches, images, models, runs
 from xray.message import LEASE_SECONDS
 from xray.vocabulary import BatchState
 
@@ -197,21 +197,6 @@ def unprocessed_images(database: Database, claim: Claim) -> list[BatchImage]:
     with database.read() as connection:
         rows = connection.execute(select_unprocessed_of(connection, claim.batch_id))
         return [BatchImage(*row) for row in rows]
-
-
-def latest_read_image(database: Database, claim: Claim) -> BatchImage | None:
-    """Return the image with the highest id that a worker has read in the claim's run, or None."""
-    query = (
-        select(images.c.id, images.c.path, images.c.size, images.c.mtime_ns)
-        .join(outcomes, outcomes.c.image_id == images.c.id)
-        .where(outcomes.c.run_id == claim.run_id, outcomes.c.content_id.is_not(None), images.c.current)
-        # The order of the primary key.
-        .order_by(outcomes.c.image_id.desc())
-        .limit(1)
-    )
-    with database.read() as connection:
-        row = connection.execute(query).one_or_none()
-    return None if row is None else BatchImage(*row)
 
 
 def renew_lease(database: Database, claim: Claim) -> bool:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import traceback
+from datetime import datetime
 from pathlib import Path
 
 from db.scans import OpenScan, open_scans
@@ -43,13 +44,15 @@ class AbandonedScans:
         return "; ".join(text for _, text in sorted(self._problems.items())) or None
 
     def finish(self) -> None:
-        """Begin to finish every scan that nobody reads; nothing is waited for.
+        """Begin to finish every scan that nobody reads, within this host's hours; nothing is waited for.
 
         Raises
         ------
         Outage
             The database does not answer.
         """
+        if self._settings.hours is not None and not self._settings.hours.includes(datetime.now()):
+            return
         abandoned = {scan.archive: scan for scan in open_scans(self._database) if scan.expired}
         for archive in self._problems.keys() - abandoned.keys():
             self._problems.pop(archive)

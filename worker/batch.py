@@ -89,24 +89,26 @@ class ClaimedBatch:
         self.inferred: set[bytes] = set()
         self.closed = False
 
-    def archive_responds(self, hung: Collection[int]) -> bool:
-        """Return whether the archive answers within some seconds, by an image that was read before or another one.
+    def archive_responds(self, hung: BatchImage, all_hung: Collection[BatchImage]) -> bool:
+        """Return whether the archive answers within some seconds when it is asked for an image near one that is hung.
 
         What does not answer at all blocks the thread that asks, so it is asked in another one.
 
         Parameters
         ----------
-        hung : collection of int
-            Images of this batch that are not asked for.
+        hung : BatchImage
+            An image of this batch.
+        all_hung : collection of BatchImage
+            Images that are not asked for.
         """
         answered = threading.Event()
 
         def ask() -> None:
             with suppress(BonescreenError, OSError):
                 os.stat(self.root)
-                others = (image for image in self.images.values() if image.image_id not in hung)
-                image = ledger.latest_read_image(self._database, self.claim) or next(others, None)
-                if image is not None:
+                read = nearest(hung, [*self._read, *images_read_near(self._database, self.claim.run_id, hung)])
+                others = [image for image in self.images.values() if image not in all_hung]
+                for image in [*read, *others][:1]:
                     # Any fault of the file is an answer.
                     with suppress(FileFault):
                         read_image_file(self.root, image.path)

@@ -194,13 +194,12 @@ class BatchWorker:
 
     def count_hung(self, hung: Sequence[BatchImage]) -> None:
         """Count an attempt of each image that does not end to load, unless its whole archive does not answer."""
-        ids = [image.image_id for image in hung]
         for image in hung:
             for batch in list(self.batches_in_hand):
                 if image.image_id not in batch.images:
                     continue
                 where = (image.image_id, batch.claim.batch_id, batch.claim.run_id)
-                if not batch.archive_responds(ids):
+                if not batch.archive_responds(image, hung):
                     log.error("image %d of batch %d, run %d: its archive does not answer; this process ends", *where)
                     continue
                 log.error("image %d of batch %d, run %d does not end to load; this process ends", *where)

@@ -21,8 +21,9 @@ from sqlalchemy.engine import Engine
 
 from db import ledger, queries
 from db.failures import count_failures
-from db.ledger import Claim
+from db.ledger import BatchImage
 from db.migrate import upgrade
+from db.near_images import images_read_near
 from db.queries import ResultFilter
 from db.run_queries import list_runs, run_progress
 from db.runs import ModelVersion, open_run, register_archive
@@ -321,7 +322,7 @@ def time_queries(database: Database, image_count: int, study_count: int, repeats
     run = max(summary.run for summary in list_runs(database) if summary.processed)
     keys = [study_key(1 + n * 7919 % study_count) for n in range(repeats * 10)]
     ends = [key.split("/", 1)[1] for key in keys]
-    claim = Claim(run, 1, 1, 1, 1, "done", "/done")
+    image = BatchImage(image_count // 2, "", 0, 0)
     page = ResultFilter(run=run, limit=50)
     return [
         _time("study by key", lambda n: queries.find_study(database, keys[n]), repeats * 10),
@@ -333,7 +334,7 @@ def time_queries(database: Database, image_count: int, study_count: int, repeats
         _time("status", lambda n: _status(database), repeats),
         _time("failures by reason", lambda n: count_failures(database, run), repeats),
         _time("progress of a run", lambda n: run_progress(database, run), repeats * 10),
-        _time("latest image read", lambda n: ledger.latest_read_image(database, claim), repeats),
+        _time("images read near another", lambda n: images_read_near(database, run, image), repeats),
         _time("make batches of nothing", lambda n: ledger.resume(database, run), repeats),
         _time(f"retry {image_count // FAILED_EVERY:,} failures", lambda n: ledger.retry(database, run), 1),
     ]

@@ -20,6 +20,7 @@ from db.scans import begin_scan, release_scan
 from tests.bonescreen.conftest import Bonescreen
 from tests.ledgers import embedded, screened
 from tests.seeding import MODEL
+from tests.worker.blocked_files import blocked
 from xray.vocabulary import Reason
 
 WAITING = {"read": [0.9], "waiting": [None]}
@@ -87,6 +88,18 @@ def test_a_missing_and_an_empty_archive_are_distinguished(bonescreen: Bonescreen
     assert "The archive clinic is missing on this host" in bonescreen("status").out
     (tmp_path / "away").mkdir()
     assert "is it mounted?" in bonescreen("status").out
+
+
+def test_an_archive_that_never_answers_is_named_within_seconds(
+    bonescreen: Bonescreen, home: Path, clinic: Path
+) -> None:
+    screened(home, WAITING, root=clinic)
+    began = time.monotonic()
+    with blocked([clinic]):
+        done = bonescreen("status")
+    assert done.code == 1
+    assert f"The archive clinic does not answer on this host ({clinic})" in " ".join(done.out.split())
+    assert time.monotonic() - began < 60
 
 
 def test_a_finished_run_does_not_need_its_archive(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:

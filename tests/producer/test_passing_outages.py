@@ -3,14 +3,11 @@
 import os
 from pathlib import Path
 
-from sqlalchemy import select
-
 from db import ledger
 from db.failures import list_failures
 from db.run_queries import run_progress
 from db.session import Database
 from db.store import ImageOutcome
-from db.tables import batches
 from producer.dry_run import dry_run
 from producer.scan import scan_archive
 from producer.source import Source
@@ -20,16 +17,12 @@ from tests.recount import kept_counts, recount
 from tests.seeding import MODEL, scored
 from xray.archives.files import read_image_file
 from xray.errors import FileFault
-from xray.vocabulary import BatchState, Layout
+from xray.vocabulary import Layout
 
 
 def process(root: Path, database: Database) -> None:
     """Process what is to be done as a worker would that takes every failure for its file's own."""
-    with database.read() as connection:
-        waiting = connection.execute(select(batches.c.id).where(batches.c.state == BatchState.PENDING)).scalars().all()
-    for batch_id in waiting:
-        claim = ledger.claim(database, 1, batch_id, "test")
-        assert claim is not None
+    while (claim := ledger.claim_more(database, 1, "test", images=1000)) is not None:
         results = []
         for image in ledger.unprocessed_images(database, claim):
             try:

@@ -42,8 +42,9 @@ def screen(database: Database, root: Path, tmp_path: Path) -> Screen:
     settings = read_settings({"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_ARCHIVES": f"clinic={root}"})
 
     def screen_batch(batch_id: int) -> str | None:
-        claim = ledger.claim(database, 1, batch_id, "test")
+        claim = ledger.claim_more(database, 1, "test", images=1000)
         assert claim is not None
+        assert claim.batch_id == batch_id
         batch = ClaimedBatch(database, settings, claim, threading.Event())
         for image in batch.waiting:
             try:
