@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,24 @@ def test_interrupted_it_stops_what_it_started_and_run_again_does_what_is_left(tm
     assert again.returncode == 0, again.stderr
     end = run_progress(database, 1)
     assert (end.state, end.processed) == (RunState.DONE, 400)
+    database.close()
+
+
+@pytest.mark.parametrize("command", ["screen", "enqueue"])
+def test_outside_its_hours_it_reads_nothing_says_until_when_it_waits_and_can_be_stopped(tmp_path, environ, command):
+    root = tmp_path / "archive"
+    flat_tree(root, 2)
+    begin = datetime.now() + timedelta(hours=2)
+    environ["BONESCREEN_HOURS"] = f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}"
+    process = subprocess.Popen([*BONESCREEN, command, str(root)], env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == f"Waiting until {begin:%H:%M}, as BONESCREEN_HOURS says. Stop with Ctrl-C.\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60 * PATIENCE) == 130
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    database = opened(environ)
+    assert newest_runs(database) == []
     database.close()
 
 
