@@ -27,6 +27,10 @@ SILENT_CHILD_SECONDS = 180.0
 """A child that the watchdog did not end by then cannot end, as the kernel waits for its storage."""
 
 
+PAUSED_SECONDS = 30.0
+"""If the last check is longer ago than that, the machine was paused, and the child too."""
+
+
 class ParentWatch:
     """Ends the Celery parent, and thereby its child, when one of them no longer works.
 
@@ -63,14 +67,19 @@ class ParentWatch:
         self._stop.set()
 
     def _run(self) -> None:
+        last = resumed = time.monotonic()
         while not self._stop.wait(CHECK_SECONDS):
             now = time.monotonic()
+            if now - last > PAUSED_SECONDS:
+                resumed = now
+            last = now
             quiet = self._is_quiet()
             self._quiet_since.value = (self._quiet_since.value or now) if quiet else 0.0
             if quiet and now - self._quiet_since.value > QUIET_END_SECONDS:
                 log.error("messages wait, and Celery's consumer receives none: this worker ends, to be started again")
                 os._exit(1)
-            if self._child_checked_at.value and now - self._child_checked_at.value > SILENT_CHILD_SECONDS:
+            checked = self._child_checked_at.value
+            if checked and now - max(checked, resumed) > SILENT_CHILD_SECONDS:
                 log.error("the child process does not end although it is hung: this worker ends, to be started again")
                 os._exit(1)
 

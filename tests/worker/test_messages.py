@@ -32,6 +32,7 @@ WORKER = """
 from worker import parent_watch
 from worker.__main__ import main
 parent_watch.CHECK_SECONDS, parent_watch.QUIET_PROBLEM_SECONDS, parent_watch.QUIET_END_SECONDS = 0.5, 1.0, 12.0
+parent_watch.SILENT_CHILD_SECONDS = 12.0
 main()
 """
 
@@ -153,7 +154,7 @@ def test_a_worker_that_receives_none_of_the_messages_that_wait_says_so_and_ends(
     queue = queue_name(tiny_package.digest, Precision.FP32)
     with working(tmp_path, tiny_package, broker) as (process, log):
         # The consumer is cancelled as by an administrator; nothing tells the worker that this was wrong.
-        celery_app(broker.url).control.cancel_consumer(queue, reply=True, timeout=30)
+        celery_app(broker.url).control.cancel_consumer(queue, reply=True, limit=1, timeout=30)
         transport = Transport(broker.url)
         transport.send(queue, 1)
         transport.close()
@@ -164,3 +165,16 @@ def test_a_worker_that_receives_none_of_the_messages_that_wait_says_so_and_ends(
         await_that(says_so, 20, "the heartbeat says it")
         assert process.wait(240) == 1
         assert "to be started again" in log.read_text()
+
+
+def test_a_worker_whose_child_cannot_even_end_itself_ends(
+    tmp_path: Path, database: Database, tiny_package: ModelPackage, broker: TcpBroker
+) -> None:
+    with working(tmp_path, tiny_package, broker) as (process, log):
+        (child,) = psutil.Process(process.pid).children()
+        await_that(lambda: list_heartbeats(database), 20, "the child works")
+        # It no longer runs, like one whose thread waits for a dead network mount.
+        child.suspend()
+        assert process.wait(240) == 1
+        assert "does not end although it is hung" in log.read_text()
+        await_that(lambda: not child.is_running(), 20, "the child is gone with it")
