@@ -292,9 +292,8 @@ def cancel(database: Database, run_id: int) -> int:
     with database.write() as connection:
         # Locked first, so that neither a scan that is closing nor a worker that shrinks its batch makes more batches.
         lock_run(connection, run_id)
-        connection.execute(
-            update(runs).where(runs.c.id == run_id, runs.c.cancelled_at.is_(None)).values(cancelled_at=Now())
-        )
+        # Of a cancelled run that is scanned again too: the scan obeys only a cancellation that is later than its start.
+        connection.execute(update(runs).where(runs.c.id == run_id).values(cancelled_at=Now()))
         return connection.execute(
             update(batches)
             .where(batches.c.run_id == run_id, is_open())

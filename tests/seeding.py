@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, text
 
 from db import ledger, merge, scans
 from db.ledger import Claim
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.session import Database
 from db.store import ImageOutcome, Prediction
-from db.tables import images
+from db.tables import images, metadata
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Label
 
@@ -87,3 +87,14 @@ def image_ids(database: Database) -> list[int]:
     """Return all image ids, ascending."""
     with database.read() as connection:
         return list(connection.execute(select(images.c.id).order_by(images.c.id)).scalars())
+
+
+def empty(database: Database) -> None:
+    """Delete every row, and number new ones from 1."""
+    with database.write() as connection:
+        if database.dialect == "postgresql":
+            names = ", ".join(table.name for table in metadata.sorted_tables)
+            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+        else:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(delete(table))
