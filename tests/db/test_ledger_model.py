@@ -257,6 +257,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert work == taken
         if len(taken) < len(before):
             batch.last = before[len(taken)] - 1
+        for earlier in [held for held in self.claims if held.claim.batch_id == claim.batch_id]:
+            self.try_as_zombie(earlier)
         self.claims.append(Held(claim, work))
 
     @precondition(lambda self: self.has_claim())
@@ -324,18 +326,21 @@ class LedgerMachine(RuleBasedStateMachine):
             self.quarantine(batch, chosen)
 
     @precondition(lambda self: self.some_claim(0, valid=False) is not None)
-    @rule(pick=picked, image=picked)
-    def a_zombie_acts_on_a_batch_that_it_has_lost(self, pick: int, image: int) -> None:
+    @rule(pick=picked)
+    def a_zombie_acts(self, pick: int) -> None:
         held = self.some_claim(pick, valid=False)
         assert held is not None
+        self.try_as_zombie(held)
+
+    def try_as_zombie(self, held: Held) -> None:
+        """Act on a batch that the worker has lost."""
         found = [self.outcome(image, failure=False) for image in held.work]
         assert not ledger.store(self.database, held.claim, found)
         assert not ledger.renew_lease(self.database, held.claim)
         assert not ledger.finish(self.database, held.claim, found)
         assert not ledger.release_claim(self.database, held.claim)
-        if held.work:
-            chosen = held.work[image % len(held.work)]
-            assert not recovery.set_apart(self.database, held.claim, chosen, "it does not load")
+        for image in held.work[:1]:
+            assert not recovery.set_apart(self.database, held.claim, image, "it does not load")
 
     @precondition(lambda self: self.has_claim())
     @rule(pick=picked, recovered=st.booleans(), worker=st.sampled_from(WORKERS))
@@ -353,6 +358,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- feeders -------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: any(batch.expired for batch in self.batches.values()))
     @rule()
     def recover(self) -> None:
         assert recovery.recover_expired(self.database) == self.lose()
@@ -377,7 +383,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- users and scans -----------------------------------------------------------------------------------------
 
-    @rule(run=runs_drawn)
+    @rule(run=runs_drawn, action=st.sampled_from(["cancel", "resume", "retry", "retry"]))
+    def users_act(self, run: int, action: str) -> None:
+        # One rule, so that there is more for workers to do.
+        getattr(self, action)(run)
+
     def cancel(self, run: int) -> None:
         opened = [batch for batch in self.batches.values() if batch.run == run and batch.is_open]
         assert ledger.cancel(self.database, run) == len(opened)
@@ -387,12 +397,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if (scan := self.open_scans.get(self.runs[run].archive)) is not None:
             scan[1].add(run)
 
-    @rule(run=runs_drawn)
     def resume(self, run: int) -> None:
         ledger.resume(self.database, run)
         self.runs[run].cancelled, self.runs[run].covered = False, True
 
-    @rule(run=runs_drawn)
     def retry(self, run: int) -> None:
         its = self.runs[run].outcomes
         with self.database.read() as connection:
@@ -533,7 +541,7 @@ def test_whatever_the_order_of_steps_the_ledger_is_as_its_model(database: Databa
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(examples or 20),
+            max_examples=int(examples or 30),
             stateful_step_count=40,
             derandomize=examples is None,
             database=None,

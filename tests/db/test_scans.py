@@ -211,7 +211,9 @@ def test_a_scan_undoes_an_earlier_cancellation_and_obeys_one_from_during_the_sca
     assert run_progress(database, run).state is RunState.CANCELLED
 
 
-def test_a_scan_obeys_a_cancellation_from_during_the_scan_of_a_run_that_was_cancelled_before(database: Database) -> None:
+def test_a_scan_obeys_a_second_cancellation_from_during_the_scan(
+    database: Database,
+) -> None:
     run = scan(database, found_files(3))
     ledger.cancel(database, run)
     begun = begin(database)
