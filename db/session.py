@@ -230,6 +230,7 @@ def _engine(url: str) -> Engine:
         # psycopg would insert many rows in a pipeline, and the message that ends it stops the server's idle timer,
         # which `_SET_IDLE_TIMEOUT` has set. SQLAlchemy's single statement does not.
         engine.dialect.use_insertmanyvalues_wo_returning = True
+        event.listen(engine, "connect", _postgresql_connect)
         return engine
     raise UsageError(f"the database {backend!r} is not supported; use sqlite or postgresql")
 
@@ -249,6 +250,15 @@ def _sqlite_connect(connection: Any, record: Any) -> None:
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _postgresql_connect(connection: Any, record: Any) -> None:
+    # In PgBouncer's transaction mode, the next transaction may be on another server connection, which does not have the
+    # statements that psycopg has prepared. PgBouncer does not tell clients the server process that they talk to.
+    (server_process,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    connection.rollback()
+    if server_process != connection.info.backend_pid:
+        connection.prepare_threshold = None
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:

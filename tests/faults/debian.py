@@ -1,7 +1,8 @@
-"""Debian's Redis and PostgreSQL servers; optional on a developer's host, required in CI."""
+"""Debian's Redis, PostgreSQL and PgBouncer; optional on a developer's host, required in CI."""
 
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,14 +18,15 @@ from tests.awaiting import PATIENCE, await_that
 from tests.broker import free_port
 
 REDIS = Path("/usr/bin/redis-server")
+PGBOUNCER = Path("/usr/sbin/pgbouncer")
 PASSWORD = "not-a-secret"
 
 
 def require_debian_servers() -> None:
     """Skip the test if they are not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
-    if REDIS.exists() and _postgres_folders():
+    if REDIS.exists() and PGBOUNCER.exists() and _postgres_folders():
         return
-    missing = "Debian's servers are not installed: apt-get install redis-server postgresql"
+    missing = "Debian's servers are not installed: apt-get install redis-server postgresql pgbouncer"
     if os.environ.get("BONESCREEN_TEST_DEBIAN"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -71,3 +73,65 @@ def _responds(url: str) -> bool:
         return False
     finally:
         engine.dispose()
+
+
+class PgBouncer:
+    """Debian's PgBouncer in transaction mode, before a PostgreSQL server on loopback."""
+
+    def __init__(self, folder: Path, server_url: str, pool_size: int) -> None:
+        server = make_url(server_url)
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        port = free_port()
+        self.url = server.set(port=port).render_as_string(hide_password=False)
+        # It refuses to run as root, and other users cannot read pytest's folder.
+        self._user = NOBODY if os.geteuid() == 0 else os.geteuid()
+        os.chown(folder, self._user, -1)
+        (folder / "users").write_text(f'"{server.username}" "{server.password}"\n')
+        self._server = server
+        self._settings: dict[str, object] = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": port,
+            "unix_socket_dir": "",
+            "auth_type": "plain",
+            "auth_file": folder / "users",
+            "pool_mode": "transaction",
+            "default_pool_size": pool_size,
+            "server_login_retry": 1,
+        }
+
+    def restart(self, **settings: object) -> None:
+        """Start it anew with other settings."""
+        self.kill()
+        self._settings |= settings
+        self.start()
+
+    def start(self) -> None:
+        lines = [f"[databases]\n* = host={self._server.host} port={self._server.port}\n[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in self._settings.items()]
+        (self._folder / "pgbouncer.ini").write_text("\n".join(lines))
+        with (self._folder / "log").open("ab") as log:
+            command = [PGBOUNCER, self._folder / "pgbouncer.ini"]
+            self._process = subprocess.Popen(command, user=self._user, cwd=self._folder, stdout=log, stderr=log)
+        await_that(self._listens, 30, "PgBouncer listens")
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", int(str(self._settings["listen_port"])))) == 0
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(30 * PATIENCE)
+
+
+@contextmanager
+def debian_pgbouncer(server_url: str, pool_size: int) -> Iterator[PgBouncer]:
+    """Run Debian's PgBouncer in transaction mode before a server."""
+    with tempfile.TemporaryDirectory(prefix="bonescreen-") as name:
+        pooler = PgBouncer(Path(name), server_url, pool_size)
+        pooler.start()
+        try:
+            yield pooler
+        finally:
+            pooler.kill()
