@@ -4,9 +4,10 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
+from typing import Any
 from urllib.parse import urlsplit
 
 from bonescreen.context import roots_here
@@ -23,6 +24,8 @@ PING_SECONDS = 3.0
 
 ANSWER_SECONDS = 5.0
 """How long archives may take to answer."""
+
+READ_ONLY_REMEDY = "Set BONESCREEN_BROKER_URL to the primary server, or promote this one."
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class SystemState:
         The open scans, by run.
     embedded : bool
         Whether the broker is the embedded one.
-    broker : str or None
-        Why the broker does not answer; None if it does.
+    broker : Problem or None
+        Why the broker cannot be used; None if it can.
+    eviction : str or None
+        The policy by which the broker deletes keys when its memory is full; None if it does not, or does not say.
     archives : mapping of str to str
         What is wrong with archives' roots on this host, by archive name.
     database : str or None
@@ -64,7 +69,8 @@ class SystemState:
     processes: Sequence[Heartbeat]
     scans: Mapping[int, OpenScan]
     embedded: bool
-    broker: str | None
+    broker: Problem | None
+    eviction: str | None
     archives: Mapping[str, str]
     database: str | None
 
@@ -102,14 +108,17 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
     """Read the state of runs from the database, and check the broker and the archives."""
     roots = roots_here(settings, database)
     names = {run.archive for run in runs if is_open(run)} & roots.keys()
+    url = settings.broker_url
+    broker = _embedded_broker_fault(settings) if url is None else broker_fault(url)
     return SystemState(
         runs=runs,
         failures={run.run: count_failures(database, run.run) for run in runs},
         repairs={run.run: count_repairs(database, run.run) for run in runs},
         processes=list_heartbeats(database),
         scans={scan.run_id: scan for scan in open_scans(database)},
-        embedded=settings.broker_url is None,
-        broker=_embedded_broker_fault(settings) if settings.broker_url is None else broker_fault(settings.broker_url),
+        embedded=url is None,
+        broker=broker,
+        eviction=_eviction_policy(url) if url is not None and broker is None else None,
         archives=_root_faults({name: roots[name] for name in sorted(names)}),
         database=write_fault(database),
     )
@@ -126,8 +135,11 @@ def find_problems(state: SystemState) -> list[Problem]:
         remedy = "Free space on its disk, or find the process that locks it. Finished results are saved."
         found.append(Problem(text, remedy, blocking=bool(state.open_runs)))
     if state.broker is not None and not state.embedded:
-        remedy = "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved."
-        found.append(Problem(state.broker, remedy, blocking=bool(state.open_runs)))
+        found.append(replace(state.broker, blocking=bool(state.open_runs)))
+    if state.eviction is not None:
+        text = f"When its memory is full, the broker deletes keys that are in use (maxmemory-policy {state.eviction})."
+        remedy = "Set its maxmemory-policy to noeviction. Deleted messages are sent again, but Flower may lose workers."
+        found.append(Problem(text, remedy, blocking=False))
     found += _process_problems(state)
     for run in state.runs:
         if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
@@ -225,29 +237,69 @@ def _root_fault(root: Path) -> str | None:
     return None
 
 
-def _embedded_broker_fault(settings: Settings) -> str | None:
+def _embedded_broker_fault(settings: Settings) -> Problem | None:
     from bonescreen.broker import broker_socket, is_ready
 
-    return None if is_ready(broker_socket(settings)) else "The embedded broker is not running."
+    if is_ready(broker_socket(settings)):
+        return None
+    return Problem("The embedded broker is not running.", "Start it with: bonescreen screen")
 
 
-def broker_fault(url: str) -> str | None:
-    """Return why a broker does not answer, without its password; None if it does."""
+def broker_fault(url: str) -> Problem | None:
+    """Return why a broker cannot be used, without its password; None if it can."""
+    import redis
+
+    shown = _without_password(url)
+    try:
+        with _broker_client(url) as client:
+            client.ping()
+            read_only = _is_read_only(_broker_info(client, "replication"))
+    except (redis.RedisError, OSError, ValueError) as error:
+        return Problem(
+            f"The broker {shown} does not answer: {' '.join(str(error).split())}",
+            "Start the broker, or correct BONESCREEN_BROKER_URL. Finished results are saved.",
+        )
+    if read_only:
+        return Problem(f"The broker {shown} is a read-only replica.", f"{READ_ONLY_REMEDY} Finished results are saved.")
+    return None
+
+
+def _is_read_only(replication: Mapping[str, object]) -> bool:
+    return replication.get("role") == "slave" and replication.get("slave_read_only", 1) == 1
+
+
+def _eviction_policy(url: str) -> str | None:
+    import redis
+
+    try:
+        with _broker_client(url) as client:
+            policy = _broker_info(client, "memory").get("maxmemory_policy")
+    except (redis.RedisError, OSError):
+        return None
+    return None if policy in (None, "noeviction") else str(policy)
+
+
+def _broker_client(url: str) -> Any:
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
     # For Unix sockets, redis-py uses a different scheme than Celery.
     address = url.replace("redis+socket://", "unix://", 1)
+    return redis.Redis.from_url(
+        address, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def _broker_info(client: Any, section: str) -> Mapping[str, object]:
+    """Return what a broker says of itself; nothing where its users may not ask."""
+    import redis
+
     try:
-        client = redis.Redis.from_url(
-            address, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
-        )
-        with client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
-        return f"The broker {_without_password(url)} does not answer: {' '.join(str(error).split())}"
-    return None
+        info: Mapping[str, object] = client.info(section)
+    except redis.ResponseError:
+        return {}
+    return info
 
 
 def _without_password(url: str) -> str:

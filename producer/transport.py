@@ -65,5 +65,10 @@ class Transport:
         try:
             yield
         except (redis.RedisError, KombuError, KombuOperationalError, OSError) as error:
+            if isinstance(error, redis.ReadOnlyError) or isinstance(error.__cause__, redis.ReadOnlyError):
+                raise BrokerOutage(
+                    f"the broker {self.shown_url} is a read-only replica; "
+                    "set BONESCREEN_BROKER_URL to the primary server, or promote this one"
+                ) from error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BrokerOutage(f"the broker {self.shown_url} does not answer: {reason}") from error

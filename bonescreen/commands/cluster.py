@@ -150,7 +150,7 @@ def flower(
     )
     url = _broker_url(settings)
     if (fault := broker_fault(url)) is not None:
-        raise BrokerOutage(fault)
+        raise BrokerOutage(fault.problem)
     configure_logging(settings, "flower")
     run_flower(url, settings.home, host, port, credentials)
 

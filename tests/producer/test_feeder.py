@@ -242,3 +242,13 @@ def test_an_archive_is_scanned_only_if_another_scan_of_it_no_longer_renews_its_l
     expiring.start()
     assert again() == 3
     expiring.join()
+
+
+def test_a_feeder_says_that_its_broker_is_a_read_only_replica(
+    feeder: Feeder, database: Database, broker: TcpBroker
+) -> None:
+    scan(database, found_files(1))
+    with broker.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(BrokerOutage, match="is a read-only replica; set BONESCREEN_BROKER_URL to the primary server"):
+        feeder.do_round()
