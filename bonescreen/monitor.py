@@ -33,6 +33,9 @@ MAX_TASKS = 20_000
 COLUMNS = "args,state,result,received,runtime,worker,uuid"
 """Columns of the table of tasks. All tasks have the same name, so it is left out."""
 
+GONE_SECONDS = 30
+"""Workers that have sent nothing for so long, and that Celery takes for offline, are no longer listed."""
+
 BROKER_TIMEOUT_SECONDS = 5
 """Shorter than a worker's: a page must not wait for half a minute for a broker that does not respond."""
 
@@ -127,6 +130,7 @@ def _configure(home: Path, host: str, port: int, credentials: tuple[str, str] | 
     options.basic_auth = [":".join(credentials)] if credentials else []
     # The ledger owns the work: nobody must send or revoke tasks here, or move a worker to a different queue.
     options.read_only = True
+    options.purge_offline_workers = GONE_SECONDS
     options.persistent = True
     options.db = str(home / "flower.db")
     options.max_tasks = MAX_TASKS

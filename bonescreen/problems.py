@@ -143,9 +143,12 @@ def find_problems(state: SystemState) -> list[Problem]:
     found += _process_problems(state)
     for run in state.runs:
         if quarantined := state.failures[run.run].get(Reason.QUARANTINED, 0):
-            crashed = "crashed three workers and is" if quarantined == 1 else "each crashed three workers and are"
-            text = f"Run {run.run}: {count(quarantined, 'image')} {crashed} quarantined."
-            remedy = f"The others are screened. List the quarantined ones with: bonescreen failures {run.run}"
+            are = "is" if quarantined == 1 else "are"
+            text = f"Run {run.run}: {count(quarantined, 'image')} {are} quarantined after three attempts."
+            remedy = (
+                f"List the causes with: bonescreen failures {run.run}. Where workers were killed, the kernel's log "
+                f"says whether for lack of memory; then give them more, and: bonescreen retry {run.run}"
+            )
             found.append(Problem(text, remedy, blocking=False))
         found += _unseen(run)
     return found

@@ -68,7 +68,13 @@ def _recover(database: Database, batch_id: int) -> bool:
             for id_range in id_ranges(left, [], -(-len(left) // SPLIT_INTO)):
                 insert_batch(connection, run_id, id_range, parent_id=batch_id)
         if state is BatchState.QUARANTINED:
-            _quarantine(connection, run_id, left[0], lost.attempts, f"{lost.attempts} workers were lost on it")
+            _quarantine(
+                connection,
+                run_id,
+                left[0],
+                lost.attempts,
+                f"{lost.attempts} workers crashed or were killed on it, perhaps for lack of memory",
+            )
         connection.execute(update(batches).where(batches.c.id == batch_id).values(state=state))
     return True
 

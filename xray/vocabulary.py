@@ -107,7 +107,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.CHANGED: "the file has changed since it was scanned: scan the archive again",
     Reason.BROKEN_LINK: "the file that the link points to does not exist",
     Reason.OUTSIDE_ARCHIVE: "the path points outside the archive",
-    Reason.QUARANTINED: "three workers crashed while processing this image on its own",
+    Reason.QUARANTINED: "three attempts at this image on its own ended without a result",
 }
 
 

@@ -242,6 +242,25 @@ def test_a_workers_page_has_no_password_of_a_broker_on_a_socket(tmp_path: Path, 
     assert TcpBroker.PASSWORD not in page
 
 
+def test_a_worker_that_is_killed_vanishes_from_flowers_list(
+    tmp_path: Path, tiny_package: ModelPackage, broker: TcpBroker
+) -> None:
+    environ = {
+        "BONESCREEN_BROKER_URL": broker.url,
+        "BONESCREEN_DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
+        "BONESCREEN_MODEL": str(tiny_package.path),
+        "BONESCREEN_WORKER_NAME": "gpu1",
+    }
+    with served(tmp_path / "home", **environ, **CREDENTIALS) as flower, (tmp_path / "log").open("wb") as log:
+        works = {**os.environ, **environ, "BONESCREEN_HOME": str(tmp_path / "works")}
+        worker = subprocess.Popen([sys.executable, "-m", "worker"], env=works, stdout=log, stderr=log)
+        await_that(lambda: "worker@gpu1" in flower.pages.text("/workers?json=1"), 60, "Flower lists it")
+        worker.kill()
+        worker.wait()
+        await_that(lambda: '"status": false' in flower.pages.text("/workers?json=1"), 60, "Flower lists it as offline")
+        await_that(lambda: "worker@gpu1" not in flower.pages.text("/workers?json=1"), 60, "it vanishes", patience=1.5)
+
+
 def test_the_history_is_kept_over_a_restart_and_a_damaged_one_is_moved_away(tmp_path: Path, broker: TcpBroker) -> None:
     home = tmp_path / "home"
     environ = {"BONESCREEN_BROKER_URL": broker.url, **CREDENTIALS}

@@ -230,7 +230,10 @@ def test_quarantined_images_are_noted_and_stop_nothing(bonescreen: Bonescreen, h
     screened(home, {"study": [0.9, Reason.QUARANTINED]})
     done = bonescreen("status")
     assert done.code == 0
-    assert "Note: Run 1: 1 image crashed three workers and is quarantined." in done.out
+    said = " ".join(done.out.split())
+    assert "Note: Run 1: 1 image is quarantined after three attempts." in said
+    assert "lack of memory" in said
+    assert "bonescreen retry 1" in said
 
 
 def test_a_database_that_does_not_answer_is_said_for_people_and_for_scripts(

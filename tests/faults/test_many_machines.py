@@ -184,6 +184,7 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
         await_that(lambda held=held: not any(map(stack.ledger.is_claimed, held)), 60, "they are recovered")
     assert worker.runs()
     stack.ledger.assert_one_outcome_each(64, failed=[(deadly, Reason.QUARANTINED)])
+    assert "killed on it, perhaps for lack of memory" in stack.run("failures", "--json")[1]
 
 
 def _status_says(stack: Stack, *texts: str) -> bool:
