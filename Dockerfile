@@ -2,6 +2,8 @@
 #
 #   docker build --target cpu --tag bonescreen:0.1.0-cpu .    base install with OpenVINO
 #   docker build --target gpu --tag bonescreen:0.1.0-gpu .    also TensorFlow and CUDA 12, several GB
+#
+# The dependencies are layers of their own: after an edit of the source only the source is installed again.
 
 FROM python:3.12.12-slim-bookworm AS base
 LABEL org.opencontainers.image.title="bonescreen" \
@@ -21,10 +23,37 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["bonescreen"]
 CMD ["--help"]
 
-FROM python:3.12.12-slim-bookworm AS source
+# pip installs a project's dependencies only together with the project, so they are copied out of pyproject.toml.
+FROM python:3.12.12-slim-bookworm AS requirements
+WORKDIR /requirements
+COPY pyproject.toml ./
+RUN python -c 'import tomllib; \
+        pyproject = tomllib.load(open("pyproject.toml", "rb")); \
+        extras = pyproject["project"]["optional-dependencies"]; \
+        print(*pyproject["build-system"]["requires"], sep="\n", file=open("build.txt", "w")); \
+        print(*pyproject["project"]["dependencies"], *extras["postgres"], sep="\n", file=open("cpu.txt", "w")); \
+        print(*extras["tensorflow"], *extras["cuda"], sep="\n", file=open("gpu.txt", "w"))'
+
+FROM python:3.12.12-slim-bookworm AS install-cpu
+WORKDIR /requirements
+RUN python -m venv /opt/bonescreen
+COPY constraints.txt ./
+COPY --from=requirements /requirements/cpu.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/bonescreen/bin/pip install --constraint constraints.txt --requirement cpu.txt
+
+FROM install-cpu AS install-gpu
+COPY --from=requirements /requirements/gpu.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/bonescreen/bin/pip install --constraint constraints.txt --requirement gpu.txt
+
+FROM python:3.12.12-slim-bookworm AS install-source
 WORKDIR /source
 RUN python -m venv /opt/bonescreen
-COPY LICENSE README.md constraints.txt pyproject.toml ./
+COPY --from=requirements /requirements/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/bonescreen/bin/pip install --requirement build.txt
+COPY LICENSE README.md pyproject.toml ./
 COPY LICENSES LICENSES
 COPY xray xray
 COPY db db
@@ -32,17 +61,12 @@ COPY producer producer
 COPY worker worker
 COPY training training
 COPY bonescreen bonescreen
-
-FROM source AS install-cpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/bonescreen/bin/pip install --constraint constraints.txt ".[postgres]"
-
-FROM source AS install-gpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/bonescreen/bin/pip install --constraint constraints.txt ".[postgres,tensorflow,cuda]"
+RUN /opt/bonescreen/bin/pip install --no-deps --no-build-isolation --root /installed .
 
 FROM base AS gpu
 COPY --from=install-gpu /opt/bonescreen /opt/bonescreen
+COPY --from=install-source /installed/opt/bonescreen /opt/bonescreen
 
 FROM base AS cpu
 COPY --from=install-cpu /opt/bonescreen /opt/bonescreen
+COPY --from=install-source /installed/opt/bonescreen /opt/bonescreen

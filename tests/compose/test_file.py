@@ -193,14 +193,36 @@ def test_the_dockerfile_copies_only_what_exists_and_is_not_ignored() -> None:
         assert any(fnmatch(source, pattern.split("/")[0]) for source in copied)
 
 
-def test_the_dockerfile_installs_extras_that_exist_at_locked_versions() -> None:
-    installs = re.findall(r"pip install (.*)$", dockerfile(), re.MULTILINE)
-    extras = [set(re.findall(r'"\.\[([a-z,]+)\]"', install)[0].split(",")) for install in installs]
-    assert extras == [{"postgres"}, {"postgres", "tensorflow", "cuda"}]
-    assert set.union(*extras) <= PROJECT["project"]["optional-dependencies"].keys()
-    assert all("--constraint constraints.txt" in install for install in installs)
-    locked = (ROOT / "constraints.txt").read_text()
-    assert "nvidia-cudnn-cu12==" in locked
+def test_the_dockerfile_installs_all_dependencies_at_locked_versions(tmp_path: Path) -> None:
+    project, extras = PROJECT["project"], PROJECT["project"]["optional-dependencies"]
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    script = re.findall(r"^RUN python -c '(.*)'$", dockerfile(), re.MULTILINE)
+    assert len(script) == 1
+    subprocess.run([sys.executable, "-c", script[0]], cwd=tmp_path, check=True)
+    written = {file.stem: file.read_text().splitlines() for file in tmp_path.glob("*.txt")}
+    assert written == {
+        "build": PROJECT["build-system"]["requires"],
+        "cpu": [*project["dependencies"], *extras["postgres"]],
+        "gpu": [*extras["tensorflow"], *extras["cuda"]],
+    }
+    installs = re.findall(r"pip install .*--requirement (\w+)\.txt$", dockerfile(), re.MULTILINE)
+    assert sorted(installs) == sorted(written)
+    for name in ("cpu", "gpu"):
+        assert f"pip install --constraint constraints.txt --requirement {name}.txt" in dockerfile()
+    assert "nvidia-cudnn-cu12==" in (ROOT / "constraints.txt").read_text()
+
+
+def test_an_edit_of_the_source_does_not_reinstall_the_dependencies() -> None:
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)", dockerfile(), re.MULTILINE | re.DOTALL))
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    for name in ("requirements", "install-cpu", "install-gpu"):
+        assert not any(re.search(rf"^COPY .*\b{package}\b", stages[name], re.MULTILINE) for package in packages)
+    # What the builder needs comes before the source too, and the source last into each image.
+    source = stages["install-source"]
+    assert source.index("--requirement build.txt") < source.index("COPY xray")
+    assert "pip install --no-deps --no-build-isolation" in source
+    for name in ("cpu", "gpu"):
+        assert re.findall(r"^COPY --from=(\S+)", stages[name], re.MULTILINE) == [f"install-{name}", "install-source"]
 
 
 def test_the_image_runs_as_an_ordinary_user_from_a_pinned_base() -> None:
