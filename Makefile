@@ -4,6 +4,7 @@
 #   make install [EXTRAS=names]     install only; extras: tensorflow (training), postgres, cuda, separated by commas
 #   make test                       run the tests
 #   make check                      style, types and tests, as before each commit
+#   make containers                 as root on Debian: run docker-compose.yml in containers (docs/cluster.md)
 #   make docs                       write docs/commands.md from the help texts
 #   make lock                       choose new versions of the dependencies
 #   make audit                      ask osv.dev for known vulnerabilities of the dependencies; needs the internet
@@ -14,7 +15,7 @@ EXTRAS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen install test check style types docs lock audit clean
+.PHONY: screen install test check style types containers docs lock audit clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
@@ -33,6 +34,9 @@ style: .venv/develop.done
 
 types: .venv/develop.done
 	@$(BIN)/mypy
+
+containers:
+	@$(PYTHON) -m tests.podman
 
 docs: .venv/screen.done
 	@$(BIN)/python -m bonescreen.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md

@@ -234,8 +234,8 @@ def start(podman: Podman, log: Log) -> None:
     podman.compose("up", "--detach", "--no-deps", "broker", "database")
     await_healthy(podman, "broker", "database")
     podman.compose("up", "--detach", "--no-deps", "migrate")
-    podman.run("wait", container("migrate"))
-    log.equal("exit code of migrate", podman.inspect(container("migrate"))["State"]["ExitCode"], 0)
+    if podman.run("wait", container("migrate")).strip() != "0":
+        raise CommandError("migrate failed")
     podman.compose("up", "--detach", "--no-deps", *OURS)
     await_healthy(podman, *OURS)
     log.say(f"all services are healthy after {time.monotonic() - started:.0f} s")
@@ -255,7 +255,7 @@ def container(service: str) -> str:
 
 def cli(podman: Podman, *words: str) -> str:
     """Run a command of bonescreen as an operator does, and return its output."""
-    return podman.compose("run", "--rm", "--no-deps", "-T", "cli", *words)
+    return podman.compose("--profile=tools", "run", "--rm", "--no-deps", "-T", "cli", *words)
 
 
 def run_state(podman: Podman) -> dict[str, Any]:
@@ -461,7 +461,7 @@ def check_flower(podman: Podman, project: Project, log: Log) -> None:
 
 def flower_status(login: str | None) -> tuple[int, str]:
     """Return the status and the text of Flower's list of workers, as this machine gets it."""
-    page = urllib.request.Request(f"http://127.0.0.1:{FLOWER_PORT}/api/workers")
+    page = urllib.request.Request(f"http://127.0.0.1:{FLOWER_PORT}/workers?json=1")
     if login is not None:
         page.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     try:
@@ -505,8 +505,7 @@ def take_down(podman: Podman, log: Log) -> None:
 def print_logs(podman: Podman) -> None:
     """Print the end of each container's log."""
     for name in podman.containers("--all"):
-        done = podman.run("logs", "--tail=15", name)
-        print(f"\nThe log of {name} ends with\n{done}")
+        print(f"\nThe log of {name} ends with\n{podman.log(name)}")
 
 
 if __name__ == "__main__":

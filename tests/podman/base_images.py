@@ -66,6 +66,7 @@ STAND_INS = (
         (
             f"ENV PATH={POSTGRES}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "ENV PGDATA=/var/lib/postgresql/17/docker",
+            "ENV LANG=C.UTF-8",
             "VOLUME /var/lib/postgresql",
             'ENTRYPOINT ["database_entrypoint.sh"]',
             'CMD ["postgres"]',

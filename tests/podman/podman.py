@@ -125,6 +125,12 @@ class Podman:
         status: str = self.inspect(container)["State"].get("Health", {}).get("Status", "")
         return status
 
+    def log(self, container: str) -> str:
+        """Return the last lines that a container printed."""
+        words = ["podman", "logs", "--tail=15", container]
+        joined = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(words, env=self._environ, text=True, **joined).stdout
+
     def remove_everything(self) -> None:
         """Remove all containers, networks, volumes and images, whatever state they are in."""
         self.succeeds("rm", "--all", "--force", "--time=0")
