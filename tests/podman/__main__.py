@@ -27,7 +27,7 @@ from tests.podman.log import Log
 from tests.podman.podman import CommandError, HealthTimer, Podman, await_that
 from tests.podman.registries import pip_mounts
 
-PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "catatonit", "iptables", "mmdebstrap")
+PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "catatonit", "iptables", "iproute2", "mmdebstrap")
 """Packages of Debian, 12 or newer."""
 
 SERVICES = ("broker", "database", "feeder", "flower", "worker-cpu")
@@ -53,7 +53,7 @@ LIMITS = """\
   - All containers ran on one machine: no published broker or database, no second host, no TLS."""
 
 
-class Failed(Exception):
+class Missing(Exception):
     """Something is missing; the text says what and how to get it."""
 
 
@@ -62,8 +62,8 @@ def main() -> int:
     log = Log()
     try:
         require_what_is_needed()
-    except Failed as failed:
-        print(f"error: {failed}", file=sys.stderr)
+    except Missing as missing:
+        print(f"error: {missing}", file=sys.stderr)
         return 2
     # So that what was made is removed then too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -91,25 +91,25 @@ def main() -> int:
 
 
 def require_what_is_needed() -> None:
-    """Raise Failed unless this can run here."""
+    """Raise Missing unless this can run here."""
     if os.geteuid() != 0:
-        raise Failed("run it as root: it makes file systems of base images, networks and containers")
+        raise Missing("run it as root: it makes file systems of base images, networks and containers")
     shown = [*("dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"), *PACKAGES]
     try:
         listed = subprocess.run(shown, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
-        raise Failed("it needs Debian, or a system with Debian's packages") from error
+        raise Missing("it needs Debian, or a system with Debian's packages") from error
     missing = [package for package in PACKAGES if f"installed {package}" not in listed.splitlines()]
     if importlib.util.find_spec("ensurepip") is None:
         missing.append("python3-venv")
     if missing:
-        raise Failed(
+        raise Missing(
             "Debian's packages are missing; run:\n"
             f"  apt-get update && apt-get install --no-install-recommends {' '.join(missing)}"
         )
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", FLOWER_PORT)) == 0:
-            raise Failed(f"port {FLOWER_PORT}, which docker-compose.yml publishes, is in use; stop what listens on it")
+            raise Missing(f"port {FLOWER_PORT}, which docker-compose.yml publishes, is in use; stop what listens on it")
 
 
 def run_everything(podman: Podman, project: "Project", log: Log) -> None:
@@ -422,7 +422,7 @@ def kill(podman: Podman, service: str, log: Log) -> None:
     killed = time.monotonic()
     await_restarted(podman, service, crash(podman, service))
     await_healthy(podman, service)
-    log.check(f"{service} is healthy again after {time.monotonic() - killed:.0f} s", True, "")
+    log.say(f"{service} is healthy again after {time.monotonic() - killed:.0f} s")
     await_that(lambda: works_everywhere(podman), 60, f"every check passes after {service} was killed")
     log.say(f"the checks of all services pass after {time.monotonic() - killed:.0f} s")
 
@@ -440,12 +440,12 @@ def pause_database(podman: Podman, log: Log) -> None:
         for service in ("feeder", "worker-cpu"):
             checked = ("healthcheck", "run", container(service))
             await_that(lambda words=checked: not podman.succeeds(*words), 60, f"{service} is unhealthy")
-            log.check(f"the check of {service} fails after {time.monotonic() - frozen:.0f} s", True, "")
+            log.say(f"the check of {service} fails after {time.monotonic() - frozen:.0f} s")
     finally:
         podman.run("unpause", container("database"))
     thawed = time.monotonic()
     await_that(lambda: works_everywhere(podman), 60, "every check passes again")
-    log.check(f"every check passes {time.monotonic() - thawed:.0f} s after the database goes on", True, "")
+    log.say(f"every check passes {time.monotonic() - thawed:.0f} s after the database goes on")
 
 
 def check_flower(podman: Podman, project: Project, log: Log) -> None:
@@ -456,7 +456,7 @@ def check_flower(podman: Podman, project: Project, log: Log) -> None:
     host = podman.inspect(container("worker-cpu"))["Config"]["Hostname"]
     await_that(lambda: host in flower_status(login)[1], 60, "Flower shows the worker")
     log.equal("Flower with its login", flower_status(login)[0], 200)
-    log.check("Flower shows the worker by its container's host name", True, "")
+    log.say("Flower shows the worker by its container's host name")
 
 
 def flower_status(login: str | None) -> tuple[int, str]:
@@ -485,6 +485,8 @@ def upgrade(podman: Podman, project: Project, build: list[str], log: Log) -> Non
 def stop(podman: Podman, log: Log) -> None:
     """Stop all containers within their grace periods."""
     started = time.monotonic()
+    # podman-compose stops all at once; Docker Compose stops those first that need others.
+    podman.compose("stop", *OURS)
     podman.compose("stop")
     log.say(f"stopped after {time.monotonic() - started:.0f} s")
     codes = {service: podman.inspect(container(service))["State"]["ExitCode"] for service in SERVICES}
