@@ -79,13 +79,15 @@ STAND_INS = (
 
 def make_base_images(podman: Podman, folder: Path, log: Log) -> None:
     """Make the stand-ins under the names and tags that Dockerfile and docker-compose.yml use."""
-    mirror, options = debian_mirror(), [f"--aptopt={option}" for option in apt_options()]
+    # Without one, mmdebstrap takes Debian's own.
+    mirror = debian_mirror()
+    options = [f"--aptopt={option}" for option in apt_options()]
     for stand_in in STAND_INS:
         name = f"{stand_in.repository}:{_tag(stand_in.repository)}"
         tree = folder / "image.tar"
         hooks = [f"--customize-hook={hook}" for hook in stand_in.hooks]
         include = f"--include={stand_in.packages}"
-        output_of(["mmdebstrap", "--variant=minbase", include, *options, *hooks, SUITE, str(tree), mirror])
+        output_of(["mmdebstrap", "--variant=minbase", include, *options, *hooks, SUITE, str(tree), *mirror])
         podman.run("import", "--quiet", *(f"--change={setting}" for setting in stand_in.settings), str(tree), name)
         tree.unlink()
         version = podman.run("run", "--rm", f"--entrypoint={stand_in.version[0]}", name, *stand_in.version[1:])

@@ -5,7 +5,6 @@ import configparser
 import subprocess
 from pathlib import Path
 
-DEBIAN = "http://deb.debian.org/debian"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PIP_OPTIONS = (
     "index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "client-cert", "proxy",
@@ -13,12 +12,12 @@ PIP_OPTIONS = (
 )  # fmt: skip
 
 
-def debian_mirror() -> str:
-    """Return the URL from which this machine's apt has Debian's packages, or Debian's own."""
+def debian_mirror() -> list[str]:
+    """Return the URL from which this machine's apt has Debian's packages; none if it has others, or no lists yet."""
     form = "$(ORIGIN) $(LABEL) $(SITE)"
     listed = _output("apt-get", "indextargets", "--format", form, "Created-By: Packages")
     sites = [site for origin, label, site in map(str.split, listed.splitlines()) if origin == label == "Debian"]
-    return sites[0] if sites else DEBIAN
+    return sites[:1]
 
 
 def apt_options() -> list[str]:
