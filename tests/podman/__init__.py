@@ -6,6 +6,6 @@ containers have: capabilities, read-only file systems, users, networks, ports, r
 registry: base images are stand-ins, made of Debian's packages (`base_images.py`). What these cannot show is printed at
 the end (`LIMITS` in `__main__.py`) and said in docs/cluster.md.
 
-It takes about five minutes and 10 GB below /var/tmp (30 GB where the kernel has no overlay file system). Everything it
-makes, also Podman's storage and networks, is in one folder there, which it removes at the end.
+It takes about ten minutes on two cores, and 10 GB below /var/tmp (30 GB where the kernel has no overlay file system).
+Everything it makes, also Podman's storage and networks, is in one folder there, which it removes at the end.
 """
