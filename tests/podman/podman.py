@@ -18,6 +18,9 @@ COMPOSE = "podman-compose==1.6.0"
 PATIENCE = 4
 """How many times longer anything may take than on an idle machine."""
 
+NAMES = Path("/run/containers/networks/aardvark-dns/bonescreen_default")
+"""The names and addresses of the containers, for every Podman of this machine, whatever its settings."""
+
 CONTAINERS_CONF = """
 [containers]
 # Without the right to raise limits, Podman's defaults are refused.
@@ -72,6 +75,8 @@ class Podman:
 
     def __init__(self, folder: Path, project: Path) -> None:
         self._project = project
+        # What a run that was killed left there: names of containers that are gone, on which a lookup takes 30 s.
+        NAMES.unlink(missing_ok=True)
         self._environ = {
             **os.environ,
             "CONTAINERS_CONF": str(folder / "containers.conf"),
