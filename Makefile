@@ -5,6 +5,7 @@
 #   make test                       run the tests
 #   make check                      style, types and tests, as before each commit
 #   make containers                 as root on Debian: run docker-compose.yml in containers (docs/cluster.md)
+#   make chaos                      inject hundreds of faults into real stacks, and write docs/reliability.md (as root)
 #   make docs                       write docs/commands.md from the help texts
 #   make lock                       choose new versions of the dependencies
 #   make audit                      ask osv.dev for known vulnerabilities of the dependencies; needs the internet
@@ -15,7 +16,7 @@ EXTRAS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: screen install test check style types containers docs lock audit clean
+.PHONY: screen install test check style types containers chaos docs lock audit clean
 
 screen: .venv/screen.done
 	@$(BIN)/bonescreen screen "$(ARCHIVE)"
@@ -37,6 +38,8 @@ types: .venv/develop.done
 
 containers:
 	@$(PYTHON) -m tests.podman
+chaos: .venv/develop.done
+	@$(BIN)/python -m tests.chaos --write docs/reliability.md
 
 docs: .venv/screen.done
 	@$(BIN)/python -m bonescreen.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md

@@ -60,9 +60,13 @@ class TcpBroker:
             return False
 
     def freeze(self) -> None:
-        """Stop the process (SIGSTOP), so that it does not answer until it is killed."""
+        """Stop the process (SIGSTOP), so that it does not answer until it is continued or killed."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

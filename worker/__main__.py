@@ -3,16 +3,21 @@
 import logging
 import os
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 
 from celery.signals import after_setup_logger, after_setup_task_logger
 
+from db.heartbeats import record_heartbeat, remove_heartbeat
+from db.session import Database
 from worker.app import make_app
-from xray.errors import BonescreenError, UsageError
+from xray.errors import BonescreenError, Outage, PackageError, UsageError
 from xray.log_lines import configure_logging, formatter, set_level
-from xray.network.package import load_package
+from xray.message import RENEW_SECONDS
+from xray.network.package import ModelPackage, load_package
 from xray.printable import escape_unprintable
-from xray.settings import read_settings
+from xray.settings import Settings, read_settings
 
 
 def main() -> int:
@@ -21,7 +26,7 @@ def main() -> int:
         settings = read_settings(os.environ)
         if settings.broker_url is None:
             raise UsageError("a worker needs BONESCREEN_BROKER_URL; `bonescreen screen` starts a broker of its own")
-        package = load_package(settings.model)
+        package = _await_package(settings)
     except BonescreenError as error:
         print(f"error: {escape_unprintable(str(error))}", file=sys.stderr)
         return 2
@@ -39,6 +44,34 @@ def main() -> int:
     options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", level]
     app.worker_main([*quiet, "worker", name, *options])
     return 0
+
+
+def _await_package(settings: Settings) -> ModelPackage:
+    """Load the model package; while it is missing, wait, and report that as what this worker waits for.
+
+    The command that started this worker has loaded it before, so its storage is away.
+    """
+    try:
+        return load_package(settings.model)
+    except PackageError as error:
+        print(f"waiting: {escape_unprintable(str(error))}", file=sys.stderr)
+    database = Database(settings.effective_database_url)
+    name = f"{settings.worker_signature}:{os.getpid()}"
+    try:
+        while True:
+            try:
+                package = load_package(settings.model)
+            except PackageError as error:
+                with suppress(Outage):
+                    record_heartbeat(database, name, "worker", None, f"the model cannot be loaded: {error}")
+                time.sleep(RENEW_SECONDS)
+            else:
+                with suppress(Outage):
+                    remove_heartbeat(database, name)
+                return package
+    finally:
+        # The child process is forked from this one, and opens its own.
+        database.close()
 
 
 def _write_json(json_lines: logging.Formatter, logger: logging.Logger, **_: object) -> None:

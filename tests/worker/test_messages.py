@@ -1,6 +1,5 @@
 """Messages in a worker's queue, with a real worker: forged ones are refused, and a quiet consumer is replaced."""
 
-import base64
 import json
 import os
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -23,8 +21,9 @@ from producer.transport import Transport
 from tests.archives import png
 from tests.awaiting import await_that
 from tests.broker import TcpBroker
+from tests.forged_messages import forged, genuine
 from worker.app import celery_app
-from xray.message import TASK_NAME, queue_name
+from xray.message import queue_name
 from xray.network.package import ModelPackage
 from xray.vocabulary import Precision
 
@@ -75,61 +74,12 @@ def fill_archive(home: Path, database: Database, package: ModelPackage) -> int:
     return scan_archive(database, "clinic", Source(home / "clinic"), model, batch_size=2).run_id
 
 
-def genuine(queue: str, broker: TcpBroker) -> dict[str, Any]:
-    """Return a message as the feeder sends it, decoded, and remove it from the queue."""
-    transport = Transport(broker.url)
-    transport.send(queue, 1)
-    transport.close()
-    with broker.client() as client:
-        message: dict[str, Any] = json.loads(client.rpop(queue))
-    return message
-
-
-def body(value: object) -> str:
-    return base64.b64encode(json.dumps(value).encode()).decode()
-
-
-def forged(message: dict[str, Any]) -> list[bytes]:
-    """Return malformed messages, and well-formed ones of another sender."""
-    headers, properties = message["headers"], message["properties"]
-    changed: list[object] = [
-        {**message, "body": "%%%"},
-        {**message, "body": "%%%", "properties": {**properties, "body_encoding": None}},
-        {**message, "body": ""},
-        {**message, "body": body([["1; DROP TABLE"], {}, {}])},
-        {**message, "body": body([[1, 2], {}, {}])},
-        {**message, "body": body([[True], {}, {}])},
-        {**message, "body": body([[1], {"x": 1}, {}])},
-        {**message, "body": base64.b64encode(b"[" * 100_000).decode()},
-        {**message, "content-type": "application/x-python-serialize"},
-        {**message, "content-encoding": "no such encoding"},
-        {**message, "headers": {}},
-        {**message, "headers": None},
-        {**message, "headers": {**headers, "task": "os.system"}},
-        {**message, "headers": {**headers, "task": ["a", "list"]}},
-        {**message, "headers": {**headers, "id": None}},
-        {**message, "headers": {**headers, "eta": "never"}},
-        {**message, "headers": {**headers, "expires": "2020-01-01T00:00:00"}},
-        {**message, "headers": {**headers, "timelimit": "soon"}},
-        {**message, "headers": {**headers, "retries": "many", "errbacks": 7, "root_id": {}}},
-        {**message, "headers": {**headers, "compression": "application/x-bz2"}},
-        {**message, "properties": {}},
-        {**message, "properties": None},
-        {**message, "properties": {**properties, "delivery_tag": {"a": 1}}},
-        {**message, "properties": {**properties, "delivery_info": 7}},
-        {"task": TASK_NAME, "id": "1", "args": [1], "kwargs": {}},
-        [],
-        7,
-        None,
-    ]
-    return [json.dumps(one).encode() for one in changed] + [b"", b"%%%", b"\xff\xfe", b"[" * 100_000]
-
-
 def test_malformed_and_forged_messages_are_refused_acknowledged_and_logged_and_the_worker_goes_on(
     tmp_path: Path, database: Database, tiny_package: ModelPackage, broker: TcpBroker
 ) -> None:
     queue = queue_name(tiny_package.digest, Precision.FP32)
-    message = genuine(queue, broker)
+    with broker.client() as client:
+        message = genuine(queue, broker.url, client)
     with working(tmp_path, tiny_package, broker) as (process, log), broker.client() as client:
         parent = psutil.Process(process.pid)
         (child,) = parent.children()

@@ -49,6 +49,8 @@ def open_engine(
         If the graph cache cannot be used.
     """
     require_engine(name)
+    # What reads them would name its own file, such as a graph that is to be derived, and not the cause.
+    package.require_files()
     if precision is not Precision.FP32:
         package.card.lower_precision(precision)
     if name == "keras" or (name == "auto" and precision is not Precision.INT8 and keras_has_gpu()):

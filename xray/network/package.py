@@ -73,6 +73,20 @@ class ModelPackage:
         """Path of the weights file."""
         return self.path / WEIGHTS_FILE
 
+    def require_files(self) -> None:
+        """Check, without reading them, that all files are still there.
+
+        Raises
+        ------
+        PackageError
+            If one is missing; names it.
+        """
+        if not self.path.is_dir():
+            raise PackageError(f"no model package at {self.path}")
+        for name in self.card.files:
+            if not (self.path / name).is_file():
+                raise PackageError(f"{self.path / name} is missing")
+
     def check_files(self) -> None:
         """Compare every file with the SHA-256 on the card.
 

@@ -320,6 +320,16 @@ def test_a_card_with_an_unknown_backbone_is_refused_by_the_engine(tiny_package: 
         open_engine(load_package(changed.path), "openvino", tmp_path / "cache")
 
 
+def test_a_package_that_went_missing_is_named_and_not_the_cache(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    package = load_package(shutil.copytree(tiny_package.path, tmp_path / "package"))
+    package.weights_path.unlink()
+    with pytest.raises(PackageError, match=r"package/weights\.h5 is missing"):
+        open_engine(package, "openvino", tmp_path / "graphs")
+    shutil.rmtree(package.path)
+    with pytest.raises(PackageError, match=r"no model package at .*/package"):
+        open_engine(package, "openvino", tmp_path / "graphs")
+
+
 def test_a_cache_that_cannot_be_made_is_an_outage(tiny_package: ModelPackage, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageOutage, match="graph cache"):
