@@ -38,6 +38,7 @@ types: .venv/develop.done
 
 containers:
 	@$(PYTHON) -m tests.podman
+
 chaos: .venv/develop.done
 	@$(BIN)/python -m tests.chaos --write docs/reliability.md
 
