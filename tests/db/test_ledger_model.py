@@ -65,8 +65,8 @@ class BatchModel:
     run: int
     first: int
     last: int
+    token: int
     state: BatchState = BatchState.PENDING
-    token: int = 0
     attempts: int = 0
     worker: str | None = None
     released_at: float = 0.0
@@ -188,7 +188,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for row in self.rows():
             if row.id not in self.batches:
                 alone = row.first_image_id == row.last_image_id and row.first_image_id in self.set_apart_images
-                made = BatchModel(row.run_id, row.first_image_id, row.last_image_id, attempts=int(alone))
+                first, last = row.first_image_id, row.last_image_id
+                # The first token is random, see `db.batching`.
+                made = BatchModel(row.run_id, first, last, token=row.token, attempts=int(alone))
                 self.batches[row.id] = made
         self.set_apart_images.clear()
 
