@@ -69,7 +69,7 @@ class Feeder:
         UsageError
             The database needs ``bonescreen db upgrade``.
         """
-        schema_checked = False
+        schema_checked = nodes_forgotten = False
         # What ended the previous feeder may also have kept workers from renewing their leases.
         self._grace_until = time.monotonic() + 2 * RENEW_SECONDS
         while not stop.is_set():
@@ -81,6 +81,9 @@ class Feeder:
                     check(self._database)
                     schema_checked = True
                 self.do_round()
+                if not nodes_forgotten:
+                    self._transport.forget_gone_nodes()
+                    nodes_forgotten = True
                 self._report(self._scans.problem, logged="an abandoned scan cannot be finished; see: bonescreen status")
             except (DatabaseOutage, StorageOutage) as outage:
                 # Workers could not renew their leases either: give them time before their leases expire.

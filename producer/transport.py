@@ -12,6 +12,10 @@ from kombu.exceptions import OperationalError as KombuOperationalError
 from xray.errors import BrokerOutage
 from xray.message import TASK_NAME, transport_options
 
+NODE_LISTS = ("_kombu.binding.celery.pidbox", "_kombu.binding.celeryev")
+"""Where kombu lists the nodes that receive commands and events. It adds each worker name and each start of Flower, and
+removes none while any is alive. It never reads the lists, as Redis' PUBLISH reaches whoever listens."""
+
 
 class Transport:
     """The connection of a process to the broker.
@@ -50,6 +54,17 @@ class Transport:
         """
         with self._outages():
             self._app.send_task(TASK_NAME, args=(run_id,), queue=queue, retry=False)
+
+    def forget_gone_nodes(self) -> None:
+        """Delete the lists of workers and monitors that were ever connected; those that are alive do not need them.
+
+        Raises
+        ------
+        BrokerOutage
+            The broker does not answer.
+        """
+        with self._client() as client:
+            client.delete(*NODE_LISTS)
 
     def close(self) -> None:
         """Close every connection."""

@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +28,9 @@ from tests.archives import png
 from tests.awaiting import await_that
 from tests.broker import TcpBroker
 from tests.seeding import MODEL, claim_next, found_files, scan
+from worker.app import celery_app
 from xray.errors import ArchiveOutage, BrokerOutage, UsageError
+from xray.network.package import ModelPackage
 from xray.settings import Settings, read_settings
 from xray.vocabulary import BatchState
 
@@ -148,6 +153,32 @@ def test_a_feeder_that_was_paused_gives_workers_time_to_renew_their_leases(feede
     feeder.note_pause(seconds=40.0)
     assert feeder.do_round().recovered == 0
     assert ledger.renew_lease(database, claim)
+
+
+def test_a_feeder_that_starts_removes_the_lists_of_workers_that_are_gone_and_living_ones_still_get_commands(
+    feeder: Feeder, broker: TcpBroker, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    gone = "_kombu.binding.celery.pidbox", "worker@gone.celery.pidbox"
+    app = celery_app(broker.url)
+    environ = {**os.environ, "BONESCREEN_BROKER_URL": broker.url, "BONESCREEN_MODEL": str(tiny_package.path)}
+    environ |= {"BONESCREEN_HOME": str(tmp_path), "BONESCREEN_DATABASE_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    stop = threading.Event()
+    running = threading.Thread(target=feeder.run, args=(stop,))
+    with (tmp_path / "log").open("wb") as log, broker.client() as client:
+        worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environ, stdout=log, stderr=log)
+        try:
+            await_that(lambda: app.control.ping(timeout=5.0, limit=1), 60, "the worker answers")
+            client.sadd(*gone)
+            running.start()
+            await_that(lambda: not client.exists(gone[0]), 20, "the list is deleted")
+            assert app.control.ping(timeout=60.0, limit=1)
+        finally:
+            stop.set()
+            if running.is_alive():
+                running.join()
+            worker.terminate()
+            worker.wait(120)
+    app.close()
 
 
 @pytest.fixture
