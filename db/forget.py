@@ -15,7 +15,21 @@ from pathlib import PurePosixPath
 from shlex import quote
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, false, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 
 from db.batching import is_open
 from db.counts import Changes, add, change_archive_counts, change_run_counts, tally
@@ -28,6 +42,7 @@ from db.tables import (
     archives,
     batches,
     contents,
+    heartbeats,
     images,
     outcomes,
     predictions,
@@ -86,8 +101,18 @@ class Stored:
     outcomes: int
 
 
-def find_targets(database: Database, name: str) -> list[Target]:
-    """Find the run of this number, the archives and studies of this name; else studies whose key ends with it."""
+def find_targets(database: Database, name: str, kind: Kind | None = None, archive: str | None = None) -> list[Target]:
+    """Find the run of this number, the archives and studies of this name; else studies whose key ends with it.
+
+    Parameters
+    ----------
+    database : Database
+    name : str
+    kind : Kind, optional
+        Of targets of this kind only: a study whose key ends with a number is found although there is a run of it.
+    archive : str, optional
+        In the archive of this name only.
+    """
     key = studies.c.key
     exact: list[tuple[Kind, Select[Any]]] = [
         (Kind.ARCHIVE, select(archives.c.id, archives.c.name.label("text")).where(archives.c.name == name)),
@@ -100,10 +125,11 @@ def find_targets(database: Database, name: str) -> list[Target]:
     with database.read() as connection:
         for queries in (exact, ending):
             found = [
-                Target(kind, row.id, str(row.text), row.archive_id, row.archive, row.root)
-                for kind, query in queries
+                Target(of_kind, row.id, str(row.text), row.archive_id, row.archive, row.root)
+                for of_kind, query in queries
+                if kind in (None, of_kind)
                 for row in connection.execute(
-                    query.add_columns(
+                    query.where(true() if archive is None else archives.c.name == archive).add_columns(
                         archives.c.id.label("archive_id"), archives.c.name.label("archive"), archives.c.root
                     )
                 )
@@ -175,6 +201,7 @@ def forget(database: Database, target: Target, progress: Callable[[int], object]
     UsageError
         A run of it is open, or its archive is being scanned; what was deleted until then is deleted.
     """
+    _delete_problems(database)
     if target.kind is Kind.STUDY:
         _forget_studies(database, target, progress)
         return
@@ -187,6 +214,15 @@ def forget(database: Database, target: Target, progress: Callable[[int], object]
         with _results_by_study(database):
             _forget_studies(database, target, progress)
         _forget_archive(database, target)
+
+
+def _delete_problems(database: Database) -> None:
+    """Delete the heartbeats with a problem, which may name a file or a folder of the target.
+
+    The process that reported it may be gone; a living one reports what it waits for again within seconds.
+    """
+    with database.write() as connection:
+        connection.execute(delete(heartbeats).where(heartbeats.c.problem.is_not(None)))
 
 
 @contextmanager
@@ -299,13 +335,18 @@ def _delete_studies(connection: Connection, archive_id: int, study_ids: Sequence
 def _delete_skipped_beside(connection: Connection, target: Target) -> None:
     """Delete what is stored of skipped files in a study's folders, whose paths may name the patient.
 
-    The next scan reads those of them again that belong to others.
+    Also of its images' own paths, which are skipped if they are no images any more, and of the folders themselves and
+    those above, which may have been found empty. The next scan looks at those again that belong to others.
     """
-    paths = connection.execute(select(images.c.path).where(images.c.study_id == target.id)).scalars()
-    folders = {str(PurePosixPath(path).parent) for path in paths} - {"."}
-    for chunk in chunks(sorted(folders | {target.name})):
-        inside = or_(*(skipped_files.c.path.startswith(f"{folder}/", autoescape=True) for folder in chunk))
-        connection.execute(delete(skipped_files).where(skipped_files.c.archive_id == target.archive_id, inside))
+    paths = set(connection.execute(select(images.c.path).where(images.c.study_id == target.id)).scalars())
+    inner = {str(PurePosixPath(path).parent) for path in paths} - {"."} | {target.name}
+    above = {str(folder) for path in paths for folder in PurePosixPath(path).parents} - {"."}
+    of_archive, path = skipped_files.c.archive_id == target.archive_id, skipped_files.c.path
+    for chunk in chunks(sorted(inner)):
+        inside = or_(*(path.startswith(f"{folder}/", autoescape=True) for folder in chunk))
+        connection.execute(delete(skipped_files).where(of_archive, inside))
+    for chunk in chunks(sorted(paths | inner | above)):
+        connection.execute(delete(skipped_files).where(of_archive, one_of(connection, path, chunk)))
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def forget(
     Example: bonescreen forget patient00001/study1_positive
     """
     with open_ledger(settings_here()) as database:
-        target = _chosen(find_targets(database, what), what, kind, archive)
+        target = _chosen(find_targets(database, what, kind, archive), what, kind, archive)
         stored = count_stored(database, target)
         _announce(target, stored)
         if not yes and not _confirmed():
@@ -67,19 +67,20 @@ def forget(
 
 
 def _chosen(found: Sequence[Target], name: str, kind: Kind | None, archive: str | None) -> Target:
-    fitting = [target for target in found if kind in (None, target.kind) and archive in (None, target.archive)]
-    if not fitting:
-        raise UsageError(f"nothing is stored about {name!r}; see: bonescreen results, bonescreen runs")
-    if len(fitting) == 1:
-        return fitting[0]
-    if len({target.kind for target in fitting}) > 1:
-        kinds = " and ".join(f"a {target.kind}" for target in fitting)
+    if not found:
+        of = "" if kind is None else f" the {kind}"
+        there = "" if archive is None else f" in the archive {archive!r}"
+        raise UsageError(f"nothing is stored about{of} {name!r}{there}; see: bonescreen results, bonescreen runs")
+    if len(found) == 1:
+        return found[0]
+    if len({target.kind for target in found}) > 1:
+        kinds = " and ".join(f"a {target.kind}" for target in found)
         raise UsageError(f"{name!r} is {kinds}; say which with: --kind {' or --kind '.join(sorted(Kind))}")
-    if len({target.name for target in fitting}) > 1:
-        keys = ", ".join(target.name for target in fitting[:5])
+    if len({target.name for target in found}) > 1:
+        keys = ", ".join(target.name for target in found[:5])
         raise UsageError(f"{name!r} matches more than one study; give one of: {keys}")
-    archives = " or ".join(f"--archive {target.archive}" for target in fitting)
-    raise UsageError(f"the study {fitting[0].name!r} is in more than one archive; choose one with: {archives}")
+    archives = " or ".join(f"--archive {target.archive}" for target in found)
+    raise UsageError(f"the study {found[0].name!r} is in more than one archive; choose one with: {archives}")
 
 
 def _announce(target: Target, stored: Stored) -> None:

@@ -93,6 +93,19 @@ def test_a_name_that_could_be_several_things_is_not_guessed(bonescreen: Bonescre
     assert "nothing is stored about 'x'" in bonescreen("forget", "x").err
 
 
+def test_a_study_is_found_by_its_ending_although_there_is_a_run_of_that_number(
+    bonescreen: Bonescreen, home: Path
+) -> None:
+    screened(home, {"XR_HAND/patient1/1": [0.9]})
+    done = bonescreen("forget", 1, "--kind", "study", "--yes")
+    assert (done.code, done.err) == (0, "")
+    assert "Removed the study XR_HAND/patient1/1 from the database.\n" in done.out
+    done = bonescreen("forget", 1, "--kind", "study", "--archive", "clinic", "--yes")
+    said = "nothing is stored about the study '1' in the archive 'clinic'; see: bonescreen results, bonescreen runs"
+    assert (done.code, done.err) == (2, f"error: {said}\n")
+    assert bonescreen("runs").out.count("clinic") == 1
+
+
 def test_deleted_bytes_that_a_reader_keeps_are_named_and_erased_later(
     bonescreen: Bonescreen, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import func, select, update
 
 from db import forget, ledger, merge, recovery
 from db.forget import Kind, Target, count_stored, find_targets
+from db.heartbeats import list_heartbeats, record_heartbeat
 from db.migrate import upgrade
 from db.queries import ResultFilter, results
 from db.run_queries import RunState, run_progress
@@ -172,6 +173,30 @@ def test_what_was_skipped_in_a_studys_folder_is_forgotten_with_it(database: Data
     forget.forget(database, target(database, STUDY, Kind.STUDY))
     assert PATIENT not in str(everything(database))
     assert rows(database)["passed_over"] == 1
+
+
+def test_a_folder_that_was_emptied_and_a_file_that_is_no_image_any_more_are_forgotten_with_their_study(
+    database: Database,
+) -> None:
+    in_the_root = replace(found_file(STUDY, "a.dcm"), path=f"{PATIENT}.dcm")
+    scan(database, [in_the_root, found_file(STUDY, "b.png"), found_file("other", "c.png")])
+    finish_batches(database)
+    empty = [ArchiveFile(folder, 0, 0) for folder in (STUDY, PATIENT, "other")]
+    remember_skipped(database, 1, [_Skipped(file) for file in (*empty, ArchiveFile(f"{PATIENT}.dcm", 1, 2))])
+    forget.forget(database, target(database, STUDY, Kind.STUDY))
+    assert PATIENT not in str(everything(database))
+    assert rows(database)["passed_over"] == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.STUDY, Kind.ARCHIVE])
+def test_a_process_that_is_gone_names_no_forgotten_study_in_its_last_problem(database: Database, kind: Kind) -> None:
+    scan(database, [found_file(STUDY, "a.png")])
+    finish_batches(database)
+    record_heartbeat(database, "host:1", "worker", MODEL.queue, f"an image has not ended to load ({STUDY}/a.png)")
+    record_heartbeat(database, "host:2", "worker", MODEL.queue, None)
+    forget.forget(database, target(database, {"study": STUDY, "archive": "archive"}[kind], kind))
+    assert PATIENT not in str(everything(database))
+    assert [beat.name for beat in list_heartbeats(database)] == ["host:2"]
 
 
 class _Skipped:
