@@ -124,9 +124,9 @@ def _write_privately(target: Path, picture: bytes) -> None:
     """Write a file that only this user may read, in folders made for this user: it shows a patient."""
     for folder in reversed([folder for folder in target.parents if not folder.exists()]):
         folder.mkdir(mode=0o700, exist_ok=True)
-    with open(target, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        # One that was there keeps its rights otherwise.
-        os.fchmod(file.fileno(), 0o600)
+    # One that was there would keep its rights; a link would be followed. On a share, only the owner may change rights.
+    target.unlink(missing_ok=True)
+    with open(target, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(picture)
 
 

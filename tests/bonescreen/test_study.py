@@ -133,6 +133,19 @@ def test_only_their_owner_may_read_heat_maps_and_the_database_whatever_the_umask
     assert {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in made} == {(True, "0o700"), (False, "0o600")}
 
 
+def test_a_heat_map_takes_the_place_of_a_link_and_is_not_written_to_where_it_leads(
+    bonescreen: Bonescreen, clinic: Path, home: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / STUDY / "image1.png.heatmap.png"
+    target.parent.mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    target.symlink_to(tmp_path / "mine")
+    assert bonescreen("heatmap", STUDY, "-o", tmp_path / "out").code == 0
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not target.is_symlink()
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_name_too_long_for_the_ending_is_cut_and_stays_one_of_its_own(
     bonescreen: Bonescreen, clinic: Path, home: Path, tmp_path: Path
 ) -> None:
