@@ -83,8 +83,7 @@ def _ledger_metrics(found: LedgerMetrics) -> Iterator[Metric]:
     for reason in sorted({*map(str, Reason), *found.failed}):
         images.add_metric(("failed", reason), found.failed.get(reason, 0))
     yield images
-    processes = (((role, "waiting" if waits else "working"), n) for (role, waits), n in found.processes.items())
-    yield _by("bonescreen_processes", "Living workers and feeders.", ("role", "state"), processes)
+    yield _by("bonescreen_processes", "Living workers and feeders.", ("role", "state"), found.processes.items())
     scans = (("abandoned" if abandoned else "scanning", number) for abandoned, number in found.scans.items())
     yield _by("bonescreen_open_scans", "Scans that are not finished.", ("state",), scans)
 

@@ -1,16 +1,20 @@
 """Numbers about all runs for monitoring, by queries that are cheap however many images there are."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
 from db.batching import is_open
-from db.heartbeats import list_heartbeats
+from db.heartbeats import Activity, Heartbeat, list_heartbeats
 from db.scans import open_scans
 from db.session import Database, Now
 from db.tables import batches, images, models, outcomes, run_counts, runs, scans
 from xray.vocabulary import OPEN_STATES, BatchState
+
+PROCESS_STATES = ("working", "waiting", "outside_hours")
+"""What a living process does: it works or is idle, waits for something, or waits for the hours of its archives."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class LedgerMetrics:
         Current images with a prediction, of all runs.
     failed : mapping of str to int
         Current images that failed, of all runs, by reason.
-    processes : mapping of (str, bool) to int
-        Living processes by role, and whether they wait for something.
+    processes : mapping of (str, str) to int
+        Living processes by role and state (`PROCESS_STATES`).
     scans : mapping of bool to int
         Open scans, and whether nobody goes on with them.
     queues : list of str
@@ -42,7 +46,7 @@ class LedgerMetrics:
     oldest_seconds: float
     predicted: int
     failed: Mapping[str, int]
-    processes: Mapping[tuple[str, bool], int]
+    processes: Mapping[tuple[str, str], int]
     scans: Mapping[bool, int]
     queues: list[str]
 
@@ -74,7 +78,7 @@ def read_metrics(database: Database) -> LedgerMetrics:
         queues = connection.execute(select(models.c.queue).join(runs, runs.c.model_id == models.c.id).distinct())
         names = sorted(queues.scalars())
     alive = [beat for beat in list_heartbeats(database) if beat.alive]
-    keys = [(role, waiting) for role in ("worker", "feeder") for waiting in (False, True)]
+    states = Counter((beat.role, _state(beat)) for beat in alive)
     expired = [scan.expired for scan in open_scans(database)]
     return LedgerMetrics(
         open_batches={state: by_state[state].batches if state in by_state else 0 for state in OPEN_STATES},
@@ -82,7 +86,13 @@ def read_metrics(database: Database) -> LedgerMetrics:
         oldest_seconds=max(ages, default=0.0),
         predicted=predicted,
         failed=failed,
-        processes={key: sum((beat.role, beat.problem is not None) == key for beat in alive) for key in keys},
+        processes={(role, state): states[role, state] for role in ("worker", "feeder") for state in PROCESS_STATES},
         scans={abandoned: expired.count(abandoned) for abandoned in (False, True)},
         queues=names,
     )
+
+
+def _state(beat: Heartbeat) -> str:
+    if beat.problem is not None:
+        return "waiting"
+    return "outside_hours" if beat.activity == Activity.OUTSIDE_HOURS else "working"

@@ -1,5 +1,6 @@
 """docs/operations.md and docs/security.md: units, scripts and tables that are right."""
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -59,9 +60,8 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 SAID = {0: "", 1: "Not finished", 2: "is wrong", 3: "could not be looked at"}
 
 
-@pytest.mark.parametrize("code", SAID)
-def test_the_nightly_script_says_nothing_when_all_is_well_and_what_is_wrong_else(tmp_path: Path, code: int) -> None:
-    said = SAID[code]
+def nightly(tmp_path: Path, code: int) -> subprocess.CompletedProcess[str]:
+    """Run the script that the page has for cron, with a `bonescreen screen` that ends with a code."""
     (script,) = re.findall(r"```sh\n(#!/bin/sh\n.*?)```", OPERATIONS, re.DOTALL)
     stand_in = tmp_path / "bin" / "bonescreen"
     stand_in.parent.mkdir()
@@ -75,7 +75,24 @@ def test_the_nightly_script_says_nothing_when_all_is_well_and_what_is_wrong_else
     for path, other in here.items():
         script = script.replace(path, str(other))
     (tmp_path / "copies").mkdir()
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("code", SAID)
+def test_the_nightly_script_says_nothing_when_all_is_well_and_what_is_wrong_else(tmp_path: Path, code: int) -> None:
+    said = SAID[code]
+    done = nightly(tmp_path, code)
     assert (done.returncode, done.stderr) == (code, "")
     assert (said in done.stdout) if said else done.stdout == ""
     assert "db backup " in (tmp_path / "calls").read_text()
+
+
+def test_the_nightly_script_keeps_the_log_of_a_night_that_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "nightly.log").write_text("Scanned /data/archive\n")
+    with (tmp_path / "nightly.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = nightly(tmp_path, 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is not finished" in done.stdout
+    assert (tmp_path / "nightly.log").read_text() == "Scanned /data/archive\n"
+    assert not (tmp_path / "calls").exists()

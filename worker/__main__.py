@@ -19,6 +19,8 @@ from xray.network.package import ModelPackage, load_package
 from xray.printable import escape_unprintable
 from xray.settings import Settings, read_settings
 
+log = logging.getLogger("worker")
+
 
 def main() -> int:
     """Run the worker until it is shut down."""
@@ -26,6 +28,8 @@ def main() -> int:
         settings = read_settings(os.environ)
         if settings.broker_url is None:
             raise UsageError("a worker needs BONESCREEN_BROKER_URL; `bonescreen screen` starts a broker of its own")
+        # Celery sets up handlers of its own; this is for what is said before.
+        configure_logging(settings, "worker")
         package = _await_package(settings)
     except BonescreenError as error:
         print(f"error: {escape_unprintable(str(error))}", file=sys.stderr)
@@ -35,8 +39,6 @@ def main() -> int:
     quiet = ["--quiet"] if settings.log_format == "json" else []
     name = f"--hostname=worker@{settings.worker_name}"
     if settings.log_format == "json":
-        # For what is said before Celery sets up its own handlers.
-        configure_logging(settings, "worker")
         for signal in (after_setup_logger, after_setup_task_logger):
             signal.connect(partial(_write_json, formatter(settings, "worker")), weak=False)
     after_setup_logger.connect(lambda **_: set_level(settings), weak=False)
@@ -54,7 +56,7 @@ def _await_package(settings: Settings) -> ModelPackage:
     try:
         return load_package(settings.model)
     except PackageError as error:
-        print(f"waiting: {escape_unprintable(str(error))}", file=sys.stderr)
+        log.warning("waiting: %s", escape_unprintable(str(error)))
     database = Database(settings.effective_database_url)
     name = f"{settings.worker_signature}:{os.getpid()}"
     try:

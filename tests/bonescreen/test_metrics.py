@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 from sqlalchemy import update
 
-from db.heartbeats import record_heartbeat
+from db.heartbeats import Activity, record_heartbeat
 from db.runs import open_run, register_archive, register_model
 from db.scans import begin_scan
 from db.session import Database, Now
@@ -53,6 +53,7 @@ def test_the_numbers_are_those_of_the_ledger(bonescreen: Bonescreen, home: Path)
     database = embedded(home)
     record_heartbeat(database, "host:1", "worker", MODEL.queue, None)
     record_heartbeat(database, "host:2", "worker", MODEL.queue, "the archive is away")
+    record_heartbeat(database, "host:3", "worker", MODEL.queue, None, Activity.OUTSIDE_HOURS)
     other = open_run(database, register_archive(database, "other", "/other"), register_model(database, MODEL), 1)
     assert begin_scan(database, other, "folder", "host:3") is not None
     done = bonescreen("metrics")
@@ -67,6 +68,7 @@ def test_the_numbers_are_those_of_the_ledger(bonescreen: Bonescreen, home: Path)
     assert value(found, "bonescreen_images_total", outcome="failed", reason="vanished") == 0
     assert value(found, "bonescreen_processes", role="worker", state="working") == 1
     assert value(found, "bonescreen_processes", role="worker", state="waiting") == 1
+    assert value(found, "bonescreen_processes", role="worker", state="outside_hours") == 1
     assert value(found, "bonescreen_processes", role="feeder", state="working") == 0
     assert value(found, "bonescreen_open_scans", state="scanning") == 1
     with database.write() as connection:

@@ -1,5 +1,6 @@
-"""A model package that is away while a worker starts: the worker waits for it, and its heartbeat says so."""
+"""A model package that is away while a worker starts: the worker waits for it, and heartbeat and log say so."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ def test_a_worker_whose_model_is_away_says_so_and_starts_once_it_is_back(
         "BONESCREEN_HOME": str(tmp_path),
         "BONESCREEN_BROKER_URL": broker.url,
         "BONESCREEN_MODEL": str(path),
+        "BONESCREEN_LOG_FORMAT": "json",
     }
 
     def problems() -> list[str]:
@@ -39,6 +41,8 @@ def test_a_worker_whose_model_is_away_says_so_and_starts_once_it_is_back(
         shutil.copytree(tiny_package.path, path)
         await_that(lambda: "ready." in log.read_text(), 60, "the worker is ready")
         assert problems() == []
+        first = json.loads(log.read_text().splitlines()[0])
+        assert (first["level"], first["message"]) == ("WARNING", f"waiting: no model package at {path}")
     finally:
         process.terminate()
         process.wait(120)
