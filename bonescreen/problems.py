@@ -132,7 +132,8 @@ def find_problems(state: SystemState) -> list[Problem]:
     ]
     if state.database is not None:
         text = f"The database cannot be written: {state.database}."
-        remedy = "Free space on its disk, or find the process that locks it. Finished results are saved."
+        remedy = "Free space on its disk, find the process that locks it, or give this user the right to write to it."
+        remedy += " Finished results are saved."
         found.append(Problem(text, remedy, blocking=bool(state.open_runs)))
     if state.broker is not None and not state.embedded:
         found.append(replace(state.broker, blocking=bool(state.open_runs)))

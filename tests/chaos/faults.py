@@ -360,7 +360,7 @@ def disk_full(screening: Screening) -> None:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        screening.await_status("database", "disk")
+        screening.await_status("no space left for the database")
     finally:
         filler.unlink()
 
