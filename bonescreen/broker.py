@@ -41,6 +41,8 @@ def broker_service(settings: Settings) -> Service:
         The folder for its socket belongs to another user.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The server would make it readable by all.
+    (settings.home / "broker").mkdir(mode=0o700, exist_ok=True)
     path = broker_socket(settings)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid():

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_a_broker_that_does_not_respond_for_a_moment_is_not_replaced(
     await_that(lambda: is_responding(broker_socket(settings)), 20, "it answers again")
     supervisor.check()
     assert _broker_pid(supervisor) == before
+
+
+def test_others_may_not_read_the_brokers_files_even_in_a_home_that_they_may_list(settings: Settings) -> None:
+    settings.home.mkdir(mode=0o755)
+    with Supervisor([broker_service(settings)]) as supervisor:
+        wait_for_broker(broker_socket(settings), supervisor.check)
+        assert (settings.home / "broker" / "appendonly.aof.manifest").exists()
+        assert stat.S_IMODE((settings.home / "broker").stat().st_mode) == 0o700
 
 
 def test_a_broker_that_is_loading_its_data_is_responding_but_not_ready(settings: Settings) -> None:

@@ -111,7 +111,7 @@ class Campaign:
         return sum(report.outcomes for report in self.reports)
 
     def run(self, stacks: int, enough: Callable[["Campaign"], bool]) -> None:
-        """Make runs, on several stacks at once: half of them on clusters.
+        """Make runs, on several stacks at once: half of them on clusters, if there are faults for those.
 
         Parameters
         ----------
@@ -125,6 +125,8 @@ class Campaign:
             for lane in range(stacks):
                 make: MakeScreening = partial(OneMachine, pool=self.pool, package=self.package)
                 kind = Kind.ONE_MACHINE if lane % 2 else Kind.CLUSTER
+                if not self._decks[kind]:
+                    continue
                 if kind is Kind.CLUSTER:
                     server = TcpBroker(self.folder / f"broker-{lane}", free_port())
                     runtime = self.folder / f"runtime-{lane}"
