@@ -42,7 +42,11 @@ def recover_expired(database: Database) -> int:
 def _recover(database: Database, batch_id: int) -> bool:
     with database.write() as connection:
         # The run first, as `ledger.cancel` locks it first too: a split must not add batches to a cancelled run.
-        run_id = connection.execute(select(batches.c.run_id).where(batches.c.id == batch_id)).scalar_one()
+        found = select(batches.c.run_id).where(batches.c.id == batch_id)
+        run_id = connection.execute(found).scalar_one_or_none()
+        if run_id is None:
+            # `bonescreen forget` has deleted it.
+            return False
         lock_run(connection, run_id)
         run = connection.execute(select(runs.c.id, runs.c.cancelled_at).where(runs.c.id == run_id)).one()
         lost = connection.execute(

@@ -65,6 +65,9 @@ def scan_archive(
 ) -> ScanReport:
     """Scan an archive for a model version, and add new and changed images to their run.
 
+    If this process is too slow to renew the scan's lease, and another one takes the scan over, that one is followed to
+    the scan's end.
+
     Parameters
     ----------
     database : Database
@@ -80,9 +83,6 @@ def scan_archive(
         The run's new priority; by default it keeps the one that it has.
     progress : callable
         Called now and then with the number of images found so far.
-
-    If this process is too slow to renew the scan's lease, and another one takes the scan over, that one is followed to
-    the scan's end.
 
     Raises
     ------
@@ -243,7 +243,12 @@ def _read_and_merge(
         read_archive(source, LedgerSink(database, scan, source), report, progress)
         if report.found == report.missing:
             raise UsageError(_nothing_found(source, report))
-    except (ArchiveOutage, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        # Of a scan that another process has taken over, too, it is the user who wants no more of it.
+        with suppress(TakenOver):
+            scans.release_scan(database, scan)
+        raise
+    except ArchiveOutage:
         scans.release_scan(database, scan)
         raise
     except UsageError:

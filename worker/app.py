@@ -13,6 +13,7 @@ from kombu.entity import Queue
 
 from db.heartbeats import Activity
 from db.session import Database
+from worker.archive_outages import ArchiveOutages
 from worker.consumer import StrictAMQP
 from worker.lease_renewal import LeaseRenewer
 from worker.parent_death import die_with_parent
@@ -117,6 +118,7 @@ class _ChildProcess:
         self._stopping = multiprocessing.RawValue("b", 0)
         self.quiet_since = multiprocessing.RawValue("d", 0.0)
         self.checked_at = multiprocessing.RawValue("d", 0.0)
+        self._archive_outages = ArchiveOutages()
 
     def tell_to_stop(self, **_: object) -> None:
         """Tell the child, from the parent, to store what was inferred and to release its batches."""
@@ -141,6 +143,7 @@ class _ChildProcess:
             self._lease_renewer,
             name,
             lambda: bool(self._stopping.value),
+            self._archive_outages,
         )
         self._lease_renewer.start()
         start_watchdog(self.worker.count_hung, self._tell_parent)

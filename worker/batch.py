@@ -13,6 +13,7 @@ from db.near_images import images_read_near, nearest
 from db.scan_cache import archive_id_of, current_images
 from db.session import Database
 from db.store import ImageOutcome
+from worker.watchdog import in_work
 from xray.archives.archive_file import path_as_text
 from xray.archives.empty_folders import empty_folder_above
 from xray.archives.files import read_image_file
@@ -89,30 +90,40 @@ class ClaimedBatch:
         self.inferred: set[bytes] = set()
         self.closed = False
 
-    def archive_responds(self, hung: BatchImage, all_hung: Collection[BatchImage]) -> bool:
-        """Return whether the archive answers within some seconds when it is asked for an image near one that is hung.
+    def archive_responds(self, hung: BatchImage, busy: Collection[BatchImage]) -> bool:
+        """Return whether the archive answers within some seconds when it is asked for images near one that is hung.
 
-        What does not answer at all blocks the thread that asks, so it is asked in another one.
+        What does not answer at all blocks the thread that asks, so each is asked for in another one.
 
         Parameters
         ----------
         hung : BatchImage
             An image of this batch.
-        all_hung : collection of BatchImage
-            Images that are not asked for.
+        busy : collection of BatchImage
+            Images that are being loaded, which are not asked for: they may be hung too.
         """
         answered = threading.Event()
+
+        def read(image: BatchImage) -> None:
+            with suppress(BonescreenError, OSError):
+                # Any fault of the file is an answer.
+                with suppress(FileFault):
+                    read_image_file(self.root, image.path)
+                answered.set()
 
         def ask() -> None:
             with suppress(BonescreenError, OSError):
                 os.stat(self.root)
-                read = nearest(hung, [*self._read, *images_read_near(self._database, self.claim.run_id, hung)])
-                others = [image for image in self.images.values() if image not in all_hung]
-                for image in [*read, *others][:1]:
-                    # Any fault of the file is an answer.
-                    with suppress(FileFault):
-                        read_image_file(self.root, image.path)
-                answered.set()
+                others = [
+                    *self._read,
+                    *images_read_near(self._database, self.claim.run_id, hung),
+                    *self.images.values(),
+                ]
+                witnesses = nearest(hung, [image for image in others if image not in busy])
+                for witness in witnesses:
+                    threading.Thread(target=read, args=(witness,), daemon=True).start()
+                if not witnesses:
+                    answered.set()
 
         threading.Thread(target=ask, daemon=True).start()
         return answered.wait(ANSWER_SECONDS)
@@ -189,7 +200,8 @@ class ClaimedBatch:
         """
         image, reason = self.images[group[0].image_id], group[0].reason
         archive = self.claim.archive
-        folder = empty_folder_above(self.root, image.path) if reason is Reason.VANISHED else None
+        with in_work(image):
+            folder = empty_folder_above(self.root, image.path) if reason is Reason.VANISHED else None
         if folder is not None and self._held_several(folder):
             return (
                 f"the folder {path_as_text(folder)} of {archive} held images and is empty: is it mounted? "
@@ -221,7 +233,8 @@ class ClaimedBatch:
     def _is_readable(self, image: BatchImage) -> bool:
         if image not in self._checked:
             try:
-                read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
+                with in_work(image):
+                    read_image_file(self.root, image.path, expected=(image.size, image.mtime_ns))
                 self._checked[image] = True
             except FileFault:
                 self._checked[image] = False

@@ -86,6 +86,15 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
         return LoadedImage(image, digest, lacks_memory=True)
 
 
+def has_memory() -> bool:
+    """Return whether this host has the memory for an image that is not large, of 16 bits."""
+    try:
+        np.empty(LARGE_IMAGE_PIXELS, np.uint16)
+    except MemoryError:
+        return False
+    return True
+
+
 def _read(root: Path, image: BatchImage) -> bytes:
     try:
         return read_image_file(root, image.path, expected=(image.size, image.mtime_ns))

@@ -21,9 +21,11 @@ from db.ledger import BatchImage, Claim
 from db.recovery import set_apart
 from db.session import Database
 from db.store import ImageOutcome, Prediction, predicted_contents
+from worker.archive_outages import OUTAGE_SECONDS, ArchiveOutages
 from worker.batch import ClaimedBatch, ClaimLost
 from worker.lease_renewal import LeaseRenewer
-from worker.load_images import LoadedImage, load_image
+from worker.load_images import LoadedImage, has_memory, load_image
+from worker.watchdog import slow_images
 from xray.cpus import usable_cpus
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
@@ -62,9 +64,6 @@ MAX_CLAIMS = 2
 
 RATE_GROUPS = 24
 """A worker's rate is that of its last groups."""
-
-OUTAGE_SECONDS = 60.0
-"""For so long, a run whose archive was away comes after other runs."""
 
 HOURS_CHECK_SECONDS = 1.0
 
@@ -123,6 +122,8 @@ class BatchWorker:
         Stored with the worker's claims.
     stopping : callable returning bool
         Says whether this worker is to stop: it then stores what was inferred and releases its batches.
+    archive_outages : ArchiveOutages, optional
+        What an earlier process of this worker knew of archives that are away.
     """
 
     def __init__(
@@ -135,15 +136,17 @@ class BatchWorker:
         lease_renewer: LeaseRenewer,
         name: str,
         stopping: Callable[[], bool] = lambda: False,
+        archive_outages: ArchiveOutages | None = None,
     ) -> None:
         self.database = database
         self.settings = settings
         self.package = package
         self._precisions = {queue_name(package.digest, precision): precision for precision in precisions}
-        self._archive_outages: dict[int, float] = {}
+        self.archive_outages = ArchiveOutages() if archive_outages is None else archive_outages
         self.batches_in_hand: list[ClaimedBatch] = []
         self._start_engine = start_engine
         self._engines: dict[Precision, Engine] = {}
+        self._engine_outages: dict[Precision, float] = {}
         self.lease_renewer = lease_renewer
         self.name = name
         self.stopping = stopping
@@ -164,16 +167,30 @@ class BatchWorker:
         self._wait_for_hours()
         if self.stopping():
             return NOTHING_DONE
-        last = self._runs_without_archive()
-        queue = self.retry_during_outage(lambda: ledger.next_queue(self.database, self._precisions, last))
+        last = self.archive_outages.runs()
+        queue = self.retry_during_outage(lambda: self._next_queue(last))
         if queue is None:
             return NOTHING_DONE
         precision = self._precisions[queue]
-        # Before the claim: where the model cannot be loaded, the batch is left to other workers.
-        engine = self.retry_during_outage(lambda: self._ready_engine(precision))
+        try:
+            # Before the claim: where the model cannot be loaded, the batch is left to other workers.
+            engine = self._ready_engine(precision)
+        except EngineOutage as outage:
+            self._engine_outages[precision] = time.monotonic()
+            self._wait(outage)
+            self.lease_renewer.activity = Activity.IDLE
+            return NOTHING_DONE
         size = self.claim_size(precision)
         claim = self.retry_during_outage(lambda: ledger.claim_next(self.database, queue, self.name, size, last))
         return NOTHING_DONE if claim is None else _Task(self, engine).run(claim)
+
+    def _next_queue(self, last: Sequence[int]) -> str | None:
+        """Return the queue to claim of; one whose engine has failed a moment ago only if no other has work."""
+        now = time.monotonic()
+        failed = {precision for precision, since in self._engine_outages.items() if now - since < OUTAGE_SECONDS}
+        working = [queue for queue, precision in self._precisions.items() if precision not in failed]
+        queue = ledger.next_queue(self.database, working, last)
+        return ledger.next_queue(self.database, self._precisions, last) if queue is None and failed else queue
 
     def within_hours(self) -> bool:
         """Return whether this host may read archives now (``BONESCREEN_HOURS``)."""
@@ -193,39 +210,43 @@ class BatchWorker:
         return max(1, round(CLAIM_SECONDS * self.rates.get(precision, FIRST_RATE)))
 
     def count_hung(self, hung: Sequence[BatchImage]) -> None:
-        """Count an attempt of each image that does not end to load, unless its whole archive does not answer."""
-        for image in hung:
-            for batch in list(self.batches_in_hand):
+        """Count an attempt of each image that does not end to load, unless its archive does not answer.
+
+        Whatever else this worker has is released, as this process ends through no fault of it.
+        """
+        busy = slow_images(0.0)
+        try:
+            for image, batch in [(image, batch) for image in hung for batch in list(self.batches_in_hand)]:
                 if image.image_id not in batch.images:
                     continue
                 where = (image.image_id, batch.claim.batch_id, batch.claim.run_id)
-                if not batch.archive_responds(image, hung):
+                if not batch.archive_responds(image, busy):
                     log.error("image %d of batch %d, run %d: its archive does not answer; this process ends", *where)
-                    continue
+                    self.archive_outages.note(batch.claim.run_id)
+                    return
                 log.error("image %d of batch %d, run %d does not end to load; this process ends", *where)
                 set_apart(self.database, batch.claim, image.image_id, "it did not end to load within two minutes")
-
-    def note_archive_outage(self, run_id: int) -> None:
-        """Let other runs come first for a while, as the archive of this one is away."""
-        self._archive_outages[run_id] = time.monotonic()
-
-    def _runs_without_archive(self) -> list[int]:
-        now = time.monotonic()
-        return [run_id for run_id, since in self._archive_outages.items() if now - since < OUTAGE_SECONDS]
+        finally:
+            for batch in list(self.batches_in_hand):
+                ledger.release_claim(self.database, batch.claim)
 
     def drop_engine(self, engine: Engine) -> None:
         """Have an engine that failed loaded again before the next task."""
+        self._engine_outages[engine.precision] = time.monotonic()
         self._engines.pop(engine.precision, None)
 
     def retry_during_outage(self, attempt: Callable[[], T]) -> T:
-        """Retry until the database, the disk or the engine works again; meanwhile no other message is consumed."""
+        """Retry until the database or its disk works again; meanwhile no other message is consumed."""
         while True:
             try:
                 return attempt()
-            except (DatabaseOutage, StorageOutage, EngineOutage) as outage:
-                self.lease_renewer.problem = str(outage)
-                log.warning("waiting: %s", type(outage).__name__)
-                time.sleep(RETRY_SECONDS)
+            except (DatabaseOutage, StorageOutage) as outage:
+                self._wait(outage)
+
+    def _wait(self, outage: Outage) -> None:
+        self.lease_renewer.problem = str(outage)
+        log.warning("waiting: %s", type(outage).__name__)
+        time.sleep(RETRY_SECONDS)
 
     def _ready_engine(self, precision: Precision) -> Engine:
         if precision not in self._engines:
@@ -402,7 +423,7 @@ class _Task:
         """Start the inference of the contents that neither the database nor this batch has."""
         batch.check_claim()
         lacking = [one.image for one in loaded if one.lacks_memory]
-        if len(lacking) == len(loaded) > 1:
+        if lacking and not has_memory():
             raise StorageOutage("this host does not have enough memory to decode images")
         if lacking:
             self._set_apart(batch, lacking[0])
@@ -537,6 +558,6 @@ class _Task:
     def _note(self, claim: Claim, outage: Outage) -> None:
         self._outage = True
         if isinstance(outage, ArchiveOutage):
-            self._worker.note_archive_outage(claim.run_id)
+            self._worker.archive_outages.note(claim.run_id)
         self._worker.lease_renewer.problem = str(outage)
         log.warning("batch %d of run %d released: %s", claim.batch_id, claim.run_id, type(outage).__name__)

@@ -13,13 +13,14 @@ RENEW_SECONDS = 5.0
 """How often a worker renews its lease and reports its health."""
 
 VISIBILITY_TIMEOUT_SECONDS = 3600
-"""Longer than any batch takes: the feeder, not redelivery by kombu, recovers lost messages."""
+"""Longer than a task is in work. One that waits for its hours may take longer: its message then comes again, which does
+no harm. It is the feeder, not redelivery by kombu, that makes up for lost messages."""
 
 DEFAULT_BATCH_SIZE = 1024
 """Images in a batch at most; the engine's batch size is a different number."""
 
 MAX_ATTEMPTS = 3
-"""How many workers may vanish while they process an image before it is quarantined."""
+"""How often a worker may vanish with an image, or not be able to load it, before it is quarantined."""
 
 
 def queue_name(digest: str, precision: str) -> str:

@@ -13,7 +13,9 @@ from sqlalchemy import select, text
 
 from db import migrate
 from db.heartbeats import Activity, list_heartbeats, record_heartbeat, remove_all_heartbeats, remove_heartbeat
+from db.ledger import claim_next, count_open_batches
 from db.migrate import check, upgrade
+from db.recovery import recover_expired
 from db.session import Database
 from db.tables import images, metadata, studies
 from tests.archives import as_plain_user, folder_for_others
@@ -62,6 +64,41 @@ def test_upgrading_from_the_first_schema_keeps_the_data_and_moves_the_body_part_
         with database.read() as connection:
             row = connection.execute(select(studies.c.body_parts, images.c.body_part).join_from(images, studies)).one()
         assert tuple(row) == ("HAND", "HAND")
+
+
+def test_upgrading_while_batches_are_sent_and_claimed_leaves_the_sent_ones_to_be_claimed(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        with database.write() as connection:
+            config = migrate._config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0006")
+        with database.write() as connection:
+            connection.execute(text("INSERT INTO archives (id, name, root) VALUES (1, 'a', '/a')"))
+            connection.execute(
+                text(
+                    "INSERT INTO models (id, name, version, digest, precision, finding, image_threshold, "
+                    "study_threshold, body_parts, queue) VALUES (1, 'm', '1', 'd', 'fp32', 'f', 0.5, 0.5, '', 'q')"
+                )
+            )
+            connection.execute(
+                text("INSERT INTO runs (id, archive_id, model_id, batch_size, created_at) VALUES (1, 1, 1, 9, 0)")
+            )
+            for number, (state, sent_at, worker) in enumerate(
+                [("pending", None, None), ("sent", 7.0, None), ("claimed", 7.0, "w"), ("done", 7.0, None)], 1
+            ):
+                connection.execute(
+                    text(
+                        "INSERT INTO batches (id, run_id, first_image_id, last_image_id, images, state, token, "
+                        "attempts, worker, sent_at, lease_expires_at) "
+                        "VALUES (:n, 1, :n, :n, 1, :state, 3, 0, :worker, :sent, :until)"
+                    ),
+                    {"n": number, "state": state, "sent": sent_at, "worker": worker, "until": sent_at},
+                )
+        assert upgrade(database) == ("0006", "0007")
+        assert [claim.batch_id for _ in range(2) if (claim := claim_next(database, "q", "new"))] == [1, 2]
+        assert claim_next(database, "q", "new") is None
+        assert recover_expired(database) == 1, "the one that an earlier worker had claimed"
+        assert count_open_batches(database, 1) == 3
 
 
 def test_several_processes_may_upgrade_at_the_same_time(database_url: str) -> None:

@@ -3,6 +3,8 @@
 import random
 import threading
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
@@ -10,6 +12,7 @@ from sqlalchemy import func, select, update
 from db import ledger, recovery
 from db.failures import list_failures
 from db.ledger import Claim, QueueWork
+from db.migrate import upgrade
 from db.queries import ResultFilter, find_study, results
 from db.run_queries import RunState, run_progress, run_summary
 from db.runs import set_priority
@@ -112,6 +115,22 @@ def test_a_worker_whose_lease_has_expired_cannot_store(database: Database) -> No
     assert finish(database, successor, 0.9)
     with database.read() as connection:
         assert set(connection.execute(select(predictions.c.probability)).scalars()) == {0.9}
+
+
+def test_a_batch_that_is_forgotten_while_others_are_recovered_is_left_alone(tmp_path: Path) -> None:
+    with closing(Database(f"sqlite:///{tmp_path / 'test.db'}")) as database:
+        upgrade(database)
+        scan(database, found_files(2), batch_size=1)
+        for number in (1, 2):
+            assert claim_next(database) is not None
+            expire(database, number)
+        with database.write() as connection:
+            connection.exec_driver_sql(
+                "CREATE TRIGGER forget AFTER UPDATE ON batches WHEN NEW.id = 1 BEGIN "
+                "DELETE FROM batches WHERE id = 2; END"
+            )
+        assert recovery.recover_expired(database) == 1
+        assert states(database) == [(BatchState.PENDING, 1, 1)]
 
 
 def test_a_batch_whose_lease_is_renewed_in_time_is_not_recovered(database: Database) -> None:

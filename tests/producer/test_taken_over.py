@@ -87,3 +87,14 @@ def test_if_the_other_process_finds_nothing_the_user_is_told_so(root: Path, data
 
     with pytest.raises(UsageError, match="no image found"):
         scan_slowly(database, root, another)
+
+
+def test_a_user_who_interrupts_a_scan_that_was_taken_over_is_obeyed(root: Path, database: Database) -> None:
+    def another(scan_id: int) -> None:
+        assert scans.take_over(database, scan_id, OTHER) is not None
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_slowly(database, root, another)
+    (open_scan,) = scans.open_scans(database)
+    assert (open_scan.holder, open_scan.expired) == (OTHER, False)

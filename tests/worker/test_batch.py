@@ -15,8 +15,11 @@ from db.store import ImageOutcome
 from producer.scan import scan_archive
 from producer.source import Source
 from tests.archives import png
+from tests.awaiting import await_that
 from tests.seeding import MODEL, scored
+from tests.worker.blocked_files import blocked
 from worker.batch import ClaimedBatch
+from worker.watchdog import slow_images
 from xray.archives.files import read_image_file
 from xray.errors import ArchiveOutage, FileFault
 from xray.settings import read_settings
@@ -143,3 +146,38 @@ def test_a_run_waits_for_an_emptied_folder_until_a_second_scan_sees_it_empty(
     assert screen(1) is None
     assert run_progress(database, 1).state == "done"
     assert failed(database) == set()
+
+
+def claimed(database: Database, root: Path) -> ClaimedBatch:
+    settings = read_settings({"BONESCREEN_HOME": str(root.parent), "BONESCREEN_ARCHIVES": f"clinic={root}"})
+    claim = ledger.claim_more(database, 1, "test", images=1000)
+    assert claim is not None
+    return ClaimedBatch(database, settings, claim, threading.Event())
+
+
+def test_whether_a_mount_answers_is_asked_of_the_mount_and_not_of_what_was_read_elsewhere(
+    database: Database, root: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.batch.ANSWER_SECONDS", 1.0)
+    scan(database, root, 4)
+    assert screen(1) is None
+    batch = claimed(database, root)
+    hung = batch.waiting[0]
+    with blocked(sorted((root / "mount").glob("*/*"))):
+        assert not batch.archive_responds(hung, [hung])
+    with blocked([root / hung.path]):
+        assert batch.archive_responds(hung, [hung])
+
+
+def test_the_watchdog_sees_a_batch_that_waits_for_storage_when_it_looks_why_its_images_failed(
+    database: Database, root: Path, screen: Screen
+) -> None:
+    scan(database, root, 2)
+    assert [screen(batch) for batch in (1, 2, 3)] == [None, None, None]
+    batch = claimed(database, root)
+    batch.add([ImageOutcome(image.image_id, reason=Reason.CHANGED) for image in batch.waiting])
+    finishing = threading.Thread(target=batch.finish)
+    with blocked(sorted((root / "mount/s2").glob("*"))):
+        finishing.start()
+        await_that(lambda: slow_images(0.0), 20, "it is seen", patience=1)
+    finishing.join()

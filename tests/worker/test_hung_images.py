@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from db.failures import list_failures
 from db.ledger import queues_with_work
 from db.migrate import upgrade
+from db.recovery import recover_expired
 from db.run_queries import RunState, run_summary
 from db.session import Database
 from db.tables import batches, outcomes
 from producer.scan import model_version, scan_archive
 from producer.source import Source
 from tests.archives import png, png_of
-from tests.awaiting import PATIENCE
+from tests.awaiting import PATIENCE, await_that
 from tests.worker.blocked_files import blocked
+from worker.load_images import LARGE_IMAGE_PIXELS
 from xray.message import MAX_ATTEMPTS
 from xray.network.package import ModelPackage
 from xray.vocabulary import BatchState, Precision, Reason
@@ -29,7 +31,7 @@ import os, resource, sys
 from pathlib import Path
 from db.ledger import queues_with_work
 from db.session import Database
-from worker import batch, pipeline
+from worker import batch, load_images, pipeline
 from worker.lease_renewal import LeaseRenewer
 from worker.watchdog import start_watchdog
 from xray.network.open_engine import open_engine
@@ -48,6 +50,7 @@ worker = pipeline.BatchWorker(database, settings, package, [Precision.FP32], lam
 if timeout:
     start_watchdog(worker.count_hung, lambda: None, timeout)
 if memory:
+    load_images.LARGE_IMAGE_PIXELS = int(sys.argv[5])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
 while queues_with_work(database, 1):
@@ -80,9 +83,16 @@ def work(
     home: Path, package: ModelPackage, *, timeout: float = 0, memory: int = 0
 ) -> "subprocess.CompletedProcess[str]":
     """Run a worker in its own process until it has nothing to do, or ends itself."""
-    environ = {"BONESCREEN_HOME": str(home), "PATH": "/usr/bin", "BONESCREEN_ARCHIVES": f"clinic={home / 'clinic'}"}
-    command = [sys.executable, "-c", WORKER, str(home), str(package.path), str(timeout), str(memory)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100 * PATIENCE)
+    command = [*command_of(home, package, timeout, memory), str(LARGE_IMAGE_PIXELS)]
+    return subprocess.run(command, env=environ(home), capture_output=True, text=True, timeout=100 * PATIENCE)
+
+
+def command_of(home: Path, package: ModelPackage, timeout: float, memory: int) -> list[str]:
+    return [sys.executable, "-c", WORKER, str(home), str(package.path), str(timeout), str(memory)]
+
+
+def environ(home: Path) -> dict[str, str]:
+    return {"BONESCREEN_HOME": str(home), "PATH": "/usr/bin", "BONESCREEN_ARCHIVES": f"clinic={home / 'clinic'}"}
 
 
 def processed(database: Database) -> int:
@@ -127,6 +137,9 @@ def test_an_archive_that_does_not_answer_at_all_counts_no_image(
     before = alone(database)
     with blocked(files):
         assert work(tmp_path, tiny_package, timeout=3.0).returncode == 1
+    with database.write() as connection:
+        connection.execute(update(batches).where(batches.c.state == BatchState.CLAIMED).values(lease_expires_at=0.0))
+    assert recover_expired(database) == 0, "it has released what it had"
     assert alone(database) == before
     assert list(list_failures(database, run)) == []
 
@@ -145,3 +158,42 @@ def test_an_image_that_does_not_fit_in_memory_is_tried_alone_then_quarantined_an
     assert failed.detail == "this host does not have enough memory to decode it, 3 times"
     assert processed(database) == 12
     assert run_summary(database, run).inferred == 11
+
+
+def only_too_large(root: Path, images: int) -> None:
+    """Leave an archive only images that need more memory than the tests allow."""
+    pixels = np.random.default_rng(1).integers(0, 256, (9_000, 9_000), np.uint8)
+    for number, file in enumerate(sorted(root.rglob("*.png"))):
+        file.unlink()
+        if number < images:
+            file.write_bytes(png_of(pixels, bits=8))
+
+
+def test_several_images_that_do_not_fit_in_memory_do_not_keep_a_run_open(
+    database: Database, root: Path, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    only_too_large(root, 2)
+    run = scanned(database, root, tiny_package)
+    done = work(tmp_path, tiny_package, memory=100_000_000)
+    assert done.returncode == 0, done.stderr
+    assert [failed.reason for failed in list_failures(database, run)] == [Reason.QUARANTINED] * 2
+    assert run_summary(database, run).state is RunState.DONE
+
+
+def test_a_host_without_memory_for_any_image_counts_none(
+    database: Database, root: Path, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    only_too_large(root, 1)
+    run = scanned(database, root, tiny_package)
+    log = tmp_path / "worker.log"
+    # No image of usual size fits either.
+    command = [*command_of(tmp_path, tiny_package, 0, 100_000_000), str(10**9)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environ(tmp_path), stdout=output, stderr=output)
+    try:
+        await_that(lambda: log.read_text().count("released: StorageOutage") > MAX_ATTEMPTS, 20, "it waits for memory")
+    finally:
+        process.kill()
+        process.wait()
+    assert list(list_failures(database, run)) == []
+    assert alone(database) == []

@@ -33,6 +33,7 @@ from worker import load_images as loading
 from worker.lease_renewal import LeaseRenewer
 from worker.load_images import LoadedImage
 from worker.pipeline import NOTHING_DONE, BatchWorker
+from xray.errors import EngineOutage
 from xray.hours import Hours
 from xray.images.preprocessing import Preprocessing
 from xray.network.engine import Engine, Inference, PendingInference
@@ -479,6 +480,37 @@ def test_an_engine_that_fails_is_an_outage_and_is_loaded_again(
     assert state(database, 1) == (BatchState.PENDING, 0)
     assert failing.run().inferred == 3
     assert loaded == [Precision.FP32, Precision.FP32]
+
+
+def test_a_precision_whose_engine_cannot_be_loaded_keeps_the_others_of_a_worker_from_nothing(
+    worker: BatchWorker,
+    engine: Engine,
+    database: Database,
+    root: Path,
+    tiny_package: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.pipeline.RETRY_SECONDS", 0.05)
+    for number in range(3):
+        put(root, number, png(number))
+    older, later = (
+        scan_archive(database, "clinic", Source(root), model_version(tiny_package, precision), batch_size=8).run_id
+        for precision in (Precision.INT8, Precision.FP32)
+    )
+
+    def start(precision: Precision) -> Engine:
+        if precision is Precision.INT8:
+            raise EngineOutage("the model cannot be loaded: its golden outputs differ")
+        return engine
+
+    both = [Precision.INT8, Precision.FP32]
+    two = BatchWorker(database, worker.settings, worker.package, both, start, worker.lease_renewer, worker.name)
+    tasks = threading.Thread(target=lambda: [two.run() for _ in range(3)], daemon=True)
+    tasks.start()
+    tasks.join(20)
+    assert not tasks.is_alive()
+    assert [run_progress(database, run).processed for run in (older, later)] == [0, 3]
+    assert worker.lease_renewer.problem == "the model cannot be loaded: its golden outputs differ"
 
 
 def test_a_worker_claims_as_many_images_as_it_screens_in_some_seconds(
