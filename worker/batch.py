@@ -100,7 +100,7 @@ class ClaimedBatch:
         hung : BatchImage
             An image of this batch.
         busy : collection of BatchImage
-            Images that are being loaded, which are not asked for: they may be hung too.
+            Images that are being loaded. They may be hung too, so they are asked for only if there is no other.
         """
         answered = threading.Event()
 
@@ -114,12 +114,10 @@ class ClaimedBatch:
         def ask() -> None:
             with suppress(BonescreenError, OSError):
                 os.stat(self.root)
-                others = [
-                    *self._read,
-                    *images_read_near(self._database, self.claim.run_id, hung),
-                    *self.images.values(),
-                ]
-                witnesses = nearest(hung, [image for image in others if image not in busy])
+                near = [*self._read, *images_read_near(self._database, self.claim.run_id, hung)]
+                others = [image for image in (*near, *self.images.values()) if image != hung]
+                # If all of them are hung, it is not one image's fault.
+                witnesses = nearest(hung, [image for image in others if image not in busy] or others)
                 for witness in witnesses:
                     threading.Thread(target=read, args=(witness,), daemon=True).start()
                 if not witnesses:

@@ -43,7 +43,7 @@ def test_a_run_whose_archive_does_not_answer_keeps_no_later_run_waiting(
             file = tmp_path / name / f"study{number:03}" / "image.png"
             file.parent.mkdir(parents=True)
             file.write_bytes(png(number))
-        runs[name] = scan_archive(database, name, Source(tmp_path / name), model, batch_size=1, priority=1).run_id
+        runs[name] = scan_archive(database, name, Source(tmp_path / name), model, batch_size=4).run_id
     environ = {
         "PATH": os.environ["PATH"],
         "BONESCREEN_HOME": str(tmp_path),
