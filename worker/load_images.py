@@ -20,6 +20,8 @@ from xray.vocabulary import Reason, Repair
 LARGE_IMAGE_PIXELS = 20_000_000
 """Larger images are decoded one at a time, as decoding takes several bytes per pixel (`xray.images.decode`)."""
 
+ORDINARY_IMAGE_PIXELS = 4_000_000
+
 _large_image_lock = threading.Lock()
 
 
@@ -87,9 +89,9 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
 
 
 def has_memory() -> bool:
-    """Return whether this host has the memory for an image that is not large, of 16 bits."""
+    """Return whether this host has the memory for an ordinary image, of `ORDINARY_IMAGE_PIXELS` of 16 bits."""
     try:
-        np.empty(LARGE_IMAGE_PIXELS, np.uint16)
+        np.empty(ORDINARY_IMAGE_PIXELS, np.uint16)
     except MemoryError:
         return False
     return True

@@ -21,10 +21,13 @@ from producer.source import Source
 from tests.archives import png, png_of
 from tests.awaiting import PATIENCE, await_that
 from tests.worker.blocked_files import blocked
-from worker.load_images import LARGE_IMAGE_PIXELS
+from worker.load_images import ORDINARY_IMAGE_PIXELS
 from xray.message import MAX_ATTEMPTS
 from xray.network.package import ModelPackage
 from xray.vocabulary import BatchState, Precision, Reason
+
+MEMORY = 150_000_000
+"""Bytes that a worker may still take: too few to read and decode an image of 81 million pixels."""
 
 WORKER = """
 import os, resource, sys
@@ -50,7 +53,7 @@ worker = pipeline.BatchWorker(database, settings, package, [Precision.FP32], lam
 if timeout:
     start_watchdog(worker.count_hung, lambda: None, timeout)
 if memory:
-    load_images.LARGE_IMAGE_PIXELS = int(sys.argv[5])
+    load_images.ORDINARY_IMAGE_PIXELS = int(sys.argv[5])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
 while queues_with_work(database, 1):
@@ -83,7 +86,7 @@ def work(
     home: Path, package: ModelPackage, *, timeout: float = 0, memory: int = 0
 ) -> "subprocess.CompletedProcess[str]":
     """Run a worker in its own process until it has nothing to do, or ends itself."""
-    command = [*command_of(home, package, timeout, memory), str(LARGE_IMAGE_PIXELS)]
+    command = [*command_of(home, package, timeout, memory), str(ORDINARY_IMAGE_PIXELS)]
     return subprocess.run(command, env=environ(home), capture_output=True, text=True, timeout=100 * PATIENCE)
 
 
@@ -92,7 +95,13 @@ def command_of(home: Path, package: ModelPackage, timeout: float, memory: int) -
 
 
 def environ(home: Path) -> dict[str, str]:
-    return {"BONESCREEN_HOME": str(home), "PATH": "/usr/bin", "BONESCREEN_ARCHIVES": f"clinic={home / 'clinic'}"}
+    return {
+        "BONESCREEN_HOME": str(home),
+        "BONESCREEN_ARCHIVES": f"clinic={home / 'clinic'}",
+        "PATH": "/usr/bin",
+        # Otherwise each thread reserves memory of its own, which counts as taken.
+        "MALLOC_ARENA_MAX": "1",
+    }
 
 
 def processed(database: Database) -> int:
@@ -150,7 +159,7 @@ def test_an_image_that_does_not_fit_in_memory_is_tried_alone_then_quarantined_an
     pixels = np.random.default_rng(1).integers(0, 256, (9_000, 9_000), np.uint8)
     (root / "study05" / "image.png").write_bytes(png_of(pixels, bits=8))
     run = scanned(database, root, tiny_package)
-    done = work(tmp_path, tiny_package, memory=100_000_000)
+    done = work(tmp_path, tiny_package, memory=MEMORY)
     assert done.returncode == 0, done.stderr
     assert queues_with_work(database, 1) == []
     (failed,) = list_failures(database, run)
@@ -174,7 +183,7 @@ def test_several_images_that_do_not_fit_in_memory_do_not_keep_a_run_open(
 ) -> None:
     only_too_large(root, 2)
     run = scanned(database, root, tiny_package)
-    done = work(tmp_path, tiny_package, memory=100_000_000)
+    done = work(tmp_path, tiny_package, memory=MEMORY)
     assert done.returncode == 0, done.stderr
     assert [failed.reason for failed in list_failures(database, run)] == [Reason.QUARANTINED] * 2
     assert run_summary(database, run).state is RunState.DONE
@@ -187,7 +196,7 @@ def test_a_host_without_memory_for_any_image_counts_none(
     run = scanned(database, root, tiny_package)
     log = tmp_path / "worker.log"
     # No image of usual size fits either.
-    command = [*command_of(tmp_path, tiny_package, 0, 100_000_000), str(10**9)]
+    command = [*command_of(tmp_path, tiny_package, 0, MEMORY), str(10**9)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environ(tmp_path), stdout=output, stderr=output)
     try:
