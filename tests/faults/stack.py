@@ -301,6 +301,13 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def _is_stopped(thread: int) -> bool:
+    try:
+        return Path(f"/proc/{thread}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except FileNotFoundError:
+        return True
+
+
 class Stack:
     """One home, one archive, one ledger, and the commands run on them."""
 
@@ -361,6 +368,8 @@ class Stack:
         try:
             child = psutil.Process(batch.pid)
             child.suspend()
+            # The signal stops its threads a moment later, in which a fast machine finishes a batch.
+            await_that(lambda: all(_is_stopped(thread.id) for thread in child.threads()), 10, "the child has stopped")
         except psutil.NoSuchProcess:
             return None
         # A child suspended within a transaction would lock an SQLite database.
@@ -371,8 +380,9 @@ class Stack:
 
     def assert_work_continues(self, seconds: float, *, after: str, images: int = 1) -> None:
         """Wait until `images` more images are processed, and print how long it took."""
-        before, began = self.ledger.processed(), time.monotonic()
-        await_that(lambda: self.ledger.processed() >= before + images, seconds, f"work continues after {after}")
+        # A fast machine may have done most of it before the fault.
+        enough, began = min(self.ledger.processed() + images, self.archive.images), time.monotonic()
+        await_that(lambda: self.ledger.processed() >= enough, seconds, f"work continues after {after}")
         print(f"{after}: work continues after {time.monotonic() - began:.1f} s")
 
     def assert_run_finishes(self, seconds: float) -> None:

@@ -34,7 +34,7 @@ def enqueue(stack: Stack) -> None:
 
 
 def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchive, cluster_stack: MakeStack) -> None:
-    stack = cluster_stack(make_archive(640))
+    stack = cluster_stack(make_archive(2000))
     (worker,) = start_workers(stack)
     child, batch = stack.suspended_at_work()
     child.kill()
@@ -52,7 +52,7 @@ def test_killed_workers_parents_and_feeders_are_replaced(make_archive: MakeArchi
 def test_a_worker_that_is_shut_down_releases_the_batch_that_it_has_no_time_to_finish(
     make_archive: MakeArchive, cluster_stack: MakeStack
 ) -> None:
-    stack = cluster_stack(make_archive(640))
+    stack = cluster_stack(make_archive(2000))
     (worker,) = start_workers(stack)
     _, batch = stack.suspended_at_work()
     worker.stop()
@@ -132,7 +132,7 @@ def test_an_idle_worker_takes_work_again_after_the_broker_was_killed(
 def test_another_worker_processes_the_batches_of_a_suspended_worker_and_of_a_lost_machine(
     make_archive: MakeArchive, cluster_stack: MakeStack
 ) -> None:
-    stack = cluster_stack(make_archive(640))
+    stack = cluster_stack(make_archive(2000))
     first, second = start_workers(stack, workers=2)
     child, batch = stack.suspended_at_work()
     await_that(lambda: stack.ledger.batch(batch.batch_id) == ("done", 1), 75, "the other worker has done its batch")
@@ -146,7 +146,7 @@ def test_another_worker_processes_the_batches_of_a_suspended_worker_and_of_a_los
 def test_an_archive_that_vanishes_for_a_while_fails_no_image(
     make_archive: MakeArchive, cluster_stack: MakeStack
 ) -> None:
-    stack = cluster_stack(make_archive(320))
+    stack = cluster_stack(make_archive(1000))
     start_workers(stack)
     root = stack.archive.root
     root.rename(root.with_name("away"))
@@ -201,7 +201,7 @@ def test_work_continues_after_the_database_was_stopped_for_a_while(
     database = Database(own_postgres.url)
     upgrade(database)
     database.close()
-    stack = join_cluster(tmp_path / "home", make_archive(400), tiny_package, broker, own_postgres.url)
+    stack = join_cluster(tmp_path / "home", make_archive(1000), tiny_package, broker, own_postgres.url)
     try:
         start_workers(stack)
         own_postgres.stop()

@@ -23,7 +23,7 @@ def screening(stack: Stack) -> Command:
 
 
 def test_a_killed_worker_child_delays_nothing_but_its_batch(make_archive: MakeArchive, home_stack: MakeStack) -> None:
-    stack = home_stack(make_archive(320))
+    stack = home_stack(make_archive(1000))
     command = screening(stack)
     child, batch = stack.suspended_at_work()
     assert "openvino" in maps(child.pid)
@@ -38,7 +38,7 @@ def test_a_killed_worker_child_delays_nothing_but_its_batch(make_archive: MakeAr
 def test_a_worker_killed_with_two_batches_in_its_hands_loses_no_image_and_stores_none_twice(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(640))
+    stack = home_stack(make_archive(2000))
     command = screening(stack)
 
     def suspended_with_two() -> list[ClaimedBatch] | None:
@@ -60,7 +60,7 @@ def test_a_worker_killed_with_two_batches_in_its_hands_loses_no_image_and_stores
 def test_a_killed_celery_parent_is_replaced_and_its_child_does_not_outlive_it(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(480))
+    stack = home_stack(make_archive(1500))
     command = screening(stack)
     child, _ = stack.suspended_at_work()
     child.resume()
@@ -101,7 +101,7 @@ def test_screen_killed_while_scanning_and_while_working_leaves_no_process_and_co
 def test_a_killed_broker_and_a_killed_feeder_are_replaced_even_when_the_brokers_data_is_lost(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(640))
+    stack = home_stack(make_archive(2000))
     command = screening(stack)
     command.service("valkey").kill()
     stack.assert_work_continues(45, after="SIGKILL of the broker, data kept", images=MORE_THAN_PREFETCHED)
@@ -119,7 +119,7 @@ def test_a_killed_broker_and_a_killed_feeder_are_replaced_even_when_the_brokers_
 def test_a_worker_suspended_past_its_lease_stores_nothing_when_it_continues(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(200))
+    stack = home_stack(make_archive(1000))
     command = screening(stack)
     child, batch = stack.suspended_at_work()
     await_that(lambda: stack.ledger.batch(batch.batch_id)[1] == 1, 60, "its lease ran out")
@@ -136,7 +136,7 @@ def test_a_worker_suspended_past_its_lease_stores_nothing_when_it_continues(
 def test_an_archive_that_vanishes_or_is_empty_for_a_while_fails_no_image(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(400))
+    stack = home_stack(make_archive(1500))
     command = screening(stack)
     root = stack.archive.root
     away = root.with_name("away")
@@ -163,7 +163,7 @@ def _status_names(stack: Stack, root: Path) -> bool:
 def test_a_database_locked_for_longer_than_the_busy_timeout_fails_no_image(
     make_archive: MakeArchive, home_stack: MakeStack
 ) -> None:
-    stack = home_stack(make_archive(320))
+    stack = home_stack(make_archive(1000))
     command = screening(stack)
     with stack.ledger.locked():
         processed, began = stack.ledger.processed(), time.monotonic()
