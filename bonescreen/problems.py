@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bonescreen.context import roots_here
+from bonescreen.stack import is_home_locked
 from db.failures import count_failures, count_repairs
 from db.heartbeats import Heartbeat, list_heartbeats
 from db.run_queries import FINISHED_STATES, RunSummary
@@ -53,6 +54,8 @@ class SystemState:
         The open scans, by run.
     embedded : bool
         Whether the broker is the embedded one.
+    screen_runs : bool
+        Whether a `screen` of this home is running; it may scan, or wait for its hours, and have started nothing yet.
     broker : Problem or None
         Why the broker cannot be used; None if it can.
     eviction : str or None
@@ -69,6 +72,7 @@ class SystemState:
     processes: Sequence[Heartbeat]
     scans: Mapping[int, OpenScan]
     embedded: bool
+    screen_runs: bool
     broker: Problem | None
     eviction: str | None
     archives: Mapping[str, str]
@@ -82,7 +86,16 @@ class SystemState:
     @property
     def without_screen(self) -> bool:
         """Whether the work of this machine is done by `screen`, and none is running."""
-        return self.embedded and self.broker is not None and not any(process.alive for process in self.processes)
+        return self.embedded and not self.screen_runs and not self._begun
+
+    @property
+    def _begun(self) -> bool:
+        return self.broker is None or any(process.alive for process in self.processes)
+
+    @property
+    def begins(self) -> bool:
+        """Whether the `screen` that is running has started no process yet."""
+        return self.embedded and self.screen_runs and not self._begun
 
     def alive(self, role: str) -> list[Heartbeat]:
         """List the processes of a role that are alive."""
@@ -117,6 +130,7 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
         processes=list_heartbeats(database),
         scans={scan.run_id: scan for scan in open_scans(database)},
         embedded=url is None,
+        screen_runs=url is None and is_home_locked(settings),
         broker=broker,
         eviction=_eviction_policy(url) if url is not None and broker is None else None,
         archives=_root_faults({name: roots[name] for name in sorted(names)}),
@@ -171,7 +185,7 @@ def _unseen(run: RunSummary) -> list[Problem]:
 
 
 def _process_problems(state: SystemState) -> list[Problem]:
-    if not state.open_runs:
+    if not state.open_runs or state.begins:
         return []
     if state.without_screen:
         return [

@@ -49,6 +49,18 @@ def home_lock(settings: Settings) -> Iterator[None]:
         yield
 
 
+def is_home_locked(settings: Settings) -> bool:
+    """Return whether a `screen` of this home is running."""
+    try:
+        with (settings.home / "screen.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def open_database(settings: Settings) -> Database:
     """Open the database for screening; create or upgrade an embedded one."""
     database = Database(settings.effective_database_url)

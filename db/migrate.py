@@ -14,6 +14,9 @@ from xray.errors import UsageError
 # Any constant: it lets only one host at a time migrate a PostgreSQL database.
 ADVISORY_LOCK = 0x626F6E65
 
+UNICODE_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""PostgreSQL keeps the bytes of SQL_ASCII as they are, so UTF-8 stays UTF-8."""
+
 
 def upgrade(database: Database, revision: str | None = None) -> tuple[str | None, str]:
     """Upgrade the schema; safe to call from several processes at the same time.
@@ -33,6 +36,7 @@ def upgrade(database: Database, revision: str | None = None) -> tuple[str | None
     head = revision or _head(config)
     with database.write() as connection:
         if database.dialect == "postgresql":
+            _require_unicode(database, connection)
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         before = _revision(connection)
         if before != head:
@@ -58,6 +62,15 @@ def check(database: Database) -> None:
     _refuse_newer(config, revision)
     state = "has no bonescreen tables yet" if revision is None else f"is at revision {revision}"
     raise UsageError(f"the database {database.masked_url} {state}; run: bonescreen db upgrade")
+
+
+def _require_unicode(database: Database, connection: Connection) -> None:
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding not in UNICODE_ENCODINGS:
+        raise UsageError(
+            f"the database {database.masked_url} cannot hold every file name, as its encoding is {encoding}; "
+            "create one with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _config() -> Config:

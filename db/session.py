@@ -216,7 +216,14 @@ def _engine(url: str) -> Engine:
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if backend == "postgresql":
-        arguments = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20000}
+        # Where the server's encoding is SQL_ASCII, psycopg would else return text as bytes.
+        arguments = {
+            "client_encoding": "utf8",
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "tcp_user_timeout": 20000,
+        }
         try:
             engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),

@@ -19,7 +19,7 @@ from worker.lease_renewal import LeaseRenewer
 from worker.parent_death import die_with_parent
 from worker.parent_watch import ParentWatch, quiet_problem
 from worker.pipeline import BatchWorker
-from worker.watchdog import slow_load, start_watchdog
+from worker.watchdog import slow_work, start_watchdog
 from xray.errors import EngineOutage
 from xray.message import TASK_NAME, queue_name, transport_options
 from xray.network.engine import Engine
@@ -153,7 +153,7 @@ class _ChildProcess:
         self._lease_renewer.stop()
 
     def _notice_problem(self) -> str | None:
-        return slow_load() or quiet_problem(self.quiet_since.value)
+        return slow_work() or quiet_problem(self.quiet_since.value)
 
     def _tell_parent(self) -> None:
         self.checked_at.value = time.monotonic()

@@ -25,7 +25,7 @@ from worker.archive_outages import OUTAGE_SECONDS, ArchiveOutages
 from worker.batch import ClaimedBatch, ClaimLost
 from worker.lease_renewal import LeaseRenewer
 from worker.load_images import LoadedImage, has_memory, load_image
-from worker.watchdog import slow_images
+from worker.watchdog import in_work, slow_images
 from xray.cpus import usable_cpus
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
@@ -212,7 +212,8 @@ class BatchWorker:
     def count_hung(self, hung: Sequence[BatchImage]) -> None:
         """Count an attempt of each image that does not end to load, unless its archive does not answer.
 
-        Whatever else this worker has is released, as this process ends through no fault of it.
+        If there is none, the engine is hung, and no attempt counts. Whatever else this worker has is released, as this
+        process ends through no fault of it.
         """
         busy = slow_images(0.0)
         try:
@@ -472,7 +473,8 @@ class _Task:
         if group.inference is None:
             return {}
         try:
-            inference = group.inference.result().result()
+            with in_work(None):
+                inference = group.inference.result().result()
         except Exception as error:
             # The input is an array of fixed shape and type, so the cause is the device or its memory, not an image.
             self._worker.drop_engine(self._engine)

@@ -23,13 +23,13 @@ LAST_WORD_SECONDS = 30.0
 # The file descriptor: Celery replaces `sys.stderr` by a logger, which C code cannot write to.
 STANDARD_ERROR = 2
 
-_in_work: dict[int, tuple[BatchImage, float]] = {}
-"""The image that each thread reads or decodes, and since when (monotonic clock)."""
+_in_work: dict[int, tuple[BatchImage | None, float]] = {}
+"""The image that each thread reads or decodes (None: it infers), and since when (monotonic clock)."""
 
 
 @contextmanager
-def in_work(image: BatchImage) -> Iterator[None]:
-    """Tell the watchdog that this thread reads or decodes an image within the block."""
+def in_work(image: BatchImage | None) -> Iterator[None]:
+    """Tell the watchdog that this thread reads or decodes an image, or infers (None), within the block."""
     thread = threading.get_ident()
     _in_work[thread] = (image, time.monotonic())
     try:
@@ -40,16 +40,21 @@ def in_work(image: BatchImage) -> Iterator[None]:
 
 def slow_images(seconds: float) -> list[BatchImage]:
     """List the images that have been read or decoded for longer than some seconds."""
+    return [image for image in _slow(seconds) if image is not None]
+
+
+def _slow(seconds: float) -> list[BatchImage | None]:
     now = time.monotonic()
     return [image for image, since in list(_in_work.values()) if now - since > seconds]
 
 
-def slow_load() -> str | None:
-    """Say that an image has been read or decoded for longer than `SLOW_SECONDS`, or return None."""
-    slow = slow_images(SLOW_SECONDS)
-    if not slow:
-        return None
-    return f"an image has not ended to load for {SLOW_SECONDS:.0f} s ({slow[0].path}): does its storage answer?"
+def slow_work() -> str | None:
+    """Say that an image is loaded, or that the engine infers, for longer than `SLOW_SECONDS`, or return None."""
+    slow = _slow(SLOW_SECONDS)
+    for image in slow:
+        if image is not None:
+            return f"an image has not ended to load for {SLOW_SECONDS:.0f} s ({image.path}): does its storage answer?"
+    return f"the engine has not answered for {SLOW_SECONDS:.0f} s: does its device work?" if slow else None
 
 
 def start_watchdog(
@@ -59,15 +64,16 @@ def start_watchdog(
 ) -> None:
     """Start a thread that ends this process (exit code 1) when it is hung.
 
-    A process is hung if an image takes longer than `timeout_seconds` to read or to decode, or if no Python code runs
-    for that long: a dead network mount never answers, some damaged images make CharLS loop forever, and some decoders
-    keep the GIL meanwhile. The Celery parent then starts another child. A traceback of each thread goes to standard
-    error: function names and line numbers, no values.
+    A process is hung if an image takes longer than `timeout_seconds` to read or to decode, if an inference does, or if
+    no Python code runs for that long: a dead network mount or device never answers, some damaged images make CharLS
+    loop forever, and some decoders keep the GIL meanwhile. The Celery parent then starts another child. A traceback of
+    each thread goes to standard error: function names and line numbers, no values.
 
     Parameters
     ----------
     last_word : callable
-        Called, in a thread that gets `LAST_WORD_SECONDS`, with the images that take too long, to count them. If no
+        Called, in a thread that gets `LAST_WORD_SECONDS`, with the images that take too long, to count them; with none
+        if an inference does, which is no image's fault. If no
         Python code runs, nobody can call it: then the batch's lease expires, and the feeder recovers it.
     beat : callable
         Called at each check.
@@ -79,9 +85,9 @@ def start_watchdog(
             beat()
             # This timer runs in C and needs no GIL to fire; every check restarts it.
             faulthandler.dump_traceback_later(timeout_seconds, exit=True, file=STANDARD_ERROR)
-            if hung := slow_images(timeout_seconds):
+            if _slow(timeout_seconds):
                 faulthandler.dump_traceback(file=STANDARD_ERROR)
-                counting = threading.Thread(target=last_word, args=(hung,), daemon=True)
+                counting = threading.Thread(target=last_word, args=(slow_images(timeout_seconds),), daemon=True)
                 counting.start()
                 counting.join(LAST_WORD_SECONDS)
                 os._exit(1)

@@ -38,7 +38,19 @@ def status(
     """
     settings = settings_here()
     facts, found = (
-        SystemState([], {}, {}, [], {}, embedded=False, broker=None, eviction=None, archives={}, database=None),
+        SystemState(
+            [],
+            {},
+            {},
+            [],
+            {},
+            embedded=False,
+            screen_runs=False,
+            broker=None,
+            eviction=None,
+            archives={},
+            database=None,
+        ),
         [],
     )
     try:

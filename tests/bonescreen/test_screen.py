@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from db import ledger
 from db.failures import list_failures
@@ -194,6 +194,27 @@ def test_outside_its_hours_it_reads_nothing_says_until_when_it_waits_and_can_be_
     process.stderr.close()
     database = opened(environ)
     assert newest_runs(database) == []
+    database.close()
+
+
+def test_while_screen_waits_for_its_hours_status_does_not_call_its_run_stopped(tmp_path, environ):
+    root = tmp_path / "archive"
+    flat_tree(root, 2)
+    assert run(environ, "screen", root).returncode == 0
+    database = opened(environ)
+    with database.write() as connection:
+        connection.execute(update(batches).values(state="pending"))
+    assert "is stopped" in run(environ, "status").stdout
+    begin = datetime.now() + timedelta(hours=2)
+    environ["BONESCREEN_HOURS"] = f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}"
+    process = subprocess.Popen([*BONESCREEN, "screen", str(root)], env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("Waiting until")
+    status = run(environ, "status")
+    assert (status.returncode, "stopped" in status.stdout) == (0, False)
+    process.send_signal(signal.SIGINT)
+    process.wait(60 * PATIENCE)
+    process.stderr.close()
     database.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, make_url, select, text
 
 from db import migrate
 from db.heartbeats import Activity, list_heartbeats, record_heartbeat, remove_all_heartbeats, remove_heartbeat
@@ -19,7 +19,7 @@ from db.recovery import recover_expired
 from db.session import Database
 from db.tables import images, metadata, studies
 from tests.archives import as_plain_user, folder_for_others
-from tests.seeding import found_files, scan
+from tests.seeding import found_file, found_files, scan
 from xray.errors import DatabaseOutage, UsageError
 
 
@@ -37,6 +37,32 @@ def test_upgrading_twice_changes_nothing_and_a_database_that_is_not_upgraded_is_
         before, after = upgrade(database)
         assert before == after
         check(database)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_postgresql_database_in_another_encoding_holds_every_name_or_is_refused(
+    postgres_url: str, encoding: str
+) -> None:
+    name = f"test_{encoding.lower()}"
+    admin = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING '{encoding}' {locale}"))
+    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    try:
+        with closing(Database(url)) as opened:
+            if encoding == "LATIN1":
+                with pytest.raises(UsageError, match="encoding is LATIN1"):
+                    upgrade(opened)
+            else:
+                upgrade(opened)
+                scan(opened, [found_file("骨折 é", "image.png")])
+                with opened.read() as connection:
+                    assert connection.execute(select(studies.c.key)).scalar_one() == "骨折 é"
+    finally:
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
 
 
 def test_upgrading_from_the_first_schema_keeps_the_data_and_moves_the_body_part_to_the_images(

@@ -30,7 +30,7 @@ MEMORY = 150_000_000
 """Bytes that a worker may still take: too few to read and decode an image of 81 million pixels."""
 
 WORKER = """
-import os, resource, sys
+import os, resource, sys, threading
 from pathlib import Path
 from db.ledger import queues_with_work
 from db.session import Database
@@ -52,6 +52,8 @@ engine = open_engine(package, "openvino", home / "graphs", threads=1)
 worker = pipeline.BatchWorker(database, settings, package, [Precision.FP32], lambda _: engine, renewer, "test:1")
 if timeout:
     start_watchdog(worker.count_hung, lambda: None, timeout)
+if sys.argv[6:] == ["engine hangs"]:
+    engine.submit = lambda images: threading.Event().wait()
 if memory:
     load_images.ORDINARY_IMAGE_PIXELS = int(sys.argv[5])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -83,10 +85,10 @@ def scanned(database: Database, root: Path, package: ModelPackage) -> int:
 
 
 def work(
-    home: Path, package: ModelPackage, *, timeout: float = 0, memory: int = 0
+    home: Path, package: ModelPackage, *more: str, timeout: float = 0, memory: int = 0
 ) -> "subprocess.CompletedProcess[str]":
     """Run a worker in its own process until it has nothing to do, or ends itself."""
-    command = [*command_of(home, package, timeout, memory), str(ORDINARY_IMAGE_PIXELS)]
+    command = [*command_of(home, package, timeout, memory), str(ORDINARY_IMAGE_PIXELS), *more]
     return subprocess.run(command, env=environ(home), capture_output=True, text=True, timeout=100 * PATIENCE)
 
 
@@ -151,6 +153,17 @@ def test_an_archive_that_does_not_answer_at_all_counts_no_image(
     assert recover_expired(database) == 0, "it has released what it had"
     assert alone(database) == before
     assert list(list_failures(database, run)) == []
+
+
+def test_an_engine_that_does_not_answer_ends_the_process_counts_no_image_and_releases_the_batch(
+    database: Database, root: Path, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    run = scanned(database, root, tiny_package)
+    assert work(tmp_path, tiny_package, "engine hangs", timeout=3.0).returncode == 1
+    with database.read() as connection:
+        assert connection.execute(select(batches.c.state, batches.c.attempts)).all() == [(BatchState.PENDING, 0)]
+    assert work(tmp_path, tiny_package).returncode == 0
+    assert processed(database) == run_summary(database, run).inferred == 12
 
 
 def test_an_image_that_does_not_fit_in_memory_is_tried_alone_then_quarantined_and_the_others_are_screened(

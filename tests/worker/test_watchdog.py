@@ -32,6 +32,8 @@ with in_work(image):
 """
 )
 
+NEVER_INFERRED = NEVER_LOADED.replace("in_work(image)", "in_work(None)")
+
 
 def run(script: str, seconds: float, length: int = 0) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", script.format(seconds=seconds, length=length)]
@@ -49,6 +51,11 @@ def test_a_process_in_which_python_does_not_run_for_too_long_ends_with_a_traceba
 def test_a_process_that_never_ends_to_load_an_image_ends_even_if_python_runs_and_names_the_image() -> None:
     done = run(NEVER_LOADED, seconds=1.0)
     assert (done.returncode, done.stdout) == (1, "begun\nhung at 7\n")
+
+
+def test_a_process_whose_inference_never_ends_ends_and_blames_no_image() -> None:
+    done = run(NEVER_INFERRED, seconds=1.0)
+    assert (done.returncode, done.stdout) == (1, "begun\nhung at\n")
 
 
 def test_a_process_that_is_busy_for_a_shorter_time_continues() -> None:
