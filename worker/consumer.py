@@ -85,6 +85,14 @@ class _StrictChannel(Channel):
             log.warning("a message was refused: it has no envelope (%s)", type(error).__name__)
             return True
 
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        # Remote control commands, such as Flower's, and events: an error here would end the worker.
+        try:
+            super()._deliver_fanout_message(message, exchange)  # type: ignore[no-untyped-call]
+        except MALFORMED as error:
+            log.warning("a remote control message was refused: it has no envelope (%s)", type(error).__name__)
+        return True
+
 
 class _StrictTransport(Transport):
     Channel = _StrictChannel
