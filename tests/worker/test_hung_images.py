@@ -52,7 +52,7 @@ engine = open_engine(package, "openvino", home / "graphs", threads=1)
 worker = pipeline.BatchWorker(database, settings, package, [Precision.FP32], lambda _: engine, renewer, "test:1")
 if timeout:
     start_watchdog(worker.count_hung, lambda: None, timeout)
-if sys.argv[6:] == ["engine hangs"]:
+if sys.argv[6:] == ["engine does not answer"]:
     engine.submit = lambda images: threading.Event().wait()
 if memory:
     load_images.ORDINARY_IMAGE_PIXELS = int(sys.argv[5])
@@ -159,7 +159,7 @@ def test_an_engine_that_does_not_answer_ends_the_process_counts_no_image_and_rel
     database: Database, root: Path, tiny_package: ModelPackage, tmp_path: Path
 ) -> None:
     run = scanned(database, root, tiny_package)
-    assert work(tmp_path, tiny_package, "engine hangs", timeout=3.0).returncode == 1
+    assert work(tmp_path, tiny_package, "engine does not answer", timeout=3.0).returncode == 1
     with database.read() as connection:
         assert connection.execute(select(batches.c.state, batches.c.attempts)).all() == [(BatchState.PENDING, 0)]
     assert work(tmp_path, tiny_package).returncode == 0
