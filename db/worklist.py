@@ -62,7 +62,7 @@ from db.tables import (
 from xray.errors import UsageError
 from xray.vocabulary import Label, StudyStatus
 
-FEW = 5_000
+FEW = 2_000
 """Of so many studies, reading each is quicker than reading all results in their order until a page is full."""
 
 _KIND = ("status", "reviewed", "human_label")
@@ -264,12 +264,13 @@ class _Search:
         self._connection = connection
         self._wanted = wanted
         self._run = study_results.c.run_id == wanted.run
+        possible = _is_possible(wanted)
         found = connection.execute(
             select(runs.c.archive_id, models.c.study_threshold)
             .join(models, models.c.id == runs.c.model_id)
-            .where(runs.c.id == wanted.run)
+            .where(runs.c.id == (wanted.run if possible else 0))
         ).one_or_none()
-        self._exists = found is not None and _is_possible(wanted)
+        self._exists = found is not None
         self._part = (wanted.body_part or "").upper()
         self._archive_id: int = found.archive_id if found else 0
         self._threshold: float = found.study_threshold if found else 0.0
@@ -321,12 +322,6 @@ class _Search:
         by_group = wanted.status, wanted.reviewed, wanted.human_label, wanted.body_part
         return wanted.label is Label.NEGATIVE or any(each is not None for each in by_group)
 
-    @cached_property
-    def _flag_conditions(self) -> list[ColumnElement[bool]]:
-        if self._wanted.flagged or self._wanted.label is Label.POSITIVE:
-            return [study_results.c.flagged]
-        return [~study_results.c.flagged] if self._wanted.label is Label.NEGATIVE else []
-
     def _between(self, lower: Place | None = None, upper: Place | None = None) -> list[ColumnElement[bool]]:
         """Return what is asked of a score, and that it lies between two places.
 
@@ -339,13 +334,13 @@ class _Search:
             lowest.append((wanted.min_score, 0))
         if wanted.max_score is not None:
             highest.append((wanted.max_score, LARGEST_NUMBER))
-        # The flag says it, and the index has scores.
+        # A study is flagged by the same rule (`xray.thresholds.is_positive`), and the indexes have scores.
         if wanted.flagged or wanted.label is Label.POSITIVE:
             lowest.append((self._threshold, 0))
         if wanted.label is Label.NEGATIVE:
             highest.append((self._threshold, 0))
         score, study_id = study_results.c.score, study_results.c.study_id
-        conditions: list[ColumnElement[bool]] = [score.is_not(None), *self._flag_conditions]
+        conditions: list[ColumnElement[bool]] = [score.is_not(None)]
         if lowest:
             conditions.append(tuple_(score, study_id) > max(lowest))
         if highest:
@@ -457,6 +452,8 @@ class _Search:
             return [walk.where(tuple_(*row).in_(self._groups)) if self._filters_groups else walk]
         if not by_group and not self._filters_groups:
             return [walk]
+        # SQLite, which has no statistics, would rather walk through all scores.
+        walk = walk.with_hint(study_results, "INDEXED BY ix_study_results_group", "sqlite")
         return [walk.where(group.is_its) for group in self._groups]
 
     # -- studies without a result
