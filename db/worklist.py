@@ -36,6 +36,7 @@ from sqlalchemy import (
     values,
 )
 
+from db.assessment import STATUSES_WITH_SCORE
 from db.counts import BLOCK_IDS
 from db.queries import (
     LARGEST_NUMBER,
@@ -417,7 +418,7 @@ class _Search:
             return []
         study_id = study_results.c.study_id
         conditions = [study_results.c.score.is_(None), study_id > place if forward else study_id < place]
-        rows = self._results([study_id], conditions, limit, forward=forward, by_group=True)
+        rows = self._results([study_id], conditions, limit, forward=forward, without_score=True)
         found = [row.study_id for row in rows] + self._without_result(place, limit, forward=forward)
         return [(None, number) for number in sorted(found, reverse=not forward)[:limit]]
 
@@ -428,7 +429,7 @@ class _Search:
         limit: int,
         *,
         forward: bool,
-        by_group: bool = False,
+        without_score: bool = False,
     ) -> Iterator[Row[Any]]:
         """Select the first results in the order of these columns, or the last ones, of each walk."""
         if limit <= 0:
@@ -437,12 +438,12 @@ class _Search:
         order = [each if self._few is None else each + 0 for each in columns]
         if not forward:
             order = [each.desc() for each in order]
-        walks = self._walks(columns, conditions, by_group=by_group)
+        walks = self._walks(columns, conditions, without_score=without_score)
         for some in chunks([walk.order_by(*order).limit(limit) for walk in walks]):
             yield from self._connection.execute(union_all(*(select(walk.subquery()) for walk in some)))
 
     def _walks(
-        self, columns: Sequence[ColumnElement[Any]], conditions: Sequence[ColumnElement[bool]], *, by_group: bool
+        self, columns: Sequence[ColumnElement[Any]], conditions: Sequence[ColumnElement[bool]], *, without_score: bool
     ) -> list[Select[Any]]:
         """Select the results that meet the filter, in parts that are each quick to read in order."""
         walk = select(*columns).where(self._run, *conditions, *self._other_conditions)
@@ -450,11 +451,12 @@ class _Search:
             # Not by the index of the groups either.
             row = (func.coalesce(study_results.c[name], study_results.c[name]) for name in _Group._fields)
             return [walk.where(tuple_(*row).in_(self._groups)) if self._filters_groups else walk]
-        if not by_group and not self._filters_groups:
+        if not without_score and not self._filters_groups:
             return [walk]
         # SQLite, which has no statistics, would rather walk through all scores.
         walk = walk.with_hint(study_results, "INDEXED BY ix_study_results_group", "sqlite")
-        return [walk.where(group.is_its) for group in self._groups]
+        groups = [group for group in self._groups if (group.status in STATUSES_WITH_SCORE) != without_score]
+        return [walk.where(group.is_its) for group in groups]
 
     # -- studies without a result
 
@@ -491,11 +493,11 @@ class _Search:
         counted = sum((run_counts.c[name] for name in COUNTED_AS.values()), literal(0))
         in_run = select(run_counts.c.block, counted.label("number")).where(run_counts.c.run_id == self._wanted.run)
         block = study_results.c.study_id // BLOCK_IDS
-        pending = select(block.label("block"), func.count().label("number")).where(self._run).group_by(block)
+        pending = select(block.label("block"), func.count().label("number")).group_by(block)
+        pending = pending.where(self._run, study_results.c.status == StudyStatus.PENDING)
         left: Counter[int] = Counter({row.block: row.number for row in self._connection.execute(in_archive)})
-        left.subtract({row.block: row.number for row in self._connection.execute(in_run)})
-        for group in self._groups_of(list(product([StudyStatus.PENDING], [False, True], ["", *Label]))):
-            left.subtract({row.block: row.number for row in self._connection.execute(pending.where(group.is_its))})
+        for counted_ones in (in_run, pending):
+            left.subtract({row.block: row.number for row in self._connection.execute(counted_ones)})
         return sorted(number for number, studies_left in left.items() if studies_left > 0)
 
     def _select_without_result(self, first: int, last: int) -> tuple[Select[int], ColumnElement[int]]:
@@ -531,9 +533,9 @@ class _Search:
         """Count the studies, up to `most`."""
         if not self._exists:
             return 0
-        walks = self._walks([study_results.c.study_id], self._between(), by_group=False)
+        walks = self._walks([study_results.c.study_id], self._between(), without_score=False)
         if not self._needs_score:
-            walks += self._walks([study_results.c.study_id], [study_results.c.score.is_(None)], by_group=True)
+            walks += self._walks([study_results.c.study_id], [study_results.c.score.is_(None)], without_score=True)
         walks += [self._select_without_result(*each)[0] for each in self._ranges_without_result]
         total = 0
         for walk in walks:
@@ -553,7 +555,8 @@ def _begins_with(connection: Connection, column: ColumnElement[Any], text: str) 
 
 def _contains(connection: Connection, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
     position = func.instr if connection.dialect.name == "sqlite" else func.strpos
-    return func.coalesce(position(column, text), 0) > 0
+    # By the index of accession numbers, which has no others.
+    return and_(column.is_not(None), position(column, text) > 0)
 
 
 def _is_possible(wanted: WorklistFilter) -> bool:
