@@ -10,7 +10,8 @@
                        ├─ batches           the ledger
                        ├─ run_counts        how many of the following are of which kind
                        ├─ outcomes          one row per image and run: a content, or the reason of a failure
-                       └─ study_results     one row per study and run
+                       ├─ study_results     one row per study and run
+                       └─ reviews           what people decided on study results, append only
     contents ── predictions                 one row per content and model version, immutable
     heartbeats                              worker and feeder processes, what they do and wait for
 """
@@ -29,6 +30,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -92,6 +94,16 @@ studies = Table(
     Column("accession", String(64)),
     Column("study_date", String(10)),
     UniqueConstraint("archive_id", "key"),
+    # In the order of bytes, so that PostgreSQL finds what a key or an accession number begins with.
+    Index("ix_studies_key", "archive_id", "key", postgresql_ops={"key": "text_pattern_ops"}).ddl_if("postgresql"),
+    Index(
+        "ix_studies_accession",
+        "archive_id",
+        "accession",
+        sqlite_where=text("accession IS NOT NULL"),
+        postgresql_where=text("accession IS NOT NULL"),
+        postgresql_ops={"accession": "varchar_pattern_ops"},
+    ),
     Index(
         "ix_studies_patients",
         "archive_id",
@@ -318,7 +330,7 @@ study_results = Table(
     "study_results",
     metadata,
     Column("run_id", ForeignKey("runs.id"), primary_key=True),
-    Column("study_id", ForeignKey("studies.id"), primary_key=True),
+    Column("study_id", ForeignKey("studies.id"), primary_key=True, index=True),
     Column("status", String(20), nullable=False),
     # NULL unless the status is one that has a score.
     Column("score", Double),
@@ -328,6 +340,21 @@ study_results = Table(
     Column("images", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("changed_at", Double),
+    # Repeated of its study, and of its reviews, for the index of `db.worklist`; empty if unknown.
+    Column("human_label", String(10), nullable=False, server_default=""),
+    Column("body_parts", Text, nullable=False, server_default=""),
+    Column("reviewed", Boolean, nullable=False, server_default=false()),
+    Index(
+        "ix_study_results_group",
+        "run_id",
+        "status",
+        "reviewed",
+        "human_label",
+        "body_parts",
+        "score",
+        "study_id",
+    ),
+    Index("ix_study_results_changed_at", "run_id", "changed_at"),
     Index(
         "ix_study_results_score",
         "run_id",
@@ -345,6 +372,24 @@ study_results = Table(
         sqlite_where=text("flagged = 1"),
         postgresql_where=text("flagged"),
     ),
+)
+
+# What a person decided on a study's result, and what of it that person saw. Rows are only added.
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
+    # A `xray.vocabulary.Decision`.
+    Column("decision", String(10), nullable=False),
+    Column("note", Text),
+    Column("reviewer", String(100), nullable=False),
+    Column("reviewed_at", Double, nullable=False),
+    Column("label", String(10)),
+    Column("score", Double),
+    Column("status", String(20), nullable=False),
+    Index("ix_reviews_run_id", "run_id", "study_id", "id"),
 )
 
 heartbeats = Table(
