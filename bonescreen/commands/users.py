@@ -9,7 +9,7 @@ import typer
 from bonescreen.command_group import CommandGroup, PlainCommand
 from bonescreen.commands.arguments import as_utf8
 from bonescreen.context import settings_here
-from bonescreen.pages.users import add_user, read_users, remove_user
+from bonescreen.pages.users import add_user, check_new_name, read_users, remove_user
 from bonescreen.terminal import print_line
 from xray.errors import UsageError
 
