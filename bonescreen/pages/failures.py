@@ -11,7 +11,10 @@ from bonescreen.commands.runs import next_step, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from db.failures import ListedFailure, count_failures, page_of_failures
+from db.run_queries import RunSummary
+from db.session import Database
 from xray.errors import UsageError
+from xray.settings import Settings
 from xray.vocabulary import REASON_REMEDY, Reason
 
 FIRST_ROWS = 10
@@ -49,3 +52,51 @@ def failures_page(
 @router.post("/runs/{run}/retry")
 def retry(request: Request, run: Run, settings: Configured, database: Ledger) -> Response:
     """Let the failed images of a run be read again."""
+    try:
+        retried = retry_failures(database, run)
+    except UsageError as error:
+        return _show(request, run, settings, database, problem=str(error), status=422)
+    return RedirectResponse(f"/runs/{run.run}/failures?retried={retried}", 303)
+
+
+def _show(
+    request: Request,
+    run: RunSummary,
+    settings: Settings,
+    database: Database,
+    *,
+    reason: str | None = None,
+    after: int = 0,
+    retried: int | None = None,
+    problem: str | None = None,
+    status: int = 200,
+) -> Response:
+    counts = count_failures(database, run.run)
+    asked = counts if reason is None else {reason: counts[reason]} if reason in counts else {}
+    limit = FIRST_ROWS if reason is None else PAGE_ROWS
+    return render(
+        request,
+        "failures.html",
+        status,
+        run=run,
+        total=sum(counts.values()),
+        groups=[_group(database, run.run, each, number, after, limit) for each, number in asked.items()],
+        chosen=reason,
+        retried=retried,
+        next_step=next_step(settings, run),
+        problem=problem,
+    )
+
+
+def _group(database: Database, run_id: int, reason: str, number: int, after: int, limit: int) -> Group:
+    rows = page_of_failures(database, run_id, reason, after, limit + 1)
+    more = rows[limit - 1].image_id if len(rows) > limit else None
+    known = Reason(reason) if reason in set(Reason) else None
+    return Group(
+        reason=reason,
+        number=number,
+        text=reason_text(reason),
+        remedy=REASON_REMEDY[known] if known else "Read it with the version of bonescreen that screened it.",
+        rows=rows[:limit],
+        after=more,
+    )

@@ -38,3 +38,15 @@ def model_page(request: Request, digest: str, settings: Configured, database: Le
         limits=[*(card.limits if card else ()), *(() if included else (RESEARCH_NOTICE,))],
         runs=runs,
     )
+
+
+@dataclass(frozen=True)
+class Population:
+    """What was measured on one population, in words."""
+
+    population: str
+    metrics: list["Metric"]
+
+
+def _by_population(metrics: Sequence["Metric"]) -> list[Population]:
+    return [Population(name, list(group)) for name, group in groupby(metrics, lambda metric: metric.population)]
