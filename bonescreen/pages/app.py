@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from bonescreen.pages import sign_in
+from bonescreen.pages import failures, model, runs, sign_in, study, worklist
 from bonescreen.pages.access import API, HEALTH, STATIC, Access, ResponseHeaders
 from bonescreen.pages.rendering import render
 from bonescreen.pages.sign_in import Sessions, session_key
@@ -47,7 +47,8 @@ def make_app(settings: Settings, database: Database, *, loopback: bool) -> FastA
     app = FastAPI(title="bonescreen", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     app.state.settings, app.state.database, app.state.users = settings, database, Users(settings.home)
     app.include_router(sign_in.router)
-    app.add_api_route("/", _home, include_in_schema=False)
+    for page in (runs, worklist, study, failures, model):
+        app.include_router(page.router)
     app.add_api_route(HEALTH, _health, include_in_schema=False)
     app.mount(STATIC + "api-docs", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     app.mount(STATIC.rstrip("/"), StaticFiles(packages=[("bonescreen.pages", "static")]))
@@ -65,10 +66,6 @@ def make_app(settings: Settings, database: Database, *, loopback: bool) -> FastA
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
-
-
-def _home(request: Request) -> Response:
-    return render(request, "home.html")
 
 
 def _health(request: Request) -> Response:

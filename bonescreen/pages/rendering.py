@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from bonescreen.pages.access import CSRF_FIELD, csrf_token
+from bonescreen.pages.wording import FILTERS
 from xray.vocabulary import RESEARCH_NOTICE
 
 TEMPLATES = Environment(
@@ -15,6 +16,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.filters.update(FILTERS)
 TEMPLATES.globals["notice"] = RESEARCH_NOTICE
 
 

@@ -197,7 +197,6 @@ def _caution(study: Study) -> str | None:
 
 
 def _view(image: ImageRow, run_id: int, study: Study, card: "Card | None") -> ImageView:
-    failed = image.reason is not None
     at = f"/api/v1/images/{run_id}/{image.image_id}"
     scored = image.state is ImageState.SCORED
     return ImageView(
@@ -205,17 +204,19 @@ def _view(image: ImageRow, run_id: int, study: Study, card: "Card | None") -> Im
         name=image.image.removeprefix(f"{study.row.study}/"),
         shows=" ".join(filter(None, (image.modality, image.body_part, image.view, image.laterality))),
         probability=image.probability if scored else None,
-        url=None if failed else f"{at}/image.png",
+        url=None if image.sha256 is None else f"{at}/image.png",
         heat_url=f"{at}/heatmap.png" if image.cam is not None and card is not None else None,
-        why=_failure(image) if image.reason is not None else None,
+        why=_why_not(image) if image.sha256 is None else None,
         is_dark=card is not None and scored and image.label == Label.POSITIVE and is_dark(image, card),
         notes=list(_notes(image)),
     )
 
 
-def _failure(image: ImageRow) -> str:
+def _why_not(image: ImageRow) -> str:
+    if image.reason is None:
+        return "Not screened yet."
     detail = f" ({image.detail})" if image.detail else ""
-    return f"Could not be read: {reason_text(str(image.reason))}{detail}"
+    return f"Could not be read: {reason_text(image.reason)}{detail}"
 
 
 def _notes(image: ImageRow) -> Iterator[str]:
@@ -227,8 +228,6 @@ def _notes(image: ImageRow) -> Iterator[str]:
             yield "Does not count: a raw image (FOR PROCESSING), and there is a finished one of its view."
         case ImageState.OUT_OF_SCOPE:
             yield "Does not count: the model does not know this body part or modality."
-        case ImageState.PENDING:
-            yield "Does not count yet: not screened."
         case ImageState.SCORED if image.intent == FOR_PROCESSING:
             yield "A raw image (FOR PROCESSING), scored as there is no finished one of its view."
     if image.reason is None and image.detail is not None:
