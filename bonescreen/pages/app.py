@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -26,6 +27,15 @@ from xray.vocabulary import RESEARCH_NOTICE
 
 THREADS = 12
 """Requests that are worked on at once: fewer than the connections that a database's pool may open."""
+
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""FastAPI would report each request, with its path and query, to what OpenTelemetry is configured to send it to."""
 
 DESCRIPTION = f"""\
 What the pages show, for scripts, and reviews and retries. {RESEARCH_NOTICE}
@@ -59,6 +69,7 @@ def make_app(settings: Settings, database: Database, *, loopback: bool) -> FastA
         redoc_url=None,
         openapi_url=None,
         lifespan=_lifespan,
+        telemetry=NO_TELEMETRY,
     )
     app.state.settings, app.state.database, app.state.users = settings, database, Users(settings.home)
     app.state.pictures, app.state.health = Pictures(settings, database), Health(database)

@@ -208,14 +208,14 @@ PNG: dict[int | str, dict[str, Any]] = {
 Full = Annotated[bool, Query(description=f"At full size, not at {LONG_SIDE:,} pixels of the long side.")]
 
 
-@router.get("/image.png", response_class=PictureResponse, responses=PNG)
+@router.get("/image.png", response_class=Response, responses=PNG)
 async def get_image(request: Request, run: Number, image_id: Number, full: Full = False) -> Response:
     """Return an image as it was decoded for screening, as PNG in gray."""
     pictures: Pictures = request.app.state.pictures
     return PictureResponse(pictures, partial(pictures.image, run, image_id, full=full))
 
 
-@router.get("/heatmap.png", response_class=PictureResponse, responses=PNG)
+@router.get("/heatmap.png", response_class=Response, responses=PNG)
 async def get_heat_map(
     request: Request,
     run: Number,
