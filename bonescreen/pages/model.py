@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,12 @@ from starlette.responses import Response
 
 from bonescreen.pages.dependencies import Configured, Ledger
 from bonescreen.pages.rendering import render
+from bonescreen.pictures import package_of
 from db.run_queries import list_runs
-from xray.errors import PackageError
-from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE
 
 if TYPE_CHECKING:
     from xray.network.card import Metric
-    from xray.network.package import ModelPackage
 
 router = APIRouter(include_in_schema=False)
 
@@ -55,22 +52,3 @@ class Population:
 
 def _by_population(metrics: Sequence["Metric"]) -> list[Population]:
     return [Population(name, list(group)) for name, group in groupby(metrics, lambda metric: metric.population)]
-
-
-def package_of(settings: Settings, digest: str) -> "ModelPackage | None":
-    """Return the model package of a digest, None if it is not installed here; looked for once in a process."""
-    return _find(settings.model, digest)
-
-
-@lru_cache(maxsize=32)
-def _find(configured: str, digest: str) -> "ModelPackage | None":
-    from xray.network.package import installed_packages, load_package
-
-    for name in dict.fromkeys((configured, *installed_packages())):
-        try:
-            package = load_package(name)
-        except PackageError:
-            continue
-        if package.digest == digest:
-            return package
-    return None

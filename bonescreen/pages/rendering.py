@@ -1,5 +1,7 @@
 """HTML from the templates in ``bonescreen/pages/templates``, with what each page needs."""
 
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
@@ -20,7 +22,7 @@ TEMPLATES.filters.update(FILTERS)
 TEMPLATES.globals["notice"] = RESEARCH_NOTICE
 
 
-def render(request: Request, template: str, /, status: int = 200, **context: object) -> HTMLResponse:
+def render(request: Request, template: str, /, status: int = 200, **context: Any) -> HTMLResponse:
     """Render a template.
 
     Besides `context`, a template has ``request``; ``reviewer``, a name or None; ``is_open``, whether the pages have no

@@ -13,10 +13,10 @@ from starlette.responses import RedirectResponse, Response
 
 from bonescreen.commands.failures import reason_text
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
-from bonescreen.pages.model import package_of
 from bonescreen.pages.rendering import render
 from bonescreen.pages.users import check_name
 from bonescreen.pages.worklist_filter import Asked, Listed
+from bonescreen.pictures import package_of
 from db.queries import ImageRow, Study
 from db.reviews import Review, add_review, agreement, reviews_of
 from db.run_queries import RunSummary
