@@ -29,7 +29,7 @@ from xray.vocabulary import FOR_PROCESSING, Decision, ImageState, Label, StudySt
 if TYPE_CHECKING:
     from xray.network.card import Card
 
-DARK = 0.2
+DARK = 0.25
 """Share of the scale below which a heat map's colours cannot be told from the image."""
 
 LEGEND_STEPS = 24

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from markupsafe import Markup
+
 from bonescreen.commands.results import outcome_text, score_text
 from bonescreen.commands.runs import percent
 from bonescreen.terminal import local_time
@@ -35,11 +37,17 @@ def _printable(text: object) -> str:
     return "\n".join(map(escape_unprintable, str(text).split("\n")))
 
 
+def _path(text: object) -> Markup:
+    # A long path breaks at its folders.
+    return Markup("/<wbr>").join(_printable(text).split("/"))
+
+
 FILTERS: Mapping[str, Callable[..., object]] = {
     "result_text": result_text,
     "result_class": result_class,
     "kept": kept,
     "printable": _printable,
+    "path": _path,
     "score": score_text,
     "percent": percent,
     "when": local_time,

@@ -2,7 +2,7 @@
 
 import { keep, onKeys, read, shortcutsAreOn, switchShortcuts } from "./keys.js";
 
-const THEMES = { "": "As the system", dark: "Dark", light: "Light" };
+const THEMES = { "": "system", dark: "dark", light: "light" };
 
 const switcher = document.getElementById("theme");
 

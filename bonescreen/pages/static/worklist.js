@@ -27,3 +27,10 @@ onKeys({
   n: follow("later"),
   p: follow("earlier"),
 });
+
+// A phone shows studies first; filters that are in use stay in view.
+const more = document.getElementById("more-filters");
+const inUse = [...more.querySelectorAll("input, select")].some((field) =>
+  field.type === "checkbox" ? field.checked : field.value !== "",
+);
+if (window.matchMedia("(max-width: 44rem)").matches && !inUse) more.removeAttribute("open");
