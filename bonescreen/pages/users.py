@@ -29,7 +29,7 @@ COST, BLOCK_SIZE, PARALLELISM = 2**15, 8, 1
 MEMORY = 64 * 1024 * 1024
 
 FREE_GUESSES = 5
-LONGEST_WAIT_SECONDS = 60.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 FORGET_SECONDS = 3600.0
 BUCKETS = 4096
 
@@ -241,7 +241,7 @@ class Users:
         Raises
         ------
         TooManyGuesses
-            After five wrong ones in a row, each further one makes the next wait twice as long, up to a minute.
+            After five wrong ones in a row, the next waits for five seconds, and twice as long after each, up to a minute.
         """
         stored = self._users().get(name)
         seen = hmac.digest(self._key, f"{name}:{password}".encode(errors="surrogatepass"), "sha256")
@@ -265,8 +265,10 @@ class Users:
                 raise TooManyGuesses(free_at - now)
             if now - free_at > FORGET_SECONDS:
                 wrong = 0
-            wait = min(LONGEST_WAIT_SECONDS, 2.0 ** (wrong + 1 - FREE_GUESSES)) if wrong + 1 > FREE_GUESSES else 0.0
-            self._guesses[bucket] = (min(wrong + 1, 100), now + wait)
+            over = wrong + 1 - FREE_GUESSES
+            wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**over) if over >= 0 else 0.0
+            # No more than it takes for the longest wait.
+            self._guesses[bucket] = (min(wrong + 1, 2 * FREE_GUESSES), now + wait)
 
     def _bucket(self, name: str) -> int:
         # Not by name, as anybody can invent names without end, and keyed, so that nobody can choose whom to slow down.
