@@ -1,5 +1,6 @@
 """Who gets in: credentials, sessions, CSRF, names of this host and other sites, on a running `bonescreen serve`."""
 
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -406,11 +407,8 @@ def test_the_log_has_no_study_path_patient_or_search(tmp_path: Path) -> None:
     assert "Pages: http://127.0.0.1:" in log
 
 
-def test_a_port_in_use_and_a_missing_database_are_reported_in_one_line(tmp_path: Path) -> None:
-    environ = {"BONESCREEN_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
-    done = run(environ, "serve")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "nothing has been screened yet" in done.stderr
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
+    environ = {**os.environ, "BONESCREEN_HOME": str(tmp_path / "home")}
     screened(tmp_path / "home")
     with page_server(tmp_path / "home") as server:
         done = run(environ, "serve", "--port", server.port)
