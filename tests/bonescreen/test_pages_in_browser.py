@@ -127,7 +127,7 @@ def study_id(page: Page) -> int:
 def pixels(stage: Locator) -> "np.ndarray[Any, Any]":
     """The gray levels of a row in the upper half of a stage, as they are on the screen."""
     picture = Image.open(io.BytesIO(stage.screenshot())).convert("L")
-    return np.asarray(picture)[picture.height * 3 // 8].astype(int)
+    return np.asarray(picture)[picture.height // 5].astype(int)
 
 
 # -- runs ---------------------------------------------------------------------------------------------------------
