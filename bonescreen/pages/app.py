@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from bonescreen.pages import api, api_docs, failures, images, model, monitoring, runs, sign_in, study, worklist
+from bonescreen.pages import api, api_docs, compare, failures, images, model, monitoring, runs, sign_in, study, worklist
 from bonescreen.pages.access import API, STATIC, Access, ResponseHeaders
 from bonescreen.pages.images import Pictures
 from bonescreen.pages.monitoring import Health
@@ -73,7 +73,7 @@ def make_app(settings: Settings, database: Database, *, loopback: bool) -> FastA
     )
     app.state.settings, app.state.database, app.state.users = settings, database, Users(settings.home)
     app.state.pictures, app.state.health = Pictures(settings, database), Health(database)
-    for part in (sign_in, runs, worklist, study, failures, model, api, images, api_docs, monitoring):
+    for part in (sign_in, runs, worklist, study, failures, compare, model, api, images, api_docs, monitoring):
         app.include_router(part.router)
     app.mount(api_docs.ASSETS, api_docs.assets())
     app.mount(STATIC.rstrip("/"), StaticFiles(packages=[("bonescreen.pages", "static")]))
