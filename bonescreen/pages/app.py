@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.staticfiles import StaticFiles
 
-from bonescreen.pages import api, api_docs, failures, images, model, monitoring, runs, sign_in, study, worklist
+from bonescreen.pages import api, api_docs, compare, failures, images, model, monitoring, runs, sign_in, study, worklist
 from bonescreen.pages.access import STATIC, Access, ResponseHeaders
 from bonescreen.pages.errors import add_error_handlers
 from bonescreen.pages.images import Pictures
@@ -67,7 +67,7 @@ def make_app(settings: Settings, database: Database, *, loopback: bool) -> FastA
     )
     app.state.settings, app.state.database, app.state.users = settings, database, Users(settings.home)
     app.state.pictures, app.state.health = Pictures(settings, database), Health(database)
-    for part in (sign_in, runs, worklist, study, failures, model, api, images, api_docs, monitoring):
+    for part in (sign_in, runs, worklist, study, failures, compare, model, api, images, api_docs, monitoring):
         app.include_router(part.router)
     app.mount(api_docs.ASSETS, api_docs.assets())
     app.mount(STATIC.rstrip("/"), StaticFiles(packages=[("bonescreen.pages", "static")]))

@@ -45,7 +45,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_package: ModelPackage)
     home, root, port = folder / "home", folder / "clinic", free_port()
     database = screen(home, root, tiny_package)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
-    settings = {"BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "BONESCREEN_KEEP": "accession"}
+    settings = {
+        "BONESCREEN_HOME": str(home),
+        "BONESCREEN_MODEL": str(tiny_package.path),
+        "BONESCREEN_KEEP": "accession",
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bonescreen", "serve", "--port", str(port)],
@@ -145,10 +149,10 @@ def test_progress_of_a_run_is_counted_without_reloading_the_page(page: Page, ser
     expect(row).to_contain_text("running, 0 of 4 images processed (0 %)")
     page.evaluate("window.sameDocument = true")
     shots = {file.path: Shot(0.9, None) for file in files}
-    finish(served.database, model, served.root.parent / "night", {path: 0.9 for path in shots}, shots, batches=1)
+    finish(served.database, model, served.root.parent / "night", dict.fromkeys(shots, 0.9), shots, batches=1)
     expect(row).to_contain_text("2 of 4 images processed (50 %)")
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "2")
-    finish(served.database, model, served.root.parent / "night", {path: 0.9 for path in shots}, shots)
+    finish(served.database, model, served.root.parent / "night", dict.fromkeys(shots, 0.9), shots)
     expect(row).to_contain_text("done, 4 of 4 images")
     expect(row).to_contain_text("4 of 4 studies flagged")
     assert page.evaluate("window.sameDocument")
@@ -389,7 +393,9 @@ def test_a_review_is_stored_goes_on_to_the_next_study_and_is_seen_in_a_second_br
     expect(colleague.get_by_role("row").filter(has_text="WRIST/ben")).to_contain_text("disagree")
     open_study(colleague, "WRIST/ben")
     expect(colleague.get_by_text("two lines <b>")).to_be_visible()
-    expect(colleague.get_by_role("region", name="Result and review")).to_contain_text("1 study reviewed: 0 agree, 1 disagree")
+    expect(colleague.get_by_role("region", name="Result and review")).to_contain_text(
+        "1 study reviewed: 0 agree, 1 disagree"
+    )
     # Another one is added, and nothing is overwritten; on this page, as it is asked to stay.
     colleague.get_by_label("Your name").fill("Ben")
     colleague.get_by_label("Stay on this study").check()
