@@ -3,6 +3,8 @@
 import os
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 from bonescreen.pages.app import make_app
 from bonescreen.pages.users import FREE_GUESSES, add_user, remove_user
 from db.session import Database
+from tests.awaiting import PATIENCE
 from tests.bonescreen.conftest import Bonescreen
 from tests.bonescreen.page_server import FORM, PASSWORD, USER, PageServer, Visitor, page_server
 from tests.bonescreen.processes import run
@@ -419,3 +422,44 @@ def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
         f"error: cannot listen on 127.0.0.1 port {server.port} (Address already in use); "
         "choose a different one with --port\n"
     )
+
+
+TRACED = """
+import asyncio, sys
+from pathlib import Path
+from opentelemetry import trace
+
+class Provider(trace.TracerProvider):
+    def get_tracer(self, *arguments, **named):
+        return Tracer()
+
+class Tracer(trace.NoOpTracer):
+    def start_span(self, name, *arguments, **named):
+        print("reported", name, named.get("attributes"))
+        return super().start_span(name, *arguments, **named)
+
+trace.set_tracer_provider(Provider())
+from bonescreen.pages.app import make_app
+from db.session import Database
+from xray.settings import read_settings
+
+settings = read_settings({"BONESCREEN_HOME": sys.argv[1]})
+app = make_app(settings, Database(settings.effective_database_url), loopback=True)
+scope = {"type": "http", "method": "GET", "path": "/runs/1", "raw_path": b"/runs/1", "query_string": b"text=Zebra",
+         "headers": [(b"host", b"localhost")], "scheme": "http", "http_version": "1.1", "root_path": ""}
+
+async def receive():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+async def send(message):
+    print(message.get("status", ""))
+
+asyncio.run(app(scope, receive, send))
+"""
+
+
+def test_no_request_is_reported_to_opentelemetry(tmp_path: Path) -> None:
+    screened(tmp_path / "home")
+    command = [sys.executable, "-c", TRACED, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert (done.returncode, done.stdout.split()) == (0, ["200"]), done.stderr
