@@ -1,5 +1,7 @@
 """The worklist of a run: its studies by score, with filters, search and pages."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,7 +32,7 @@ def worklist_page(
         page = worklist(database, listed.wanted, listed.cursor, PAGE_ROWS, settings.keep)
         number = count_worklist(database, listed.wanted, MOST_COUNTED) if listed.given else run.studies
     here = f"/runs/{run.run}"
-    table = {
+    table: dict[str, Any] = {
         "run": run,
         "rows": page.rows,
         "next": page.next and here + listed.query(cursor=page.next),

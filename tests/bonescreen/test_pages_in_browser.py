@@ -53,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_package: ModelPackage)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bonescreen", "serve", "--port", str(port)],
-            env={**clean, **settings, "PYTHONUNBUFFERED": "1"},
+            env={**clean, **{f"BONESCREEN_{name}": value for name, value in settings.items()}, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
