@@ -25,9 +25,11 @@ from bonescreen.commands import (
     results,
     runs,
     screen,
+    serve,
     status,
     study,
     train,
+    users,
 )
 from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
@@ -47,6 +49,10 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "study": study.study,
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
+    },
+    "Web pages": {
+        "serve": serve.serve,
+        "users": users.app,
     },
     "Models and training": {
         "models": models.app,

@@ -46,6 +46,7 @@ from db.tables import (
     images,
     outcomes,
     predictions,
+    reviews,
     run_counts,
     runs,
     scans,
@@ -315,6 +316,7 @@ def _delete_studies(connection: Connection, archive_id: int, study_ids: Sequence
     run_ids = connection.execute(select(runs.c.id).where(runs.c.archive_id == archive_id).order_by(runs.c.id)).scalars()
     for run_id in run_ids.all():
         change_run_counts(connection, run_id, delete_study_results(connection, run_id, study_ids))
+    connection.execute(delete(reviews).where(one_of(connection, reviews.c.study_id, study_ids)))
     of_studies = one_of(connection, images.c.study_id, study_ids)
     rows = connection.execute(
         select(images.c.id, images.c.current).where(of_studies).order_by(images.c.id).limit(ROWS_AT_ONCE)
@@ -395,7 +397,7 @@ def _delete_unused(connection: Connection, content_ids: Sequence[int]) -> None:
 
 
 def _forget_run(database: Database, target: Target, run_id: int, progress: Callable[[int], object]) -> None:
-    for step in (_delete_some_results, _delete_some_outcomes, _delete_some_batches):
+    for step in (_delete_some_reviews, _delete_some_results, _delete_some_outcomes, _delete_some_batches):
         deleted = 1
         while deleted:
             with _locked(database, target) as connection:
@@ -405,6 +407,14 @@ def _forget_run(database: Database, target: Target, run_id: int, progress: Calla
         connection.execute(delete(scans).where(scans.c.run_id == run_id))
         connection.execute(delete(run_counts).where(run_counts.c.run_id == run_id))
         connection.execute(delete(runs).where(runs.c.id == run_id))
+
+
+def _delete_some_reviews(connection: Connection, run_id: int) -> int:
+    of_run = select(reviews.c.id).where(reviews.c.run_id == run_id)
+    review_ids = connection.execute(of_run.limit(ROWS_AT_ONCE)).scalars().all()
+    for chunk in chunks(review_ids):
+        connection.execute(delete(reviews).where(one_of(connection, reviews.c.id, chunk)))
+    return len(review_ids)
 
 
 def _delete_some_results(connection: Connection, run_id: int) -> int:

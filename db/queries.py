@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -85,6 +85,7 @@ class ImageRow:
     `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
     """
 
+    image_id: int
     image: str
     archive: str
     body_part: str | None
@@ -212,7 +213,7 @@ def check_body_part(database: Database, body_part: str, listed: Sequence[RunSumm
 def results(database: Database, wanted: ResultFilter) -> Generator[StudyRow, None, None]:
     """Stream studies by descending score; those without a score come last."""
     with database.read() as connection, closing(_stream_studies(connection, wanted)) as rows:
-        yield from (_study_row(row) for row in islice(rows, wanted.limit))
+        yield from (study_row(row) for row in islice(rows, wanted.limit))
 
 
 def _stream_studies(connection: Connection, wanted: ResultFilter) -> Generator[dict[str, Any], None, None]:
@@ -304,18 +305,18 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
         if not rows:
             where = "in the database" if run_id is None else f"in run {run_id}"
             raise UsageError(f"no study {key!r} {where}; see: bonescreen results")
-        found = []
-        for row in rows:
-            study_images = _read_images(connection, row["run"], [row["study_id"]], row["image_threshold"])
-            found.append(
-                Study(_study_row(dict(row)), row["digest"], row["patient"], study_images.get(row["study_id"], []))
-            )
-    return found
+        return [read_study(connection, row) for row in rows]
+
+
+def read_study(connection: Connection, row: Mapping[Any, Any]) -> Study:
+    """Read the images of a study, of which `row` has the columns of `result_columns`."""
+    found = _read_images(connection, row["run"], [row["study_id"]], row["image_threshold"])
+    return Study(study_row(row), row["digest"], row["patient"], found.get(row["study_id"], []))
 
 
 def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequence[RowMapping]:
     last_scan = select(func.max(scans.c.id)).where(scans.c.run_id == runs.c.id).scalar_subquery()
-    every = _select_studies(_columns(ResultFilter(keep=frozenset(KEEP)))).order_by(last_scan.desc())
+    every = _select_studies(result_columns(frozenset(KEEP))).order_by(last_scan.desc())
     if run_id is not None:
         every = every.where(runs.c.id == run_id)
     exact = connection.execute(every.where(studies.c.key == key)).mappings().all()
@@ -331,7 +332,11 @@ def _rows_of_study(connection: Connection, key: str, run_id: int | None) -> Sequ
 
 def _select_matching(run_id: int, wanted: ResultFilter) -> Iterator[Select[tuple[Any, ...]]]:
     """Select the studies of a run that have a score, the highest first, then those without one that are wanted too."""
-    columns, score, conditions = _columns(wanted), study_results.c.score, _score_conditions(wanted)
+    columns, score, conditions = (
+        result_columns(wanted.keep, wanted.threshold),
+        study_results.c.score,
+        _score_conditions(wanted),
+    )
     by_score = _join_study(select(*columns).select_from(study_results)).order_by(score.desc(), studies.c.key)
     by_score = by_score.where(
         runs.c.id == run_id, study_results.c.run_id == run_id, *conditions or [score.is_not(None)]
@@ -371,6 +376,14 @@ def _join_study(selected: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:
     )
 
 
+def select_studies(
+    columns: Sequence[ColumnElement[Any]], run_id: int, study_ids: Sequence[int] | None = None
+) -> Select[tuple[Any, ...]]:
+    """Select the studies of a run that have a current image, or those of them with these ids, with a result or not."""
+    of_run = _select_studies(columns).where(runs.c.id == run_id)
+    return of_run if study_ids is None else of_run.where(studies.c.id.in_(study_ids))
+
+
 def _select_studies(columns: Sequence[ColumnElement[Any]]) -> Select[tuple[Any, ...]]:
     """Select the studies of every run that have a current image, with a result or not."""
     return (
@@ -394,8 +407,9 @@ def _is_flagged(threshold: float | None) -> ColumnElement[bool]:
     return study_results.c.flagged if threshold is None else study_results.c.score >= threshold
 
 
-def _columns(wanted: ResultFilter) -> list[ColumnElement[Any]]:
-    flagged = func.coalesce(_is_flagged(wanted.threshold), false())
+def result_columns(keep: Collection[str] = (), threshold: float | None = None) -> list[ColumnElement[Any]]:
+    """Return what `study_row` and `read_study` need of a study; `keep` and `threshold` as in `ResultFilter`."""
+    flagged = func.coalesce(_is_flagged(threshold), false())
     label = case(
         (flagged, literal(Label.POSITIVE.value)),
         # Only a study whose images were all read may be called negative.
@@ -409,7 +423,7 @@ def _columns(wanted: ResultFilter) -> list[ColumnElement[Any]]:
         "modality": select(func.min(images.c.modality)).where(_CURRENT_IMAGE).scalar_subquery(),
         "path": select(func.min(images.c.path)).where(_CURRENT_IMAGE).scalar_subquery(),
     }
-    shown = [(kept[name] if name in wanted.keep else null()).label(KEPT_COLUMN.get(name, name)) for name in KEEP]
+    shown = [(kept[name] if name in keep else null()).label(KEPT_COLUMN.get(name, name)) for name in KEEP]
     return [
         runs.c.id.label("run"),
         studies.c.id.label("study_id"),
@@ -434,10 +448,11 @@ def _columns(wanted: ResultFilter) -> list[ColumnElement[Any]]:
     ]
 
 
-def _study_row(values: dict[str, object]) -> StudyRow:
+def study_row(values: Mapping[Any, Any]) -> StudyRow:
+    """Return what the columns of `result_columns` say of a study."""
     fields = {name: values[name] for name in StudyRow.__dataclass_fields__}
     fields["flagged"] = bool(fields["flagged"])
-    return StudyRow(**fields)  # type: ignore[arg-type]
+    return StudyRow(**fields)
 
 
 def _read_images(
@@ -451,7 +466,7 @@ def _read_images(
     found: dict[int, list[ImageRow]] = {}
     for row in connection.execute(_select_images(connection, run_id, study_ids)):
         values = row._asdict()
-        image = _image_row(values, states.get(values.pop("id"), ImageState.PENDING), threshold)
+        image = _image_row(values, states.get(values["image_id"], ImageState.PENDING), threshold)
         found.setdefault(values.pop("study_id"), []).append(image)
     return found
 
@@ -459,7 +474,7 @@ def _read_images(
 def _select_images(connection: Connection, run_id: int, study_ids: Sequence[int]) -> Select[tuple[object, ...]]:
     return (
         select(
-            images.c.id,
+            images.c.id.label("image_id"),
             images.c.study_id,
             images.c.path,
             archives.c.name.label("archive"),

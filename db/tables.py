@@ -10,7 +10,8 @@
                        ├─ batches           the ledger
                        ├─ run_counts        how many of the following are of which kind
                        ├─ outcomes          one row per image and run: a content, or the reason of a failure
-                       └─ study_results     one row per study and run
+                       ├─ study_results     one row per study and run
+                       └─ reviews           what people decided on study results, append only
     contents ── predictions                 one row per content and model version, immutable
     heartbeats                              worker and feeder processes, what they do and wait for
 """
@@ -345,6 +346,24 @@ study_results = Table(
         sqlite_where=text("flagged = 1"),
         postgresql_where=text("flagged"),
     ),
+)
+
+# What a person decided on a study's result, and what of it that person saw. Rows are only added.
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
+    # A `xray.vocabulary.Decision`.
+    Column("decision", String(10), nullable=False),
+    Column("note", Text),
+    Column("reviewer", String(100), nullable=False),
+    Column("reviewed_at", Double, nullable=False),
+    Column("label", String(10)),
+    Column("score", Double),
+    Column("status", String(20), nullable=False),
+    Index("ix_reviews_run_id", "run_id", "study_id", "id"),
 )
 
 heartbeats = Table(

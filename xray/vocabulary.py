@@ -33,6 +33,14 @@ class StudyStatus(StrEnum):
     OUT_OF_SCOPE = "out of scope"
 
 
+class Decision(StrEnum):
+    """What a person decides on a study's result."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNSURE = "unsure"
+
+
 class ImageState(StrEnum):
     """How an image counts in its study's score; only ``SCORED`` ones do."""
 

@@ -12,11 +12,11 @@ import typer
 from bonescreen.commands.arguments import RunOption, StudyKey
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
+from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
 from bonescreen.terminal import print_line, print_notice
 from db.queries import ImageRow, Study, find_study
 from db.runs import require_run
-from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
-from xray.settings import Settings
+from xray.errors import FileFault, UsageError
 from xray.vocabulary import RESEARCH_NOTICE, Label
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 ENDING = ".heatmap.png"
 LONGEST_NAME = 255
 """Bytes of a file's name that Linux file systems take."""
-
-
-class _Changed(Exception):
-    """The file is not the same as when it was screened."""
 
 
 def heatmap(
@@ -54,7 +50,7 @@ def heatmap(
         found = _chosen(find_study(database, study, run))
         roots = roots_here(settings, database)
     _refuse_inside_archive(output, roots)
-    package = _package(found, settings)
+    package = find_package(found, settings)
     written = [_draw(image, found, package, roots, output) for image in found.images]
     print_notice(RESEARCH_NOTICE)
     if not all(written):
@@ -80,22 +76,6 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
             )
 
 
-def _package(study: Study, settings: Settings) -> "ModelPackage":
-    from xray.network.package import installed_packages, load_package
-
-    for name in dict.fromkeys((settings.model, *installed_packages())):
-        try:
-            package = load_package(name)
-        except PackageError:
-            continue
-        if package.digest == study.digest:
-            return package
-    raise UsageError(
-        f"run {study.row.run} was made with {study.row.model} (digest {study.digest[:12]}), which is not installed "
-        "here; set BONESCREEN_MODEL to its folder"
-    )
-
-
 def _draw(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path], output: Path) -> bool:
     """Draw one image, or say why not; return False when a heat map could not be drawn."""
     if image.probability is None:
@@ -104,7 +84,7 @@ def _draw(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping
         return True
     try:
         picture = _render(image, study, package, roots)
-    except _Changed:
+    except ChangedFile:
         print_notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
         return False
     except FileFault as fault:
@@ -140,23 +120,13 @@ def _target(image: PurePosixPath) -> PurePosixPath:
 
 
 def _render(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
-    import numpy as np
-
-    from xray.archives.files import read_image_file
-    from xray.images.decode import decode
     from xray.images.preprocessing import Preprocessing
     from xray.network.heatmap import render_heat_map
 
-    if image.archive not in roots:
-        raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
-    data = read_image_file(roots[image.archive], image.image)
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise _Changed
-    cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
     label = package.card.worded(Label(image.label)) if image.label else study.row.status
     drawn = render_heat_map(
-        decode(data),
-        cam,
+        read_gray(image, roots),
+        cam_of(image),
         preprocessing=Preprocessing.from_id(package.card.preprocessing),
         scale=package.card.heat_map_scale,
         caption=[

@@ -39,7 +39,7 @@ def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None
 
 def _as_json(study: Study) -> dict[str, object]:
     # The map itself is bytes: `bonescreen heatmap` draws it.
-    hidden = ("cam", "cam_shape")
+    hidden = ("cam", "cam_shape", "image_id")
     images = [{name: value for name, value in asdict(image).items() if name not in hidden} for image in study.images]
     return {
         **record(study.row, columns_of(StudyRow)),

@@ -120,7 +120,7 @@ def test_upgrading_while_batches_are_sent_and_claimed_leaves_the_sent_ones_to_be
                     ),
                     {"n": number, "state": state, "sent": sent_at, "worker": worker, "until": sent_at},
                 )
-        assert upgrade(database) == ("0006", "0007")
+        assert upgrade(database) == ("0006", "0008")
         assert [claim.batch_id for _ in range(2) if (claim := claim_next(database, "q", "new"))] == [1, 2]
         assert claim_next(database, "q", "new") is None
         assert recover_expired(database) == 1, "the one that an earlier worker had claimed"
