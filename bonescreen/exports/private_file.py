@@ -69,5 +69,20 @@ def open_private(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def make_private_folders(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user only.
+
+    Raises
+    ------
+    StorageOutage
+        One cannot be made.
+    """
+    try:
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _outage(folder, error) from error
+
+
 def _outage(path: Path, error: OSError) -> StorageOutage:
     return StorageOutage(f"{path} cannot be written: {error.strerror or error}")
