@@ -23,6 +23,7 @@ from bonescreen.commands import (
     metrics,
     models,
     results,
+    review,
     runs,
     screen,
     serve,
@@ -49,6 +50,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "study": study.study,
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
+        "review": review.app,
     },
     "Web pages": {
         "serve": serve.serve,
