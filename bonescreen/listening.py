@@ -1,6 +1,7 @@
 """Where a server of ours listens: who can reach an address, and a socket that is bound to it."""
 
 import ipaddress
+import os
 import socket
 
 from xray.errors import Outage, UsageError
@@ -41,9 +42,9 @@ def bind(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family, backlog=128)
     except OSError as error:
-        raise Outage(
-            f"cannot listen on {host} port {port} ({error.strerror}); choose a different one with --port"
-        ) from error
+        # `create_server` writes the address into the error's text.
+        why = os.strerror(error.errno) if error.errno else error
+        raise Outage(f"cannot listen on {host} port {port} ({why}); choose a different one with --port") from error
 
 
 def url(host: str, port: int) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,26 +22,43 @@ class ChangedFile(Exception):
 
 
 def find_package(study: Study, settings: Settings) -> "ModelPackage":
-    """Find the model package that a study was screened with: the configured one, or one that is installed.
+    """Find the model package that a study was screened with.
 
     Raises
     ------
     UsageError
-        None of them has its digest.
+        It is not installed here.
     """
+    package = package_of(settings, study.digest)
+    if package is None:
+        raise UsageError(
+            f"run {study.row.run} was made with {study.row.model} (digest {study.digest[:12]}), which is not installed "
+            "here; set BONESCREEN_MODEL to its folder"
+        )
+    return package
+
+
+def package_of(settings: Settings, digest: str) -> "ModelPackage | None":
+    """Return the model package of a digest, the configured one or one that is installed; None if neither has it."""
+    try:
+        return _load(settings.model, digest)
+    except PackageError:
+        return None
+
+
+@lru_cache(maxsize=8)
+def _load(configured: str, digest: str) -> "ModelPackage":
+    """Load the package of a digest, once in a process, as the digests of all its files are checked."""
     from xray.network.package import installed_packages, load_package
 
-    for name in dict.fromkeys((settings.model, *installed_packages())):
+    for name in dict.fromkeys((configured, *installed_packages())):
         try:
             package = load_package(name)
         except PackageError:
             continue
-        if package.digest == study.digest:
+        if package.digest == digest:
             return package
-    raise UsageError(
-        f"run {study.row.run} was made with {study.row.model} (digest {study.digest[:12]}), which is not installed "
-        "here; set BONESCREEN_MODEL to its folder"
-    )
+    raise PackageError(f"no package here has the digest {digest}")
 
 
 def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]":

@@ -308,6 +308,12 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
         return [read_study(connection, row) for row in rows]
 
 
+def study_of_image(database: Database, image_id: int) -> int | None:
+    """Return the id of the study that an image belongs to, or None if there is no such image."""
+    with database.read() as connection:
+        return connection.execute(select(images.c.study_id).where(images.c.id == image_id)).scalar_one_or_none()
+
+
 def read_study(connection: Connection, row: Mapping[Any, Any]) -> Study:
     """Read the images of a study, of which `row` has the columns of `result_columns`."""
     found = _read_images(connection, row["run"], [row["study_id"]], row["image_threshold"])

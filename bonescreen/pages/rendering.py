@@ -1,11 +1,14 @@
 """HTML from the templates in ``bonescreen/pages/templates``, with what each page needs."""
 
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from bonescreen.pages.access import CSRF_FIELD, csrf_token
+from bonescreen.pages.wording import FILTERS
 from xray.vocabulary import RESEARCH_NOTICE
 
 TEMPLATES = Environment(
@@ -15,10 +18,11 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.filters.update(FILTERS)
 TEMPLATES.globals["notice"] = RESEARCH_NOTICE
 
 
-def render(request: Request, template: str, /, status: int = 200, **context: object) -> HTMLResponse:
+def render(request: Request, template: str, /, status: int = 200, **context: Any) -> HTMLResponse:
     """Render a template.
 
     Besides `context`, a template has ``request``; ``reviewer``, a name or None; ``is_open``, whether the pages have no

@@ -29,7 +29,7 @@ COST, BLOCK_SIZE, PARALLELISM = 2**15, 8, 1
 MEMORY = 64 * 1024 * 1024
 
 FREE_GUESSES = 5
-LONGEST_WAIT_SECONDS = 60.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 FORGET_SECONDS = 3600.0
 BUCKETS = 4096
 
@@ -241,9 +241,11 @@ class Users:
         Raises
         ------
         TooManyGuesses
-            After five wrong ones in a row, each further one makes the next wait twice as long, up to a minute.
+            After five wrong ones in a row, the next waits for five seconds, and twice as long after each, up to a minute.
         """
         stored = self._users().get(name)
+        # First of all: else a right guess would stand out from those that are not looked at.
+        self._refuse_while_waiting(name)
         seen = hmac.digest(self._key, f"{name}:{password}".encode(errors="surrogatepass"), "sha256")
         known, right = self._right.get(name, ("", b""))
         if known == stored and hmac.compare_digest(right, seen):
@@ -256,6 +258,12 @@ class Users:
             self._guesses.pop(self._bucket(name), None)
         return True
 
+    def _refuse_while_waiting(self, name: str) -> None:
+        with self._lock:
+            _, free_at = self._guesses.get(self._bucket(name), (0, 0.0))
+        if (seconds := free_at - time.monotonic()) > 0:
+            raise TooManyGuesses(seconds)
+
     def _count_guess(self, name: str) -> None:
         """Count a guess as wrong until it has proved right, so that guesses at the same time are counted too."""
         now, bucket = time.monotonic(), self._bucket(name)
@@ -263,10 +271,10 @@ class Users:
             wrong, free_at = self._guesses.get(bucket, (0, now))
             if now < free_at:
                 raise TooManyGuesses(free_at - now)
-            if now - free_at > FORGET_SECONDS:
-                wrong = 0
-            wait = min(LONGEST_WAIT_SECONDS, 2.0 ** (wrong + 1 - FREE_GUESSES)) if wrong + 1 > FREE_GUESSES else 0.0
-            self._guesses[bucket] = (min(wrong + 1, 100), now + wait)
+            # No more than it takes for the longest wait.
+            wrong = 1 if now - free_at > FORGET_SECONDS else min(wrong + 1, 2 * FREE_GUESSES)
+            wait = FIRST_WAIT_SECONDS * 2 ** (wrong - FREE_GUESSES) if wrong >= FREE_GUESSES else 0.0
+            self._guesses[bucket] = (wrong, now + min(wait, LONGEST_WAIT_SECONDS))
 
     def _bucket(self, name: str) -> int:
         # Not by name, as anybody can invent names without end, and keyed, so that nobody can choose whom to slow down.
