@@ -22,6 +22,7 @@ from bonescreen.commands import (
     layers,
     metrics,
     models,
+    report,
     results,
     review,
     runs,
@@ -50,6 +51,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "study": study.study,
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
+        "report": report.report,
         "review": review.app,
     },
     "Web pages": {

@@ -4,11 +4,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -28,10 +28,6 @@ from training.progress import Bar
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, Label
-
-if TYPE_CHECKING:
-    from xray.network.package import ModelPackage
-
 
 ENDING = ".heatmap.png"
 LONGEST_NAME = 255
@@ -141,7 +137,7 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
 
 @dataclass
 class Drawing:
-    """Where and how pictures are drawn, and what is said of each; each model package is read once."""
+    """Where and how pictures are drawn, and what is said of each."""
 
     settings: Settings
     roots: Mapping[str, Path]
@@ -149,13 +145,6 @@ class Drawing:
     own_scale: bool
     print_path: Callable[[str], object] = print_line
     say: Callable[[str], object] = print_notice
-    packages: dict[str, "ModelPackage"] = field(default_factory=dict)
-
-    def package(self, study: Study) -> "ModelPackage":
-        """Return the package that a study was screened with."""
-        if study.digest not in self.packages:
-            self.packages[study.digest] = find_package(study, self.settings)
-        return self.packages[study.digest]
 
 
 def _draw_all(studies: Iterator[Study], drawing: Drawing, total: int) -> bool:
@@ -212,7 +201,7 @@ def _render(image: ImageRow, study: Study, drawing: Drawing) -> bytes:
     from xray.images.preprocessing import Preprocessing
     from xray.network.heatmap import render_heat_map, scale_note
 
-    package, cam = drawing.package(study), cam_of(image)
+    package, cam = find_package(study, drawing.settings), cam_of(image)
     label = package.card.worded(Label(image.label)) if image.label else study.row.status
     scale, positive = package.card.heat_map_scale, image.label == Label.POSITIVE
     note = scale_note(cam, scale, positive=positive, own_scale=drawing.own_scale)
