@@ -26,8 +26,12 @@ class Performance:
 
     Attributes
     ----------
-    populations : list of Population
-        All studies, and by body part where there are several.
+    everyone : Population
+        All studies.
+    parts : list of Population
+        By body part, where there are several: those with enough studies of both labels for an interval.
+    few : list of str
+        Body parts with too few.
     resamples : int
         Of the bootstrap.
     patients_known : int
@@ -36,7 +40,9 @@ class Performance:
         Studies with a human label that are not measured, as not all of their images were scored.
     """
 
-    populations: "list[Population]"
+    everyone: "Population"
+    parts: "list[Population]"
+    few: list[str]
     resamples: int
     patients_known: int
     without_score: int
@@ -58,12 +64,17 @@ def measure_performance(database: Database, run: RunSummary) -> Performance | No
     by_part: dict[str, list[LabelledResult]] = {}
     for result in results:
         by_part.setdefault(result.body_parts or UNKNOWN_PART, []).append(result)
-    chosen = [(ALL, results)] + (sorted(by_part.items()) if len(by_part) > 1 else [])
+    everyone, *parts = (
+        measure_population(name, _predictions(some), [threshold], repeats=resamples)
+        for name, some in [(ALL, results), *(sorted(by_part.items()) if len(by_part) > 1 else [])]
+    )
     return Performance(
-        [measure_population(name, _predictions(some), [threshold], repeats=resamples) for name, some in chosen],
-        resamples,
-        sum(result.patient is not None for result in results),
-        count_labelled_without_score(database, run.run),
+        everyone=everyone,
+        parts=[part for part in parts if part.missing is None],
+        few=[part.name for part in parts if part.missing is not None],
+        resamples=resamples,
+        patients_known=sum(result.patient is not None for result in results),
+        without_score=count_labelled_without_score(database, run.run),
     )
 
 
