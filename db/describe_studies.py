@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, bindparam, exists, func, or_, select, update
 
 from db.session import Database, chunks, one_of
-from db.tables import images, studies
+from db.tables import images, studies, study_results
 from xray.pseudonym import count_patients
 
 
@@ -36,6 +36,18 @@ def describe_studies(connection: Connection, study_ids: Iterable[int]) -> None:
                 update(studies).where(studies.c.id == bindparam("study")).values(body_parts=bindparam("parts")),
                 [{"study": study_id, "parts": ",".join(found) or None} for study_id, found in parts.items()],
             )
+            describe_results(connection, parts)
+
+
+def describe_results(connection: Connection, study_ids: Iterable[int]) -> None:
+    """Repeat the human label and the body parts of studies in their results."""
+    label, parts = func.coalesce(studies.c.human_label, ""), func.coalesce(studies.c.body_parts, "")
+    is_different = or_(study_results.c.human_label != label, study_results.c.body_parts != parts)
+    for chunk in chunks(sorted(study_ids)):
+        these = one_of(connection, study_results.c.study_id, chunk), studies.c.id == study_results.c.study_id
+        connection.execute(
+            update(study_results).where(*these, is_different).values(human_label=label, body_parts=parts)
+        )
 
 
 def _count_patients(connection: Connection, study_ids: Sequence[int]) -> None:

@@ -212,8 +212,7 @@ def forget(database: Database, target: Target, progress: Callable[[int], object]
     for run_id in run_ids:
         _forget_run(database, target, run_id, progress)
     if target.kind is Kind.ARCHIVE:
-        with _results_by_study(database):
-            _forget_studies(database, target, progress)
+        _forget_studies(database, target, progress)
         _forget_archive(database, target)
 
 
@@ -224,25 +223,6 @@ def _delete_problems(database: Database) -> None:
     """
     with database.write() as connection:
         connection.execute(delete(heartbeats).where(heartbeats.c.problem.is_not(None)))
-
-
-@contextmanager
-def _results_by_study(database: Database) -> Iterator[None]:
-    """Keep an index on the study of results within the block, on SQLite.
-
-    For each study that is deleted, it would else read all results of other archives to see that none refers to it.
-    PostgreSQL skips through the primary key instead.
-    """
-    if database.dialect != "sqlite":
-        yield
-        return
-    with database.write() as connection:
-        connection.execute(text("CREATE INDEX IF NOT EXISTS ix_forget_study_id ON study_results (study_id)"))
-    try:
-        yield
-    finally:
-        with database.write() as connection:
-            connection.execute(text("DROP INDEX IF EXISTS ix_forget_study_id"))
 
 
 # -- locks -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from db.counts import BLOCK_IDS, add, block_of, change_archive_counts, change_run_counts, tally
 from db.counts import Changes as RunChanges
-from db.describe_studies import describe_studies
+from db.describe_studies import describe_results, describe_studies
 from db.moved_times import DigestOf, Shift, is_shift, keep_unchanged
 from db.passing_failures import PASSING
 from db.runs import lock_run
@@ -259,7 +259,7 @@ def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Posi
     way become Python objects.
     """
     run_ids = _lock_runs(connection, scan.archive_id)
-    _upsert_studies(connection, scan, after[0], upto[0])
+    described = _upsert_studies(connection, scan, after[0], upto[0])
     order = tuple_(scan_entries.c.study_key, scan_entries.c.path)
     in_chunk = and_(scan_entries.c.scan_id == scan.scan_id, order > after, order <= upto)
     inserted = _insert_new_images(connection, scan, in_chunk)
@@ -282,12 +282,16 @@ def _merge_chunk(connection: Connection, scan: Scan, after: Position, upto: Posi
     _count_studies(connection, scan.archive_id, held, grown | _with_images(connection, touched))
     _count_outcomes(connection, [row.image_id for row, _ in changes.restored], 1)
     _count_outcomes(connection, gone, -1)
+    describe_results(connection, described)
     _refresh_results(connection, run_ids, grown, study_ids, changes)
     return len(inserted) + len(changes.new)
 
 
-def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -> None:
-    """Insert or update the studies that begin after one key, up to another, with all their staging rows."""
+def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -> Sequence[int]:
+    """Insert or update the studies that begin after one key, up to another, with all their staging rows.
+
+    Returns those that it inserted or updated.
+    """
     # The body part is corrected once the images are inserted.
     staged = (
         select(
@@ -330,7 +334,8 @@ def _upsert_studies(connection: Connection, scan: Scan, after: str, upto: str) -
     upsert = insert_into(connection, studies).from_select(["archive_id", "key", "body_parts", *STUDY_ATTRIBUTES], fresh)
     patient = func.coalesce(upsert.excluded.patient, studies.c.patient)
     set_ = {**{name: upsert.excluded[name] for name in STUDY_ATTRIBUTES}, "patient": patient}
-    connection.execute(upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=set_))
+    complete = upsert.on_conflict_do_update(index_elements=["archive_id", "key"], set_=set_).returning(studies.c.id)
+    return connection.execute(complete).scalars().all()
 
 
 def _insert_new_images(connection: Connection, scan: Scan, in_chunk: ColumnElement[bool]) -> dict[int, int]:

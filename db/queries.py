@@ -314,6 +314,23 @@ def study_of_image(database: Database, image_id: int) -> int | None:
         return connection.execute(select(images.c.study_id).where(images.c.id == image_id)).scalar_one_or_none()
 
 
+def row_of_study(connection: Connection, run_id: int, study_id: int) -> RowMapping:
+    """Return the columns of `result_columns`, with all that is kept, of a study in a run.
+
+    Raises
+    ------
+    UsageError
+        The run has no such study.
+    """
+    row = None
+    if 1 <= run_id <= LARGEST_NUMBER and 1 <= study_id <= LARGEST_NUMBER:
+        query = select_studies(result_columns(KEEP), run_id, [study_id])
+        row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise UsageError(f"run {run_id} has no study {study_id}; see: bonescreen results --run {run_id}")
+    return row
+
+
 def read_study(connection: Connection, row: Mapping[Any, Any]) -> Study:
     """Read the images of a study, of which `row` has the columns of `result_columns`."""
     found = _read_images(connection, row["run"], [row["study_id"]], row["image_threshold"])

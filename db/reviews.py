@@ -7,11 +7,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, func, insert, select, update
 
-from db.queries import LARGEST_NUMBER, result_columns, select_studies
+from db.queries import row_of_study
 from db.session import Database, Now
-from db.tables import reviews, studies
+from db.tables import reviews, studies, study_results
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus
 
@@ -84,11 +84,11 @@ def add_review(
     """
     name, text = check_reviewer(reviewer), check_note(note)
     with database.write() as connection:
-        seen = None
-        if 1 <= run_id <= LARGEST_NUMBER and 1 <= study_id <= LARGEST_NUMBER:
-            seen = connection.execute(select_studies(result_columns(), run_id, [study_id])).mappings().one_or_none()
-        if seen is None:
-            raise UsageError(f"run {run_id} has no study {study_id}; see: bonescreen results --run {run_id}")
+        row_of_study(connection, run_id, study_id)
+        result = study_results.c.run_id == run_id, study_results.c.study_id == study_id
+        connection.execute(update(study_results).where(*result).values(reviewed=True))
+        # Only now, as the result can no longer change until the review is stored.
+        seen = row_of_study(connection, run_id, study_id)
         if seen["status"] == StudyStatus.PENDING:
             raise UsageError(f"run {run_id} has no result of the study {seen['study']} yet; review it when it has one")
         values = {

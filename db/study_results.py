@@ -5,14 +5,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    false,
+    func,
+    literal,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 from db.assessment import STATUSES_WITH_SCORE, Assessment, StudyImage, assess
 from db.counts import Changes, add, tally
-from db.session import Now, chunks, insert_many, one_of, or_nothing
-from db.tables import contents, images, models, outcomes, predictions, runs, study_results
+from db.session import Now, chunks, insert_many, one_of
+from db.tables import contents, images, models, outcomes, predictions, reviews, runs, studies, study_results
 from xray.thresholds import Scope
 from xray.vocabulary import StudyStatus
 
@@ -175,9 +189,7 @@ def _lock_rows(
     # Rows are inserted and locked before images are counted. Otherwise two workers that each finish one image of a
     # study at the same time would both count without the other's image.
     if insert_missing:
-        placeholder = {"status": StudyStatus.PENDING, "flagged": False, "images": 0, "failed": 0}
-        rows = [{"run_id": run_id, "study_id": study_id, **placeholder} for study_id in study_ids]
-        insert_many(connection, study_results, rows, or_nothing)
+        connection.execute(_insert_pending(connection.dialect.name), {"run": run_id, "these": list(study_ids)})
     columns = [study_results.c[name] for name in _StoredResult.__dataclass_fields__]
     known = connection.execute(
         select(study_results.c.study_id, *columns)
@@ -186,6 +198,30 @@ def _lock_rows(
         .with_for_update()
     )
     return {row[0]: _StoredResult(*row[1:]) for row in known}
+
+
+@cache
+def _insert_pending(dialect: str) -> Any:
+    """Return the statement that inserts pending results of studies that have none, with what they repeat of others."""
+    run = bindparam("run", type_=BigInteger)
+    if dialect == "postgresql":
+        is_one = studies.c.id == any_(bindparam("these", type_=postgresql.ARRAY(BigInteger)))
+    else:
+        is_one = studies.c.id.in_(bindparam("these", expanding=True))
+    values = {
+        "run_id": run,
+        "study_id": studies.c.id,
+        "status": literal(StudyStatus.PENDING.value),
+        "flagged": false(),
+        "images": literal(0),
+        "failed": literal(0),
+        "human_label": func.coalesce(studies.c.human_label, ""),
+        "body_parts": func.coalesce(studies.c.body_parts, ""),
+        "reviewed": exists().where(reviews.c.run_id == run, reviews.c.study_id == studies.c.id),
+    }
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    described = select(*values.values()).where(is_one).order_by(studies.c.id)
+    return insert(study_results).from_select(list(values), described).on_conflict_do_nothing()
 
 
 def _or_replace(statement: Any) -> Any:

@@ -30,6 +30,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -93,6 +94,16 @@ studies = Table(
     Column("accession", String(64)),
     Column("study_date", String(10)),
     UniqueConstraint("archive_id", "key"),
+    # In the order of bytes, so that PostgreSQL finds what a key or an accession number begins with.
+    Index("ix_studies_key", "archive_id", "key", postgresql_ops={"key": "text_pattern_ops"}).ddl_if("postgresql"),
+    Index(
+        "ix_studies_accession",
+        "archive_id",
+        "accession",
+        sqlite_where=text("accession IS NOT NULL"),
+        postgresql_where=text("accession IS NOT NULL"),
+        postgresql_ops={"accession": "varchar_pattern_ops"},
+    ),
     Index(
         "ix_studies_patients",
         "archive_id",
@@ -319,7 +330,7 @@ study_results = Table(
     "study_results",
     metadata,
     Column("run_id", ForeignKey("runs.id"), primary_key=True),
-    Column("study_id", ForeignKey("studies.id"), primary_key=True),
+    Column("study_id", ForeignKey("studies.id"), primary_key=True, index=True),
     Column("status", String(20), nullable=False),
     # NULL unless the status is one that has a score.
     Column("score", Double),
@@ -329,6 +340,21 @@ study_results = Table(
     Column("images", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("changed_at", Double),
+    # Repeated of its study, and of its reviews, for the index of `db.worklist`; empty if unknown.
+    Column("human_label", String(10), nullable=False, server_default=""),
+    Column("body_parts", Text, nullable=False, server_default=""),
+    Column("reviewed", Boolean, nullable=False, server_default=false()),
+    Index(
+        "ix_study_results_group",
+        "run_id",
+        "status",
+        "reviewed",
+        "human_label",
+        "body_parts",
+        "score",
+        "study_id",
+    ),
+    Index("ix_study_results_changed_at", "run_id", "changed_at"),
     Index(
         "ix_study_results_score",
         "run_id",

@@ -1,6 +1,8 @@
 """The server of the pages: one process, threads, until SIGTERM or SIGINT."""
 
+import asyncio
 import logging
+import os
 import signal
 import sys
 
@@ -17,7 +19,7 @@ STOP_SECONDS = 5
 
 
 def run_server(app: FastAPI, host: str, port: int, access: str) -> None:
-    """Serve the pages until SIGTERM or SIGINT.
+    """Serve the pages until SIGTERM or SIGINT, then end this process.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def run_server(app: FastAPI, host: str, port: int, access: str) -> None:
     """
     # Its lines of each request would hold studies' numbers and what was searched for.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # At the end it cancels those that still wait, for an archive that does not answer, and that is no error.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -51,3 +55,10 @@ def run_server(app: FastAPI, host: str, port: int, access: str) -> None:
         print_line(f"Pages: {listening.url(host, port)} ({access})")
         sys.stdout.flush()
         uvicorn.Server(config).run(sockets=[listener])
+    sys.stdout.flush()
+    # Ends the process although a thread may still wait for an archive that does not answer.
+    os._exit(0)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not record.exc_info or not isinstance(record.exc_info[1], asyncio.CancelledError)

@@ -241,7 +241,8 @@ class Users:
         Raises
         ------
         TooManyGuesses
-            After five wrong ones in a row, the next waits for five seconds, and twice as long after each, up to a minute.
+            After five wrong ones in a row, the next waits five seconds, and each further one twice as long, up to a
+            minute.
         """
         stored = self._users().get(name)
         # First of all: else a right guess would stand out from those that are not looked at.

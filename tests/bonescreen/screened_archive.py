@@ -52,12 +52,12 @@ def screen(home: Path, root: Path, package: ModelPackage) -> Database:
     database = Database(f"sqlite:///{home / 'bonescreen.db'}")
     upgrade(database)
     found, shots = [], {}
-    for key, (part, label, images) in STUDIES.items():
+    for study, (key, (part, label, images)) in enumerate(STUDIES.items(), 1):
         for number, shot in enumerate(images):
             path = f"{key}/image{number}.png"
             shots[path] = shot
             write_ramp(root / path, len(shots))
-            placement = Placement(key, part, label, view="PA", modality="DX", accession=f"A-{len(shots)}")
+            placement = Placement(key, part, label, view="PA", modality="DX", accession=f"A-{study}")
             found.append(ArchiveFile(path, (root / path).stat().st_size, 1_000, placement))
     first = model_of(package)
     second = replace(first, precision="int8", queue="screen.tiny.int8")

@@ -100,10 +100,22 @@ def keys(page: Page) -> list[str]:
     return page.locator("#worklist a.row-link").all_inner_texts()
 
 
+def await_pictures(page: Page) -> None:
+    # Playwright's own waiting needs eval, which the pages forbid.
+    shown = f"[...document.querySelectorAll('.picture img')].every((img) => img.naturalWidth === {SIDE})"
+    await_that(lambda: page.evaluate(shown), 10, "the pictures are there")
+
+
+def expect_study(page: Page, key: str) -> None:
+    """Wait for a study's page, and until it takes keys."""
+    expect(page.locator("h1")).to_have_text(key)
+    page.wait_for_load_state("domcontentloaded")
+
+
 def open_study(page: Page, key: str, query: str = "") -> None:
     page.goto(f"/runs/1{query}")
     page.get_by_role("link", name=key, exact=True).click()
-    expect(page.locator("h1")).to_have_text(key)
+    expect_study(page, key)
 
 
 def study_id(page: Page) -> int:
@@ -113,9 +125,9 @@ def study_id(page: Page) -> int:
 
 
 def pixels(stage: Locator) -> "np.ndarray[Any, Any]":
-    """The gray levels of a stage's middle row, as they are on the screen."""
+    """The gray levels of a row in the upper half of a stage, as they are on the screen."""
     picture = Image.open(io.BytesIO(stage.screenshot())).convert("L")
-    return np.asarray(picture)[picture.height // 2].astype(int)
+    return np.asarray(picture)[picture.height // 5].astype(int)
 
 
 # -- runs ---------------------------------------------------------------------------------------------------------
@@ -169,7 +181,7 @@ def test_a_search_finds_studies_by_key_and_accession_number(page: Page) -> None:
     page.keyboard.type("HAND/d")
     expect(page.locator("#count")).to_contain_text("1 study")
     assert keys(page) == ["HAND/dark"]
-    page.get_by_label("Study or accession number").fill("A-4")
+    page.get_by_label("Study or accession number").fill("A-3")
     expect(page.get_by_role("link", name="WRIST/ben")).to_be_visible()
     assert keys(page) == ["WRIST/ben"]
 
@@ -206,7 +218,7 @@ def test_names_from_the_archive_are_text_and_never_markup(page: Page) -> None:
 def test_the_heat_map_is_laid_over_the_image_and_its_slider_fades_it(page: Page) -> None:
     open_study(page, "HAND/ann")
     stage, heat = page.locator(".stage").first, page.locator(".heat").first
-    page.wait_for_function("[...document.querySelectorAll('.picture img')].every((img) => img.naturalWidth === 256)")
+    await_pictures(page)
     with_map = pixels(stage)
     opacity = page.get_by_label("Opacity")
     opacity.fill("0")
@@ -231,7 +243,7 @@ def test_a_dark_heat_map_is_said_to_be_dark_and_offers_its_own_scale_marked(page
     expect(page.get_by_text("stays dark on the common scale")).to_be_visible()
     mark = page.get_by_text("own scale: do not compare")
     expect(mark).to_be_hidden()
-    page.wait_for_function("document.querySelector('.heat').naturalWidth === 256")
+    await_pictures(page)
     before = pixels(page.locator(".stage").first)
     with page.expect_response(re.compile(r"heatmap\.png\?scale=own$")):
         page.get_by_role("button", name="Show on its own scale").click()
@@ -277,7 +289,7 @@ def test_an_image_zooms_by_wheel_button_and_key_and_is_moved_by_dragging(page: P
 def test_dragging_with_the_right_button_sets_an_exact_window_and_a_double_click_resets_it(page: Page) -> None:
     open_study(page, "HAND/ann")
     page.get_by_label("Opacity").fill("0")
-    page.wait_for_function("document.querySelector('.radiograph').naturalWidth === 256")
+    await_pictures(page)
     stage = page.locator(".stage").first
     box = stage.bounding_box()
     assert box is not None
@@ -289,7 +301,8 @@ def test_dragging_with_the_right_button_sets_an_exact_window_and_a_double_click_
     page.mouse.up(button="right")
     expect(stage.locator(".values")).to_contain_text("window 100, level 168")
     expected = np.clip((before - (168 - 50)) * 255 / 100, 0, 255)
-    assert np.abs(pixels(stage) - expected).max() <= 4
+    # The border may be between two pixels of the screen.
+    assert np.abs(pixels(stage) - expected)[2:-2].max() <= 4
     assert page.locator(".values").nth(1).inner_text() == ""
     stage.dblclick()
     expect(stage.locator(".values")).to_have_text("")
@@ -315,13 +328,13 @@ def test_keys_go_through_the_filtered_worklist_and_back_to_it(page: Page) -> Non
     page.keyboard.press("j")
     expect(page.get_by_role("link", name="WRIST/ben")).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.locator("h1")).to_have_text("WRIST/ben")
+    expect_study(page, "WRIST/ben")
     page.keyboard.press("j")
-    expect(page.locator("h1")).to_have_text("WRIST/half")
+    expect_study(page, "WRIST/half")
     page.keyboard.press("ArrowRight")
-    expect(page.locator("h1")).to_have_text("WRIST/none")
+    expect_study(page, "WRIST/none")
     page.keyboard.press("k")
-    expect(page.locator("h1")).to_have_text("WRIST/half")
+    expect_study(page, "WRIST/half")
     page.keyboard.press("l")
     expect(page.locator("#count")).to_contain_text("3 studies")
 
@@ -341,12 +354,12 @@ def test_the_help_names_the_keys_and_closes_again(page: Page) -> None:
     page.get_by_label("Use these keys").uncheck()
     page.get_by_role("button", name="Close").click()
     page.keyboard.press("j")
-    expect(page.locator("h1")).to_have_text("HAND/ann")
+    expect_study(page, "HAND/ann")
     page.keyboard.press("?")
     page.get_by_label("Use these keys").check()
     page.keyboard.press("Escape")
     page.keyboard.press("j")
-    expect(page.locator("h1")).to_have_text("HAND/dark")
+    expect_study(page, "HAND/dark")
 
 
 # -- reviews ------------------------------------------------------------------------------------------------------
@@ -363,7 +376,7 @@ def test_a_review_is_stored_goes_on_to_the_next_study_and_is_seen_in_a_second_br
     page.get_by_label("Your name").fill("Dr. Ada")
     page.get_by_label("Note").fill("two lines <b>\nof a note")
     page.get_by_role("button", name="Disagree").click()
-    expect(page.locator("h1")).to_have_text("WRIST/half")
+    expect_study(page, "WRIST/half")
     expect(page.get_by_role("status").filter(has_text="is stored")).to_be_visible()
     stored = reviews_of(served.database, 1, reviewed)
     assert [(each.decision, each.reviewer, each.note) for each in stored] == [
@@ -417,7 +430,7 @@ def test_failures_are_listed_by_reason_and_read_again(page: Page, served: Served
     page.goto("/runs/1/failures")
     expect(page.get_by_role("heading", name="1 image: the file ends before the image does")).to_be_visible()
     page.get_by_role("link", name="WRIST/none").click()
-    expect(page.locator("h1")).to_have_text("WRIST/none")
+    expect_study(page, "WRIST/none")
     open_study(page, "WRIST/half")
     expect(page.locator(".panel .result")).to_have_text("negative")
 

@@ -24,8 +24,13 @@ from xray.errors import DatabaseOutage, UsageError
 
 
 def test_the_migrations_build_exactly_the_tables_that_the_code_uses(database: Database) -> None:
+    def belongs(item: object, name: str | None, *_: object) -> bool:
+        # On SQLite the unique index is in the order of bytes already.
+        return database.dialect == "postgresql" or name != "ix_studies_key"
+
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_object": belongs}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
 
 
