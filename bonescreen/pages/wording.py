@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
-from bonescreen.commands.results import outcome_text, score_text
+from bonescreen.results_table import outcome_text, score_text
 from bonescreen.commands.runs import percent
 from bonescreen.terminal import local_time
 from db.queries import KEPT_COLUMN, StudyRow

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bonescreen.commands.results import count_studies
+from bonescreen.results_table import count_studies
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from bonescreen.pages.worklist_filter import NO, YES, Asked
