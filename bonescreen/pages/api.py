@@ -188,7 +188,7 @@ class NewReview(BaseModel):
 
 
 class AgreementOut(BaseModel):
-    """How reviewers judge a run's results; of each reviewer and study the newest review counts."""
+    """How far reviewers agree with a run's results; of each reviewer and study the newest review counts."""
 
     model_config = ConfigDict(title="Agreement")
 
@@ -340,7 +340,7 @@ def post_review(run: Run, study_id: Number, new: NewReview, database: Ledger, si
 
 @router.get("/runs/{run}/agreement", tags=["reviews"], responses=NOT_FOUND)
 def get_agreement(run: Run, database: Ledger) -> AgreementOut:
-    """Count how reviewers judge a run's results."""
+    """Count how far reviewers agree with a run's results."""
     found = agreement(database, run.run)
     by_label = {label: dict(zip(Decision, counts, strict=True)) for label, counts in found.by_label.items()}
     return AgreementOut(**{**asdict(found), "by_label": by_label})
