@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
-from bonescreen.results_table import outcome_text, score_text
 from bonescreen.commands.runs import percent
+from bonescreen.results_table import outcome_text, score_text
 from bonescreen.terminal import local_time
 from db.queries import KEPT_COLUMN, StudyRow
 from xray.printable import escape_unprintable

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bonescreen.results_table import count_studies
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from bonescreen.pages.worklist_filter import NO, YES, Asked
 from bonescreen.problems import is_open
+from bonescreen.results_table import count_studies
 from db.queries import ResultFilter, list_body_parts
 from db.reviews import agreement
 from db.worklist import WorklistPage, count_worklist, worklist
