@@ -25,7 +25,7 @@ from bonescreen.pages.users import TooManyGuesses, Users
 from xray.errors import StorageOutage, UsageError
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
-HEALTH = "/healthz"
+HEALTH, METRICS = "/healthz", "/metrics"
 STATIC = "/static/"
 API = "/api/"
 
@@ -152,7 +152,8 @@ class Access:
         state.reviewer = await self._identify(request)
         if state.reviewer is not None or path in (HEALTH, SIGN_IN) or path.startswith(STATIC):
             return None
-        if path.startswith(API) or path == "/metrics" or request.method not in SAFE_METHODS:
+        for_script = path.startswith(API) or path == METRICS
+        if request.method not in SAFE_METHODS or (for_script and "text/html" not in request.headers.get("accept", "")):
             raise _unauthorized(request.headers)
         asked = quote(path + (f"?{request.url.query}" if request.url.query else ""), safe="/")
         return RedirectResponse(f"{SIGN_IN}?next={asked}", 303)

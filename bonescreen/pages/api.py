@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bonescreen.commands.models import list_models
@@ -13,6 +13,7 @@ from bonescreen.commands.runs import percent, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
 from bonescreen.pages.errors import CHANGES, CONFLICT, CREDENTIALS, EVERYWHERE, NOT_FOUND
 from bonescreen.pictures import package_of
+from db.comparison import compare_runs, count_labels
 from db.failures import count_failures, page_of_failures
 from db.queries import LARGEST_NUMBER, ImageRow, Study
 from db.reviews import NOTE_CHARACTERS, REVIEWER_CHARACTERS, add_review, agreement, reviews_of
@@ -200,6 +201,34 @@ class AgreementOut(BaseModel):
     by_label: dict[Label, dict[Decision, int]]
 
 
+class ComparedStudyOut(BaseModel):
+    """A study that two runs have labelled."""
+
+    model_config = ConfigDict(title="ComparedStudy")
+
+    study_id: int
+    study: str
+    body_part: str | None
+    human_label: str | None
+    first_score: float
+    second_score: float
+    first_label: Label
+    second_label: Label
+
+
+class Comparison(BaseModel):
+    """Two runs of one archive: how many studies each labels positive, and a page of those that both have labelled."""
+
+    both_positive: int
+    only_first: int
+    only_second: int
+    both_negative: int
+    not_comparable: int
+    studies: list[ComparedStudyOut]
+    next: str | None
+    notice: str = RESEARCH_NOTICE
+
+
 class Failure(BaseModel):
     """An image that could not be read."""
 
@@ -346,6 +375,24 @@ def get_agreement(run: Run, database: Ledger) -> AgreementOut:
     return AgreementOut(**{**asdict(found), "by_label": by_label})
 
 
+@router.get("/runs/{run}/compare/{other}", tags=["runs"], responses={**NOT_FOUND, **CONFLICT})
+def get_comparison(
+    run: Run,
+    other: Number,
+    database: Ledger,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next` of another page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
+) -> Comparison:
+    """Compare two runs of one archive: studies with different labels first, then by the difference of the scores."""
+    try:
+        counts = count_labels(database, run.run, other)
+    except UsageError as error:
+        raise HTTPException(409, str(error)) from error
+    page = compare_runs(database, run.run, other, limit, cursor)
+    listed = [ComparedStudyOut(**asdict(row)) for row in page.rows]
+    return Comparison(**asdict(counts), studies=listed, next=page.next)
+
+
 @router.get("/runs/{run}/failures", tags=["failures"], responses=NOT_FOUND)
 def get_failures(
     run: Run,
@@ -377,7 +424,7 @@ def get_models(settings: Configured) -> list[ModelOut]:
 
 
 @router.get("/models/{digest}", tags=["models"], responses=NOT_FOUND)
-def get_card(digest: str, settings: Configured) -> dict[str, Any]:
+def get_card(digest: Annotated[str, Path(pattern="^[0-9a-f]{64}$")], settings: Configured) -> dict[str, Any]:
     """Return a model package's card: what it finds, in which body parts, how well, and its limits."""
     package = package_of(settings, digest)
     if package is None:

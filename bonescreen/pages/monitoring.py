@@ -9,8 +9,8 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
-from bonescreen.metrics import PATH, metrics_text
-from bonescreen.pages.access import HEALTH
+from bonescreen.metrics import metrics_text
+from bonescreen.pages.access import HEALTH, METRICS
 from bonescreen.pages.dependencies import Configured, Ledger
 from db.session import Database
 from xray.errors import Outage
@@ -58,7 +58,7 @@ async def health(request: Request) -> Response:
     return PlainTextResponse("ok\n" if well else "the database does not answer\n", 200 if well else 503)
 
 
-@router.get(PATH)
+@router.get(METRICS)
 def metrics(settings: Configured, database: Ledger) -> Response:
     """Return the metrics that `bonescreen metrics` prints, for Prometheus."""
     return Response(metrics_text(settings, database), media_type=CONTENT_TYPE_LATEST)

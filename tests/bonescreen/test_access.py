@@ -111,7 +111,9 @@ def test_scripts_give_name_and_password_with_each_request(server: PageServer) ->
     reviewed = script.ask("POST", REVIEWS, b'{"decision": "agree"}', JSON)
     assert (reviewed.status, script.cookies) == (201, {})
     assert f'"reviewer":"{USER}"' in reviewed.text
-    refused = server.visitor().get("/api/v1/runs")
+    person = server.visitor().get("/api/docs", Accept="text/html,application/xhtml+xml")
+    assert (person.status, person.headers["Location"]) == (303, "/sign-in?next=/api/docs")
+    refused = server.visitor().get("/api/v1/runs", Accept="*/*")
     assert refused.headers["WWW-Authenticate"] == 'Basic realm="bonescreen"'
     assert refused.headers["Content-Type"] == "application/json"
 

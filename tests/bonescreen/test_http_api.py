@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import schemathesis
@@ -26,16 +28,21 @@ from xray.vocabulary import RESEARCH_NOTICE
 
 ADA = (USER, PASSWORD)
 JSON = {"Content-Type": "application/json"}
-SOME = settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@contextmanager
+def clinic(folder: Path, package: ModelPackage) -> Iterator[PageServer]:
+    """An archive with real pictures, screened in two runs, and a user."""
+    screen(folder / "home", folder / "clinic", package).close()
+    add_user(folder / "home", *ADA)
+    with page_server(folder / "home", BONESCREEN_MODEL=str(package.path), BONESCREEN_KEEP="accession") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_package: ModelPackage) -> Iterator[PageServer]:
-    """An archive with real pictures, screened in two runs, and a user."""
-    folder = tmp_path_factory.mktemp("api")
-    screen(folder / "home", folder / "clinic", tiny_package).close()
-    add_user(folder / "home", *ADA)
-    with page_server(folder / "home", BONESCREEN_MODEL=str(tiny_package.path), BONESCREEN_KEEP="accession") as server:
+    with clinic(tmp_path_factory.mktemp("api"), tiny_package) as server:
         yield server
 
 
@@ -56,29 +63,32 @@ def post(visitor: Visitor, path: str, value: object, status: int) -> Any:
     return json.loads(answer.text)
 
 
-def test_no_request_that_anybody_can_make_up_makes_the_api_fail(server: PageServer, script: Visitor) -> None:
-    text = script.get("/api/openapi.json").text
-    # Else it makes up credentials, whose guesses would be slowed down; `test_access` tries every route without.
-    described = schemathesis.openapi.from_dict(json.loads(text, object_hook=_without_security))
+def test_no_request_that_anybody_can_make_up_makes_the_api_fail(tmp_path: Path, tiny_package: ModelPackage) -> None:
     # Most made-up numbers name nothing.
-    numbers = st.fixed_dictionaries(
-        {"run": st.integers(1, 3), "study_id": st.integers(1, 7), "image_id": st.integers(1, 9)}
-    )
+    ids = {name: st.integers(1, most) for name, most in (("run", 3), ("other", 3), ("study_id", 7), ("image_id", 9))}
     statuses: set[int] = set()
+    # One of its own, as what it asks for changes the results.
+    with clinic(tmp_path, tiny_package) as server:
 
-    def check(case: Case, numbers: dict[str, int]) -> None:
-        case.path_parameters |= {name: number for name, number in numbers.items() if name in case.path_parameters}
-        answer = case.call(base_url=f"http://127.0.0.1:{server.port}", auth=ADA)
-        statuses.add(answer.status_code)
-        # OpenAPI cannot say that a cursor is what another answer gave.
-        case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+        def check(case: Case, numbers: dict[str, int]) -> None:
+            case.path_parameters |= {name: number for name, number in numbers.items() if name in case.path_parameters}
+            answer = case.call(base_url=f"http://127.0.0.1:{server.port}", auth=ADA)
+            statuses.add(answer.status_code)
+            # OpenAPI cannot say that a cursor is what another answer gave.
+            case.validate_response(answer, excluded_checks=[positive_data_acceptance])
 
-    for operation in described.get_all_operations():
-        for mode, there in ((GenerationMode.POSITIVE, numbers), (GenerationMode.NEGATIVE, st.just({}))):
-            cases = operation.ok().as_strategy(generation_mode=mode)
-            # Nothing can be wrong in a request without parameters.
-            with suppress(Unsatisfiable):
-                SOME(given(cases, there)(check))()
+        text = server.visitor(ADA).get("/api/openapi.json").text
+        # Else it makes up credentials, whose guesses would be slowed down; `test_access` tries every route without.
+        described = schemathesis.openapi.from_dict(json.loads(text, object_hook=_without_security))
+        for operation in described.get_all_operations():
+            for mode, numbers in (
+                (GenerationMode.POSITIVE, st.fixed_dictionaries(ids)),
+                (GenerationMode.NEGATIVE, st.just({})),
+            ):
+                cases = operation.ok().as_strategy(generation_mode=mode)
+                # Nothing can be wrong in a request without parameters.
+                with suppress(Unsatisfiable):
+                    SOME(given(cases, numbers)(check))()
     assert statuses >= {200, 201, 404, 422}
 
 
@@ -108,7 +118,7 @@ def test_a_worklist_is_paged_in_the_order_of_its_scores(script: Visitor) -> None
         ("status=not%20assessable", ["WRIST/none"]),
         ("human_label=positive", ["HAND/ann", "HAND/dark"]),
         ("text=/ben", ["WRIST/ben"]),
-        ("text=A-3", ["HAND/dark"]),
+        ("text=A-2", ["HAND/dark"]),
         ("since=2999-01-01", []),
         ("since=1999-01-01T00:00:00Z&flagged=true", ["HAND/ann", "HAND/dark"]),
     ],
@@ -141,12 +151,24 @@ def test_a_study_has_its_images_with_the_addresses_of_their_pictures(script: Vis
     assert (failed["reason"], failed["detail"]) == ("truncated", "6 bytes are missing")
 
 
+def test_two_runs_are_compared_with_different_labels_first(script: Visitor) -> None:
+    compared = ask(script, "/runs/1/compare/2?limit=2")
+    assert (compared["only_second"], compared["both_positive"], compared["not_comparable"]) == (1, 2, 2)
+    first = compared["studies"][0]
+    assert (first["study"], first["first_label"], first["second_label"]) == ("WRIST/ben", "negative", "positive")
+    rest = ask(script, f"/runs/1/compare/2?cursor={quote(compared['next'])}")["studies"]
+    assert {each["study"] for each in compared["studies"] + rest} == {"WRIST/ben", "HAND/ann", "HAND/dark", MARKUP}
+    ask(script, "/runs/1/compare/9", 409)
+    ask(script, "/runs/1/compare/2?cursor=nonsense", 422)
+
+
 def test_models_and_their_cards_are_described(script: Visitor, tiny_package: ModelPackage) -> None:
     (used,) = (model for model in ask(script, "/models") if model["in_use"])
     assert (used["digest"], used["problem"]) == (tiny_package.digest, None)
     card = ask(script, f"/models/{tiny_package.digest}")
     assert (card["name"], card["wording"]) == ("tiny", "positive: fracture")
-    assert ask(script, "/models/abc", 404)["detail"]
+    assert ask(script, f"/models/{'ab' * 32}", 404)["detail"]
+    ask(script, "/models/fracture-4", 422)
 
 
 @pytest.mark.parametrize("path", ["/runs/9", "/runs/9/studies", "/runs/1/studies/99", "/runs/9/failures", "/nothing"])
@@ -173,7 +195,7 @@ def test_the_page_of_the_api_has_all_it_needs_here(script: Visitor) -> None:
 
 
 def test_on_postgresql_studies_are_listed_reviewed_and_retried(
-    postgres_database_url: str, tmp_path: Any, broker: TcpBroker
+    postgres_database_url: str, tmp_path: Path, broker: TcpBroker
 ) -> None:
     database = Database(postgres_database_url)
     upgrade(database)
