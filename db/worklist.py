@@ -322,18 +322,34 @@ class _Search:
         return wanted.label is Label.NEGATIVE or any(each is not None for each in by_group)
 
     @cached_property
-    def _score_conditions(self) -> list[ColumnElement[bool]]:
-        wanted, result = self._wanted, study_results.c
-        conditions: list[ColumnElement[bool]] = [result.score.is_not(None)]
-        if wanted.flagged or wanted.label is Label.POSITIVE:
-            # The score by its index; the flag says it.
-            conditions += [result.score >= self._threshold, result.flagged]
-        if wanted.label is Label.NEGATIVE:
-            conditions += [result.score < self._threshold, ~result.flagged]
+    def _flag_conditions(self) -> list[ColumnElement[bool]]:
+        if self._wanted.flagged or self._wanted.label is Label.POSITIVE:
+            return [study_results.c.flagged]
+        return [~study_results.c.flagged] if self._wanted.label is Label.NEGATIVE else []
+
+    def _between(self, lower: Place | None = None, upper: Place | None = None) -> list[ColumnElement[bool]]:
+        """Return what is asked of a score, and that it lies between two places.
+
+        As one bound on either side: SQLite reads an index from the first one that it is given, not from the tightest.
+        """
+        wanted = self._wanted
+        lowest = [] if lower is None else [lower]
+        highest = [] if upper is None else [upper]
         if wanted.min_score is not None:
-            conditions.append(result.score >= wanted.min_score)
+            lowest.append((wanted.min_score, 0))
         if wanted.max_score is not None:
-            conditions.append(result.score <= wanted.max_score)
+            highest.append((wanted.max_score, LARGEST_NUMBER))
+        # The flag says it, and the index has scores.
+        if wanted.flagged or wanted.label is Label.POSITIVE:
+            lowest.append((self._threshold, 0))
+        if wanted.label is Label.NEGATIVE:
+            highest.append((self._threshold, 0))
+        score, study_id = study_results.c.score, study_results.c.study_id
+        conditions: list[ColumnElement[bool]] = [score.is_not(None), *self._flag_conditions]
+        if lowest:
+            conditions.append(tuple_(score, study_id) > max(lowest))
+        if highest:
+            conditions.append(tuple_(score, study_id) < min(highest))
         return conditions
 
     @cached_property
@@ -397,12 +413,8 @@ class _Search:
         return found + self._scored(before, limit - len(found), forward=False)
 
     def _scored(self, place: Place, limit: int, *, forward: bool) -> list[Place]:
-        score, study_id = study_results.c.score, study_results.c.study_id
-        here = tuple_(score, study_id)
-        conditions = list(self._score_conditions)
-        if math.isfinite(place[0] or 0.0):
-            conditions.append(here < place if forward else here > place)
-        rows = self._results([score, study_id], conditions, limit, forward=not forward)
+        beyond = self._between(upper=place) if forward else self._between(lower=place)
+        rows = self._results([study_results.c.score, study_results.c.study_id], beyond, limit, forward=not forward)
         return sorted(((row.score, row.study_id) for row in rows), reverse=forward)[:limit]
 
     def _unscored(self, place: int, limit: int, *, forward: bool) -> list[Place]:
@@ -522,7 +534,7 @@ class _Search:
         """Count the studies, up to `most`."""
         if not self._exists:
             return 0
-        walks = self._walks([study_results.c.study_id], self._score_conditions, by_group=False)
+        walks = self._walks([study_results.c.study_id], self._between(), by_group=False)
         if not self._needs_score:
             walks += self._walks([study_results.c.study_id], [study_results.c.score.is_(None)], by_group=True)
         walks += [self._select_without_result(*each)[0] for each in self._ranges_without_result]

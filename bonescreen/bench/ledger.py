@@ -144,10 +144,10 @@ def _build(database: Database, url: str, image_count: int, waiting: int) -> tupl
     model_id, done, todo = _write_archives(database, image_count, waiting)
     listed = (_bytes(database) - empty) / (image_count + waiting)
     _write_outcomes(database, done, model_id, image_count)
-    _vacuum(database, url)
+    vacuum(database, url)
     upgrade(database)
     ledger.resume(database, todo)
-    _vacuum(database, url)
+    vacuum(database, url)
     size = (_bytes(database) - empty - waiting * listed) / image_count
     with database.read() as connection:
         found = connection.execute(select(func.count()).where(studies.c.archive_id == done)).scalar_one()
@@ -275,7 +275,7 @@ def _insert(connection: Connection, table: Any, rows: Iterable[tuple[object, ...
         driver.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({places})", rows)  # noqa: S608
 
 
-def _vacuum(database: Database, url: str) -> None:
+def vacuum(database: Database, url: str) -> None:
     """Let PostgreSQL number rows from here on, and do what its autovacuum would do in a minute."""
     if database.dialect != "postgresql":
         return

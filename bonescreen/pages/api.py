@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from bonescreen.commands.models import list_models
 from bonescreen.commands.runs import percent, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
+from bonescreen.pages.errors import CHANGES, CONFLICT, CREDENTIALS, EVERYWHERE, NOT_FOUND
 from bonescreen.pictures import package_of
 from db.failures import count_failures, page_of_failures
 from db.queries import LARGEST_NUMBER, ImageRow, Study
@@ -24,17 +25,7 @@ from xray.vocabulary import RESEARCH_NOTICE, Decision, ImageState, Label, StudyS
 
 MOST_ROWS = 1_000
 
-router = APIRouter(prefix="/api/v1")
-
-
-class Problem(BaseModel):
-    """Why a request was not answered."""
-
-    detail: str
-
-
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such thing."}}
-CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Not in this state."}}
+router = APIRouter(prefix="/api/v1", responses=EVERYWHERE, dependencies=CREDENTIALS)
 
 
 def _as_text(text: str) -> str:
@@ -197,7 +188,7 @@ class NewReview(BaseModel):
 
 
 class AgreementOut(BaseModel):
-    """How reviewers judge a run's results; of each reviewer and study the newest review counts."""
+    """How far reviewers agree with a run's results; of each reviewer and study the newest review counts."""
 
     model_config = ConfigDict(title="Agreement")
 
@@ -330,7 +321,10 @@ def get_reviews(run: Run, study_id: Number, database: Ledger) -> list[ReviewOut]
 
 
 @router.post(
-    "/runs/{run}/studies/{study_id}/reviews", tags=["reviews"], status_code=201, responses={**NOT_FOUND, **CONFLICT}
+    "/runs/{run}/studies/{study_id}/reviews",
+    tags=["reviews"],
+    status_code=201,
+    responses={**NOT_FOUND, **CONFLICT, **CHANGES},
 )
 def post_review(run: Run, study_id: Number, new: NewReview, database: Ledger, signed_in: Reviewer) -> ReviewOut:
     """Add a review of a study's result in a run."""
@@ -346,7 +340,7 @@ def post_review(run: Run, study_id: Number, new: NewReview, database: Ledger, si
 
 @router.get("/runs/{run}/agreement", tags=["reviews"], responses=NOT_FOUND)
 def get_agreement(run: Run, database: Ledger) -> AgreementOut:
-    """Count how reviewers judge a run's results."""
+    """Count how far reviewers agree with a run's results."""
     found = agreement(database, run.run)
     by_label = {label: dict(zip(Decision, counts, strict=True)) for label, counts in found.by_label.items()}
     return AgreementOut(**{**asdict(found), "by_label": by_label})
@@ -365,7 +359,7 @@ def get_failures(
     return Failures(reasons=count_failures(database, run.run), images=[Failure(**asdict(row)) for row in rows])
 
 
-@router.post("/runs/{run}/retry", tags=["failures"], responses={**NOT_FOUND, **CONFLICT})
+@router.post("/runs/{run}/retry", tags=["failures"], responses={**NOT_FOUND, **CONFLICT, **CHANGES})
 def post_retry(run: Run, database: Ledger) -> Retried:
     """Let the failed images of a run be read again, once their files are repaired."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.responses import Response
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import roots_here
 from bonescreen.pages.dependencies import Number
+from bonescreen.pages.errors import CREDENTIALS, EVERYWHERE, Problem, Responses
 from bonescreen.pictures import ChangedFile, cam_of, package_of, read_gray
 from db.queries import ImageRow, Study, study_of_image
 from db.session import Database
@@ -46,7 +47,9 @@ KEPT_SIZES = 10_000
 COMPRESSION = 1
 """zlib's level: a network of today is faster than a higher one."""
 
-router = APIRouter(prefix="/api/v1/images/{run}/{image_id}", tags=["pictures"])
+router = APIRouter(
+    prefix="/api/v1/images/{run}/{image_id}", tags=["pictures"], responses=EVERYWHERE, dependencies=CREDENTIALS
+)
 
 
 class Pictures:
@@ -199,11 +202,10 @@ class PictureResponse(Response):
         await self._pictures.send(self._draw, send)
 
 
-PNG: dict[int | str, dict[str, Any]] = {
+PNG: Responses = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The picture."},
-    404: {"description": "There is no such image or file, no prediction, or no such model package here."},
-    409: {"description": "The file is not as it was when it was screened."},
-    503: {"description": "The archive or the database does not answer, or too many ask at once."},
+    404: {"model": Problem, "description": "There is no such image or file, no prediction, or no such model here."},
+    409: {"model": Problem, "description": "The file is not as it was when it was screened."},
 }
 Full = Annotated[bool, Query(description=f"At full size, not at {LONG_SIDE:,} pixels of the long side.")]
 

@@ -38,11 +38,11 @@ class Health:
         """Tell whether the database answers."""
         async with self._lock:
             if time.monotonic() - self._asked_at >= KEPT_SECONDS:
-                self._well = await run_in_threadpool(self._answers)
+                self._well = await run_in_threadpool(self._is_there)
                 self._asked_at = time.monotonic()
             return self._well
 
-    def _answers(self) -> bool:
+    def _is_there(self) -> bool:
         try:
             with self._database.read() as connection:
                 connection.execute(select(1)).one()

@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from db import ledger, merge, scans
 from db import worklist as under_test
@@ -17,7 +17,7 @@ from db.session import Database
 from db.store import ImageOutcome
 from db.tables import reviews, study_results
 from db.worklist import WorklistFilter, WorklistPage, count_worklist, neighbours, study_by_id, worklist
-from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
+from tests.ledgers import fill
 from tests.seeding import MODEL, finish_batches, found_files, scored
 from tests.seeding import scan as scan_files
 from xray.archives.archive_file import ArchiveFile, Placement
@@ -205,3 +205,204 @@ def test_each_filter_lists_what_a_plain_filter_over_every_study_does(
         lengths.append(len(expected))
     assert set(WorklistFilter.__dataclass_fields__) - {"run"} == set(_choices(every))
     assert sum(length > 0 for length in lengths) > len(lengths) // 3
+
+
+def test_scores_that_equal_a_limit_are_within_it(database: Database) -> None:
+    run_id = fill(database, {"XR_HAND/a": [0.4], "XR_HAND/b": [0.5], "XR_HAND/c": [0.6]})
+    for bounds, scores in (
+        ({"min_score": 0.5}, [0.6, 0.5]),
+        ({"max_score": 0.5}, [0.5, 0.4]),
+        ({"min_score": 0.5, "max_score": 0.5}, [0.5]),
+        ({"min_score": 0.6, "max_score": 0.4}, []),
+    ):
+        page = worklist(database, WorklistFilter(run_id, **bounds))
+        assert [row.row.score for row in page.rows] == scores
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "50%", "x_y", "\\", "'"])
+def test_any_text_may_be_searched_for_and_means_itself(database: Database, text: str) -> None:
+    run_id = fill(database)
+    for wanted in (WorklistFilter(run_id, text=text), WorklistFilter(run_id, body_part=text)):
+        assert worklist(database, wanted).rows == []
+        assert count_worklist(database, wanted) == 0
+
+
+def test_a_worklist_of_no_run_is_empty(database: Database) -> None:
+    for run_id in (1, 0, -1, 2**63, 2**80):
+        assert worklist(database, WorklistFilter(run_id)) == WorklistPage([], None, None)
+        assert count_worklist(database, WorklistFilter(run_id)) == 0
+
+
+def test_a_study_that_changes_its_label_or_body_part_in_the_archive_moves_in_the_filters(database: Database) -> None:
+    def file(part: str, label: Label) -> ArchiveFile:
+        return ArchiveFile("s/1.png", 100, 1_000, Placement("s", part, label))
+
+    run_id = _scan(database, [file("HAND", Label.POSITIVE)])
+    assert finish_batches(database) == 1
+    before = replace(WorklistFilter(run_id), body_part="HAND", human_label=Label.POSITIVE)
+    after = replace(WorklistFilter(run_id), body_part="HUMERUS", human_label=Label.NEGATIVE)
+    assert [len(worklist(database, wanted).rows) for wanted in (before, after)] == [1, 0]
+    assert _scan(database, [file("HAND", Label.NEGATIVE)]) == run_id
+    half = replace(before, human_label=Label.NEGATIVE)
+    assert [len(worklist(database, wanted).rows) for wanted in (before, half, after)] == [0, 1, 0]
+    assert _scan(database, [file("HUMERUS", Label.NEGATIVE)]) == run_id
+    assert [len(worklist(database, wanted).rows) for wanted in (before, half, after)] == [0, 0, 1]
+
+
+def test_a_reviewed_study_whose_files_vanish_and_come_back_is_still_reviewed(database: Database) -> None:
+    files = found_files(2)
+    run_id = scan_files(database, files)
+    finish_batches(database)
+    (first, _) = worklist(database, WorklistFilter(run_id)).rows
+    add_review(database, run_id, first.study_id, "Ann", Decision.AGREE)
+    scan_files(database, [file for file in files if not file.path.startswith(first.row.study)])
+    assert first.study_id not in _ids(worklist(database, WorklistFilter(run_id)))
+    scan_files(database, files)
+    assert _ids(worklist(database, WorklistFilter(run_id, reviewed=True))) == [first.study_id]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 4, 59, 60, 61])
+def test_pages_visit_each_study_once_in_order_forwards_and_backwards(database: Database, limit: int) -> None:
+    run_id = _run_of_every_kind(database)
+    every = [one.study_id for one in _every_study(database, run_id)]
+    assert len(every) == 60
+    wanted = WorklistFilter(run_id)
+    pages = list(_pages(database, wanted, limit))
+    assert [study for page in pages for study in _ids(page)] == every
+    assert pages[0].previous is None
+    back = [pages[-1]]
+    while back[-1].previous is not None:
+        back.append(worklist(database, wanted, back[-1].previous, limit))
+    assert [study for page in reversed(back) for study in _ids(page)] == every
+    assert len(back) == len(pages)
+
+
+def test_filtered_pages_visit_each_study_once_forwards_and_backwards(database: Database) -> None:
+    run_id = _run_of_every_kind(database)
+    every = _every_study(database, run_id)
+    for wanted in _filters(every, run_id, 20):
+        expected = _expected(every, wanted)
+        pages = list(_pages(database, wanted, 4))
+        assert [study for page in pages for study in _ids(page)] == expected, wanted
+        back = [pages[-1]]
+        while back[-1].previous is not None:
+            back.append(worklist(database, wanted, back[-1].previous, 4))
+        assert [study for page in reversed(back) for study in _ids(page)] == expected, wanted
+
+
+def test_pages_show_each_study_once_while_results_change_in_between(database: Database) -> None:
+    keys = [f"XR_HAND/{number:02}" for number in range(20)]
+    run_id = fill(database, {key: [number / 20] for number, key in enumerate(keys)})
+    pages = _pages(database, WorklistFilter(run_id), 4)
+    seen = [row.row.study for row in next(pages).rows]
+    # Above the page, and below it.
+    fill(
+        database,
+        {**{key: [number / 20] for number, key in enumerate(keys)}, "XR_HAND/top": [0.99], "XR_HAND/mid": [0.33]},
+    )
+    for page in pages:
+        seen += [row.row.study for row in page.rows]
+        add_review(database, run_id, page.rows[0].study_id, "Ann", Decision.AGREE)
+    assert sorted(seen) == sorted([*keys, "XR_HAND/mid"])
+
+
+def test_a_page_whose_studies_are_no_longer_wanted_leads_back_to_those_before_it(database: Database) -> None:
+    run_id = fill(database, {f"XR_HAND/{number}": [number / 10] for number in range(6)})
+    wanted = WorklistFilter(run_id, reviewed=False)
+    first = worklist(database, wanted, limit=3)
+    second = worklist(database, wanted, first.next, limit=3)
+    for row in second.rows:
+        add_review(database, run_id, row.study_id, "Ann", Decision.AGREE)
+    empty = worklist(database, wanted, first.next, limit=3)
+    assert empty.rows == []
+    assert empty.next is None
+    assert empty.previous is not None
+    assert _ids(worklist(database, wanted, empty.previous, limit=3)) == _ids(first)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "é",
+        "W10",
+        "WzEsIDAuNSwgMV0=",
+        "WzEsIE5hTiwgMV0",
+        "WzEsIDAuNSwgMi41XQ",
+        "WzIsIDAuNSwgMV0",
+        "e30",
+        "bnVsbA",
+        "[" * 10_000,
+    ],
+)
+def test_a_cursor_that_is_not_ours_is_refused(database: Database, cursor: str) -> None:
+    run_id = fill(database)
+    with pytest.raises(UsageError, match="not a place in a worklist"):
+        worklist(database, WorklistFilter(run_id), cursor)
+
+
+def test_a_page_says_the_newest_decision_and_how_many_people_reviewed(database: Database) -> None:
+    run_id = fill(database)
+    study_id = worklist(database, WorklistFilter(run_id)).rows[0].study_id
+    for reviewer, decision in (("Ann", Decision.DISAGREE), ("Bob", Decision.AGREE), ("Ann", Decision.UNSURE)):
+        add_review(database, run_id, study_id, reviewer, decision)
+    first, second = worklist(database, WorklistFilter(run_id), limit=2).rows
+    assert (first.decision, first.reviewers) == ("unsure", 2)
+    assert (second.decision, second.reviewers) == (None, 0)
+
+
+def test_what_is_kept_is_shown_if_it_is_asked_for(database: Database) -> None:
+    run_id = _scan(database, list(_files(random.Random(1), range(1, 2))))
+    hidden, shown = (
+        worklist(database, WorklistFilter(run_id), keep=keep).rows[0].row for keep in (frozenset(), frozenset(KEEP))
+    )
+    assert (hidden.accession, hidden.path) == (None, None)
+    assert (shown.accession, shown.path) == ("A000", f"{shown.study}/0.png")
+
+
+# -- a study -----------------------------------------------------------------------------------------------------
+
+
+def test_each_studys_neighbours_are_the_ones_before_and_after_it_whatever_is_listed(database: Database) -> None:
+    run_id = _run_of_every_kind(database)
+    every = _every_study(database, run_id)
+    order = [one.study_id for one in every]
+    for wanted in (
+        WorklistFilter(run_id),
+        WorklistFilter(run_id, body_part="HAND"),
+        WorklistFilter(run_id, text="A00"),
+    ):
+        listed = set(_expected(every, wanted))
+        for place, study_id in enumerate(order):
+            before = [other for other in order[:place] if other in listed]
+            after = [other for other in order[place + 1 :] if other in listed]
+            expected = (before[-1] if before else None), (after[0] if after else None)
+            assert neighbours(database, wanted, study_id) == expected
+
+
+def test_a_study_is_found_by_its_id_with_its_images(database: Database) -> None:
+    run_id = fill(database)
+    for row in worklist(database, WorklistFilter(run_id)).rows:
+        study = study_by_id(database, run_id, row.study_id)
+        assert study.row.study == row.row.study
+        assert [image.image for image in study.images] == [
+            f"{study.row.study}/image{n + 1}.png" for n in range(len(study.images))
+        ]
+        assert all(image.image_id > 0 for image in study.images)
+        assert len(study.images) == row.row.images
+
+
+@pytest.mark.parametrize("study_id", [0, -1, 999, 2**63, 2**90])
+def test_a_study_or_a_run_that_is_not_there_is_a_usage_error(database: Database, study_id: int) -> None:
+    run_id = fill(database)
+    for ask in (
+        lambda: study_by_id(database, run_id, study_id),
+        lambda: study_by_id(database, study_id, 1),
+        lambda: neighbours(database, WorklistFilter(run_id), study_id),
+    ):
+        with pytest.raises(UsageError, match="has no study"):
+            ask()
