@@ -381,6 +381,35 @@ def test_dragging_with_the_right_button_sets_an_exact_window_and_a_double_click_
     assert np.array_equal(pixels(stage), before)
 
 
+def test_keys_change_the_window_of_the_image_that_has_the_focus(page: Page) -> None:
+    open_study(page, "HAND/ann")
+    page.keyboard.press("w")
+    page.locator(".stage").first.focus()
+    page.keyboard.press("Shift+ArrowLeft")
+    expect(page.locator(".values").first).to_have_text("window 250, level 128")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(page.locator(".values").first).to_have_text("window 250, level 133")
+    assert page.locator(".values").nth(1).inner_text() == ""
+    page.keyboard.press("0")
+    expect(page.locator(".values").first).to_have_text("")
+
+
+def test_a_large_picture_is_loaded_in_full_once_it_is_zoomed(page: Page, served: Served) -> None:
+    files, root = found_files(studies=1), served.root.parent / "large"
+    (root / files[0].path).parent.mkdir(parents=True)
+    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (64, 12))).save(root / files[0].path)
+    model = model_of(served.package)
+    run = begin_run(served.database, root, files, model)
+    assert finish(served.database, model, root, {files[0].path: 0.9}, {files[0].path: Shot(0.9, None)}) == 1
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    image, width = page.locator(".radiograph"), "(image) => image.naturalWidth"
+    await_that(lambda: image.evaluate(width) == 2048, 10, "the picture is reduced")
+    page.wait_for_load_state()
+    page.keyboard.press("+")
+    await_that(lambda: image.evaluate(width) == 3072, 10, "the whole picture is there")
+
+
 def test_a_study_page_says_what_the_model_found_and_what_people_know(page: Page) -> None:
     open_study(page, "HAND/ann")
     panel = page.get_by_role("region", name="Result and review")
