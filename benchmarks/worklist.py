@@ -24,11 +24,11 @@ from bonescreen.bench import ledger
 from bonescreen.bench.machine import describe_machine
 from db.comparison import compare_runs, count_labels, score_pairs
 from db.counts import BLOCK_IDS
-from db.reviews import Decision, add_review, agreement, reviews_of
+from db.reviews import add_review, agreement, reviews_of
 from db.session import Database
 from db.tables import study_results
 from db.worklist import WorklistFilter, count_worklist, neighbours, study_by_id, worklist
-from xray.vocabulary import Label, StudyStatus
+from xray.vocabulary import Decision, Label, StudyStatus
 
 RUN, WAITING_RUN, OTHER_RUN = 1, 2, 3
 LAST_NIGHT = 1_800_000_000.0

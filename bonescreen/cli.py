@@ -22,7 +22,9 @@ from bonescreen.commands import (
     layers,
     metrics,
     models,
+    report,
     results,
+    review,
     runs,
     screen,
     serve,
@@ -49,6 +51,8 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "study": study.study,
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
+        "report": report.report,
+        "review": review.app,
     },
     "Web pages": {
         "serve": serve.serve,

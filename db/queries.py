@@ -48,8 +48,9 @@ class StudyRow:
     """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
 
     `db.assessment` says which images count; `highest` is the highest of their probabilities. Both are None if the study
-    is pending, not assessable or out of scope. `patients` is above 1 if its images are of several patients. The last
-    four are None unless `ResultFilter.keep` names them; `modality` and `path` are those of its first image.
+    is pending, not assessable or out of scope. `patients` is above 1 if its images are of several patients. `accession`
+    to `path` are None unless `ResultFilter.keep` names them; `modality` and `path` are those of its first image.
+    `changed_at` is when its result last changed, in seconds since 1970.
     """
 
     run: int
@@ -70,6 +71,7 @@ class StudyRow:
     study_date: str | None
     modality: str | None
     path: str | None
+    changed_at: float | None
 
 
 @dataclass(frozen=True)
@@ -401,15 +403,20 @@ def select_studies(
     columns: Sequence[ColumnElement[Any]], run_id: int, study_ids: Sequence[int] | None = None
 ) -> Select[tuple[Any, ...]]:
     """Select the studies of a run that have a current image, or those of them with these ids, with a result or not."""
-    of_run = _select_studies(columns).where(runs.c.id == run_id)
-    return of_run if study_ids is None else of_run.where(studies.c.id.in_(study_ids))
+    if study_ids is None:
+        return _select_studies(columns).where(runs.c.id == run_id)
+    # The sum keeps SQLite from reading the whole archive by the index on archive_id.
+    these = _select_studies(columns, studies.c.archive_id + 0 == runs.c.archive_id)
+    return these.where(runs.c.id == run_id, studies.c.id.in_(study_ids))
 
 
-def _select_studies(columns: Sequence[ColumnElement[Any]]) -> Select[tuple[Any, ...]]:
+def _select_studies(
+    columns: Sequence[ColumnElement[Any]], of_archive: ColumnElement[bool] = studies.c.archive_id == runs.c.archive_id
+) -> Select[tuple[Any, ...]]:
     """Select the studies of every run that have a current image, with a result or not."""
     return (
         select(*columns)
-        .join_from(runs, studies, studies.c.archive_id == runs.c.archive_id)
+        .join_from(runs, studies, of_archive)
         .join(models, models.c.id == runs.c.model_id)
         .outerjoin(study_results, and_(study_results.c.run_id == runs.c.id, study_results.c.study_id == studies.c.id))
         .where(exists().where(_CURRENT_IMAGE))
@@ -465,6 +472,7 @@ def result_columns(keep: Collection[str] = (), threshold: float | None = None) -
         studies.c.patient,
         studies.c.patients,
         *shown,
+        study_results.c.changed_at,
     ]
 
 

@@ -36,6 +36,7 @@ from sqlalchemy import (
     values,
 )
 
+from db.assessment import STATUSES_WITH_SCORE
 from db.counts import BLOCK_IDS
 from db.queries import (
     LARGEST_NUMBER,
@@ -62,7 +63,7 @@ from db.tables import (
 from xray.errors import UsageError
 from xray.vocabulary import Label, StudyStatus
 
-FEW = 5_000
+FEW = 2_000
 """Of so many studies, reading each is quicker than reading all results in their order until a page is full."""
 
 _KIND = ("status", "reviewed", "human_label")
@@ -264,12 +265,13 @@ class _Search:
         self._connection = connection
         self._wanted = wanted
         self._run = study_results.c.run_id == wanted.run
+        possible = _is_possible(wanted)
         found = connection.execute(
             select(runs.c.archive_id, models.c.study_threshold)
             .join(models, models.c.id == runs.c.model_id)
-            .where(runs.c.id == wanted.run)
+            .where(runs.c.id == (wanted.run if possible else 0))
         ).one_or_none()
-        self._exists = found is not None and _is_possible(wanted)
+        self._exists = found is not None
         self._part = (wanted.body_part or "").upper()
         self._archive_id: int = found.archive_id if found else 0
         self._threshold: float = found.study_threshold if found else 0.0
@@ -321,12 +323,6 @@ class _Search:
         by_group = wanted.status, wanted.reviewed, wanted.human_label, wanted.body_part
         return wanted.label is Label.NEGATIVE or any(each is not None for each in by_group)
 
-    @cached_property
-    def _flag_conditions(self) -> list[ColumnElement[bool]]:
-        if self._wanted.flagged or self._wanted.label is Label.POSITIVE:
-            return [study_results.c.flagged]
-        return [~study_results.c.flagged] if self._wanted.label is Label.NEGATIVE else []
-
     def _between(self, lower: Place | None = None, upper: Place | None = None) -> list[ColumnElement[bool]]:
         """Return what is asked of a score, and that it lies between two places.
 
@@ -339,13 +335,13 @@ class _Search:
             lowest.append((wanted.min_score, 0))
         if wanted.max_score is not None:
             highest.append((wanted.max_score, LARGEST_NUMBER))
-        # The flag says it, and the index has scores.
+        # A study is flagged by the same rule (`xray.thresholds.is_positive`), and the indexes have scores.
         if wanted.flagged or wanted.label is Label.POSITIVE:
             lowest.append((self._threshold, 0))
         if wanted.label is Label.NEGATIVE:
             highest.append((self._threshold, 0))
         score, study_id = study_results.c.score, study_results.c.study_id
-        conditions: list[ColumnElement[bool]] = [score.is_not(None), *self._flag_conditions]
+        conditions: list[ColumnElement[bool]] = [score.is_not(None)]
         if lowest:
             conditions.append(tuple_(score, study_id) > max(lowest))
         if highest:
@@ -422,7 +418,7 @@ class _Search:
             return []
         study_id = study_results.c.study_id
         conditions = [study_results.c.score.is_(None), study_id > place if forward else study_id < place]
-        rows = self._results([study_id], conditions, limit, forward=forward, by_group=True)
+        rows = self._results([study_id], conditions, limit, forward=forward, without_score=True)
         found = [row.study_id for row in rows] + self._without_result(place, limit, forward=forward)
         return [(None, number) for number in sorted(found, reverse=not forward)[:limit]]
 
@@ -433,7 +429,7 @@ class _Search:
         limit: int,
         *,
         forward: bool,
-        by_group: bool = False,
+        without_score: bool = False,
     ) -> Iterator[Row[Any]]:
         """Select the first results in the order of these columns, or the last ones, of each walk."""
         if limit <= 0:
@@ -442,12 +438,12 @@ class _Search:
         order = [each if self._few is None else each + 0 for each in columns]
         if not forward:
             order = [each.desc() for each in order]
-        walks = self._walks(columns, conditions, by_group=by_group)
+        walks = self._walks(columns, conditions, without_score=without_score)
         for some in chunks([walk.order_by(*order).limit(limit) for walk in walks]):
             yield from self._connection.execute(union_all(*(select(walk.subquery()) for walk in some)))
 
     def _walks(
-        self, columns: Sequence[ColumnElement[Any]], conditions: Sequence[ColumnElement[bool]], *, by_group: bool
+        self, columns: Sequence[ColumnElement[Any]], conditions: Sequence[ColumnElement[bool]], *, without_score: bool
     ) -> list[Select[Any]]:
         """Select the results that meet the filter, in parts that are each quick to read in order."""
         walk = select(*columns).where(self._run, *conditions, *self._other_conditions)
@@ -455,9 +451,12 @@ class _Search:
             # Not by the index of the groups either.
             row = (func.coalesce(study_results.c[name], study_results.c[name]) for name in _Group._fields)
             return [walk.where(tuple_(*row).in_(self._groups)) if self._filters_groups else walk]
-        if not by_group and not self._filters_groups:
+        if not without_score and not self._filters_groups:
             return [walk]
-        return [walk.where(group.is_its) for group in self._groups]
+        # SQLite, which has no statistics, would rather walk through all scores.
+        walk = walk.with_hint(study_results, "INDEXED BY ix_study_results_group", "sqlite")
+        groups = [group for group in self._groups if (group.status in STATUSES_WITH_SCORE) != without_score]
+        return [walk.where(group.is_its) for group in groups]
 
     # -- studies without a result
 
@@ -494,11 +493,11 @@ class _Search:
         counted = sum((run_counts.c[name] for name in COUNTED_AS.values()), literal(0))
         in_run = select(run_counts.c.block, counted.label("number")).where(run_counts.c.run_id == self._wanted.run)
         block = study_results.c.study_id // BLOCK_IDS
-        pending = select(block.label("block"), func.count().label("number")).where(self._run).group_by(block)
+        pending = select(block.label("block"), func.count().label("number")).group_by(block)
+        pending = pending.where(self._run, study_results.c.status == StudyStatus.PENDING)
         left: Counter[int] = Counter({row.block: row.number for row in self._connection.execute(in_archive)})
-        left.subtract({row.block: row.number for row in self._connection.execute(in_run)})
-        for group in self._groups_of(list(product([StudyStatus.PENDING], [False, True], ["", *Label]))):
-            left.subtract({row.block: row.number for row in self._connection.execute(pending.where(group.is_its))})
+        for counted_ones in (in_run, pending):
+            left.subtract({row.block: row.number for row in self._connection.execute(counted_ones)})
         return sorted(number for number, studies_left in left.items() if studies_left > 0)
 
     def _select_without_result(self, first: int, last: int) -> tuple[Select[int], ColumnElement[int]]:
@@ -534,9 +533,9 @@ class _Search:
         """Count the studies, up to `most`."""
         if not self._exists:
             return 0
-        walks = self._walks([study_results.c.study_id], self._between(), by_group=False)
+        walks = self._walks([study_results.c.study_id], self._between(), without_score=False)
         if not self._needs_score:
-            walks += self._walks([study_results.c.study_id], [study_results.c.score.is_(None)], by_group=True)
+            walks += self._walks([study_results.c.study_id], [study_results.c.score.is_(None)], without_score=True)
         walks += [self._select_without_result(*each)[0] for each in self._ranges_without_result]
         total = 0
         for walk in walks:
@@ -556,7 +555,8 @@ def _begins_with(connection: Connection, column: ColumnElement[Any], text: str) 
 
 def _contains(connection: Connection, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
     position = func.instr if connection.dialect.name == "sqlite" else func.strpos
-    return func.coalesce(position(column, text), 0) > 0
+    # By the index of accession numbers, which has no others.
+    return and_(column.is_not(None), position(column, text) > 0)
 
 
 def _is_possible(wanted: WorklistFilter) -> bool:

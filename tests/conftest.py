@@ -107,6 +107,13 @@ def _with_longer_timeout(
 @pytest.fixture
 def postgres_database_url(postgres_url: str) -> Iterator[str]:
     """A new, empty database on the PostgreSQL server."""
+    with new_postgres_database(postgres_url) as url:
+        yield url
+
+
+@contextmanager
+def new_postgres_database(postgres_url: str) -> Iterator[str]:
+    """Create an empty database on a PostgreSQL server, and drop it at the end."""
     name = f"test_{uuid.uuid4().hex}"
     admin = create_engine(
         make_url(postgres_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1

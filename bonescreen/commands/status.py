@@ -70,6 +70,7 @@ def status(
 
 
 def chosen_runs(database: Database, run: int | None) -> list[RunSummary]:
+    """Summarise one run; or, by default, all that are not finished, or the newest if there are none."""
     if run is not None:
         return [run_summary(database, run)]
     listed = list_runs(database)

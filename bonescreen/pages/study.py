@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, 
 from bonescreen.pages.rendering import render
 from bonescreen.pages.users import check_name
 from bonescreen.pages.worklist_filter import Asked, Listed
-from bonescreen.pictures import package_of
+from bonescreen.pictures import cam_of, package_of
 from db.queries import ImageRow, Study
 from db.reviews import Review, add_review, agreement, reviews_of
 from db.run_queries import RunSummary
@@ -29,12 +30,16 @@ from xray.vocabulary import FOR_PROCESSING, Decision, ImageState, Label, StudySt
 if TYPE_CHECKING:
     from xray.network.card import Card
 
-DARK = 0.25
-"""Share of the scale below which a heat map's colours cannot be told from the image."""
-
 LEGEND_STEPS = 24
 
 router = APIRouter(include_in_schema=False)
+
+
+class Darkness(StrEnum):
+    """How dark a heat map is: hardly visible on the common scale, or without any evidence."""
+
+    DARK = "dark"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class ImageView:
     url: str | None
     heat_url: str | None
     why: str | None
-    is_dark: bool
+    darkness: Darkness | None
     notes: Sequence[str]
 
 
@@ -148,7 +153,7 @@ def _show(
         next=following,
         query=listed.here,
         has_filter=bool(listed.given),
-        reviews=[(review, _what_was_seen(review, study)) for review in reviews],
+        reviews=[(review, _earlier_result(review, study)) for review in reviews],
         mine=_newest_of(reviews, request.state.reviewer),
         agreement=agreement(database, run.run),
         decisions=[(decision, str(decision)[0]) for decision in Decision],
@@ -167,7 +172,7 @@ def _newest_of(reviews: Sequence[Review], reviewer: str | None) -> Decision | No
     return next((review.decision for review in reviews if review.reviewer == reviewer), None)
 
 
-def _what_was_seen(review: Review, study: Study) -> str | None:
+def _earlier_result(review: Review, study: Study) -> str | None:
     """Say what a reviewer saw, where it is no longer what the page shows."""
     row = study.row
     if (review.status, review.label) == (row.status, row.label):
@@ -198,16 +203,15 @@ def _caution(study: Study) -> str | None:
 
 def _view(image: ImageRow, run_id: int, study: Study, card: "Card | None") -> ImageView:
     at = f"/api/v1/images/{run_id}/{image.image_id}"
-    scored = image.state is ImageState.SCORED
     return ImageView(
         id=image.image_id,
         name=image.image.removeprefix(f"{study.row.study}/"),
         shows=" ".join(filter(None, (image.modality, image.body_part, image.view, image.laterality))),
-        probability=image.probability if scored else None,
+        probability=image.probability if image.state is ImageState.SCORED else None,
         url=None if image.sha256 is None else f"{at}/image.png",
         heat_url=f"{at}/heatmap.png" if image.cam is not None and card is not None else None,
         why=_why_not(image) if image.sha256 is None else None,
-        is_dark=card is not None and scored and image.label == Label.POSITIVE and is_dark(image, card),
+        darkness=_darkness(image, card),
         notes=list(_notes(image)),
     )
 
@@ -234,12 +238,16 @@ def _notes(image: ImageRow) -> Iterator[str]:
         yield f"Read all the same: {image.detail}."
 
 
-def is_dark(image: ImageRow, card: "Card") -> bool:
-    """Tell whether nothing of an image's heat map can be seen on the scale of all images."""
-    if image.cam is None:
-        return False
-    largest = float(np.frombuffer(image.cam, "<f2").max(initial=0.0))
-    return largest < DARK * card.heat_map_scale
+def _darkness(image: ImageRow, card: "Card | None") -> Darkness | None:
+    """Tell whether nothing of a positive image's heat map can be seen on the scale of all images."""
+    from xray.network.heatmap import is_dark
+
+    if card is None or image.state is not ImageState.SCORED or image.label != Label.POSITIVE:
+        return None
+    cam = cam_of(image)
+    if not is_dark(cam, card.heat_map_scale):
+        return None
+    return Darkness.DARK if cam.max(initial=0.0) > 0 else Darkness.EMPTY
 
 
 @cache

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
-from bonescreen.commands.results import outcome_text, score_text
 from bonescreen.commands.runs import percent
+from bonescreen.results_table import outcome_text, score_text
 from bonescreen.terminal import local_time
 from db.queries import KEPT_COLUMN, StudyRow
 from xray.printable import escape_unprintable
@@ -42,12 +42,19 @@ def _path(text: object) -> Markup:
     return Markup("/<wbr>").join(_printable(text).split("/"))
 
 
+def _sentence(text: object) -> str:
+    # Errors are written as they follow "error: ".
+    written = _printable(text).strip().rstrip(".")
+    return f"{written[:1].upper()}{written[1:]}."
+
+
 FILTERS: Mapping[str, Callable[..., object]] = {
     "result_text": result_text,
     "result_class": result_class,
     "kept": kept,
     "printable": _printable,
     "path": _path,
+    "sentence": _sentence,
     "score": score_text,
     "percent": percent,
     "when": local_time,

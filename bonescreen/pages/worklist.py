@@ -1,14 +1,16 @@
 """The worklist of a run: its studies by score, with filters, search and pages."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bonescreen.commands.results import count_studies
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from bonescreen.pages.worklist_filter import NO, YES, Asked
 from bonescreen.problems import is_open
+from bonescreen.results_table import count_studies
 from db.queries import ResultFilter, list_body_parts
 from db.reviews import agreement
 from db.worklist import WorklistPage, count_worklist, worklist
@@ -30,7 +32,7 @@ def worklist_page(
         page = worklist(database, listed.wanted, listed.cursor, PAGE_ROWS, settings.keep)
         number = count_worklist(database, listed.wanted, MOST_COUNTED) if listed.given else run.studies
     here = f"/runs/{run.run}"
-    table = {
+    table: dict[str, Any] = {
         "run": run,
         "rows": page.rows,
         "next": page.next and here + listed.query(cursor=page.next),

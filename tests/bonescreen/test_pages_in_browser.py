@@ -4,10 +4,12 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,21 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from bonescreen.pages.users import add_user, remove_user
 from db.reviews import reviews_of
 from db.session import Database
 from tests.awaiting import PATIENCE, await_that
-from tests.bonescreen.screened_archive import MARKUP, SIDE, STUDIES, Shot, begin_run, finish, model_of, screen
+from tests.bonescreen.screened_archive import (
+    MARKUP,
+    SIDE,
+    STUDIES,
+    Shot,
+    begin_run,
+    finish,
+    model_of,
+    screen,
+    write_ramp,
+)
 from tests.broker import free_port
 from tests.seeding import found_files
 from xray.network.package import ModelPackage
@@ -34,38 +47,43 @@ class Served:
     """A running `bonescreen serve`, its database, and the archive that is screened in it."""
 
     url: str
+    home: Path
     database: Database
     root: Path
     package: ModelPackage
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_package: ModelPackage) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("pages")
-    home, root, port = folder / "home", folder / "clinic", free_port()
-    database = screen(home, root, tiny_package)
+@contextmanager
+def serve(home: Path, package: ModelPackage) -> Iterator[str]:
+    """Run `bonescreen serve` until the block ends; gives its address."""
+    port, log = free_port(), home / "serve.log"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BONESCREEN_")}
-    settings = {
-        "BONESCREEN_HOME": str(home),
-        "BONESCREEN_MODEL": str(tiny_package.path),
-        "BONESCREEN_KEEP": "accession",
-    }
-    with (folder / "log").open("wb") as log:
+    settings = {"HOME": str(home), "MODEL": str(package.path), "KEEP": "accession"}
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "bonescreen", "serve", "--port", str(port)],
-            env={**clean, **settings, "PYTHONUNBUFFERED": "1"},
+            env={**clean, **{f"BONESCREEN_{name}": value for name, value in settings.items()}, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         )
     try:
-        await_that(lambda: f":{port}/" in (folder / "log").read_text(), 30, "the pages are served")
-        yield Served(f"http://127.0.0.1:{port}", database, root, tiny_package)
-        assert "Traceback" not in (folder / "log").read_text()
+        await_that(lambda: f":{port}/" in log.read_text(), 30, "the pages are served")
+        yield f"http://127.0.0.1:{port}"
+        assert "Traceback" not in log.read_text()
     finally:
         process.kill()
         process.wait()
-        database.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_package: ModelPackage) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("pages")
+    home, root = folder / "home", folder / "clinic"
+    database = screen(home, root, tiny_package)
+    with serve(home, tiny_package) as url:
+        yield Served(url, home, database, root, tiny_package)
+    database.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +156,12 @@ def pixels(stage: Locator) -> "np.ndarray[Any, Any]":
 
 
 def test_progress_of_a_run_is_counted_without_reloading_the_page(page: Page, served: Served) -> None:
-    files = found_files(studies=4)
-    for file in files:
-        (served.root.parent / "night" / file.path).parent.mkdir(parents=True)
-        (served.root.parent / "night" / file.path).write_bytes(file.path.encode())
-    model = model_of(served.package)
-    run = begin_run(served.database, served.root.parent / "night", files, model)
+    files, root = found_files(studies=4), served.root.parent / "night"
+    for number, file in enumerate(files):
+        write_ramp(root / file.path, 100 + number)
+    # Of a model whose package is not installed where the pages are.
+    model = replace(model_of(served.package), name="gone", digest="cd" * 32, queue="screen.gone.fp32")
+    run = begin_run(served.database, root, files, model)
     page.goto("/")
     row = page.locator(f"section[aria-labelledby=run-{run}]")
     expect(row).to_contain_text("running, 0 of 4 images processed (0 %)")
@@ -156,6 +174,12 @@ def test_progress_of_a_run_is_counted_without_reloading_the_page(page: Page, ser
     expect(row).to_contain_text("done, 4 of 4 images")
     expect(row).to_contain_text("4 of 4 studies flagged")
     assert page.evaluate("window.sameDocument")
+    row.get_by_role("link", name="Model").click()
+    expect(page.get_by_text("package is not installed here")).to_be_visible()
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").first.click()
+    expect(page.get_by_text("there are no heat maps")).to_be_visible()
+    expect(page.locator(".panel .result")).to_have_text("positive: fracture")
 
 
 # -- worklist -----------------------------------------------------------------------------------------------------
@@ -257,6 +281,21 @@ def test_a_dark_heat_map_is_said_to_be_dark_and_offers_its_own_scale_marked(page
     expect(mark).to_be_hidden()
 
 
+def test_a_picture_that_cannot_be_shown_any_more_says_why(browser: Browser, served: Served) -> None:
+    files, root = found_files(studies=1), served.root.parent / "changed"
+    write_ramp(root / files[0].path, 200)
+    model = model_of(served.package)
+    run = begin_run(served.database, root, files, model)
+    assert finish(served.database, model, root, {files[0].path: 0.9}, {files[0].path: Shot(0.9, None)}) == 1
+    write_ramp(root / files[0].path, 201)
+    context = browser.new_context(base_url=served.url, viewport=DESKTOP)
+    page = context.new_page()
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    expect(page.get_by_text("the file has changed since it was screened; screen its archive again")).to_be_visible()
+    context.close()
+
+
 def test_an_image_zooms_by_wheel_button_and_key_and_is_moved_by_dragging(page: Page) -> None:
     open_study(page, "HAND/ann")
     first, second = page.locator(".stage").nth(0), page.locator(".stage").nth(1)
@@ -290,6 +329,35 @@ def test_an_image_zooms_by_wheel_button_and_key_and_is_moved_by_dragging(page: P
     assert place(second)[0] == pytest.approx(1.3)
 
 
+def test_two_fingers_zoom_an_image_and_one_moves_it(browser: Browser, served: Served) -> None:
+    context = browser.new_context(base_url=served.url, viewport=PHONE, has_touch=True, is_mobile=True)
+    complaints = _complaints(context)
+    page = context.new_page()
+    open_study(page, "HAND/ann")
+    stage = page.locator(".stage").first
+    box = stage.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touches = context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        listed = [{"x": px, "y": py, "id": number} for number, (px, py) in enumerate(points)]
+        touches.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": listed})
+
+    touch("touchStart", (x - 30, y), (x + 30, y))
+    touch("touchMove", (x - 60, y), (x + 60, y))
+    touch("touchEnd")
+    expect(stage.locator(".values")).to_have_text("zoom 2.0")
+    before = stage.evaluate("(stage) => parseFloat(stage.style.getPropertyValue('--x'))")
+    touch("touchStart", (x, y))
+    touch("touchMove", (x + 20, y))
+    touch("touchEnd")
+    moved = stage.evaluate("(stage) => parseFloat(stage.style.getPropertyValue('--x'))")
+    assert moved == pytest.approx(before + 20, abs=1)
+    context.close()
+    assert complaints == []
+
+
 def test_dragging_with_the_right_button_sets_an_exact_window_and_a_double_click_resets_it(page: Page) -> None:
     open_study(page, "HAND/ann")
     page.get_by_label("Opacity").fill("0")
@@ -311,6 +379,35 @@ def test_dragging_with_the_right_button_sets_an_exact_window_and_a_double_click_
     stage.dblclick()
     expect(stage.locator(".values")).to_have_text("")
     assert np.array_equal(pixels(stage), before)
+
+
+def test_keys_change_the_window_of_the_image_that_has_the_focus(page: Page) -> None:
+    open_study(page, "HAND/ann")
+    page.keyboard.press("w")
+    page.locator(".stage").first.focus()
+    page.keyboard.press("Shift+ArrowLeft")
+    expect(page.locator(".values").first).to_have_text("window 250, level 128")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(page.locator(".values").first).to_have_text("window 250, level 133")
+    assert page.locator(".values").nth(1).inner_text() == ""
+    page.keyboard.press("0")
+    expect(page.locator(".values").first).to_have_text("")
+
+
+def test_a_large_picture_is_loaded_in_full_once_it_is_zoomed(page: Page, served: Served) -> None:
+    files, root = found_files(studies=1), served.root.parent / "large"
+    (root / files[0].path).parent.mkdir(parents=True)
+    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (64, 12))).save(root / files[0].path)
+    model = model_of(served.package)
+    run = begin_run(served.database, root, files, model)
+    assert finish(served.database, model, root, {files[0].path: 0.9}, {files[0].path: Shot(0.9, None)}) == 1
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    image, width = page.locator(".radiograph"), "(image) => image.naturalWidth"
+    await_that(lambda: image.evaluate(width) == 2048, 10, "the picture is reduced")
+    page.wait_for_load_state()
+    page.keyboard.press("+")
+    await_that(lambda: image.evaluate(width) == 3072, 10, "the whole picture is there")
 
 
 def test_a_study_page_says_what_the_model_found_and_what_people_know(page: Page) -> None:
@@ -418,6 +515,28 @@ def test_the_last_study_of_a_list_leads_back_to_the_list(page: Page) -> None:
     expect(page.get_by_role("status").filter(has_text="That was the last study of this list")).to_be_visible()
 
 
+def test_a_page_left_open_leads_to_where_to_sign_in_once_its_person_may_no_longer_see_it(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(served.home, home)
+    add_user(home, "ada", "a long password")
+    with serve(home, served.package) as url:
+        context = browser.new_context(base_url=url, viewport=DESKTOP)
+        page = context.new_page()
+        page.goto("/runs/1?body_part=WRIST")
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("a long password")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#count")).to_contain_text("3 studies")
+        page.wait_for_load_state()
+        remove_user(home, "ada")
+        page.get_by_label("Body part").select_option("HAND")
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert page.get_by_text("WRIST").count() == 0
+        context.close()
+
+
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
@@ -469,31 +588,42 @@ def test_a_models_page_reads_its_card(page: Page, served: Served) -> None:
 # -- each page ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_no_page_has_serious_findings_of_axe_or_is_wider_than_the_screen(
-    browser: Browser, served: Served, theme: Any, viewport: Any
-) -> None:
-    context = browser.new_context(base_url=served.url, viewport=viewport, color_scheme=theme)
-    complaints = _complaints(context)
-    page = context.new_page()
+def every_page(page: Page) -> Iterator[str]:
+    """Open each page, as a person reaches it; gives its address."""
     page.goto("/runs/1")
     studies = [page.get_by_role("link", name=key, exact=True).get_attribute("href") for key in STUDIES]
     page.goto("/")
     model = page.locator("#model-1").get_attribute("href")
     paths = ["/", "/runs/1", "/runs/1?text=nothing", "/runs/1/failures", "/runs/1/compare", "/runs/1/compare/2"]
-    findings = {}
     for path in (*paths, model, "/sign-in", *studies[:2], studies[-1]):
         page.goto(str(path))
+        yield str(path)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_no_page_has_serious_findings_of_axe_or_lacks_the_research_notice(
+    browser: Browser, served: Served, theme: Any
+) -> None:
+    context = browser.new_context(base_url=served.url, viewport=DESKTOP, color_scheme=theme)
+    complaints = _complaints(context)
+    page = context.new_page()
+    findings = {}
+    for path in every_page(page):
         expect(page.get_by_text(RESEARCH_NOTICE).first).to_be_visible()
         findings[path] = serious(page)
-        if page.evaluate("document.documentElement.scrollWidth") > viewport["width"]:
-            findings[path].append("wider than the screen")
     page.keyboard.press("?")
     findings["help"] = serious(page)
     context.close()
     assert {path: found for path, found in findings.items() if found} == {}
     assert complaints == []
+
+
+def test_no_page_is_wider_than_a_phone(browser: Browser, served: Served) -> None:
+    context = browser.new_context(base_url=served.url, viewport=PHONE, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    widths = {path: page.evaluate("document.documentElement.scrollWidth") for path in every_page(page)}
+    context.close()
+    assert {path: width for path, width in widths.items() if width > PHONE["width"]} == {}
 
 
 def serious(page: Page) -> list[str]:

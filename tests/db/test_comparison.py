@@ -18,8 +18,8 @@ OTHER = replace(MODEL, version="2", digest="cd" * 32, study_threshold=0.7, queue
 
 
 def _two_runs(database: Database) -> tuple[int, int]:
-    chosen = random.Random(3)
-    keys = [f"XR_HAND/{number:02}" for number in range(25)]
+    chosen = random.Random(1)
+    keys = [f"XR_HAND/{number:02}" for number in range(14)]
     scores = (0.1, 0.5, 0.6, 0.7, 0.9, Reason.CORRUPT, None)
     first, second = (
         fill(database, {key: [chosen.choice(scores), chosen.choice(scores[:-1])] for key in keys}, model=model)
@@ -57,12 +57,12 @@ def _plain(database: Database, first: int, second: int) -> tuple[list[ComparedSt
     return found, len(ours.keys() | theirs.keys()) - len(found)
 
 
-@pytest.mark.parametrize("limit", [1, 3, 100])
-def test_studies_with_different_labels_come_first_each_once(database: Database, limit: int) -> None:
+def test_studies_with_different_labels_come_first_each_once(database: Database) -> None:
     first, second = _two_runs(database)
     expected, _ = _plain(database, first, second)
     assert {row.first_label != row.second_label for row in expected} == {True, False}
-    assert list(_pages(database, first, second, limit)) == expected
+    for limit in (1, 3, 100):
+        assert list(_pages(database, first, second, limit)) == expected
 
 
 def test_studies_are_counted_by_both_labels_and_those_without_one_apart(database: Database) -> None:
@@ -80,8 +80,8 @@ def test_the_scores_of_all_studies_or_of_some_of_them_are_paired(database: Datab
     rows, _ = _plain(database, first, second)
     expected = sorted((row.study_id, row.first_score, row.second_score) for row in rows)
     assert score_pairs(database, first, second) == expected
-    few = score_pairs(database, first, second, most=4)
-    assert 2 <= len(few) <= 4
+    few = score_pairs(database, first, second, most=3)
+    assert 1 <= len(few) <= 3
     assert set(few) < set(expected)
 
 

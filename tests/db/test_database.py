@@ -18,9 +18,11 @@ from db.migrate import check, upgrade
 from db.recovery import recover_expired
 from db.session import Database
 from db.tables import images, metadata, studies
+from db.worklist import WorklistFilter, worklist
 from tests.archives import as_plain_user, folder_for_others
 from tests.seeding import found_file, found_files, scan
 from xray.errors import DatabaseOutage, UsageError
+from xray.vocabulary import Label
 
 
 def test_the_migrations_build_exactly_the_tables_that_the_code_uses(database: Database) -> None:
@@ -129,6 +131,32 @@ def test_upgrading_while_batches_are_sent_and_claimed_leaves_the_sent_ones_to_be
         assert [claim.batch_id for _ in range(2) if (claim := claim_next(database, "q", "new"))] == [1, 2]
         assert claim_next(database, "q", "new") is None
         assert recover_expired(database) == 1, "the one that an earlier worker had claimed"
+
+
+def test_upgrading_repeats_labels_and_body_parts_in_results_that_were_stored_before(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        upgrade(database, "0007")
+        with database.write() as connection:
+            for statement in (
+                "INSERT INTO archives (id, name, root) VALUES (1, 'a', '/a')",
+                "INSERT INTO models (id, name, version, digest, precision, finding, image_threshold, study_threshold, "
+                "body_parts, modalities, queue) VALUES (1, 'm', '1', 'd', 'fp32', 'f', 0.5, 0.5, '', '', 'q')",
+                "INSERT INTO runs (id, archive_id, model_id, batch_size, created_at) VALUES (1, 1, 1, 9, 0)",
+                "INSERT INTO studies (id, archive_id, key, body_parts, human_label) VALUES "
+                "(1, 1, 'known', 'HAND,WRIST', 'positive'), (2, 1, 'unknown', NULL, NULL)",
+                "INSERT INTO images (archive_id, study_id, path, size, mtime_ns, current, body_part) VALUES "
+                "(1, 1, '1', 1, 1, true, 'HAND'), (1, 2, '2', 1, 1, true, NULL)",
+                "INSERT INTO study_results (run_id, study_id, status, score, flagged, images, failed) VALUES "
+                "(1, 1, 'scored', 0.9, true, 1, 0), (1, 2, 'scored', 0.1, false, 1, 0)",
+            ):
+                connection.execute(text(statement))
+        assert upgrade(database) == ("0007", "0008")
+        for wanted, keys in (
+            (WorklistFilter(1), ["known", "unknown"]),
+            (WorklistFilter(1, body_part="WRIST", human_label=Label.POSITIVE), ["known"]),
+            (WorklistFilter(1, reviewed=False, flagged=True), ["known"]),
+        ):
+            assert [row.row.study for row in worklist(database, wanted).rows] == keys
 
 
 def test_several_processes_may_upgrade_at_the_same_time(database_url: str) -> None:

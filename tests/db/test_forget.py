@@ -16,6 +16,7 @@ from db.forget import Kind, Target, count_stored, find_targets
 from db.heartbeats import list_heartbeats, record_heartbeat
 from db.migrate import upgrade
 from db.queries import ResultFilter, results
+from db.reviews import add_review, stream_reviews
 from db.run_queries import RunState, run_progress
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.scan_cache import remember_skipped
@@ -25,13 +26,14 @@ from db.sqlite_file import erase_deleted, sqlite_path
 from db.store import ImageOutcome, predicted_contents
 from db.tables import batches, contents, metadata, outcomes, predictions
 from db.tables import scans as scans_table
+from db.worklist import WorklistFilter, worklist
 from tests.awaiting import PATIENCE
 from tests.ledgers import fill
 from tests.recount import kept_counts, recount
 from tests.seeding import MODEL, claim_next, finish_batches, found_file, found_files, scan, scored
 from xray.archives.archive_file import ArchiveFile
 from xray.errors import UsageError
-from xray.vocabulary import Reason
+from xray.vocabulary import Decision, Reason, StudyStatus
 
 OTHER = ModelVersion(**{**vars(MODEL), "digest": "cd" * 32, "queue": "screen.other.fp32"})
 PATIENT, UID = "DOE-JANE-19480321", "1.2.840.99999.4711"
@@ -69,6 +71,13 @@ def everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
+def review_each(database: Database, run_id: int, times: int) -> None:
+    """Review each study of a run that has a result so many times."""
+    for row in worklist(database, WorklistFilter(run_id)).rows:
+        for _ in range(times if row.row.status != StudyStatus.PENDING else 0):
+            add_review(database, run_id, row.study_id, "Ann", Decision.AGREE, "a note")
+
+
 def finish_all(database: Database, queue: str = MODEL.queue, **content: int) -> None:
     while (claim := ledger.claim_next(database, queue, "w")) is not None:
         work = ledger.unprocessed_images(database, claim)
@@ -77,18 +86,35 @@ def finish_all(database: Database, queue: str = MODEL.queue, **content: int) -> 
 
 @pytest.mark.usefixtures("few_rows")
 def test_after_an_archive_is_forgotten_the_database_is_as_if_it_had_never_been_scanned(database: Database) -> None:
-    fill(database, {"keep/study1_positive": [0.9, Reason.EMPTY]}, archive="kept")
+    kept = fill(database, {"keep/study1_positive": [0.9, Reason.EMPTY]}, archive="kept")
+    review_each(database, kept, 1)
     before = everything(database)
     for model in (MODEL, OTHER):
         fill(database, {f"s{n}/study1_negative": [0.3, Reason.TRUNCATED, None] for n in range(5)}, model=model)
     for run in (2, 3):
         ledger.cancel(database, run)
+        review_each(database, run, 4)
     forget.forget(database, target(database, "clinic", Kind.ARCHIVE))
     after = everything(database)
     assert {name: after[name] for name in after if name != "models"} == {
         name: before[name] for name in before if name != "models"
     }
     assert kept_counts(database) == recount(database)
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_reviews_are_forgotten_with_their_study_or_their_run_and_others_stay(database: Database) -> None:
+    found = {f"s{number}": [0.9] for number in range(4)}
+    first, second = fill(database, found), fill(database, found, model=OTHER)
+    for run_id in (first, second):
+        review_each(database, run_id, 3)
+    forget.forget(database, target(database, "s2", Kind.STUDY))
+    left = [(review.run, review.study) for run_id in (first, second) for review in stream_reviews(database, run_id)]
+    assert sorted(set(left)) == [(run_id, key) for run_id in (first, second) for key in ("s0", "s1", "s3")]
+    assert len(left) == 18
+    forget.forget(database, target(database, str(first), Kind.RUN))
+    assert {review.run for run_id in (first, second) for review in stream_reviews(database, run_id)} == {second}
+    assert rows(database)["reviews"] == 9
 
 
 @pytest.mark.usefixtures("few_rows")

@@ -54,12 +54,17 @@ function say(text) {
 
 document.addEventListener("htmx:responseError", (event) => {
   const { status } = event.detail.xhr;
-  // Signed out meanwhile: the page itself leads to where to sign in.
-  if (status === 401 || status === 403) location.reload();
-  else say(`The server could not answer (${status}). What you see may be out of date; reload the page.`);
+  say(`The server could not answer (${status}). What you see may be out of date; reload the page.`);
 });
 document.addEventListener("htmx:sendError", () => say("The server does not answer. What you see may be out of date."));
 document.addEventListener("htmx:afterOnLoad", () => say(""));
+
+// Signed out meanwhile: a part of a page was asked for, and where to sign in came back.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (new URL(event.detail.xhr.responseURL).pathname !== "/sign-in") return;
+  event.detail.shouldSwap = false;
+  location.reload();
+});
 
 // Fields that ask for nothing stay out of the address.
 document.addEventListener("htmx:configRequest", (event) => {

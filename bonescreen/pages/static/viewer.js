@@ -144,7 +144,8 @@ class Stage {
     const by = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowDown: [0, -40] }[event.key];
     if (!by || !event.shiftKey) return;
     event.preventDefault();
-    this.panBy(...by);
+    if (viewer.dataset.tool === "window") this.windowBy(-by[0] / 8, -by[1] / 8);
+    else this.panBy(...by);
   }
 
   loadAllPixels() {
