@@ -1,4 +1,4 @@
-"""The worklist: the studies of a run in order of score, by pages, as a person goes through them.
+"""The worklist: the studies of a run in order of score, by pages, as a person goes through them. Nothing here writes.
 
 Paging is by keyset: a cursor is a place in the order, so that pages neither repeat nor leave out a study while results
 change in between, and a deep page takes no longer than the first.
@@ -66,6 +66,9 @@ from xray.vocabulary import Label, StudyStatus
 FEW = 2_000
 """Of so many studies, reading each is quicker than reading all results in their order until a page is full."""
 
+FEW_TO_COUNT = 20_000
+"""The same where so many are counted that most results would be read."""
+
 _KIND = ("status", "reviewed", "human_label")
 _SEARCHED = (studies.c.key, studies.c.accession)
 
@@ -73,6 +76,7 @@ Place = tuple[float | None, int]
 """Of a study in the order: its score, and its id."""
 
 START: Place = (math.inf, LARGEST_NUMBER)
+"""Before all studies; among those with a score, also after them when pages go backwards."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def worklist(
     """
     forward, place = _read_cursor(cursor)
     with database.read() as connection:
-        found = _Search(connection, wanted).page(place, limit + 1, forward=forward)
+        found = _Search(connection, wanted, FEW).page(place, limit + 1, forward=forward)
         more, found = len(found) > limit, found[:limit]
         if not forward:
             found.reverse()
@@ -174,7 +178,7 @@ def worklist(
 def count_worklist(database: Database, wanted: WorklistFilter, most: int = 10_000) -> int:
     """Count the studies of a worklist, up to `most`."""
     with database.read() as connection:
-        return _Search(connection, wanted).count(most)
+        return _Search(connection, wanted, FEW_TO_COUNT).count(most)
 
 
 def neighbours(database: Database, wanted: WorklistFilter, study_id: int) -> tuple[int | None, int | None]:
@@ -187,7 +191,7 @@ def neighbours(database: Database, wanted: WorklistFilter, study_id: int) -> tup
     """
     with database.read() as connection:
         place = (row_of_study(connection, wanted.run, study_id)["score"], study_id)
-        search = _Search(connection, wanted)
+        search = _Search(connection, wanted, FEW)
         before, after = search.page(place, 1, forward=False), search.page(place, 1, forward=True)
     return (before[0][1] if before else None), (after[0][1] if after else None)
 
@@ -261,8 +265,9 @@ class _Search:
     Of a time or a text, the studies are looked up first; if these are few, only they are filtered.
     """
 
-    def __init__(self, connection: Connection, wanted: WorklistFilter) -> None:
+    def __init__(self, connection: Connection, wanted: WorklistFilter, most_few: int) -> None:
         self._connection = connection
+        self._most_few = most_few
         self._wanted = wanted
         self._run = study_results.c.run_id == wanted.run
         possible = _is_possible(wanted)
@@ -298,7 +303,7 @@ class _Search:
         return [one for one in found if wanted.body_part is None or self._part in one.body_parts.split(",")]
 
     def _groups_of(self, kinds: Sequence[tuple[str, bool, str]]) -> list[_Group]:
-        """Find the groups of some statuses, reviewed or not, and human labels."""
+        """Find the groups of some kinds, each a status, whether it was reviewed, and a human label."""
         if not kinds:
             return []
         # One look into the index for each group: SELECT DISTINCT would read every result.
@@ -340,7 +345,7 @@ class _Search:
             lowest.append((self._threshold, 0))
         if wanted.label is Label.NEGATIVE:
             highest.append((self._threshold, 0))
-        score, study_id = study_results.c.score, study_results.c.study_id
+        score, study_id = (self._walked(each) for each in (study_results.c.score, study_results.c.study_id))
         conditions: list[ColumnElement[bool]] = [score.is_not(None)]
         if lowest:
             conditions.append(tuple_(score, study_id) > max(lowest))
@@ -389,8 +394,8 @@ class _Search:
     def _few_of(self, queries: Sequence[Select[int]]) -> list[int] | None:
         found: set[int] = set()
         for query in queries:
-            found.update(self._connection.execute(query.limit(FEW + 1)).scalars())
-            if len(found) > FEW:
+            found.update(self._connection.execute(query.limit(self._most_few + 1)).scalars())
+            if len(found) > self._most_few:
                 return None
         return sorted(found)
 
@@ -405,11 +410,12 @@ class _Search:
             after = place[1] if place[0] is None else 0
             return found + self._unscored(after, limit - len(found), forward=True)
         found = self._unscored(place[1], limit, forward=False) if place[0] is None else []
-        before = (-math.inf, 0) if place[0] is None else place
+        before = START if place[0] is None else place
         return found + self._scored(before, limit - len(found), forward=False)
 
     def _scored(self, place: Place, limit: int, *, forward: bool) -> list[Place]:
-        beyond = self._between(upper=place) if forward else self._between(lower=place)
+        known = None if place == START else place
+        beyond = self._between(upper=known) if forward else self._between(lower=known)
         rows = self._results([study_results.c.score, study_results.c.study_id], beyond, limit, forward=not forward)
         return sorted(((row.score, row.study_id) for row in rows), reverse=forward)[:limit]
 
@@ -434,13 +440,17 @@ class _Search:
         """Select the first results in the order of these columns, or the last ones, of each walk."""
         if limit <= 0:
             return
-        # The sum keeps planners from walking through all results in this order.
-        order = [each if self._few is None else each + 0 for each in columns]
+        order = [self._walked(each) for each in columns]
         if not forward:
             order = [each.desc() for each in order]
         walks = self._walks(columns, conditions, without_score=without_score)
         for some in chunks([walk.order_by(*order).limit(limit) for walk in walks]):
             yield from self._connection.execute(union_all(*(select(walk.subquery()) for walk in some)))
+
+    def _walked(self, each: Column[Any]) -> ColumnElement[Any]:
+        """Return a column by which results are read in order; of few studies, each is read by its id."""
+        # The sum keeps planners from walking through all results all the same.
+        return each if self._few is None else each + 0
 
     def _walks(
         self, columns: Sequence[ColumnElement[Any]], conditions: Sequence[ColumnElement[bool]], *, without_score: bool

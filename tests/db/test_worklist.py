@@ -222,6 +222,7 @@ def test_times_and_texts_that_many_studies_have_are_filtered_as_those_of_few(
     database, run_id = every_kind
     every = _every_study(database, run_id)
     monkeypatch.setattr(under_test, "FEW", 4)
+    monkeypatch.setattr(under_test, "FEW_TO_COUNT", 4)
     asked = [wanted for wanted in _filters(every, run_id, 100) if wanted.since is not None or wanted.text]
     assert len(asked) > 50
     for wanted in asked:
