@@ -121,7 +121,7 @@ class Pictures:
             The archive does not answer.
         """
         from xray.images.preprocessing import Preprocessing
-        from xray.network.heatmap import overlay
+        from xray.network.heatmap import evidence_at_image_size, overlay
 
         study, image = self._find(run, image_id)
         if image.cam is None:
@@ -129,15 +129,17 @@ class Pictures:
         package, cam = package_of(self._settings, study.digest), cam_of(image)
         if package is None:
             raise HTTPException(404, f"{study.row.model} is not installed here, so its heat maps cannot be drawn")
-        card = package.card
         height, width = _size_of_picture(*self._size(image), full=full)
-        # A map without evidence is transparent on any scale.
-        scale = max(float(cam.max()), 1e-6) if own_scale else card.heat_map_scale
-        preprocessing = Preprocessing.from_id(card.preprocessing)
-        file = BytesIO()
-        overlay(cam, height, width, preprocessing=preprocessing, scale=scale).save(
-            file, "PNG", compress_level=COMPRESSION
+        evidence = evidence_at_image_size(
+            cam,
+            height,
+            width,
+            preprocessing=Preprocessing.from_id(package.card.preprocessing),
+            scale=package.card.heat_map_scale,
+            own_scale=own_scale,
         )
+        file = BytesIO()
+        overlay(evidence).save(file, "PNG", compress_level=COMPRESSION)
         return file.getvalue()
 
     def _find(self, run: int, image_id: int) -> tuple[Study, ImageRow]:
@@ -146,13 +148,13 @@ class Pictures:
             study = study_by_id(self._database, run, study_id or 0)
         except UsageError:
             study = None
-        for image in study.images if study else ():
-            if image.image_id == image_id and study is not None:
-                if image.sha256 is None:
-                    why = "it is not screened yet" if image.reason is None else reason_text(image.reason)
-                    raise HTTPException(404, f"there is no picture of the image: {why}")
-                return study, image
-        raise HTTPException(404, f"run {run} has no image {image_id}")
+        image = next((each for each in study.images if each.image_id == image_id), None) if study else None
+        if study is None or image is None:
+            raise HTTPException(404, f"run {run} has no image {image_id}")
+        if image.sha256 is None:
+            why = "it is not screened yet" if image.reason is None else reason_text(image.reason)
+            raise HTTPException(404, f"there is no picture of the image: {why}")
+        return study, image
 
     def _gray(self, image: ImageRow) -> "NDArray[np.uint8]":
         try:

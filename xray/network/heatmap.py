@@ -229,31 +229,24 @@ def blend(image: NDArray[np.uint8], evidence: NDArray[np.floating]) -> NDArray[n
     return _to_uint8(image * (1 - opacity) + colour(evidence) * opacity)
 
 
-def overlay(
-    cam: NDArray[np.floating], height: int, width: int, *, preprocessing: Preprocessing, scale: float
-) -> Image.Image:
-    """Draw only the heat map, to be laid over its image: `blend` draws the same, to within two gray levels.
+def overlay(evidence: NDArray[np.floating]) -> Image.Image:
+    """Draw only the heat map, to be laid over its image: `blend` draws the same, to within three gray levels.
 
     Parameters
     ----------
-    cam : ndarray of float, (h, w)
-        The image's class activation map, in units of the logit.
-    height, width : int
-        The size of the picture that it is laid over, pixels.
-    preprocessing : Preprocessing
-        The preprocessing that made the network's input from the image.
-    scale : float
-        The CAM value at the top of the colour scale, in units of the logit.
+    evidence : ndarray of float, (H, W)
+        In [0, 1], as of `evidence_at_image_size`.
 
     Returns
     -------
     PIL.Image.Image
         A palette of 256 colours, each with its opacity; transparent where the evidence is 0.
     """
-    evidence = np.clip(cam_at_image_size(cam, height, width, preprocessing) / scale, 0, 1)
     # The opacity grows with the square root, so steps of it are even where steps of the evidence would show.
     steps = np.linspace(0, 1, 256)
-    drawn = Image.fromarray(_to_uint8(255 * np.sqrt(evidence)))
+    shares = np.sqrt(evidence)
+    shares *= 255
+    drawn = Image.fromarray(_to_uint8(shares))
     drawn.putpalette(np.column_stack([colour(steps**2), _to_uint8(255 * MAX_OPACITY * steps)]).tobytes(), "RGBA")
     return drawn
 
