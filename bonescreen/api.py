@@ -22,7 +22,7 @@ from xray.errors import FileFault, UsageError
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
 from xray.network.engine import Engine
-from xray.network.heatmap import render_heat_map
+from xray.network.heatmap import render_heat_map, scale_note
 from xray.network.open_engine import open_engine_here
 from xray.network.package import ModelPackage, load_package
 from xray.thresholds import label_of
@@ -63,21 +63,30 @@ class Prediction:
     _image: ImageSource = field(repr=False)
     _card: Card = field(repr=False)
 
-    def heat_map(self) -> Image.Image:
+    def heat_map(self, *, own_scale: bool = False) -> Image.Image:
         """Draw the image, and beside it the same image under its heat map, as `bonescreen heatmap` does.
 
         An image given as a file is read again.
 
+        Parameters
+        ----------
+        own_scale : bool
+            End the colours at the image's own highest value, which the picture then says.
+
         Returns
         -------
         PIL.Image.Image
-            RGB. Negative CAM values are not drawn; the colour scale is the model's, the same for all images.
+            RGB. Negative CAM values are not drawn; the colour scale is the model's, the same for all images, unless
+            `own_scale`.
 
         References
         ----------
         Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
         """
         label = self._card.worded(self.label)
+        note = scale_note(
+            self.cam, self._card.heat_map_scale, positive=self.label is Label.POSITIVE, own_scale=own_scale
+        )
         name = [] if isinstance(self._image, np.ndarray) else [Path(self._image).name]
         model = f"{self._card.name} {self._card.version}"
         return render_heat_map(
@@ -85,7 +94,13 @@ class Prediction:
             self.cam,
             preprocessing=Preprocessing.from_id(self._card.preprocessing),
             scale=self._card.heat_map_scale,
-            caption=[*name, f"{label}, probability {self.probability:.3f} ({model})", RESEARCH_NOTICE],
+            own_scale=own_scale,
+            caption=[
+                *name,
+                f"{label}, probability {self.probability:.3f} ({model})",
+                *([note] if note else []),
+                RESEARCH_NOTICE,
+            ],
         )
 
 

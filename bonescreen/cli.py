@@ -22,12 +22,16 @@ from bonescreen.commands import (
     layers,
     metrics,
     models,
+    report,
     results,
+    review,
     runs,
     screen,
+    serve,
     status,
     study,
     train,
+    users,
 )
 from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
@@ -47,6 +51,12 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "study": study.study,
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
+        "report": report.report,
+        "review": review.app,
+    },
+    "Web pages": {
+        "serve": serve.serve,
+        "users": users.app,
     },
     "Models and training": {
         "models": models.app,

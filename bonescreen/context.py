@@ -18,8 +18,17 @@ def settings_here() -> Settings:
     return read_settings(os.environ)
 
 
-def require_packages(command: str, *modules: str) -> None:
+def require_packages(command: str, *modules: str, extra: str = "tensorflow") -> None:
     """Raise an error if modules that a command needs are not installed, before anything is imported or read.
+
+    Parameters
+    ----------
+    command : str
+        What needs them.
+    *modules : str
+        The modules.
+    extra : str
+        The extra of ``pyproject.toml`` that installs them.
 
     Raises
     ------
@@ -29,7 +38,7 @@ def require_packages(command: str, *modules: str) -> None:
     packages = {"sklearn": "scikit-learn"}
     missing = [packages.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtra(f"{command} needs {', '.join(missing)}", "tensorflow")
+        raise MissingExtra(f"{command} needs {', '.join(missing)}", extra)
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Flower, the monitor of Celery workers: read-only, and behind credentials unless only this host can reach it."""
 
 import dbm
-import ipaddress
 import logging
 import os
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from kombu.utils.url import maybe_sanitize_url
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated
 
+from bonescreen.listening import is_loopback, url
 from bonescreen.terminal import print_line
 from worker.app import celery_app
 from xray.errors import Outage, StorageOutage, UsageError
@@ -57,7 +56,7 @@ def require_credentials(host: str, user: str | None, password: str | None, setti
     UsageError
         The address is unknown; or only one of user and password is set; or neither, and other hosts can reach it.
     """
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if user is not None and password is not None:
         return user, password
     if user is not None or password is not None:
@@ -65,17 +64,6 @@ def require_credentials(host: str, user: str | None, password: str | None, setti
     if not loopback:
         raise UsageError(f"other hosts can reach {host}; set {settings}, or listen on 127.0.0.1")
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    unknown = UsageError(f"--host {host!r} is not an address or name of this host; 127.0.0.1 is reached from here only")
-    if not host:
-        raise unknown
-    try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise unknown from error
-    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 def run_flower(broker_url: str, home: Path, host: str, port: int, credentials: tuple[str, str] | None) -> None:
@@ -190,7 +178,7 @@ def _serve(flower: Flower, host: str, port: int, credentials: tuple[str, str] | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.asyncio_loop.add_signal_handler(number, stop)  # type: ignore[attr-defined]
     access = "asks for credentials" if credentials else "only from this host, without credentials and without the API"
-    print_line(f"Flower: http://{f'[{host}]' if ':' in host else host}:{port}/ ({access})")
+    print_line(f"Flower: {url(host, port)} ({access})")
     flower.start()
     sys.stdout.flush()
     # Ends the process although a thread may still wait for a broker that does not respond.

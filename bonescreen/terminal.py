@@ -3,7 +3,7 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -92,15 +92,6 @@ def _printable(cell: Cell, style: str = "") -> Text:
 def write_json(value: object) -> None:
     """Write one JSON value to standard output, in ASCII, which any terminal's encoding can write."""
     print(json.dumps(value, indent=2))
-
-
-def write_json_list(rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a JSON list to standard output, a row a line, without holding it in memory."""
-    opening = "[\n"
-    for row in rows:
-        sys.stdout.write(opening + json.dumps(row))
-        opening = ",\n"
-    sys.stdout.write("[]\n" if opening == "[\n" else "\n]\n")
 
 
 def local_time(seconds: float) -> str:

@@ -40,6 +40,39 @@ def list_failures(database: Database, run_id: int | None = None) -> Generator[Fa
             yield FailureRow(*row)
 
 
+@dataclass(frozen=True)
+class ListedFailure:
+    """One image of a run that has no prediction, its study, and what exactly is wrong with its file."""
+
+    image_id: int
+    image: str
+    study_id: int
+    study: str
+    detail: str | None
+    attempts: int
+
+
+def page_of_failures(
+    database: Database, run_id: int, reason: str, after: int = 0, limit: int = 100
+) -> list[ListedFailure]:
+    """List images of a run that could not be read for a reason, in the order of their ids, which are above `after`."""
+    query = (
+        select(
+            images.c.id, images.c.path, studies.c.id.label("study_id"), studies.c.key, outcomes.c.detail,
+            outcomes.c.attempts,
+        )
+        .join_from(outcomes, images, images.c.id == outcomes.c.image_id)
+        .join(studies, studies.c.id == images.c.study_id)
+        # The index of failures is used only where the query says that it asks for them.
+        .where(outcomes.c.run_id == run_id, outcomes.c.reason.is_not(None), outcomes.c.reason == reason)
+        .where(outcomes.c.image_id > after, images.c.current)
+        .order_by(outcomes.c.image_id)
+        .limit(limit)
+    )  # fmt: skip
+    with database.read() as connection:
+        return [ListedFailure(*row) for row in connection.execute(query)]
+
+
 def count_failures(database: Database, run_id: int | None = None) -> dict[str, int]:
     """Count the failures that `list_failures` streams by reason, the most frequent first."""
     query = (

@@ -48,8 +48,9 @@ class StudyRow:
     """One study in one run; `score` in [0, 1] is the mean of its images' probabilities (as in the MURA paper).
 
     `db.assessment` says which images count; `highest` is the highest of their probabilities. Both are None if the study
-    is pending, not assessable or out of scope. `patients` is above 1 if its images are of several patients. The last
-    four are None unless `ResultFilter.keep` names them; `modality` and `path` are those of its first image.
+    is pending, not assessable or out of scope. `patients` is above 1 if its images are of several patients. `accession`
+    to `path` are None unless `ResultFilter.keep` names them; `modality` and `path` are those of its first image.
+    `changed_at` is when its result last changed, in seconds since 1970.
     """
 
     run: int
@@ -70,6 +71,7 @@ class StudyRow:
     study_date: str | None
     modality: str | None
     path: str | None
+    changed_at: float | None
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,12 @@ def find_study(database: Database, key: str, run_id: int | None = None) -> list[
         return [read_study(connection, row) for row in rows]
 
 
+def study_of_image(database: Database, image_id: int) -> int | None:
+    """Return the id of the study that an image belongs to, or None if there is no such image."""
+    with database.read() as connection:
+        return connection.execute(select(images.c.study_id).where(images.c.id == image_id)).scalar_one_or_none()
+
+
 def row_of_study(connection: Connection, run_id: int, study_id: int) -> RowMapping:
     """Return the columns of `result_columns`, with all that is kept, of a study in a run.
 
@@ -464,6 +472,7 @@ def result_columns(keep: Collection[str] = (), threshold: float | None = None) -
         studies.c.patient,
         studies.c.patients,
         *shown,
+        study_results.c.changed_at,
     ]
 
 

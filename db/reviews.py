@@ -82,7 +82,7 @@ def add_review(
     UsageError
         The run has no such study, or no result of it yet; the name or the note is too long or not text.
     """
-    name, text = _reviewer(reviewer), _note(note)
+    name, text = check_reviewer(reviewer), check_note(note)
     with database.write() as connection:
         row_of_study(connection, run_id, study_id)
         result = study_results.c.run_id == run_id, study_results.c.study_id == study_id
@@ -105,7 +105,14 @@ def add_review(
         return _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
 
 
-def _reviewer(name: str) -> str:
+def check_reviewer(name: str) -> str:
+    """Return a reviewer's name as it is stored.
+
+    Raises
+    ------
+    UsageError
+        It is empty, too long or not printable.
+    """
     stripped = name.strip()
     if not stripped:
         raise UsageError("a review needs its reviewer's name")
@@ -116,7 +123,14 @@ def _reviewer(name: str) -> str:
     return stripped
 
 
-def _note(note: str | None) -> str | None:
+def check_note(note: str | None) -> str | None:
+    """Return a note as it is stored; None if it is empty.
+
+    Raises
+    ------
+    UsageError
+        It is too long or not text.
+    """
     text = "\n".join((note or "").strip().splitlines())
     if len(text) > NOTE_CHARACTERS:
         raise UsageError(f"a note has at most {NOTE_CHARACTERS:,} characters, and this {len(text):,}")

@@ -98,3 +98,39 @@ def empty(database: Database) -> None:
         else:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(delete(table))
+
+
+def fill_with_results(database: Database, number: int, key: str = "XR_HAND/patient{n:07}/study1_positive") -> int:
+    """Store a run of many studies of one image each, without its files, batches and counts; return the run."""
+    archive_id = register_archive(database, "many", "/many")
+    run_id = open_run(database, archive_id, register_model(database, MODEL), batch_size=4)
+    opened = scans.begin_scan(database, run_id, "folder", "test")
+    assert opened is not None
+    scans.close_scan(database, opened, {})
+    columns = {"archive": archive_id, "run": run_id}
+    for first in range(1, number + 1, 100_000):
+        ids = range(first, min(first + 100_000, number + 1))
+        rows = [{**columns, "id": n, "key": key.format(n=n), "score": n * 7919 % number / number} for n in ids]
+        with database.write() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO studies (id, archive_id, key, body_parts, human_label) "
+                    "VALUES (:id, :archive, :key, 'HAND', 'positive')"
+                ),
+                rows,
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO images (id, archive_id, study_id, path, size, mtime_ns, current, body_part) "
+                    "VALUES (:id, :archive, :id, :key || '/image1.png', 1, 1, true, 'HAND')"
+                ),
+                rows,
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO study_results (run_id, study_id, status, score, highest, flagged, images, failed, "
+                    "changed_at) VALUES (:run, :id, 'scored', :score, :score, :score >= 0.5, 1, 0, 1795000000.25)"
+                ),
+                rows,
+            )
+    return run_id

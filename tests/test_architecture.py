@@ -119,7 +119,9 @@ def test_keras_is_imported_only_where_networks_are_built_and_trained() -> None:
     assert wrong <= KERAS_MODULES
 
 
-@pytest.mark.parametrize("process", ["worker.__main__", "producer.__main__", "bonescreen.cli", "bonescreen.monitor"])
+@pytest.mark.parametrize(
+    "process", ["worker.__main__", "producer.__main__", "bonescreen.cli", "bonescreen.monitor", "bonescreen.pages.app"]
+)
 def test_only_the_process_that_infers_loads_a_network_library(process: str) -> None:
     heavy = "tensorflow keras jax openvino scipy"
     check = f"import sys, {process}; sys.exit(' '.join(m for m in '{heavy}'.split() if m in sys.modules) or 0)"

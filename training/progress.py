@@ -194,7 +194,8 @@ class Bar:
         """Return rate, time left and time passed, the most important first."""
         facts = [self._note] if self._note else []
         if rate := self.rate:
-            facts.append(f"{rate:.1f} {self._unit}s/s" if rate >= 0.1 else f"{1 / rate:.0f} s/{self._unit}")
+            several = count(2, self._unit).removeprefix("2 ")
+            facts.append(f"{rate:.1f} {several}/s" if rate >= 0.1 else f"{1 / rate:.0f} s/{self._unit}")
             if self._done < self._total:
                 facts.append(f"{clock_text((self._total - self._done) / rate)} left")
         facts.append(f"{clock_text(self._clock() - self._started)} elapsed")

@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
     Parameters
     ----------
     role : str
-        What the process is: ``worker``, ``feeder`` or ``flower``.
+        What the process is: ``worker``, ``feeder``, ``flower`` or ``pages``.
     worker : str
         The name of this host's worker, as `bonescreen status` shows it.
     """

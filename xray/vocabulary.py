@@ -118,6 +118,31 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.QUARANTINED: "three attempts at this image on its own ended without a result",
 }
 
+_COPY_AGAIN = "Copy the file again from where it came from, then read it again."
+_NOT_SCREENED = "bonescreen does not screen such files: move it out of the archive, then scan again."
+REASON_REMEDY: dict[Reason, str] = {
+    Reason.EMPTY: _COPY_AGAIN,
+    Reason.TRUNCATED: _COPY_AGAIN,
+    Reason.CORRUPT: _COPY_AGAIN,
+    Reason.IMPLAUSIBLE: "Open it with a viewer: if it shows a radiograph, export it again, then read it again.",
+    Reason.NOT_AN_IMAGE: _NOT_SCREENED,
+    Reason.UNSUPPORTED: "Export it as an ordinary DICOM or PNG file, then scan again.",
+    Reason.MULTI_FRAME: "Export the frame that is meant as a file of its own, then scan again.",
+    Reason.NOT_RADIOGRAPH: _NOT_SCREENED,
+    Reason.NO_PIXELS: _NOT_SCREENED,
+    Reason.TOO_LARGE: "Export it at its usual size: no ordinary radiograph is that large.",
+    Reason.TOO_MANY_PIXELS: "Export it at its usual size: no ordinary radiograph has so many pixels.",
+    Reason.UNREADABLE: "Give the user that runs the workers the right to read it, then read it again.",
+    Reason.VANISHED: "Put it back and read it again, or scan again so that it is no longer expected.",
+    Reason.CHANGED: "Scan the archive again.",
+    Reason.BROKEN_LINK: "Put the file that it leads to in its place, then read it again.",
+    Reason.OUTSIDE_ARCHIVE: "Put the file itself into the archive, then scan again.",
+    Reason.QUARANTINED: (
+        "Where workers were killed for lack of memory (see the kernel's log), give them more, then read it again."
+    ),
+}
+"""What to do about each reason."""
+
 
 class Repair(StrEnum):
     """What a file says wrongly about its pixels, which were therefore read otherwise; the values are stored."""

@@ -93,6 +93,11 @@ def as_study_key(text: str) -> str | None:
     return as_utf8(text.rstrip("/"))
 
 
+def as_study_keys(texts: list[str] | None) -> list[str]:
+    """Read the keys of studies; Typer calls it."""
+    return [key for text in texts or () if (key := as_study_key(text))]
+
+
 def as_archive(text: str) -> Path:
     """Read an archive's path; Typer calls it.
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from training.data.dataset import Dataset
     from training.data.leakage import Leakage
     from training.evaluate.baseline import Baseline, Comparison
-    from training.evaluate.evaluation import Evaluation, Level, Population
+    from training.evaluate.evaluation import Evaluation, Level
+    from training.evaluate.population import Population
     from training.evaluate.predictions import Predictions
     from training.evaluate.report import EvaluationReport
     from training.evaluate.thresholds import ThresholdAim
@@ -306,7 +307,7 @@ def print_level(rows: str, level: "Level") -> None:
 
 def _metric_rows(population: "Population") -> list[tuple[str, ...]]:
     from training.evaluate.bootstrap import RANKING_METRICS, THRESHOLD_METRICS
-    from training.evaluate.evaluation import METRIC_NAMES
+    from training.evaluate.population import METRIC_NAMES
 
     named = [(METRIC_NAMES[metric], getattr(population, metric)) for metric in RANKING_METRICS]
     for value, at in {at.threshold: at for at in population.at}.items():
@@ -319,7 +320,7 @@ def _metric_rows(population: "Population") -> list[tuple[str, ...]]:
 
 
 def _print_comparison(title: str, comparison: "Comparison") -> None:
-    from training.evaluate.evaluation import METRIC_NAMES
+    from training.evaluate.population import METRIC_NAMES
 
     print_line(title, "bold")
     rows: Sequence[Sequence[str]] = [

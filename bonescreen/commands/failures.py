@@ -1,5 +1,6 @@
 """Failures: the images that could not be read."""
 
+import sys
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
@@ -9,7 +10,8 @@ import typer
 
 from bonescreen.commands.arguments import Json, as_count
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.terminal import print_line, print_table, write_json_list
+from bonescreen.exports.json_text import write_objects
+from bonescreen.terminal import print_line, print_table
 from db.failures import FailureRow, count_failures, list_failures
 from db.runs import require_run
 from xray.vocabulary import REASON_TEXT, Reason, count
@@ -36,7 +38,7 @@ def failures(
             require_run(database, run)
         with closing(list_failures(database, run)) as found:
             if as_json:
-                write_json_list(asdict(row) for row in found)
+                write_objects((asdict(row) for row in found), sys.stdout)
                 return
             listed = list(islice(found, TABLE_ROWS))
         reasons = count_failures(database, run)

@@ -2,63 +2,108 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from bonescreen.commands.arguments import RunOption, StudyKey
+from bonescreen.chosen_studies import stream_studies
+from bonescreen.commands.arguments import RunOption, as_count, as_study_keys
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.terminal import print_line, print_notice
-from db.queries import ImageRow, Study, find_study
+from bonescreen.exports.private_file import make_private_folders, open_private
+from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
+from bonescreen.terminal import print_line, print_notice, print_to
+from db.queries import ImageRow, Study, find_runs, find_study
 from db.runs import require_run
-from xray.errors import ArchiveOutage, FileFault, PackageError, UsageError
+from db.session import Database
+from db.worklist import WorklistFilter
+from training.progress import Bar
+from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, Label
-
-if TYPE_CHECKING:
-    from xray.network.package import ModelPackage
-
 
 ENDING = ".heatmap.png"
 LONGEST_NAME = 255
 """Bytes of a file's name that Linux file systems take."""
 
 
-class _Changed(Exception):
-    """The file is not the same as when it was screened."""
-
-
 def heatmap(
-    study: StudyKey,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures; it is made if missing.")
     ],
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STUDY",
+            callback=as_study_keys,
+            help="Studies: their names in `bonescreen results`, or unambiguous endings of them.",
+        ),
+    ] = None,
     run: RunOption = None,
+    flagged: Annotated[
+        bool, typer.Option("--flagged", help="Draw the run's flagged studies, the highest score first.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", callback=as_count, help="With --flagged, at most N studies (default: all)."),
+    ] = None,
+    own_scale: Annotated[
+        bool,
+        typer.Option(
+            "--own-scale",
+            help="End each picture's colours at its own highest value. The picture says so, as such pictures cannot be "
+            "compared.",
+        ),
+    ] = False,
 ) -> None:
-    """Draw heat maps of a study's images as PNG files.
+    """Draw heat maps of studies' images as PNG files.
 
-    They show which areas raised the fracture score; all images share one colour scale, so normal images stay dark.
+    They show which areas raised the fracture score; all images share one colour scale, so normal images stay dark. If
+    the map of a positive image is dark too, the picture says so; --own-scale shows more of it.
+
     Prints the paths of the pictures; DIR mirrors the archive's folder structure. Without --run, the newest run is
-    drawn.
+    drawn. What cannot be drawn is named, and the exit code is 1.
 
     Example: bonescreen heatmap patient00001/study1_positive -o heatmaps
     """
+    if flagged and studies:
+        raise UsageError("--flagged draws all flagged studies; leave it out to draw the studies that you name")
+    if not flagged and not studies:
+        raise UsageError("STUDY is missing; name studies, or draw all flagged ones with --flagged")
+    if limit is not None and not flagged:
+        raise UsageError("--limit is for --flagged; it limits nothing else")
     settings = settings_here()
     with open_ledger(settings) as database:
         if run is not None:
             require_run(database, run)
-        found = _chosen(find_study(database, study, run))
+        total, chosen = _flagged(database, run, limit) if flagged else _named(database, studies or [], run)
         roots = roots_here(settings, database)
-    _refuse_inside_archive(output, roots)
-    package = _package(found, settings)
-    written = [_draw(image, found, package, roots, output) for image in found.images]
+        _refuse_inside_archive(output, roots)
+        whole = _draw_all(chosen, Drawing(settings, roots, output, own_scale), total)
+    if flagged and not total:
+        print_notice("No study is flagged.")
     print_notice(RESEARCH_NOTICE)
-    if not all(written):
+    if not whole:
         raise typer.Exit(1)
+
+
+def _named(database: Database, keys: Sequence[str], run: int | None) -> tuple[int, Iterator[Study]]:
+    """Find all studies before any is drawn, so that a wrong name is said at once; each is drawn once."""
+    found = {study.row.study: study for study in (_chosen(find_study(database, key, run)) for key in keys)}
+    archives = sorted({image.archive for study in found.values() for image in study.images})
+    if len(archives) > 1:
+        raise UsageError(
+            f"these studies are of more than one archive ({', '.join(archives)}), and their images may have the same "
+            "paths; draw each archive's into a folder of its own"
+        )
+    return len(found), iter(found.values())
 
 
 def _chosen(found: list[Study]) -> Study:
@@ -67,6 +112,16 @@ def _chosen(found: list[Study]) -> Study:
         where = ", ".join(f"--run {number} ({name})" for name, number in sorted(places.items()))
         raise UsageError(f"{found[0].row.study!r} is in more than one archive; choose one with: {where}")
     return found[0]
+
+
+def _flagged(database: Database, run: int | None, limit: int | None) -> tuple[int, Iterator[Study]]:
+    runs = find_runs(database, run)
+    if len(runs) > 1:
+        where = ", ".join(f"--run {summary.run} ({summary.archive})" for summary in runs)
+        raise UsageError(f"there is more than one archive; choose one with: {where}")
+    (summary,) = runs
+    studies = (study for _, study in stream_studies(database, WorklistFilter(summary.run, flagged=True), limit))
+    return summary.flagged if limit is None else min(limit, summary.flagged), studies
 
 
 def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
@@ -80,54 +135,57 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
             )
 
 
-def _package(study: Study, settings: Settings) -> "ModelPackage":
-    from xray.network.package import installed_packages, load_package
+@dataclass
+class Drawing:
+    """Where and how pictures are drawn, and what is said of each."""
 
-    for name in dict.fromkeys((settings.model, *installed_packages())):
-        try:
-            package = load_package(name)
-        except PackageError:
-            continue
-        if package.digest == study.digest:
-            return package
-    raise UsageError(
-        f"run {study.row.run} was made with {study.row.model} (digest {study.digest[:12]}), which is not installed "
-        "here; set BONESCREEN_MODEL to its folder"
-    )
+    settings: Settings
+    roots: Mapping[str, Path]
+    output: Path
+    own_scale: bool
+    print_path: Callable[[str], object] = print_line
+    say: Callable[[str], object] = print_notice
 
 
-def _draw(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path], output: Path) -> bool:
+def _draw_all(studies: Iterator[Study], drawing: Drawing, total: int) -> bool:
+    """Draw studies, one after the other; return False when a heat map could not be drawn."""
+    # A terminal shows everything above the bar; elsewhere paths go to standard output, and the rest to standard error.
+    console = Console(stderr=not sys.stdout.isatty())
+    if console.is_interactive:
+        drawing.print_path = partial(print_to, console) if sys.stdout.isatty() else print_line
+        drawing.say = partial(print_to, console) if sys.stderr.isatty() else print_notice
+    whole = True
+    with Bar(console, "Drawing heat maps", total, unit="study") as bar:
+        for study in studies:
+            for image in study.images:
+                whole &= _draw(image, study, drawing)
+            bar.advance(1)
+    return whole
+
+
+def _draw(image: ImageRow, study: Study, drawing: Drawing) -> bool:
     """Draw one image, or say why not; return False when a heat map could not be drawn."""
     if image.probability is None:
         why = "not screened yet" if image.reason is None else f"no prediction: {reason_text(image.reason)}"
-        print_notice(f"{image.image}: {why}")
+        drawing.say(f"{image.image}: {why}")
         return True
+    target = drawing.output / _target(PurePosixPath(image.image))
     try:
-        picture = _render(image, study, package, roots)
-    except _Changed:
-        print_notice(f"{image.image}: the file has changed since it was screened; screen its archive again")
+        picture = _render(image, study, drawing)
+        make_private_folders(target.parent)
+        with open_private(target) as file:
+            file.write(picture)
+    except ChangedFile:
+        drawing.say(f"{image.image}: the file has changed since it was screened; screen its archive again")
         return False
     except FileFault as fault:
-        print_notice(f"{image.image}: cannot be read any more: {reason_text(fault.reason)}")
+        drawing.say(f"{image.image}: cannot be read any more: {reason_text(fault.reason)}")
         return False
-    target = output / _target(PurePosixPath(image.image))
-    try:
-        _write_privately(target, picture)
-    except OSError as error:
-        print_notice(f"{image.image}: its heat map cannot be written: {error.strerror}")
+    except StorageOutage as outage:
+        drawing.say(f"{image.image}: {outage}")
         return False
-    print_line(str(target))
+    drawing.print_path(str(target))
     return True
-
-
-def _write_privately(target: Path, picture: bytes) -> None:
-    """Write a file that only this user may read, in folders made for this user: it shows a patient."""
-    for folder in reversed([folder for folder in target.parents if not folder.exists()]):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    # One that was there would keep its rights; a link would be followed. On a share, only the owner may change rights.
-    target.unlink(missing_ok=True)
-    with open(target, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        file.write(picture)
 
 
 def _target(image: PurePosixPath) -> PurePosixPath:
@@ -139,29 +197,24 @@ def _target(image: PurePosixPath) -> PurePosixPath:
     return image.with_name(name)
 
 
-def _render(image: ImageRow, study: Study, package: "ModelPackage", roots: Mapping[str, Path]) -> bytes:
-    import numpy as np
-
-    from xray.archives.files import read_image_file
-    from xray.images.decode import decode
+def _render(image: ImageRow, study: Study, drawing: Drawing) -> bytes:
     from xray.images.preprocessing import Preprocessing
-    from xray.network.heatmap import render_heat_map
+    from xray.network.heatmap import render_heat_map, scale_note
 
-    if image.archive not in roots:
-        raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
-    data = read_image_file(roots[image.archive], image.image)
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise _Changed
-    cam = np.frombuffer(image.cam or b"", "<f2").astype(np.float32).reshape(image.cam_shape or (0, 0))
+    package, cam = find_package(study, drawing.settings), cam_of(image)
     label = package.card.worded(Label(image.label)) if image.label else study.row.status
+    scale, positive = package.card.heat_map_scale, image.label == Label.POSITIVE
+    note = scale_note(cam, scale, positive=positive, own_scale=drawing.own_scale)
     drawn = render_heat_map(
-        decode(data),
+        read_gray(image, drawing.roots),
         cam,
         preprocessing=Preprocessing.from_id(package.card.preprocessing),
-        scale=package.card.heat_map_scale,
+        scale=scale,
+        own_scale=drawing.own_scale,
         caption=[
             image.image,
             f"{label}, probability {image.probability:.3f} ({study.row.model}, run {study.row.run})",
+            *([note] if note else []),
             RESEARCH_NOTICE,
         ],
     )

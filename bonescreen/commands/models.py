@@ -30,7 +30,7 @@ def list_packages(as_json: Json = False) -> None:
 
     Example: bonescreen models list
     """
-    listed = _listed(settings_here())
+    listed = list_models(settings_here())
     if as_json:
         write_json(listed)
         return
@@ -91,7 +91,8 @@ def verify(name: Name) -> None:
     print_line(f"{package.card.name} {package.card.version} is OK.")
 
 
-def _listed(settings: Settings) -> list[dict[str, Any]]:
+def list_models(settings: Settings) -> list[dict[str, Any]]:
+    """Describe the installed model packages and the configured one, as `--json` writes them."""
     from xray.network.package import installed_packages, load_package
 
     installed = installed_packages()

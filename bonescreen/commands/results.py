@@ -1,42 +1,21 @@
 """Results: studies with their scores, as a table or for other programs."""
 
-import csv
-import sys
-from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields, replace
-from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from bonescreen.commands.arguments import RunOption, as_count, as_score, as_time, as_utf8
-from bonescreen.commands.runs import percent
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.problems import is_open
-from bonescreen.terminal import print_line, print_notice, print_table, write_json_list
+from bonescreen.exports import formats
+from bonescreen.exports.about import About
+from bonescreen.exports.formats import Format
+from bonescreen.results_table import TABLE_ROWS, print_images, print_results, run_heading
+from bonescreen.terminal import print_notice
 from db import queries
 from db.queries import ImageResult, ResultFilter, StudyRow
-from db.run_queries import RunSummary
-from db.session import Database
-from xray.printable import escape_controls
-from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus, count
-
-TABLE_ROWS = 50
-CSV_DIGITS = 4
-"""Decimals of a score in CSV: more than the noise of the labels leaves meaningful. JSON has all digits."""
-
-WITHOUT_RESULT = (StudyStatus.INCOMPLETE, StudyStatus.NOT_ASSESSABLE, StudyStatus.OUT_OF_SCOPE)
-"""Statuses of studies that are neither positive nor negative, unless an incomplete one is positive already."""
-
-
-class Format(StrEnum):
-    """How results are written."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
+from xray.vocabulary import RESEARCH_NOTICE, Label
 
 
 def results(
@@ -64,7 +43,7 @@ def results(
         typer.Option(
             metavar="N",
             callback=as_count,
-            help=f"Show at most N studies or images (default: {TABLE_ROWS} in a table, all in CSV and JSON).",
+            help=f"Show at most N studies or images (default: {TABLE_ROWS} in a table, all in the other formats).",
         ),
     ] = None,
     since: Annotated[
@@ -79,8 +58,22 @@ def results(
         bool, typer.Option("--images", help="List the images of these studies: file, probability, reason.")
     ] = False,
     form: Annotated[
-        Format, typer.Option("--format", help="CSV and JSON are written to standard output, for other programs.")
+        Format,
+        typer.Option(
+            "--format",
+            help="Of these, csv, json and jsonl (an object a line) can be written to standard output, parquet and xlsx "
+            "only to a file. Parquet needs the extra parquet.",
+        ),
     ] = Format.TABLE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to this file, whole or not at all; only you may read it.",
+        ),
+    ] = None,
 ) -> None:
     """List studies with their scores, the highest first.
 
@@ -90,6 +83,7 @@ def results(
 
     Example: bonescreen results --flagged --format csv > flagged.csv
     """
+    formats.check(form, output)
     settings = settings_here()
     wanted = ResultFilter(run, flagged, min_score, threshold, body_part, label, limit, since, settings.keep)
     with open_ledger(settings) as database:
@@ -99,171 +93,8 @@ def results(
         if form is Format.TABLE:
             (print_images if images else print_results)(database, wanted, runs)
             return
-        _write(database, wanted, form, images)
+        stream, kind = (queries.image_results, ImageResult) if images else (queries.results, StudyRow)
+        with closing(stream(database, wanted)) as rows:
+            formats.write(rows, kind, form, About.now(runs, threshold), output)
         for text in (*(run_heading(summary, threshold) for summary in runs), RESEARCH_NOTICE):
             print_notice(text)
-
-
-def _write(database: Database, wanted: ResultFilter, form: Format, images: bool) -> None:
-    stream, kind = (queries.image_results, ImageResult) if images else (queries.results, StudyRow)
-    with closing(stream(database, wanted)) as rows:
-        if form is Format.CSV:
-            write_csv(rows, kind)
-        else:
-            write_json_list(asdict(row) for row in rows)
-
-
-def run_heading(run: RunSummary, threshold: float | None = None) -> str:
-    """Say in a line which archive, model and threshold a run's results come from."""
-    own = f"{run.study_threshold:.3f}"
-    used = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
-    text = f"Run {run.run}: {run.archive}, {run.model} ({run.precision}), study threshold {used}"
-    return text + (f" ({run.state}, {percent(run)} % processed)" if is_open(run) else "")
-
-
-def write_csv(rows: Iterable[StudyRow] | Iterable[ImageResult], kind: type[StudyRow] | type[ImageResult]) -> None:
-    """Write rows of a kind as CSV to standard output.
-
-    A text that a spreadsheet would read as a formula (study keys are file names, which anybody may have chosen)
-    gets an apostrophe in front; one that begins with an apostrophe gets another, so removing one restores it.
-    """
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    names = [field.name for field in fields(kind)]
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([_csv_cell(getattr(row, name)) for name in names])
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.{CSV_DIGITS}f}"
-    if not isinstance(value, str):
-        return value
-    # A header or a manifest may hold sequences that control the terminal that the file is printed to.
-    text = escape_controls(value)
-    return f"'{text}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
-
-
-def outcome_text(row: StudyRow, finding: str) -> Text:
-    """Write a study's result in a run; only a study all of whose images were read is called negative."""
-    status = StudyStatus(row.status)
-    if row.label == Label.POSITIVE:
-        unread = f" ({status})" if status is not StudyStatus.SCORED else ""
-        return Text(f"positive: {finding}{unread}", "bold red")
-    return Text("negative") if row.label == Label.NEGATIVE else Text(status, "yellow")
-
-
-def score_text(score: float | None) -> str:
-    """Write a score or probability, where there is one."""
-    return "-" if score is None else f"{score:.3f}"
-
-
-def print_results(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
-    """Print the table of results, how many studies have none, and the research notice."""
-    print_studies(database, wanted, runs)
-    _print_without_result(count_studies(database, replace(wanted, flagged=False, min_score=None, label=None)))
-    print_line(RESEARCH_NOTICE)
-
-
-def print_studies(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
-    """Print the table of results, with a heading for each run."""
-    for summary in runs:
-        print_line(run_heading(summary, wanted.threshold), "dim")
-    rows = list(queries.results(database, replace(wanted, limit=wanted.limit or TABLE_ROWS)))
-    if rows:
-        _print_rows(rows, {summary.run: summary.finding for summary in runs})
-    else:
-        print_line("No study matches.")
-    more = sum(queries.count_results(database, wanted).values()) - len(rows)
-    if more > 0:
-        print_line(f"... and {more:,} more: bonescreen results with --format csv or a higher --limit", "dim")
-
-
-def print_images(database: Database, wanted: ResultFilter, runs: Sequence[RunSummary]) -> None:
-    """Print the images of the studies, and the research notice."""
-    for summary in runs:
-        print_line(run_heading(summary, wanted.threshold), "dim")
-    most = wanted.limit or TABLE_ROWS
-    rows = list(queries.image_results(database, replace(wanted, limit=most + 1)))
-    if rows:
-        titles = (" probability", "label", "state", "body part", "image")
-        print_table(
-            titles,
-            [
-                [
-                    score_text(row.probability),
-                    row.label or "-",
-                    row.reason or row.state,
-                    row.body_part or "unknown",
-                    row.image,
-                ]
-                for row in rows[:most]
-            ],
-        )
-    else:
-        print_line("No study matches.")
-    if len(rows) > most:
-        print_line("... and more: bonescreen results --images with --format csv or a higher --limit", "dim")
-    print_line(RESEARCH_NOTICE)
-
-
-@dataclass(frozen=True)
-class StudyCounts:
-    """Numbers of studies by result; `without_result` by status, of `WITHOUT_RESULT`."""
-
-    positive: int
-    negative: int
-    without_result: dict[StudyStatus, int]
-    pending: int
-
-    @property
-    def reasons(self) -> str:
-        """Why studies have no result: ``2 incomplete, 1 out of scope``."""
-        return ", ".join(f"{number:,} {status}" for status, number in self.without_result.items() if number)
-
-
-def count_studies(database: Database, everything: ResultFilter) -> StudyCounts:
-    """Count studies by result. An incomplete study that is positive all the same counts as positive."""
-    counted = queries.count_results(database, everything)
-    positive = queries.count_results(database, replace(everything, label=Label.POSITIVE))
-    left = {status: counted.get(status, 0) - positive.get(status, 0) for status in StudyStatus}
-    return StudyCounts(
-        positive=sum(positive.values()),
-        negative=left[StudyStatus.SCORED],
-        without_result={status: left[status] for status in WITHOUT_RESULT},
-        pending=left[StudyStatus.PENDING],
-    )
-
-
-def _print_without_result(counts: StudyCounts) -> None:
-    total = sum(counts.without_result.values())
-    if total:
-        verb, them = ("has", "it") if total == 1 else ("have", "them")
-        print_line(f"{count(total, 'study')} {verb} no result: {counts.reasons}; review {them} yourself", "yellow")
-    if counts.pending:
-        print_line(f"{count(counts.pending, 'study')} not screened yet", "yellow")
-
-
-def _print_rows(rows: Sequence[StudyRow], findings: dict[int, str]) -> None:
-    several, labelled = len(findings) > 1, any(row.human_label for row in rows)
-    kept = [name for name in ("accession", "study_date", "modality", "path") if any(getattr(row, name) for row in rows)]
-    titles = ((" run",) if several else ()) + (" score", " highest", "result", " images", "body part")
-    print_table(
-        titles + (("human label",) if labelled else ()) + ("study", *(name.replace("_", " ") for name in kept)),
-        [
-            [
-                *([str(row.run)] if several else []),
-                score_text(row.score),
-                score_text(row.highest),
-                outcome_text(row, findings[row.run]),
-                f"{row.images - row.failed}/{row.images}" if row.status != StudyStatus.PENDING else "-",
-                row.body_part or "unknown",
-                *([row.human_label or "-"] if labelled else []),
-                row.study,
-                *(getattr(row, name) or "-" for name in kept),
-            ]
-            for row in rows
-        ],
-    )

@@ -51,7 +51,7 @@ def resume(run: RunNumber) -> None:
         print_line(f"Run {run} has nothing left to do.")
         return
     print_line(f"Run {run} is resumed: {count(waiting, 'batch')} to do.")
-    _print_next_step(settings, summary)
+    print_line(next_step(settings, summary))
 
 
 def cancel(run: RunNumber) -> None:
@@ -81,14 +81,25 @@ def retry(run: RunNumber) -> None:
     settings = settings_here()
     with open_ledger(settings) as database:
         summary = run_summary(database, run)
-        if summary.state is RunState.CANCELLED:
-            raise UsageError(f"run {run} is cancelled; first: bonescreen resume {run}")
-        retried = ledger.retry(database, run)
+        retried = retry_failures(database, summary)
     if not retried:
         print_line(f"Run {run} has no failed images.")
         return
     print_line(f"{count(retried, 'failed image')} of run {run} will be read again.")
-    _print_next_step(settings, summary)
+    print_line(next_step(settings, summary))
+
+
+def retry_failures(database: Database, run: RunSummary) -> int:
+    """Let a run's failed images be read again; return how many.
+
+    Raises
+    ------
+    UsageError
+        The run is cancelled.
+    """
+    if run.state is RunState.CANCELLED:
+        raise UsageError(f"run {run.run} is cancelled; first: bonescreen resume {run.run}")
+    return ledger.retry(database, run.run)
 
 
 def run_json(run: RunSummary) -> dict[str, object]:
@@ -116,8 +127,8 @@ def _refuse_while_scanned(database: Database, run: int) -> None:
             )
 
 
-def _print_next_step(settings: Settings, run: RunSummary) -> None:
+def next_step(settings: Settings, run: RunSummary) -> str:
+    """Say what continues a run that has open batches again."""
     if settings.broker_url is None:
-        print_line(f"If no screen is running, run: bonescreen screen {quote(run.root)}")
-    else:
-        print_line(f"Workers continue with it. Watch them with: bonescreen status {run.run}")
+        return f"If no screen is running, run: bonescreen screen {quote(run.root)}"
+    return f"Workers continue with it. Watch them with: bonescreen status {run.run}"

@@ -17,9 +17,9 @@ from rich.text import Text
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.choose_model import model_for_archive
 from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Priority, as_score
-from bonescreen.commands.results import count_studies, print_studies
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
+from bonescreen.results_table import count_studies, print_studies
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import home_lock, name_archives, open_database, stack_services, with_archives
 from bonescreen.supervisor import Supervisor

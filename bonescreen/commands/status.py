@@ -55,7 +55,7 @@ def status(
     )
     try:
         with open_ledger(settings) as database:
-            facts = read_system_state(settings, database, _chosen(database, run))
+            facts = read_system_state(settings, database, chosen_runs(database, run))
         found = find_problems(facts)
     except DatabaseOutage as outage:
         found = [Problem(f"{outage}.", "Start the database, or correct BONESCREEN_DATABASE_URL. Workers wait for it.")]
@@ -69,7 +69,8 @@ def status(
         raise typer.Exit(1)
 
 
-def _chosen(database: Database, run: int | None) -> list[RunSummary]:
+def chosen_runs(database: Database, run: int | None) -> list[RunSummary]:
+    """Summarise one run; or, by default, all that are not finished, or the newest if there are none."""
     if run is not None:
         return [run_summary(database, run)]
     listed = list_runs(database)

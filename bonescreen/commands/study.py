@@ -6,10 +6,11 @@ from rich.text import Text
 
 from bonescreen.commands.arguments import Json, RunOption, StudyKey
 from bonescreen.commands.failures import reason_text
-from bonescreen.commands.results import outcome_text, run_heading, score_text
 from bonescreen.context import open_ledger, settings_here
+from bonescreen.exports.columns import columns_of, record
+from bonescreen.results_table import outcome_text, run_heading, score_text
 from bonescreen.terminal import print_line, print_notice, print_table, print_wrapped, write_json
-from db.queries import ImageRow, Study, find_study
+from db.queries import ImageRow, Study, StudyRow, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
 from xray.vocabulary import FOR_PROCESSING, RESEARCH_NOTICE, ImageState, count
@@ -40,7 +41,12 @@ def _as_json(study: Study) -> dict[str, object]:
     # The map itself is bytes: `bonescreen heatmap` draws it.
     hidden = ("cam", "cam_shape", "image_id")
     images = [{name: value for name, value in asdict(image).items() if name not in hidden} for image in study.images]
-    return {**asdict(study.row), "patient": study.patient, "digest": study.digest, "images_held": images}
+    return {
+        **record(study.row, columns_of(StudyRow)),
+        "patient": study.patient,
+        "digest": study.digest,
+        "images_held": images,
+    }
 
 
 def _print(study: Study, run: RunSummary) -> None:

@@ -16,7 +16,7 @@ from xray.vocabulary import RESEARCH_NOTICE
 
 COLUMNS = (
     "run,study,body_part,human_label,status,score,label,flagged,images,failed,model,precision,highest,patients,"
-    "accession,study_date,modality,path"
+    "accession,study_date,modality,path,changed_at"
 )
 
 

@@ -6,6 +6,7 @@ not be created, as a container's own file system is read-only.
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -74,7 +75,7 @@ class Machine:
         self._folder = folder
         self._image = read_image()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        ports = dict(zip(("broker", "database", "flower"), free_ports(3), strict=True))
+        ports = dict(zip(("broker", "database", "flower", "pages"), free_ports(4), strict=True))
         self.ports = ports
         places = {
             "python": sys.executable,
@@ -117,11 +118,13 @@ class Machine:
                 stderr=log,
             )
 
-    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run a service to its end, with arguments in place of its own as ``docker compose run`` does."""
         service = self.services[name]
         command, environ = self.command(service, arguments), self.environ(service)
-        return subprocess.run(command, env=environ, cwd="/", capture_output=True, text=True, timeout=60 * PATIENCE)
+        return subprocess.run(
+            command, env=environ, cwd="/", input=typed, capture_output=True, text=True, timeout=60 * PATIENCE
+        )
 
     def is_healthy(self, name: str) -> bool:
         """Run a service's own health check."""
@@ -175,7 +178,9 @@ class Machine:
             text = text.replace(mount.target, str(source))
         for inside, port in (("broker:6379", "broker"), ("database:5432", "database")):
             text = text.replace(f"@{inside}", f"@127.0.0.1:{self.ports[port]}")
-        text = text.replace("5555", str(self.ports["flower"])).replace("0.0.0.0", "127.0.0.1")
+        for inside, name in (("5555", "flower"), ("8000", "pages")):
+            text = re.sub(rf"\b{inside}\b", str(self.ports[name]), text)
+        text = text.replace("0.0.0.0", "127.0.0.1")
         home = self._image.environ["HOME"]
         return text.replace(home, str(self._folder / "read-only" / service.name)) if text.startswith(home) else text
 

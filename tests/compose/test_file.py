@@ -105,7 +105,7 @@ def test_archives_and_models_are_mounted_read_only(service: Service) -> None:
 def test_a_service_stores_its_data_in_a_volume_that_the_file_declares(service: Service) -> None:
     volumes = {mount.source for mount in service.mounts if "/" not in mount.source}
     assert volumes <= read_compose_file()["volumes"].keys()
-    assert service.name not in ("broker", "database", "flower") or len(volumes) == 1
+    assert service.name not in ("broker", "database", "flower", "pages") or len(volumes) == 1
 
 
 @EACH
@@ -113,6 +113,17 @@ def test_nothing_is_published_beyond_this_host(service: Service) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.raw.get("ports", []))
     assert "network_mode" not in service.raw
     assert "privileged" not in service.raw
+
+
+def test_the_pages_read_the_archive_keep_their_users_and_are_where_env_says() -> None:
+    pages = SERVICES["pages"]
+    assert {mount.target for mount in pages.mounts if mount.read_only} == {"/archive", "/models"}
+    # `cli users add` writes where the pages read.
+    assert pages.mounts == SERVICES["cli"].mounts
+    assert pages.raw["ports"] == ["127.0.0.1:8000:8000"]
+    moved = read_services(example_variables() | REQUIRED | {"PAGES_PORT": "8080"})["pages"]
+    assert moved.raw["ports"] == ["127.0.0.1:8080:8000"]
+    assert "/healthz" in " ".join(pages.raw["healthcheck"]["test"])
 
 
 @EACH

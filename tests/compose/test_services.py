@@ -25,6 +25,7 @@ IMAGES = 40
 BROKER_PASSWORD = "b" * 48
 DATABASE_PASSWORD = "d" * 48
 FLOWER_PASSWORD = "f" * 48
+PAGES_PASSWORD = "p" * 48
 
 
 @pytest.fixture
@@ -55,6 +56,8 @@ def test_the_services_screen_an_archive_and_health_checks_notice_when_one_is_sto
             for needed, condition in service.needs.items():
                 if condition == "service_healthy":
                     await_healthy(machine, needed)
+            if name == "pages":
+                assert machine.run("cli", "users", "add", "ada", typed=f"{PAGES_PASSWORD}\n").returncode == 0
             if name == "migrate":
                 done = machine.run(name)
                 assert (done.returncode, done.stderr) == (0, "")
@@ -103,12 +106,19 @@ def assert_servers_are_configured(machine: Machine) -> None:
         psycopg.connect(
             host="127.0.0.1", port=machine.ports["database"], user="bonescreen", password="x", dbname="bonescreen"
         )
-    page = urllib.request.Request(f"http://127.0.0.1:{machine.ports['flower']}/api/workers")
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(page)
-    page.add_header("Authorization", "Basic " + base64.b64encode(f"radiology:{FLOWER_PASSWORD}".encode()).decode())
-    with urllib.request.urlopen(page) as answer:
-        assert answer.status == 200
+    for name, path, user, password in (
+        ("flower", "/api/workers", "radiology", FLOWER_PASSWORD),
+        ("pages", "/api/v1/runs", "ada", PAGES_PASSWORD),
+        ("pages", "/api/v1/images/1/1/heatmap.png", "ada", PAGES_PASSWORD),
+    ):
+        page = urllib.request.Request(f"http://127.0.0.1:{machine.ports[name]}{path}")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(page)
+        page.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+        with urllib.request.urlopen(page) as answer:
+            assert answer.status == 200
     seen = " ".join(machine.command_lines())
     assert "valkey-server" in seen
-    assert not any(password in seen for password in (BROKER_PASSWORD, DATABASE_PASSWORD, FLOWER_PASSWORD))
+    assert not any(
+        password in seen for password in (BROKER_PASSWORD, DATABASE_PASSWORD, FLOWER_PASSWORD, PAGES_PASSWORD)
+    )

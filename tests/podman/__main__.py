@@ -30,11 +30,12 @@ from tests.podman.registries import pip_mounts
 PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "catatonit", "iptables", "iproute2", "mmdebstrap")
 """Packages of Debian, 12 or newer."""
 
-SERVICES = ("broker", "database", "feeder", "flower", "worker-cpu")
+SERVICES = ("broker", "database", "feeder", "flower", "pages", "worker-cpu")
 """The services of docker-compose.yml that keep running with the profile cpu."""
 
-OURS = ("feeder", "flower", "worker-cpu")
-FLOWER_PORT = 5555
+OURS = ("feeder", "flower", "pages", "worker-cpu")
+FLOWER_PORT, PAGES_PORT = 5555, 8000
+PAGES_LOGIN = f"ada:{secrets.token_hex(24)}"
 IMAGES, STUDIES, FLAGGED, UNREADABLE = 20, 10, 5, 1
 """What the README says of the example archive."""
 
@@ -107,9 +108,10 @@ def require_what_is_needed() -> None:
             "Debian's packages are missing; run:\n"
             f"  apt-get update && apt-get install --no-install-recommends {' '.join(missing)}"
         )
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", FLOWER_PORT)) == 0:
-            raise Missing(f"port {FLOWER_PORT}, which docker-compose.yml publishes, is in use; stop what listens on it")
+    for port in (FLOWER_PORT, PAGES_PORT):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise Missing(f"port {port}, which docker-compose.yml publishes, is in use; stop what listens on it")
 
 
 def run_everything(podman: Podman, project: "Project", log: Log) -> None:
@@ -120,6 +122,9 @@ def run_everything(podman: Podman, project: "Project", log: Log) -> None:
     log.step("Build the image, and again after an edit of the source")
     build_twice(podman, project, build, log)
     with HealthTimer(podman):
+        log.step("Add a user of the pages, without whom they do not start")
+        name, password = PAGES_LOGIN.split(":")
+        log.equal("users add", cli(podman, "users", "add", name, typed=f"{password}\n").strip(), f"Added {name}.")
         log.step("Start the services")
         start(podman, log)
         log.step("Look at the containers from outside and inside")
@@ -128,10 +133,11 @@ def run_everything(podman: Podman, project: "Project", log: Log) -> None:
         first = screen_example(podman, log)
         log.step("Let the archive grow, and kill the worker's container while it screens")
         kill_worker(podman, project, first, log)
-        log.step("Look at Flower")
+        log.step("Look at Flower and the pages")
         check_flower(podman, project, log)
+        check_pages(log)
         log.step("Kill every other container")
-        for service in ("broker", "database", "feeder", "flower"):
+        for service in ("broker", "database", "feeder", "flower", "pages"):
             kill(podman, service, log)
         log.step("Pause the database")
         pause_database(podman, log)
@@ -253,9 +259,9 @@ def container(service: str) -> str:
     return f"bonescreen_{service}_1"
 
 
-def cli(podman: Podman, *words: str) -> str:
+def cli(podman: Podman, *words: str, typed: str = "") -> str:
     """Run a command of bonescreen as an operator does, and return its output."""
-    return podman.compose("--profile=tools", "run", "--rm", "--no-deps", "-T", "cli", *words)
+    return podman.compose("--profile=tools", "run", "--rm", "--no-deps", "-T", "cli", *words, typed=typed)
 
 
 def run_state(podman: Podman) -> dict[str, Any]:
@@ -282,14 +288,17 @@ def check_containers(podman: Podman, project: Project, log: Log) -> None:
         log.check(f"{service} can write /tmp/x", podman.succeeds("exec", name, "touch", "/tmp/x"), "refused")
         log.equal(f"{service} has a read-only root", podman.inspect(name)["HostConfig"]["ReadonlyRootfs"], True)
     published = {service: ports(podman, service) for service in SERVICES}
-    expected = {service: [] for service in SERVICES} | {"flower": [f"127.0.0.1:{FLOWER_PORT}"]}
+    expected = {service: [] for service in SERVICES} | {
+        "flower": [f"127.0.0.1:{FLOWER_PORT}"],
+        "pages": [f"127.0.0.1:{PAGES_PORT}"],
+    }
     log.equal("published ports", published, expected)
     others = other_addresses()
     for address in others:
-        refused = socket.socket().connect_ex((address, FLOWER_PORT)) != 0
-        log.check("Flower's port is closed on this machine's other address", refused, "open")
+        refused = all(socket.socket().connect_ex((address, port)) != 0 for port in (FLOWER_PORT, PAGES_PORT))
+        log.check("the ports of Flower and the pages are closed on this machine's other address", refused, "open")
     if not others:
-        log.say("not checked, as this machine has no other address: whether Flower's port is closed there")
+        log.say("not checked, as this machine has no other address: whether published ports are closed there")
     words = command_lines()
     shown = [name for name, value in project.settings.items() if name.endswith("PASSWORD") and value in words]
     log.equal("passwords on command lines", shown, [])
@@ -452,23 +461,39 @@ def pause_database(podman: Podman, log: Log) -> None:
 
 def check_flower(podman: Podman, project: Project, log: Log) -> None:
     """Check that Flower needs its login, and shows the worker by its container's host name."""
-    log.equal("Flower without a login", flower_status(None)[0], 401)
-    log.equal("Flower with a wrong password", flower_status("radiology:wrong")[0], 401)
+    workers = f"http://127.0.0.1:{FLOWER_PORT}/workers?json=1"
+    log.equal("Flower without a login", asked(workers, None)[0], 401)
+    log.equal("Flower with a wrong password", asked(workers, "radiology:wrong")[0], 401)
     login = f"{project.settings['FLOWER_USER']}:{project.settings['FLOWER_PASSWORD']}"
     host = podman.inspect(container("worker-cpu"))["Config"]["Hostname"]
-    await_that(lambda: host in flower_status(login)[1], 60, "Flower shows the worker")
-    log.equal("Flower with its login", flower_status(login)[0], 200)
+    await_that(lambda: host in asked(workers, login)[1], 60, "Flower shows the worker")
+    log.equal("Flower with its login", asked(workers, login)[0], 200)
     log.say("Flower shows the worker by its container's host name")
 
 
-def flower_status(login: str | None) -> tuple[int, str]:
-    """Return the status and the text of Flower's list of workers, as this machine gets it."""
-    page = urllib.request.Request(f"http://127.0.0.1:{FLOWER_PORT}/workers?json=1")
+def check_pages(log: Log) -> None:
+    """Check that the pages need their login, and show a study's heat map from the archive."""
+    studies = f"http://127.0.0.1:{PAGES_PORT}/api/v1/runs/1/studies?limit=1"
+    log.equal("the pages without a login", asked(studies, None)[0], 401)
+    log.equal("the pages with a wrong password", asked(studies, "ada:wrong password")[0], 401)
+    status, text = asked(studies, PAGES_LOGIN)
+    log.equal("the pages with their login", status, 200)
+    study = json.loads(text)["studies"][0]["study_id"]
+    _, text = asked(f"http://127.0.0.1:{PAGES_PORT}/api/v1/runs/1/studies/{study}", PAGES_LOGIN)
+    (*_, image) = json.loads(text)["images_held"]
+    for picture in (image["picture"], image["heat_map"]):
+        status, text = asked(f"http://127.0.0.1:{PAGES_PORT}{picture}", PAGES_LOGIN)
+        log.check("the pages draw a picture from the archive", status == 200 and "PNG" in text[:8], status)
+
+
+def asked(url: str, login: str | None) -> tuple[int, str]:
+    """Return the status and the text of a page, as this machine gets it."""
+    page = urllib.request.Request(url)
     if login is not None:
         page.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     try:
         with urllib.request.urlopen(page, timeout=20) as answer:
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, ""
 

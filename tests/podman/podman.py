@@ -47,15 +47,15 @@ class CommandError(Exception):
     """A command that this program needs has failed; the text has the end of what it printed."""
 
 
-def output_of(command: Sequence[str], **options: Any) -> str:
-    """Run a command and return its standard output.
+def output_of(command: Sequence[str], typed: str = "", **options: Any) -> str:
+    """Run a command with a text on its standard input, and return its standard output.
 
     Raises
     ------
     CommandError
         If it fails.
     """
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+    done = subprocess.run(command, capture_output=True, text=True, input=typed, **options)
     if done.returncode:
         end = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise CommandError(f"{' '.join(command[:6])} ... failed with exit code {done.returncode}:\n{end}")
@@ -107,10 +107,10 @@ class Podman:
         """Run a command of podman and return its output."""
         return output_of(["podman", *words], env=self._environ)
 
-    def compose(self, *words: str) -> str:
+    def compose(self, *words: str, typed: str = "") -> str:
         """Run a command of podman-compose and return its output."""
         compose = self.pip.with_name("podman-compose")
-        return output_of([str(compose), *words], env=self._environ, cwd=self._project)
+        return output_of([str(compose), *words], typed, env=self._environ, cwd=self._project)
 
     def succeeds(self, *words: str) -> bool:
         """Return whether a command of podman succeeds."""

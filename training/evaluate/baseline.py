@@ -19,7 +19,7 @@ from training.evaluate.bootstrap import (
     percentile_interval,
     resample_groups,
 )
-from training.evaluate.evaluation import FEWEST_GROUPS
+from training.evaluate.population import FEWEST_GROUPS
 from training.evaluate.predictions import Predictions, in_both_scopes, require_in_scope
 from xray.errors import UsageError
 from xray.network.card import Card

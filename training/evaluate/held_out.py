@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from training.data.dataset import Dataset
 from training.evaluate.bootstrap import THRESHOLD_METRICS
 from training.evaluate.calibration import fit_platt
-from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Estimate, Evaluation, Population, evaluate
+from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Evaluation, evaluate
+from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.thresholds import ThresholdAim
 from xray.network.card import Calibration, Metric, Threshold

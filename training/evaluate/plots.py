@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from training.evaluate.evaluation import AtThreshold, Estimate, Level
+from training.evaluate.evaluation import Level
+from training.evaluate.population import AtThreshold, Estimate
 from training.evaluate.predictions import Predictions
 from training.report_page import BLUE, GRAY, LIGHT_BLUE, ORANGE, in_report_style
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from training.data.leakage import Leakage, LeakageVerdict
 from training.evaluate.baseline import Comparison
-from training.evaluate.evaluation import ALL, METRIC_NAMES, AtThreshold, Evaluation, Population
+from training.evaluate.evaluation import ALL, Evaluation
 from training.evaluate.mistakes import Mistake
 from training.evaluate.plots import (
     PlotData,
@@ -15,6 +15,7 @@ from training.evaluate.plots import (
     reliability_figure,
     roc_figure,
 )
+from training.evaluate.population import METRIC_NAMES, AtThreshold, Population
 from training.evaluate.predictions import Predictions
 from training.report_page import figure_png, render_page
 from xray.network.card import Calibration

@@ -8,7 +8,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from tests.training.evaluate.predicted import of, predicted
-from training.evaluate.evaluation import Evaluation, Population, evaluate
+from training.evaluate.evaluation import Evaluation, evaluate
+from training.evaluate.population import Population
 from training.evaluate.predictions import Predictions
 from xray.network.card import Threshold
 

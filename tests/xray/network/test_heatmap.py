@@ -5,7 +5,17 @@ import pytest
 from PIL import Image
 
 from xray.images.preprocessing import Geometry, Preprocessing
-from xray.network.heatmap import MARGIN, cam_at_image_size, colour, render_heat_map
+from xray.network.heatmap import (
+    DARK,
+    DARK_NOTE,
+    MARGIN,
+    NOTHING_NOTE,
+    OWN_SCALE_NOTE,
+    cam_at_image_size,
+    colour,
+    render_heat_map,
+    scale_note,
+)
 
 
 def panels(image: Image.Image, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,3 +79,47 @@ def test_a_long_caption_is_broken_into_lines() -> None:
     short, long = (render(gray, np.ones((2, 2)), caption="word " * count) for count in (2, 200))
     assert long.width == short.width
     assert long.height > short.height
+
+
+def test_an_own_scale_ends_at_the_images_highest_value_and_its_legend_says_so() -> None:
+    gray = np.full((640, 640), 96, np.uint8)
+    pictures = {}
+    for top in (0.02, 4.0):
+        for own in (False, True):
+            cam = np.zeros((7, 7))
+            cam[3, 3] = top
+            pictures[top, own] = np.asarray(
+                render_heat_map(
+                    gray, cam, preprocessing=Preprocessing(64, "pad"), scale=2.0, caption=["a"], own_scale=own
+                )
+            )
+    np.testing.assert_array_equal(pictures[0.02, True], pictures[4.0, True])
+    legend = slice(2 * 640 + 3 * MARGIN, None)
+    assert (pictures[0.02, False][:, legend] == pictures[4.0, False][:, legend]).all()
+    assert (pictures[0.02, False][:, legend] != pictures[0.02, True][:, legend]).any()
+
+
+def test_without_evidence_an_own_scale_draws_nothing_either() -> None:
+    gray = np.full((640, 640), 96, np.uint8)
+    cam = np.full((7, 7), -1.0)
+    drawn = render_heat_map(gray, cam, preprocessing=Preprocessing(64, "pad"), scale=2.0, caption=["a"], own_scale=True)
+    image, overlay = panels(drawn, 640, 640)
+    np.testing.assert_array_equal(overlay, image)
+
+
+@pytest.mark.parametrize(
+    ("highest", "positive", "own_scale", "note"),
+    [
+        (DARK * 2 - 0.01, True, False, DARK_NOTE),
+        (DARK * 2 - 0.01, False, False, None),
+        (DARK * 2 + 0.01, True, False, None),
+        (1.9, True, True, OWN_SCALE_NOTE),
+        (-0.1, True, False, NOTHING_NOTE),
+        (-0.1, False, True, NOTHING_NOTE),
+    ],
+)
+def test_a_reader_is_told_when_colours_mean_less_than_they_seem_to(
+    highest: float, positive: bool, own_scale: bool, note: str | None
+) -> None:
+    cam = np.array([[-3.0, highest]])
+    assert scale_note(cam, 2.0, positive=positive, own_scale=own_scale) == note

@@ -1,0 +1,1 @@
+"""Results for other programs: CSV, JSON, JSON lines, Parquet and XLSX, each written row by row."""

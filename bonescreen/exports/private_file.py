@@ -1,0 +1,88 @@
+"""Files that only their owner may read, as they show or name patients, and that are there whole or not at all."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from xray.errors import StorageOutage, UsageError
+
+
+def check_target(path: Path) -> None:
+    """Check that a file may be written, before time is spent on what goes into it.
+
+    Raises
+    ------
+    UsageError
+        Its folder does not exist, or something other than a file has its name.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise UsageError(f"the folder {path.parent} does not exist; make it, or choose a different one") from None
+        return
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose a different file") from error
+    if not stat.S_ISREG(mode):
+        # A device or a link such as /dev/stdout would be replaced by the file.
+        raise UsageError(f"{path} is not a file; choose a different one")
+
+
+@contextmanager
+def open_private(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes a name's place when everything is written; without that, it is removed again.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file or link is replaced, so neither its rights are kept nor the link followed.
+
+    Raises
+    ------
+    StorageOutage
+        It cannot be written, for example because the disk is full.
+    """
+    try:
+        # The name is short, whatever the file's own is, and its rights are 0600 from the beginning.
+        descriptor, partial = tempfile.mkstemp(prefix=".bonescreen-", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _outage(path, error) from error
+    try:
+        with open(descriptor, "wb") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise _outage(path, error) from error
+        try:
+            os.replace(partial, path)
+        except OSError as error:
+            raise _outage(path, error) from error
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+
+
+def make_private_folders(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user only.
+
+    Raises
+    ------
+    StorageOutage
+        One cannot be made.
+    """
+    try:
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _outage(folder, error) from error
+
+
+def _outage(path: Path, error: OSError) -> StorageOutage:
+    return StorageOutage(f"{path} cannot be written: {error.strerror or error}")
