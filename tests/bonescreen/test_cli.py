@@ -39,7 +39,7 @@ def test_the_help_lists_every_command_under_a_heading_in_80_columns(
     assert (done.code, done.err) == (0, "")
     assert all(len(line) <= 80 for line in done.out.splitlines())
     headings = re.findall(r"^(\S.*):$", done.out, re.MULTILINE)
-    assert headings == ["Options", "Screen", "Results", "Models and training", "Cluster", "Maintenance"]
+    assert headings == ["Options", "Screen", "Results", "Web pages", "Models and training", "Cluster", "Maintenance"]
     for name in (name for commands in GROUPS.values() for name in commands):
         assert re.search(rf"^  {name} +\S", done.out, re.MULTILINE)
 
