@@ -11,7 +11,7 @@ from pyarrow.parquet import ParquetWriter
 from bonescreen.exports.about import About
 from bonescreen.exports.columns import Column, ColumnType, Row, RowType, columns_of, values
 
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 5_000
 """Rows in a row group, which is what is held in memory."""
 
 _TYPES: dict[ColumnType, Any] = {
