@@ -41,7 +41,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How reviewers judge a run's results: the newest review of each reviewer and study counts.
+    """What reviewers make of a run's results: the newest review of each reviewer and study counts.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def stream_reviews(database: Database, run_id: int) -> Generator[Review, None, N
 
 
 def agreement(database: Database, run_id: int) -> Agreement:
-    """Count how reviewers judge a run's results; see `Agreement`."""
+    """Count what reviewers make of a run's results; see `Agreement`."""
     newest = select(func.max(reviews.c.id)).where(reviews.c.run_id == run_id)
     newest = newest.group_by(reviews.c.study_id, reviews.c.reviewer)
     of_each = (
