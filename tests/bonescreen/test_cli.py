@@ -67,7 +67,10 @@ def test_each_command_has_the_short_option_for_help(bonescreen: Bonescreen, comm
         (["results", "--min-score", "2"], "--min-score must be a number from 0 to 1; see: bonescreen results --help"),
         (["results", "--limit", "few"], "--limit must be a whole number; see: bonescreen results --help"),
         (["results", "--limit", "0"], "--limit must be a whole number of at least 1; see: bonescreen results --help"),
-        (["results", "--format", "xml"], "--format must be table, csv, json, jsonl, parquet or xlsx; see: bonescreen results --help"),
+        (
+            ["results", "--format", "xml"],
+            "--format must be table, csv, json, jsonl, parquet or xlsx; see: bonescreen results --help",
+        ),
         (["flower", "--port", "0"], "--port must be a whole number from 1 to 65535; see: bonescreen flower --help"),
         (["health", "broker"], "ROLE must be worker or feeder; see: bonescreen health --help"),
         (
