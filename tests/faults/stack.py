@@ -62,12 +62,6 @@ def fill(archive: Archive, side: int, first: int = 0) -> None:
         file.write_bytes(_numbered(bases[number % len(bases)], number))
 
 
-def make_slow_to_decode(archive: Archive, number: int) -> None:
-    """Replace an image by one that takes about half a second to decode: nearly as large as is allowed."""
-    pixels = _pixels(np.random.default_rng(number), 9600)
-    (archive.root / archive.path(number)).write_bytes(png_of(pixels, bits=8))
-
-
 def _pixels(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
     return np.kron(rng.integers(0, 256, (8, 8), np.uint8), np.ones((side // 8, side // 8), np.uint8))
 
@@ -120,6 +114,11 @@ class Ledger:
     def is_claimed(self, batch: ClaimedBatch) -> bool:
         """Return whether a batch is still claimed by the same process with the same token."""
         return batch in self.claimed_batches()
+
+    def claim_on(self, image: int) -> ClaimedBatch | None:
+        """The claimed batch that an image is in."""
+        spans = {batch: self.span(batch.batch_id) for batch in self.claimed_batches()}
+        return next((batch for batch, (first, last) in spans.items() if first <= image <= last), None)
 
     def span(self, batch_id: int) -> tuple[int, int]:
         """First and last image id of a batch."""
@@ -356,12 +355,9 @@ class Stack:
         """Wait for a worker child that has claimed a batch, and suspend it (SIGSTOP)."""
         return await_that(self.suspend_claiming_child, 60, "a worker has claimed a batch")
 
-    def suspend_claiming_child(self, image: int | None = None) -> tuple[psutil.Process, ClaimedBatch] | None:
-        """Suspend (SIGSTOP) the worker child that has claimed a batch, or that of an image, if there is one."""
+    def suspend_claiming_child(self) -> tuple[psutil.Process, ClaimedBatch] | None:
+        """Suspend (SIGSTOP) a worker child that has claimed a batch, if there is one."""
         claimed = self.ledger.claimed_batches() if self.ledger.exists() else []
-        if image is not None:
-            spans = {batch: self.ledger.span(batch.batch_id) for batch in claimed}
-            claimed = [batch for batch, (first, last) in spans.items() if first <= image <= last]
         if not claimed:
             return None
         batch = claimed[0]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from db.migrate import upgrade
@@ -13,7 +14,8 @@ from tests.broker import TcpBroker
 from tests.conftest import postgres_server
 from tests.faults.conftest import MakeArchive, MakeStack, join_cluster
 from tests.faults.own_postgres import OwnPostgres
-from tests.faults.stack import ARCHIVE, MORE_THAN_PREFETCHED, Archive, Command, Stack, fill, make_slow_to_decode
+from tests.faults.stack import ARCHIVE, MORE_THAN_PREFETCHED, Archive, Command, Stack, fill
+from tests.worker.blocked_files import blocked
 from xray.network.package import ModelPackage
 from xray.vocabulary import BatchState, Reason
 
@@ -161,25 +163,24 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_its_neighbours_are_
     make_archive: MakeArchive, cluster_stack: MakeStack
 ) -> None:
     archive = make_archive(64)
-    # Its batch has to be claimed for long enough to be noticed.
-    make_slow_to_decode(archive, 7)
     stack = cluster_stack(archive)
-    worker = stack.start("worker")
     enqueue(stack)
     deadly = stack.ledger.image_id(archive.path(7))
-    while not stack.ledger.is_done():
-        suspended = await_that(
-            lambda: stack.suspend_claiming_child(deadly) or stack.ledger.is_done(), 60, "its batch is claimed"
-        )
-        if suspended is True:
-            break
-        child, _ = suspended
-        held = [batch for batch in stack.ledger.claimed_batches() if batch.pid == child.pid]
-        child.kill()
-        for batch in held:
-            stack.ledger.expire_lease(batch.batch_id)
-        await_that(lambda held=held: not any(map(stack.ledger.is_claimed, held)), 60, "they are recovered")
-    assert worker.runs()
+    # It is never read to its end, so its batch stays claimed until the worker is killed.
+    with blocked([archive.root / archive.path(7)]):
+        worker = stack.start("worker")
+        while not stack.ledger.is_done():
+            batch = await_that(
+                lambda: stack.ledger.claim_on(deadly) or stack.ledger.is_done(), 60, "its batch is claimed"
+            )
+            if batch is True:
+                break
+            held = [each for each in stack.ledger.claimed_batches() if each.pid == batch.pid]
+            psutil.Process(batch.pid).kill()
+            for each in held:
+                stack.ledger.expire_lease(each.batch_id)
+            await_that(lambda held=held: not any(map(stack.ledger.is_claimed, held)), 60, "they are recovered")
+        assert worker.runs()
     stack.ledger.assert_one_outcome_each(64, failed=[(deadly, Reason.QUARANTINED)])
     assert "killed on it, perhaps for lack of memory" in stack.run("failures", "--json")[1]
 

@@ -119,6 +119,9 @@ def test_messages_that_are_lost_are_sent_again_and_those_that_a_broker_kept_are_
 ) -> None:
     scan(database, found_files(8), batch_size=1)
     assert feeder.do_round().sent == 8
+    # It writes its file when the disk has time.
+    with broker.client() as client:
+        await_that(lambda: client.info("persistence")["aof_buffer_length"] == 0, 20, "the messages are written")
     broker.kill()
     broker.start()
     assert len(messages(broker)) == 8
