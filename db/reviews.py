@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import Select, exists, func, insert, select, update
 
 from db.queries import row_of_study
 from db.session import Database, Now
@@ -156,11 +156,11 @@ def stream_reviews(database: Database, run_id: int) -> Generator[Review, None, N
 
 def agreement(database: Database, run_id: int) -> Agreement:
     """Count what reviewers make of a run's results; see `Agreement`."""
-    newest = select(func.max(reviews.c.id)).where(reviews.c.run_id == run_id)
-    newest = newest.group_by(reviews.c.study_id, reviews.c.reviewer)
+    newer = reviews.alias()
+    same = (newer.c[name] == reviews.c[name] for name in ("run_id", "study_id", "reviewer"))
     of_each = (
         select(reviews.c.label, reviews.c.decision, func.count().label("reviews"))
-        .where(reviews.c.run_id == run_id, reviews.c.id.in_(newest))
+        .where(reviews.c.run_id == run_id, ~exists().where(*same, newer.c.id > reviews.c.id))
         .group_by(reviews.c.label, reviews.c.decision)
     )
     studies_reviewed = select(func.count(reviews.c.study_id.distinct())).where(reviews.c.run_id == run_id)

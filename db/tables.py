@@ -389,7 +389,8 @@ reviews = Table(
     Column("label", String(10)),
     Column("score", Double),
     Column("status", String(20), nullable=False),
-    Index("ix_reviews_run_id", "run_id", "study_id", "id"),
+    # Has all that is read to count how reviewers agree.
+    Index("ix_reviews_run_id", "run_id", "study_id", "reviewer", "id", "label", "decision"),
 )
 
 heartbeats = Table(

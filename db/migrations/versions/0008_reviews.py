@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["study_id"], ["studies.id"], name=op.f("fk_reviews_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
     )
-    op.create_index("ix_reviews_run_id", "reviews", ["run_id", "study_id", "id"])
+    op.create_index("ix_reviews_run_id", "reviews", ["run_id", "study_id", "reviewer", "id", "label", "decision"])
     op.create_index("ix_reviews_study_id", "reviews", ["study_id"])
     op.add_column("study_results", sa.Column("human_label", sa.String(length=10), nullable=False, server_default=""))
     op.add_column("study_results", sa.Column("body_parts", sa.Text(), nullable=False, server_default=""))
