@@ -86,7 +86,7 @@ def screen(
     results are saved, and the same command continues. Only new and changed files are screened. If one folder cannot be
     scanned, the others still are.
 
-    Then look at the results with: bonescreen results, bonescreen study, bonescreen heatmap
+    Then look at the results with: bonescreen serve, bonescreen results, bonescreen report
 
     The exit code is 3 if a part could not be looked at, such as a folder without rights or a damaged zip; the rest is
     screened. It is 1 or 2 after an error, else 0.
@@ -253,7 +253,7 @@ def _sum_up(job: Job, summaries: Sequence[RunSummary], threshold: float | None, 
     if done > 0 and seconds > 0:
         print_line(f"Screened {count(done, 'image')} in {seconds:.0f} s, {done / seconds:.1f} images/s")
     print_line(RESEARCH_NOTICE)
-    for step in (*next_steps, "See one study: bonescreen study STUDY, bonescreen heatmap STUDY -o DIR"):
+    for step in (*next_steps, "Look at them in a browser, and review them: bonescreen serve"):
         print_to(job.console, step)
 
 
