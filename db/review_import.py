@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from db.queries import StudyRow, result_columns, select_studies, study_row
-from db.reviews import check_reviewer
+from db.reviews import check_reviewer, mark_reviewed
 from db.session import Database, Now, chunks, insert_many, one_of
 from db.tables import reviews, studies
 from xray.vocabulary import Decision, Label, StudyStatus
@@ -75,6 +75,7 @@ def add_reviews(database: Database, run_id: int, reviewer: str, decided: Sequenc
             before.append(one)
             if words[-1] != (one.decision, one.note):
                 outdated.append(one)
+        mark_reviewed(connection, run_id, [one.study_id for one in decided])
         now = connection.execute(select(Now())).scalar_one()
         for some in chunks(added):
             insert_many(connection, reviews, [_row(run_id, name, one, now) for one in some])
