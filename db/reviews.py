@@ -39,6 +39,10 @@ class Review:
     status: StudyStatus
 
 
+class ResultChanged(UsageError):
+    """A study's result is not the one that its reviewer saw."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """What reviewers make of a run's results: the newest review of each reviewer and study counts.
@@ -63,7 +67,14 @@ class Agreement:
 
 
 def add_review(
-    database: Database, run_id: int, study_id: int, reviewer: str, decision: Decision, note: str | None = None
+    database: Database,
+    run_id: int,
+    study_id: int,
+    reviewer: str,
+    decision: Decision,
+    note: str | None = None,
+    *,
+    saw: str | None = None,
 ) -> Review:
     """Add a person's review of a study's result.
 
@@ -76,9 +87,13 @@ def add_review(
     decision : Decision
     note : str, optional
         At most `NOTE_CHARACTERS` characters.
+    saw : str, optional
+        The `result_mark` of the result that the person saw. Default: that of the stored one.
 
     Raises
     ------
+    ResultChanged
+        The result is another one than the person saw.
     UsageError
         The run has no such study, or no result of it yet; the name or the note is too long or not text.
     """
@@ -90,6 +105,10 @@ def add_review(
         seen = row_of_study(connection, run_id, study_id)
         if seen["status"] == StudyStatus.PENDING:
             raise UsageError(f"run {run_id} has no result of the study {seen['study']} yet; review it when it has one")
+        if saw not in (None, result_mark(seen["status"], seen["score"])):
+            raise ResultChanged(
+                "the result has changed since you saw it, so the review is not stored; look at it again"
+            )
         values = {
             "run_id": run_id,
             "study_id": study_id,
@@ -102,6 +121,12 @@ def add_review(
         }
         added = insert(reviews).values(**values, reviewed_at=Now()).returning(reviews)
         return _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
+
+
+def result_mark(status: str, score: float | None) -> str:
+    """Return a text that changes with a study's result, to tell whether a person saw this one."""
+    # A score's shortest decimal is exact.
+    return f"{status} {'-' if score is None else repr(score)}"
 
 
 def mark_reviewed(connection: Connection, run_id: int, study_ids: Iterable[int]) -> None:

@@ -19,7 +19,7 @@ from bonescreen.pages.users import check_name
 from bonescreen.pages.worklist_filter import Asked, Listed
 from bonescreen.pictures import cam_of, package_of
 from db.queries import ImageRow, Study
-from db.reviews import Review, add_review, agreement, reviews_of
+from db.reviews import ResultChanged, Review, add_review, agreement, result_mark, reviews_of
 from db.run_queries import RunSummary
 from db.session import Database
 from db.worklist import neighbours, study_by_id
@@ -83,6 +83,7 @@ def review_study(
     decision: Annotated[str, Form()] = "",
     note: Annotated[str, Form()] = "",
     name: Annotated[str, Form()] = "",
+    saw: Annotated[str, Form()] = "",
     stay: Annotated[bool, Form()] = False,
 ) -> Response:
     """Store a review, and go on to the next study of the worklist."""
@@ -95,9 +96,12 @@ def review_study(
             reviewer = request.session["name"] = check_name(name.strip())
         if decision not in set(Decision):
             raise UsageError("choose one of: " + ", ".join(Decision))
-        add_review(database, run.run, study_id, reviewer, Decision(decision), written or None)
+        add_review(database, run.run, study_id, reviewer, Decision(decision), written or None, saw=saw)
     except UsageError as error:
-        return _show(request, run, study_id, listed, settings, database, problem=str(error), note=written, status=422)
+        status = 409 if isinstance(error, ResultChanged) else 422
+        return _show(
+            request, run, study_id, listed, settings, database, problem=str(error), note=written, status=status
+        )
     if stay:
         following = study_id
     if following is None:
@@ -140,6 +144,7 @@ def _show(
         run=run,
         study_id=study_id,
         row=study.row,
+        saw=result_mark(study.row.status, study.row.score),
         digest=study.digest,
         images=images,
         across=across(len(images)),

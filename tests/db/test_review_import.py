@@ -42,7 +42,9 @@ def test_what_a_reviewer_decided_in_the_same_words_is_not_added_again(database: 
         assert len(list(reviews)) == 5
 
 
-def test_a_study_whose_review_came_in_a_report_leaves_the_list_of_those_that_nobody_reviewed(database: Database) -> None:
+def test_a_study_whose_review_came_in_a_report_leaves_the_list_of_those_that_nobody_reviewed(
+    database: Database,
+) -> None:
     run = fill(database)
     add_reviews(database, run, "Ada", [_decided(database, run, POSITIVE, Decision.AGREE)])
 
