@@ -3,15 +3,16 @@
 Who has changed their mind adds another one. Each keeps what the reviewer saw: the study's status, score and label.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Select, func, insert, select
 
 from db.queries import row_of_study
-from db.session import Database, Now, chunks, one_of
-from db.tables import reviews, studies, study_results
+from db.session import Database, Now
+from db.study_results import lock_results, repeat_reviews
+from db.tables import reviews, studies
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus
 
@@ -100,7 +101,7 @@ def add_review(
     name, text = check_reviewer(reviewer), check_note(note)
     with database.write() as connection:
         row_of_study(connection, run_id, study_id)
-        mark_reviewed(connection, run_id, [study_id])
+        lock_results(connection, run_id, [study_id])
         # Only now, as the result can no longer change until the review is stored.
         seen = row_of_study(connection, run_id, study_id)
         if seen["status"] == StudyStatus.PENDING:
@@ -120,23 +121,15 @@ def add_review(
             "status": seen["status"],
         }
         added = insert(reviews).values(**values, reviewed_at=Now()).returning(reviews)
-        return _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
+        review = _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
+        repeat_reviews(connection, run_id, [study_id])
+        return review
 
 
 def result_mark(status: str, score: float | None) -> str:
     """Return a text that changes with a study's result, to tell whether a person saw this one."""
     # A score's shortest decimal is exact.
     return f"{status} {'-' if score is None else repr(score)}"
-
-
-def mark_reviewed(connection: Connection, run_id: int, study_ids: Iterable[int]) -> None:
-    """Repeat in the results of studies that they are reviewed, and lock these results."""
-    for some in chunks(sorted(set(study_ids))):
-        these = study_results.c.run_id == run_id, one_of(connection, study_results.c.study_id, some)
-        # In the order in which workers lock them.
-        locked = select(study_results.c.study_id).where(*these).order_by(study_results.c.study_id).with_for_update()
-        connection.execute(locked).all()
-        connection.execute(update(study_results).where(*these).values(reviewed=True))
 
 
 def check_reviewer(name: str) -> str:
