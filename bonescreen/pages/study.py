@@ -208,13 +208,15 @@ def _caution(study: Study) -> str | None:
 
 def _view(image: ImageRow, run_id: int, study: Study, card: "Card | None") -> ImageView:
     at = f"/api/v1/images/{run_id}/{image.image_id}"
+    # Evidence of what the model does not know would read as a result, and there is none.
+    has_heat_map = image.cam is not None and card is not None and image.state is not ImageState.OUT_OF_SCOPE
     return ImageView(
         id=image.image_id,
         name=image.image.removeprefix(f"{study.row.study}/"),
         shows=" ".join(filter(None, (image.modality, image.body_part, image.view, image.laterality))),
         probability=image.probability if image.state is ImageState.SCORED else None,
         url=None if image.sha256 is None else f"{at}/image.png",
-        heat_url=f"{at}/heatmap.png" if image.cam is not None and card is not None else None,
+        heat_url=f"{at}/heatmap.png" if has_heat_map else None,
         why=_why_not(image) if image.sha256 is None else None,
         darkness=_darkness(image, card),
         notes=list(_notes(image)),

@@ -364,6 +364,20 @@ def test_many_images_of_a_study_are_beside_each_other(page: Page, served: Served
     assert len(set(page.evaluate(places))) == 4
 
 
+def test_an_image_out_of_the_models_scope_has_no_heat_map(page: Page, served: Served) -> None:
+    (file,) = found_files(studies=1)
+    file = replace(file, path="chest.png", placement=replace(file.placement, body_part="CHEST"))
+    root, model = served.root.parent / "chests", model_of(served.package)
+    write_ramp(root / file.path, 210)
+    run = begin_run(served.database, root, [file], model)
+    assert finish(served.database, model, root, {file.path: 0.9}, {file.path: Shot(0.9, None)}) == 1
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    expect(page.locator(".panel .result")).to_have_text("out of scope")
+    expect(page.locator("img.radiograph")).to_have_count(1)
+    assert page.locator("img.heat").count() == 0
+
+
 def test_two_fingers_zoom_an_image_and_one_moves_it(browser: Browser, served: Served) -> None:
     context = browser.new_context(base_url=served.url, viewport=PHONE, has_touch=True, is_mobile=True)
     complaints = _complaints(context)
