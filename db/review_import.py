@@ -8,7 +8,9 @@ from sqlalchemy import Connection, select
 
 from db.queries import StudyRow, result_columns, select_studies, study_row
 from db.reviews import check_reviewer
+from db.runs import share_run
 from db.session import Database, Now, chunks, insert_many, one_of
+from db.study_results import lock_results, repeat_reviews
 from db.tables import reviews, studies
 from xray.vocabulary import Decision, Label, StudyStatus
 
@@ -64,7 +66,11 @@ def add_reviews(database: Database, run_id: int, reviewer: str, decided: Sequenc
         The reviewer's name is empty, too long or not printable.
     """
     name = check_reviewer(reviewer)
+    reviewed = list({one.study_id for one in decided})
     with database.write() as connection:
+        # A scan changes results in another order.
+        share_run(connection, run_id)
+        lock_results(connection, run_id, reviewed)
         earlier = _earlier(connection, run_id, name, [one.study_id for one in decided])
         added, before, outdated = [], [], []
         for one in decided:
@@ -78,6 +84,7 @@ def add_reviews(database: Database, run_id: int, reviewer: str, decided: Sequenc
         now = connection.execute(select(Now())).scalar_one()
         for some in chunks(added):
             insert_many(connection, reviews, [_row(run_id, name, one, now) for one in some])
+        repeat_reviews(connection, run_id, reviewed)
     return Added(added, before, outdated)
 
 

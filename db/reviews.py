@@ -7,11 +7,12 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, exists, func, insert, select, update
+from sqlalchemy import Select, exists, func, insert, select
 
 from db.queries import row_of_study
 from db.session import Database, Now
-from db.tables import reviews, studies, study_results
+from db.study_results import lock_results, repeat_reviews
+from db.tables import reviews, studies
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus
 
@@ -39,6 +40,10 @@ class Review:
     status: StudyStatus
 
 
+class ResultChanged(UsageError):
+    """A study's result is not the one that its reviewer saw."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """What reviewers make of a run's results: the newest review of each reviewer and study counts.
@@ -63,7 +68,14 @@ class Agreement:
 
 
 def add_review(
-    database: Database, run_id: int, study_id: int, reviewer: str, decision: Decision, note: str | None = None
+    database: Database,
+    run_id: int,
+    study_id: int,
+    reviewer: str,
+    decision: Decision,
+    note: str | None = None,
+    *,
+    saw: str | None = None,
 ) -> Review:
     """Add a person's review of a study's result.
 
@@ -76,21 +88,28 @@ def add_review(
     decision : Decision
     note : str, optional
         At most `NOTE_CHARACTERS` characters.
+    saw : str, optional
+        The `result_mark` of the result that the person saw. Default: that of the stored one.
 
     Raises
     ------
+    ResultChanged
+        The result is another one than the person saw.
     UsageError
         The run has no such study, or no result of it yet; the name or the note is too long or not text.
     """
     name, text = check_reviewer(reviewer), check_note(note)
     with database.write() as connection:
         row_of_study(connection, run_id, study_id)
-        result = study_results.c.run_id == run_id, study_results.c.study_id == study_id
-        connection.execute(update(study_results).where(*result).values(reviewed=True))
+        lock_results(connection, run_id, [study_id])
         # Only now, as the result can no longer change until the review is stored.
         seen = row_of_study(connection, run_id, study_id)
         if seen["status"] == StudyStatus.PENDING:
             raise UsageError(f"run {run_id} has no result of the study {seen['study']} yet; review it when it has one")
+        if saw not in (None, result_mark(seen["status"], seen["score"])):
+            raise ResultChanged(
+                "the result has changed since you saw it, so the review is not stored; look at it again"
+            )
         values = {
             "run_id": run_id,
             "study_id": study_id,
@@ -102,7 +121,15 @@ def add_review(
             "status": seen["status"],
         }
         added = insert(reviews).values(**values, reviewed_at=Now()).returning(reviews)
-        return _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
+        review = _review({**connection.execute(added).mappings().one(), "study": seen["study"]})
+        repeat_reviews(connection, run_id, [study_id])
+        return review
+
+
+def result_mark(status: str, score: float | None) -> str:
+    """Return a text that changes with a study's result, to tell whether a person saw this one."""
+    # A score's shortest decimal is exact.
+    return f"{status} {'-' if score is None else repr(score)}"
 
 
 def check_reviewer(name: str) -> str:

@@ -14,12 +14,14 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     delete,
     exists,
     false,
     func,
     literal,
     select,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -28,7 +30,7 @@ from db.counts import Changes, add, tally
 from db.session import Now, chunks, insert_many, one_of
 from db.tables import contents, images, models, outcomes, predictions, reviews, runs, studies, study_results
 from xray.thresholds import Scope
-from xray.vocabulary import StudyStatus
+from xray.vocabulary import Label, StudyStatus
 
 COUNTED_AS = {
     StudyStatus.SCORED: "scored",
@@ -99,6 +101,7 @@ def refresh_study_results(
         ]
         if rows:
             insert_many(connection, study_results, rows, _or_replace)
+            repeat_reviews(connection, run_id, [row["study_id"] for row in rows])
         if empty := set(locked) - assessed.keys():
             connection.execute(
                 delete(study_results).where(study_results.c.run_id == run_id, study_results.c.study_id.in_(empty))
@@ -114,6 +117,38 @@ def delete_study_results(connection: Connection, run_id: int, study_ids: Sequenc
         these = one_of(connection, study_results.c.study_id, chunk)
         connection.execute(delete(study_results).where(study_results.c.run_id == run_id, these))
     return changes
+
+
+def lock_results(connection: Connection, run_id: int, study_ids: Sequence[int]) -> None:
+    """Keep the results of studies from being changed until the end of this transaction."""
+    for chunk in chunks(sorted(study_ids)):
+        _lock_rows(connection, run_id, chunk, insert_missing=False)
+
+
+def repeat_reviews(connection: Connection, run_id: int, study_ids: Sequence[int]) -> None:
+    """Repeat in results, which are locked, whether somebody has reviewed them with the status and label that they have.
+
+    A review of an earlier result does not count: what was not read then may have been flagged since.
+    """
+    label = case(
+        (study_results.c.flagged, literal(Label.POSITIVE.value)),
+        (study_results.c.status == StudyStatus.SCORED, literal(Label.NEGATIVE.value)),
+        else_=literal(""),
+    )
+    is_reviewed = (
+        exists()
+        .where(
+            reviews.c.run_id == study_results.c.run_id,
+            reviews.c.study_id == study_results.c.study_id,
+            reviews.c.status == study_results.c.status,
+            func.coalesce(reviews.c.label, "") == label,
+        )
+        .correlate(study_results)
+    )
+    for chunk in chunks(sorted(study_ids)):
+        these = study_results.c.run_id == run_id, one_of(connection, study_results.c.study_id, chunk)
+        is_different = study_results.c.reviewed != is_reviewed
+        connection.execute(update(study_results).where(*these, is_different).values(reviewed=is_reviewed))
 
 
 def model_of(connection: Connection, run_id: int) -> ModelOfRun:
@@ -217,7 +252,6 @@ def _insert_pending(dialect: str) -> Any:
         "failed": literal(0),
         "human_label": func.coalesce(studies.c.human_label, ""),
         "body_parts": func.coalesce(studies.c.body_parts, ""),
-        "reviewed": exists().where(reviews.c.run_id == run, reviews.c.study_id == studies.c.id),
     }
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     described = select(*values.values()).where(is_one).order_by(studies.c.id)

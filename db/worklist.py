@@ -96,7 +96,7 @@ class WorklistFilter:
         In [0, 1]; a study without a score is not listed then.
     status : StudyStatus, optional
     reviewed : bool, optional
-        Those that somebody has reviewed in this run, or those that nobody has.
+        Those whose result, with its status and label of now, somebody has reviewed, or those where nobody has.
     since : float, optional
         Seconds since 1970: those whose result has changed since.
     text : str, optional
@@ -119,12 +119,16 @@ class WorklistFilter:
 
 @dataclass(frozen=True)
 class WorklistRow:
-    """A study of a worklist: `decision` is that of the newest review; `reviewers`, how many people reviewed it."""
+    """A study of a worklist: `decision` is that of the newest review; `reviewers`, how many people reviewed it.
+
+    `is_outdated` tells that the newest review is of an earlier result, with another status or label.
+    """
 
     study_id: int
     row: StudyRow
     decision: str | None
     reviewers: int
+    is_outdated: bool = False
 
 
 @dataclass(frozen=True)
@@ -584,17 +588,20 @@ def _rows(connection: Connection, run_id: int, study_ids: Sequence[int], keep: f
         row["study_id"]: row
         for row in connection.execute(select_studies(result_columns(keep), run_id, study_ids)).mappings()
     }
-    decisions: dict[int, str] = {}
+    newest: dict[int, Row[Any]] = {}
     people: dict[int, set[str]] = {}
     query = (
-        select(reviews.c.study_id, reviews.c.decision, reviews.c.reviewer)
+        select(*(reviews.c[name] for name in ("study_id", "decision", "reviewer", "status", "label")))
         .where(reviews.c.run_id == run_id, one_of(connection, reviews.c.study_id, study_ids))
         .order_by(reviews.c.id)
     )
     for review in connection.execute(query):
-        decisions[review.study_id] = review.decision
+        newest[review.study_id] = review
         people.setdefault(review.study_id, set()).add(review.reviewer)
-    return [
-        WorklistRow(study_id, study_row(found[study_id]), decisions.get(study_id), len(people.get(study_id, ())))
-        for study_id in study_ids
-    ]
+    rows = []
+    for study_id in study_ids:
+        row, last = study_row(found[study_id]), newest.get(study_id)
+        is_outdated = last is not None and (last.status, last.label) != (row.status, row.label)
+        decision = None if last is None else last.decision
+        rows.append(WorklistRow(study_id, row, decision, len(people.get(study_id, ())), is_outdated))
+    return rows

@@ -106,12 +106,16 @@ class StudyOut(BaseModel):
 
 
 class ListedStudy(StudyOut):
-    """A study of a worklist: `decision` is that of its newest review, `reviewers` how many people reviewed it."""
+    """A study of a worklist: `decision` is that of its newest review, `reviewers` how many people reviewed it.
+
+    `is_outdated` tells that this review is of an earlier result, with another status or label.
+    """
 
     model_config = ConfigDict(title="ListedStudy")
 
     decision: Decision | None
     reviewers: int
+    is_outdated: bool
 
 
 class Worklist(BaseModel):
@@ -290,7 +294,7 @@ def get_studies(
     min_score: Score | None = None,
     max_score: Score | None = None,
     status: StudyStatus | None = None,
-    reviewed: Annotated[bool | None, Query(description="By somebody in this run, or by nobody.")] = None,
+    reviewed: Annotated[bool | None, Query(description="The result as it is now: by somebody, or by nobody.")] = None,
     since: Annotated[
         Annotated[datetime, AfterValidator(_as_seconds)] | None,
         Query(description="Only results that are new or changed since then; without a zone, by the server's clock."),
@@ -323,6 +327,7 @@ def get_studies(
             study_id=each.study_id,
             decision=Decision(each.decision) if each.decision else None,
             reviewers=each.reviewers,
+            is_outdated=each.is_outdated,
         )
         for each in page.rows
     ]

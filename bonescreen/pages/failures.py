@@ -1,8 +1,9 @@
 """The page of images that could not be read: by reason, what to do about each, and read them again."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -11,6 +12,7 @@ from bonescreen.commands.runs import next_step, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from db.failures import ListedFailure, count_failures, page_of_failures
+from db.queries import LARGEST_NUMBER
 from db.run_queries import RunSummary
 from db.session import Database
 from xray.errors import UsageError
@@ -42,7 +44,7 @@ def failures_page(
     settings: Configured,
     database: Ledger,
     reason: str | None = None,
-    after: int = 0,
+    after: Annotated[int, Query(ge=0, le=LARGEST_NUMBER)] = 0,
     retried: int | None = None,
 ) -> Response:
     """Show the failures of a run, the most frequent reasons first; or the images of one reason, by pages."""

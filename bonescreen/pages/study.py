@@ -19,7 +19,7 @@ from bonescreen.pages.users import check_name
 from bonescreen.pages.worklist_filter import Asked, Listed
 from bonescreen.pictures import cam_of, package_of
 from db.queries import ImageRow, Study
-from db.reviews import Review, add_review, agreement, reviews_of
+from db.reviews import ResultChanged, Review, add_review, agreement, result_mark, reviews_of
 from db.run_queries import RunSummary
 from db.session import Database
 from db.worklist import neighbours, study_by_id
@@ -83,6 +83,7 @@ def review_study(
     decision: Annotated[str, Form()] = "",
     note: Annotated[str, Form()] = "",
     name: Annotated[str, Form()] = "",
+    saw: Annotated[str, Form()] = "",
     stay: Annotated[bool, Form()] = False,
 ) -> Response:
     """Store a review, and go on to the next study of the worklist."""
@@ -95,9 +96,12 @@ def review_study(
             reviewer = request.session["name"] = check_name(name.strip())
         if decision not in set(Decision):
             raise UsageError("choose one of: " + ", ".join(Decision))
-        add_review(database, run.run, study_id, reviewer, Decision(decision), written or None)
+        add_review(database, run.run, study_id, reviewer, Decision(decision), written or None, saw=saw)
     except UsageError as error:
-        return _show(request, run, study_id, listed, settings, database, problem=str(error), note=written, status=422)
+        status = 409 if isinstance(error, ResultChanged) else 422
+        return _show(
+            request, run, study_id, listed, settings, database, problem=str(error), note=written, status=status
+        )
     if stay:
         following = study_id
     if following is None:
@@ -140,6 +144,7 @@ def _show(
         run=run,
         study_id=study_id,
         row=study.row,
+        saw=result_mark(study.row.status, study.row.score),
         digest=study.digest,
         images=images,
         across=across(len(images)),
@@ -203,13 +208,15 @@ def _caution(study: Study) -> str | None:
 
 def _view(image: ImageRow, run_id: int, study: Study, card: "Card | None") -> ImageView:
     at = f"/api/v1/images/{run_id}/{image.image_id}"
+    # Evidence of what the model does not know would read as a result, and there is none.
+    has_heat_map = image.cam is not None and card is not None and image.state is not ImageState.OUT_OF_SCOPE
     return ImageView(
         id=image.image_id,
         name=image.image.removeprefix(f"{study.row.study}/"),
         shows=" ".join(filter(None, (image.modality, image.body_part, image.view, image.laterality))),
         probability=image.probability if image.state is ImageState.SCORED else None,
         url=None if image.sha256 is None else f"{at}/image.png",
-        heat_url=f"{at}/heatmap.png" if image.cam is not None and card is not None else None,
+        heat_url=f"{at}/heatmap.png" if has_heat_map else None,
         why=_why_not(image) if image.sha256 is None else None,
         darkness=_darkness(image, card),
         notes=list(_notes(image)),

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from tests.bonescreen.screened_archive import (
 )
 from tests.broker import free_port
 from tests.seeding import found_files
-from xray.network.package import ModelPackage
+from xray.network.package import ModelPackage, load_package
 from xray.vocabulary import RESEARCH_NOTICE
 
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
@@ -329,6 +328,56 @@ def test_an_image_zooms_by_wheel_button_and_key_and_is_moved_by_dragging(page: P
     assert place(second)[0] == pytest.approx(1.3)
 
 
+def test_without_the_model_package_images_are_zoomed_and_enlarged_all_the_same(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    screen(home, tmp_path / "clinic", served.package).close()
+    with serve(home, load_package("fracture-4")) as url:
+        context = browser.new_context(base_url=url, viewport=DESKTOP)
+        complaints = _complaints(context)
+        page = context.new_page()
+        open_study(page, "HAND/ann")
+        expect(page.get_by_text("The model package is not installed here")).to_be_visible()
+        page.get_by_role("button", name="Zoom in").click()
+        expect(page.locator(".values").first).to_have_text("zoom 1.3")
+        page.get_by_role("button", name="Window").click()
+        expect(page.locator(".stage.windowing")).to_have_count(2)
+        page.keyboard.press("h")
+        page.get_by_role("button", name="Enlarge").first.click()
+        expect(page.locator("figure.image:visible")).to_have_count(1)
+        context.close()
+        assert complaints == []
+
+
+def test_many_images_of_a_study_are_beside_each_other(page: Page, served: Served) -> None:
+    (file,) = found_files(studies=1)
+    files = [replace(file, path=f"study/{number}.png") for number in range(10)]
+    root, model = served.root.parent / "many", model_of(served.package)
+    run = begin_run(served.database, root, files, model)
+    unread = {each.path: None for each in files}
+    assert finish(served.database, model, root, unread, dict.fromkeys(unread, Shot(None, None))) == 10
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    expect(page.locator("figure.image")).to_have_count(10)
+    places = "[...document.querySelectorAll('figure.image')].map((figure) => figure.getBoundingClientRect().left)"
+    assert len(set(page.evaluate(places))) == 4
+
+
+def test_an_image_out_of_the_models_scope_has_no_heat_map(page: Page, served: Served) -> None:
+    (file,) = found_files(studies=1)
+    file = replace(file, path="chest.png", placement=replace(file.placement, body_part="CHEST"))
+    root, model = served.root.parent / "chests", model_of(served.package)
+    write_ramp(root / file.path, 210)
+    run = begin_run(served.database, root, [file], model)
+    assert finish(served.database, model, root, {file.path: 0.9}, {file.path: Shot(0.9, None)}) == 1
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    expect(page.locator(".panel .result")).to_have_text("out of scope")
+    expect(page.locator("img.radiograph")).to_have_count(1)
+    assert page.locator("img.heat").count() == 0
+
+
 def test_two_fingers_zoom_an_image_and_one_moves_it(browser: Browser, served: Served) -> None:
     context = browser.new_context(base_url=served.url, viewport=PHONE, has_touch=True, is_mobile=True)
     complaints = _complaints(context)
@@ -506,6 +555,50 @@ def test_a_review_is_stored_goes_on_to_the_next_study_and_is_seen_in_a_second_br
     assert keys(page) == ["WRIST/ben"]
 
 
+def test_enter_after_a_name_decides_nothing_and_gives_the_keys_back(page: Page, served: Served) -> None:
+    open_study(page, MARKUP)
+    reviewed = study_id(page)
+    page.keyboard.press("d")
+    expect(page.get_by_label("Your name")).to_be_focused()
+    page.keyboard.type("Eve")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Your name")).not_to_be_focused()
+    page.keyboard.press("d")
+    page.wait_for_url(lambda url: "stored=" in url or "last=" in url)
+    assert [(each.decision, each.reviewer) for each in reviews_of(served.database, 1, reviewed)] == [
+        ("disagree", "Eve")
+    ]
+
+
+def test_a_result_that_has_changed_since_the_page_was_loaded_is_shown_before_it_is_reviewed(
+    browser: Browser, served: Served
+) -> None:
+    files, root = found_files(studies=1), served.root.parent / "grows"
+    (known, later), model = [replace(files[0], path=f"study/{n}.png") for n in "ab"], model_of(served.package)
+    for number, file in enumerate((known, later), 220):
+        write_ramp(root / file.path, number)
+    shots = {file.path: Shot(0.1, None) for file in (known, later)}
+    run = begin_run(served.database, root, [known], model)
+    assert finish(served.database, model, root, {known.path: 0.1}, shots) == 1
+    context = browser.new_context(base_url=served.url, viewport=DESKTOP)
+    page = context.new_page()
+    page.goto(f"/runs/{run}")
+    page.locator("a.row-link").click()
+    expect(page.locator(".panel .result")).to_have_text("negative")
+    begin_run(served.database, root, [known, later], model)
+    assert finish(served.database, model, root, {later.path: 0.98}, shots) == 1
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("Note").fill("a note")
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
+        page.get_by_role("button", name="Agree", exact=False).filter(has_not_text="Dis").click()
+    assert answer.value.status == 409
+    expect(page.get_by_role("alert").filter(has_text="The result has changed since you saw it")).to_be_visible()
+    expect(page.locator(".panel .result")).to_have_text("positive: fracture")
+    expect(page.get_by_label("Note")).to_have_value("a note")
+    assert reviews_of(served.database, run, study_id(page)) == []
+    context.close()
+
+
 def test_the_last_study_of_a_list_leads_back_to_the_list(page: Page) -> None:
     open_study(page, "HAND/dark", "?text=HAND%2Fdark")
     page.get_by_label("Your name").fill("Ada")
@@ -519,7 +612,7 @@ def test_a_page_left_open_leads_to_where_to_sign_in_once_its_person_may_no_longe
     browser: Browser, served: Served, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    shutil.copytree(served.home, home)
+    screen(home, tmp_path / "clinic", served.package).close()
     add_user(home, "ada", "a long password")
     with serve(home, served.package) as url:
         context = browser.new_context(base_url=url, viewport=DESKTOP)
@@ -558,6 +651,10 @@ def test_failures_are_listed_by_reason_and_read_again(page: Page, served: Served
     expect_study(page, "WRIST/none")
     open_study(page, "WRIST/half")
     expect(page.locator(".panel .result")).to_have_text("negative")
+
+
+def test_a_place_in_the_failures_that_no_image_has_is_not_found(person: BrowserContext) -> None:
+    assert [person.request.get(f"/runs/1/failures?after={after}").status for after in (10**25, -1)] == [404, 404]
 
 
 # -- comparison and model -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from db.review_import import Decided, add_reviews, find_by_keys
 from db.reviews import add_review, stream_reviews
 from db.session import Database
+from db.worklist import WorklistFilter, worklist
 from tests.ledgers import NEGATIVE, POSITIVE, fill
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus
@@ -39,6 +40,19 @@ def test_what_a_reviewer_decided_in_the_same_words_is_not_added_again(database: 
     assert add_reviews(database, run, "Ada", first).outdated == first[:1]
     with closing(stream_reviews(database, run)) as reviews:
         assert len(list(reviews)) == 5
+
+
+def test_a_study_whose_review_came_in_a_report_leaves_the_list_of_those_that_nobody_reviewed(
+    database: Database,
+) -> None:
+    run = fill(database)
+    add_reviews(database, run, "Ada", [_decided(database, run, POSITIVE, Decision.AGREE)])
+
+    def listed(reviewed: bool) -> list[str]:
+        return [each.row.study for each in worklist(database, WorklistFilter(run, reviewed=reviewed)).rows]
+
+    assert listed(True) == [POSITIVE]
+    assert POSITIVE not in listed(False)
 
 
 def test_if_one_cannot_be_stored_none_is(database: Database) -> None:

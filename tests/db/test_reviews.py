@@ -5,7 +5,15 @@ import threading
 import pytest
 
 from db.queries import ResultFilter, results
-from db.reviews import NOTE_CHARACTERS, REVIEWER_CHARACTERS, add_review, agreement, reviews_of, stream_reviews
+from db.reviews import (
+    NOTE_CHARACTERS,
+    REVIEWER_CHARACTERS,
+    add_review,
+    agreement,
+    result_mark,
+    reviews_of,
+    stream_reviews,
+)
 from db.session import Database
 from db.worklist import WorklistFilter, worklist
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
@@ -28,6 +36,18 @@ def test_a_review_keeps_what_its_reviewer_saw_and_when(database: Database) -> No
     assert (added.label, added.score, added.status) == (Label.POSITIVE, pytest.approx(0.85), StudyStatus.SCORED)
     assert added.reviewed_at > 1.7e9
     assert reviews_of(database, run_id, study_id) == [added]
+
+
+def test_a_review_of_a_result_that_has_changed_meanwhile_is_refused_and_leaves_nothing(database: Database) -> None:
+    run_id = fill(database)
+    (shown,) = (row for row in worklist(database, WorklistFilter(run_id)).rows if row.row.study == POSITIVE)
+    for outdated in (result_mark(StudyStatus.SCORED, 0.1), result_mark(StudyStatus.PENDING, None), ""):
+        with pytest.raises(UsageError, match="the result has changed since you saw it"):
+            add_review(database, run_id, shown.study_id, "Ann", AGREE, saw=outdated)
+    assert reviews_of(database, run_id, shown.study_id) == []
+    assert worklist(database, WorklistFilter(run_id, reviewed=True)).rows == []
+    saw = result_mark(shown.row.status, shown.row.score)
+    assert add_review(database, run_id, shown.study_id, "Ann", AGREE, saw=saw).score == shown.row.score
 
 
 def test_a_review_is_never_overwritten_by_another_person_or_by_the_same(database: Database) -> None:

@@ -1,7 +1,7 @@
 """Worklists: pages in order, filters that are right whichever way they are answered, and neighbours."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -116,16 +116,20 @@ def _every_study(database: Database, run_id: int) -> list[_Plain]:
         changed = dict(
             connection.execute(select(study_results.c.study_id, study_results.c.changed_at).where(of_run)).all()
         )
-        reviewed = set(connection.execute(select(reviews.c.study_id).where(reviews.c.run_id == run_id)).scalars())
+        saw = select(reviews.c.study_id, reviews.c.status, reviews.c.label).where(reviews.c.run_id == run_id)
+        reviewed = set(map(tuple, connection.execute(saw)))
         rows = connection.execute(select_studies(result_columns(KEEP), run_id)).mappings().all()
     every = [
-        _Plain(row["study_id"], study_row(row), changed.get(row["study_id"]), row["study_id"] in reviewed)
-        for row in rows
+        _Plain(row["study_id"], study_row(row), changed.get(row["study_id"]), _as_now(row) in reviewed) for row in rows
     ]
     scored_ones = sorted(
         (one for one in every if one.row.score is not None), key=lambda one: (one.row.score, one.study_id), reverse=True
     )
     return scored_ones + sorted((one for one in every if one.row.score is None), key=lambda one: one.study_id)
+
+
+def _as_now(row: Mapping[Any, Any]) -> tuple[int, str, str | None]:
+    return row["study_id"], row["status"], row["label"]
 
 
 def _has_text(row: StudyRow, wanted: str, *, begins: bool) -> bool:
@@ -270,6 +274,25 @@ def test_a_study_that_changes_its_label_or_body_part_in_the_archive_moves_in_the
     assert [len(worklist(database, wanted).rows) for wanted in (before, half, after)] == [0, 1, 0]
     assert _scan(database, [file("HUMERUS", Label.NEGATIVE)]) == run_id
     assert [len(worklist(database, wanted).rows) for wanted in (before, half, after)] == [0, 0, 1]
+
+
+def test_a_study_that_is_flagged_after_its_review_is_among_those_that_nobody_reviewed(database: Database) -> None:
+    key, other = "XR_HAND/patient1/study1", {"XR_HAND/patient2/study1": [0.1]}
+    run_id = fill(database, {key: [0.1], **other})
+    wanted = WorklistFilter(run_id, text=key)
+    add_review(database, run_id, worklist(database, wanted).rows[0].study_id, "Ann", Decision.AGREE)
+
+    def counted() -> tuple[bool, bool, int, int]:
+        (row,) = worklist(database, wanted).rows
+        left = replace(wanted, reviewed=False)
+        return row.row.flagged, row.is_outdated, count_worklist(database, left), len(worklist(database, left).rows)
+
+    assert counted() == (False, False, 0, 0)
+    assert fill(database, {key: [0.1, 0.98, 0.99], **other}) == run_id
+    assert counted() == (True, True, 1, 1)
+    # As it was when it was reviewed.
+    fill(database, {key: [0.1], **other})
+    assert counted() == (False, False, 0, 0)
 
 
 def test_a_reviewed_study_whose_files_vanish_and_come_back_is_still_reviewed(database: Database) -> None:

@@ -227,13 +227,8 @@ function showOnly(figure) {
   stages.forEach((stage) => stage.place());
 }
 
-if (viewer && heatButton) {
+if (stages.length) {
   chooseTool("pan");
-  opacity.value = read("heat-map-opacity") ?? "100";
-  applyOpacity();
-  showHeatMap(read("heat-map") !== "off");
-  heatButton.addEventListener("click", switchHeatMap);
-  opacity.addEventListener("input", applyOpacity);
   document.getElementById("zoom-in").addEventListener("click", zoomIn);
   document.getElementById("zoom-out").addEventListener("click", zoomOut);
   document.getElementById("reset").addEventListener("click", reset);
@@ -243,6 +238,14 @@ if (viewer && heatButton) {
   for (const button of viewer.querySelectorAll("[data-enlarge]")) {
     button.addEventListener("click", () => showOnly(button.closest(".image")));
   }
+}
+
+if (heatButton) {
+  opacity.value = read("heat-map-opacity") ?? "100";
+  applyOpacity();
+  showHeatMap(read("heat-map") !== "off");
+  heatButton.addEventListener("click", switchHeatMap);
+  opacity.addEventListener("input", applyOpacity);
   for (const button of viewer.querySelectorAll("[data-own-scale]")) {
     const stage = stages.find((each) => each.figure === button.closest(".image"));
     button.addEventListener("click", () => {
@@ -276,7 +279,7 @@ onKeys({
   d: decide("disagree"),
   u: decide("unsure"),
   n: () => document.getElementById("note")?.focus(),
-  h: () => (stages.length ? switchHeatMap() : false),
+  h: () => (heatButton ? switchHeatMap() : false),
   w: () => chooseTool(viewer.dataset.tool === "window" ? "pan" : "window"),
   "+": zoomIn,
   "=": zoomIn,
@@ -297,6 +300,10 @@ form?.addEventListener("submit", (event) => {
 window.addEventListener("pageshow", () => delete form?.dataset.sent);
 document.getElementById("note")?.addEventListener("keydown", (event) => {
   if (event.key === "Escape") event.target.blur();
+});
+// The name is typed, and the keys decide again.
+document.getElementById("name")?.addEventListener("keydown", (event) => {
+  if (["Enter", "Escape"].includes(event.key)) event.target.blur();
 });
 const stay = document.getElementById("stay");
 if (stay) {
