@@ -14,8 +14,6 @@ from base64 import b64decode
 from collections.abc import Mapping
 from urllib.parse import parse_qs, quote, urlsplit
 
-import anyio
-from anyio import CapacityLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -118,8 +116,6 @@ class Access:
 
     def __init__(self, app: ASGIApp, users: Users, *, loopback: bool) -> None:
         self._app, self._users, self._loopback = app, users, loopback
-        # Each takes 32 MiB.
-        self._checks = CapacityLimiter(2)
         self._had_users = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,7 +182,7 @@ class Access:
     async def check_password(self, name: str, password: str) -> bool:
         """Tell whether a password is a user's; refuse guesses that come too fast."""
         try:
-            return await anyio.to_thread.run_sync(self._users.check, name, password, limiter=self._checks)
+            return await self._users.check_password(name, password)
         except TooManyGuesses as error:
             raise Refusal(429, str(error), {"Retry-After": str(max(1, round(error.seconds)))}) from error
 

@@ -8,7 +8,6 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -103,7 +102,7 @@ async def sign_in(
             return again(422, str(error))
     else:
         try:
-            if not await run_in_threadpool(users.check, name, password):
+            if not await users.check_password(name, password):
                 return again(403, "This is not a user's name and password.")
         except TooManyGuesses as error:
             page = again(429, f"{error}."[0].upper() + f"{error}."[1:])

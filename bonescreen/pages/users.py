@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
+from anyio import CapacityLimiter
+
 from xray.errors import StorageOutage, UsageError
 
 FILE = "users"
@@ -215,6 +218,8 @@ class Users:
         # Passwords that were right, under a key that only this process has: scrypt takes too long for each request.
         self._key = secrets.token_bytes(32)
         self._right: dict[str, tuple[str, bytes]] = {}
+        # Each takes 32 MiB.
+        self._checks = CapacityLimiter(2)
 
     def _users(self) -> dict[str, str]:
         try:
@@ -235,8 +240,8 @@ class Users:
         stored = self._users().get(name)
         return None if stored is None else hashlib.sha256(stored.encode()).hexdigest()[:32]
 
-    def check(self, name: str, password: str) -> bool:
-        """Tell whether a password is a user's.
+    async def check_password(self, name: str, password: str) -> bool:
+        """Tell whether a password is a user's, a few at a time, so that guesses take no thread from the pages.
 
         Raises
         ------
@@ -244,6 +249,10 @@ class Users:
             After five wrong ones in a row, the next waits five seconds, and each further one twice as long, up to a
             minute.
         """
+        return await anyio.to_thread.run_sync(self.check, name, password, limiter=self._checks)
+
+    def check(self, name: str, password: str) -> bool:
+        """Tell whether a password is a user's; raise as `check_password` does."""
         stored = self._users().get(name)
         # First of all: else a right guess would stand out from those that are not looked at.
         self._refuse_while_waiting(name)

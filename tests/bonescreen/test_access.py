@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -175,6 +176,29 @@ def test_guesses_of_a_password_are_slowed_down_and_sessions_go_on(home: Path, se
     assert server.visitor(("target", PASSWORD)).get("/api/v1/runs").status == 429
     assert session.get("/runs/1").status == 200
     assert server.visitor((USER, PASSWORD)).get("/api/v1/runs").status == 200
+
+
+def test_many_guesses_at_a_time_by_invented_names_take_no_more_memory_than_two(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    screened(home)
+    add_user(home, USER, PASSWORD)
+    with page_server(home) as server:
+
+        def guess(number: int) -> int:
+            return server.visitor().sign_in(f"invented {number}", PASSWORD).status
+
+        assert guess(0) == 403
+        before = peak_megabytes(server.process.pid)
+        with ThreadPoolExecutor(24) as guessers:
+            assert set(guessers.map(guess, range(1, 49))) == {403}
+        # Each takes 32 MB; in every thread of the pages it would be 400.
+        assert peak_megabytes(server.process.pid) - before < 150
+
+
+def peak_megabytes(process: int) -> float:
+    """The most resident memory that a process had."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 
 
 # -- sessions -----------------------------------------------------------------------------------------------------
