@@ -267,6 +267,31 @@ def test_a_run_that_goes_on_is_said_to(bonescreen: Bonescreen, home: Path, tmp_p
     assert "The run is not finished (running, 50 % processed)" in _write(bonescreen, tmp_path)[0]
 
 
+def test_a_cancelled_run_is_said_not_to_be_finished(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+    screened(home, {"read": [0.5], "waiting": [None]})
+    assert bonescreen("cancel", 1).code == 0
+    assert "The run is not finished (cancelled, 50 % processed)" in _write(bonescreen, tmp_path)[0]
+
+
+def test_a_study_that_is_not_screened_yet_has_no_result_to_review(
+    bonescreen: Bonescreen, home: Path, tmp_path: Path, page: Page
+) -> None:
+    screened(home, {"XR_HAND/read": [0.5], "XR_HAND/waiting": [None], "XR_HAND/half": [0.1, None]})
+    html = _write(bonescreen, tmp_path)[0]
+    assert html.count("so there is no result to review") == 2
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("article").count() == 3
+    # An import takes no review of a study that is not screened, and then none of the file's.
+    for each in page.get_by_label("Agree", exact=True).all():
+        each.check()
+    assert page.locator("#said").inner_text() == "1 of 1 decided, not saved yet"
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as CSV").click()
+    saving.value.save_as(tmp_path / "reviews.csv")
+    done = bonescreen("review", "import", tmp_path / "reviews.csv", "--reviewer", "Grace")
+    assert (done.code, done.out) == (0, "Stored 1 review by Grace in run 1: 1 agree\n")
+
+
 def test_a_report_needs_a_run_and_a_file(bonescreen: Bonescreen, root: Path, tmp_path: Path) -> None:
     done = bonescreen("report", 7, "-o", tmp_path / "r.html")
     assert (done.code, "there is no run 7" in done.err) == (2, True)
