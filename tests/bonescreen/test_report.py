@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from bonescreen.report.performance import measure_performance
 from db.reviews import Review, stream_reviews
+from db.run_queries import run_summary
 from tests.awaiting import PATIENCE
 from tests.bonescreen.conftest import Bonescreen, Done
 from tests.ledgers import embedded, screened
@@ -177,6 +180,22 @@ def test_results_are_measured_against_human_labels_with_intervals_of_patients(
     assert float(rows[0][3]) == pytest.approx(auroc, abs=0.0005)
     assert re.search(r'<span class="interval">0\.\d{3} to [01]\.\d{3}</span>', html)
     assert "resamples of whole studies, as no patient is known" in html
+
+
+def test_one_long_name_takes_no_memory_for_every_labelled_study(home: Path) -> None:
+    studies = {f"XR_HAND/patient{n}/study1_{'positive' if n % 2 else 'negative'}": [n / 200] for n in range(200)}
+    run = screened(home, {**studies, f"XR_HAND/{'x' * 30_000}_positive": [0.9]})
+    database = embedded(home)
+    # What is loaded once does not count.
+    measure_performance(database, run_summary(database, run))
+    tracemalloc.start()
+    measured = measure_performance(database, run_summary(database, run))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    database.close()
+    assert measured is not None
+    assert (measured.everyone.n, measured.everyone.groups) == (201, 201)
+    assert peak < 20_000_000
 
 
 def test_few_labelled_studies_have_no_interval_and_none_have_no_section(

@@ -279,12 +279,17 @@ def _draw_legend(
 
 
 def wrap_text(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Break a line at spaces so that it fits into `width` pixels of a font."""
+    """Break a line at spaces, and words longer than a line within, so that it fits into `width` pixels of a font."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
     return lines
