@@ -84,6 +84,12 @@ def test_a_name_longer_than_a_line_is_broken_within() -> None:
     assert "".join(lines).replace(" ", "") == f"{name}shortwords"
 
 
+@pytest.mark.parametrize(("name", "drawn"), [("Jos\u00e9", "Jos\\xe9"), ("\u05e9", "\\u05e9"), ("a\x1bb", "a\\x1bb")])
+def test_characters_that_the_font_lacks_are_drawn_as_escape_sequences(name: str, drawn: str) -> None:
+    gray, cam = np.zeros((64, 64), np.uint8), np.ones((2, 2))
+    assert render(gray, cam, caption=name).tobytes() == render(gray, cam, caption=drawn).tobytes()
+
+
 def test_a_long_caption_is_broken_into_lines() -> None:
     gray = np.zeros((64, 64), np.uint8)
     short, long = (render(gray, np.ones((2, 2)), caption="word " * count) for count in (2, 200))
