@@ -86,6 +86,7 @@ def heatmap(
         total, chosen = _flagged(database, run, limit) if flagged else _named(database, studies or [], run)
         roots = roots_here(settings, database)
         _refuse_inside_archive(output, roots)
+        _refuse_file(output)
         whole = _draw_all(chosen, Drawing(settings, roots, output, own_scale), total)
     if flagged and not total:
         print_notice("No study is flagged.")
@@ -133,6 +134,14 @@ def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
                 f"{output} is in the archive {name}: its next scan would take the pictures for radiographs; "
                 "choose a different folder"
             )
+
+
+def _refuse_file(output: Path) -> None:
+    for each in (output, *output.parents):
+        if os.path.lexists(each):
+            if not each.is_dir():
+                raise UsageError(f"{each} is not a folder; choose a different one")
+            return
 
 
 @dataclass

@@ -48,6 +48,9 @@ def import_reviews(
             _refuse(file, wrong)
         done = add_reviews(database, lines[0].run, reviewer, checked.reviews)
     _print(done, reviewer.strip(), lines[0].run, checked.changed)
+    if table.only_notes:
+        where = ", ".join(map(str, table.only_notes[:MOST_LISTED])) + (", ..." * (len(table.only_notes) > MOST_LISTED))
+        print_line(f"Left out, as there is a note but no decision: line {where}", "yellow")
 
 
 def _refuse(file: Path, wrong: list[WrongLine]) -> NoReturn:

@@ -52,14 +52,12 @@ def open_private(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _outage(path, error) from error
     try:
-        with open(descriptor, "wb") as file:
-            try:
+        try:
+            # Closing writes what is still held, so a full disk may be met there, for the first time or again.
+            with open(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError as error:
-                raise _outage(path, error) from error
-        try:
             os.replace(partial, path)
         except OSError as error:
             raise _outage(path, error) from error

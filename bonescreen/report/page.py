@@ -132,7 +132,7 @@ def _summary(database: Database, run: RunSummary, package: "ModelPackage | None"
     return {
         "notice": RESEARCH_NOTICE,
         "run": run,
-        "unfinished": f"{run.state}, {percent(run)} % processed" if is_open(run) else None,
+        "unfinished": f"{run.state}, {percent(run)} % processed" if _is_unfinished(run) else None,
         "written_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "counts": count_studies(database, ResultFilter(run=run.run)),
         "histogram": draw_histogram(count_scores(database, run.run, BINS), run.study_threshold),
@@ -158,6 +158,11 @@ def _summary(database: Database, run: RunSummary, package: "ModelPackage | None"
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+
+
+def _is_unfinished(run: RunSummary) -> bool:
+    # Nothing happens in a cancelled run, and yet it has not read all images.
+    return is_open(run) or run.processed < run.images
 
 
 def _says_notice(limits: Sequence[str]) -> bool:

@@ -51,7 +51,8 @@ class Performance:
 def measure_performance(database: Database, run: RunSummary) -> Performance | None:
     """Measure a run against human labels; None if no scored study has one."""
     with closing(labelled_results(database, run.run)) as found:
-        results = list(found)
+        # The bootstrap draws the same patients each time, in whatever order the database has them.
+        results = sorted(found, key=lambda result: result.study)
     if not results:
         return None
     # SciPy takes half a second to load.
@@ -83,13 +84,18 @@ def _predictions(results: Sequence[LabelledResult]) -> "Predictions":
 
     from training.evaluate.predictions import Predictions
 
-    keys = np.array([result.study for result in results], np.str_)
+    # Numbers, not names: in an array, each name would take as much memory as the longest.
+    numbers = np.arange(len(results)).astype(np.str_)
+    patients: dict[str, int] = {}
+    groups = [
+        number if result.patient is None else patients.setdefault(result.patient, number)
+        for number, result in enumerate(results)
+    ]
     scores = np.array([result.score for result in results], np.float64)
     return Predictions(
-        images=keys,
-        studies=keys,
-        # A patient's hash has 32 characters, and a study's key is told from one by its beginning.
-        groups=np.array([result.patient or f"study {result.study}" for result in results], np.str_),
+        images=numbers,
+        studies=numbers,
+        groups=np.array(groups).astype(np.str_),
         body_parts=np.array([result.body_parts or "" for result in results], np.str_),
         labels=np.array([result.human_label is Label.POSITIVE for result in results], np.bool_),
         logits=scores,

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -49,11 +49,11 @@ class WrongLine:
 
 @dataclass(frozen=True)
 class ReviewTable:
-    """A file's lines that have a decision, what is wrong with others, and how many have none."""
+    """A file's lines that have a decision, what is wrong with others, and which have a note but no decision."""
 
     lines: list[ReviewLine]
     wrong: list[WrongLine]
-    undecided: int
+    only_notes: list[int]
 
 
 def read_review_table(file: Path) -> ReviewTable:
@@ -66,20 +66,24 @@ def read_review_table(file: Path) -> ReviewTable:
     """
     lines: list[ReviewLine] = []
     wrong: list[WrongLine] = []
-    undecided = 0
+    only_notes: list[int] = []
     for number, record in _records(file):
+        if isinstance(record, WrongLine):
+            wrong.append(record)
+            continue
         if not record["decision"].strip():
-            undecided += 1
+            if record["note"].strip():
+                only_notes.append(number)
             continue
         read = _read_line(number, record)
         if isinstance(read, WrongLine):
             wrong.append(read)
         else:
             lines.append(read)
-    return ReviewTable(lines, wrong, undecided)
+    return ReviewTable(lines, wrong, only_notes)
 
 
-def _records(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _records(file: Path) -> Iterator[tuple[int, dict[str, str] | WrongLine]]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UsageError(f"{file} is too large for reviews ({MOST_BYTES // 1_000_000} MB at most)")
@@ -89,20 +93,43 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8; save it as CSV in UTF-8") from None
-    header = text.partition("\n")[0]
-    # A spreadsheet writes semicolons where its language writes numbers with commas.
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if header.count(";") else ",", restval="")
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(f"{file} has no column {', '.join(missing)}; it is not a file that a report has saved")
-        previous = reader.line_num
-        for record in reader:
-            # A note may have several lines; the record's first one is named.
-            yield previous + 1, {name: record[name] or "" for name in COLUMNS}
-            previous = reader.line_num
+        yield from _cells(file, text)
     except csv.Error as error:
-        raise UsageError(f"{file} is not CSV: {error}") from error
+        raise UsageError(f"{file} is not CSV: {error}; is a quotation mark missing, or not doubled?") from error
+
+
+def _cells(file: Path, text: str) -> Iterator[tuple[int, dict[str, str] | WrongLine]]:
+    header = next((line for line in text.splitlines() if line), "")
+    # A spreadsheet writes semicolons where its language writes numbers with commas, and tabs if it is told to. It is
+    # strict because, where a quotation mark is missing, the lines that follow would be taken for a part of the note.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    names: list[str] = []
+    end = 0
+    for row in reader:
+        # A note may have several lines; the record's first one is named.
+        first, end = end + 1, reader.line_num
+        if not row:
+            continue
+        if not names:
+            names = row
+            _check_names(file, names)
+        elif beyond := "".join(row[len(names) :]).strip():
+            wrong = f"{beyond!r} is after the last column; a text with a comma or semicolon needs quotation marks"
+            yield first, WrongLine(first, names[-1], wrong)
+        else:
+            record = dict(zip(names, row, strict=False))
+            yield first, {name: record.get(name, "") for name in COLUMNS}
+    _check_names(file, names)
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise UsageError(f"{file} has no column {', '.join(missing)}; it is not a file that a report has saved")
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"{file} has the column {', '.join(twice)} more than once; leave one of them")
 
 
 def _read_line(line: int, record: Mapping[str, str]) -> ReviewLine | WrongLine:
@@ -137,8 +164,9 @@ def _read_line(line: int, record: Mapping[str, str]) -> ReviewLine | WrongLine:
 
 
 def _number(text: str) -> int:
-    if not (text.strip().isascii() and text.strip().isdigit()):
-        raise UsageError(f"{text!r} is not a run's number")
+    # Python refuses to read a number of thousands of digits.
+    if not (text.strip().isascii() and text.strip().isdigit() and len(text) < 100):
+        raise UsageError(f"{text[:100]!r} is not a run's number")
     return as_count(int(text))
 
 

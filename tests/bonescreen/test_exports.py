@@ -223,6 +223,21 @@ def test_a_full_disk_leaves_no_part_of_an_export(bonescreen: Bonescreen, home: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "results.csv"]
 
 
+def test_a_disk_that_is_full_when_the_last_bytes_are_written_is_named(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from bonescreen.exports.private_file import open_private\n"
+        "from xray.errors import StorageOutage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    with open_private(Path(sys.argv[1])) as file: file.write(bytes(2000))\n"
+        "except StorageOutage as outage: sys.exit(str(outage))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "r.csv")], capture_output=True, text=True)
+    assert done.stderr == f"{tmp_path / 'r.csv'} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parquet_without_its_library_says_how_to_install_it(home: Path, tmp_path: Path) -> None:
     screened(home)
     script = "import sys; sys.modules['pyarrow'] = None\nfrom bonescreen.cli import main; main(sys.argv[1:])"

@@ -51,6 +51,17 @@ def test_flagged_studies_are_drawn_the_highest_score_first(bonescreen: Bonescree
     assert (done.code, _drawn(tmp_path / "first")) == (0, [HIGH, HIGH])
 
 
+def test_a_folder_that_is_a_file_is_said_once_before_anything_is_drawn(
+    bonescreen: Bonescreen, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for output, wrong in (("file", "file"), ("file/below/it", "file"), ("link", "link")):
+        done = bonescreen("heatmap", "--flagged", "-o", tmp_path / output)
+        assert (done.code, done.out) == (2, "")
+        assert done.err == f"error: {tmp_path / wrong} is not a folder; choose a different one\n"
+
+
 def test_a_run_without_flagged_studies_says_so(
     bonescreen: Bonescreen, home: Path, tmp_path: Path, tiny_package: ModelPackage
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from bonescreen.report.performance import measure_performance
 from db.reviews import Review, stream_reviews
+from db.run_queries import run_summary
 from tests.awaiting import PATIENCE
 from tests.bonescreen.conftest import Bonescreen, Done
 from tests.ledgers import embedded, screened
@@ -179,6 +182,22 @@ def test_results_are_measured_against_human_labels_with_intervals_of_patients(
     assert "resamples of whole studies, as no patient is known" in html
 
 
+def test_one_long_name_takes_no_memory_for_every_labelled_study(home: Path) -> None:
+    studies = {f"XR_HAND/patient{n}/study1_{'positive' if n % 2 else 'negative'}": [n / 200] for n in range(200)}
+    run = screened(home, {**studies, f"XR_HAND/{'x' * 30_000}_positive": [0.9]})
+    database = embedded(home)
+    # What is loaded once does not count.
+    measure_performance(database, run_summary(database, run))
+    tracemalloc.start()
+    measured = measure_performance(database, run_summary(database, run))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    database.close()
+    assert measured is not None
+    assert (measured.everyone.n, measured.everyone.groups) == (201, 201)
+    assert peak < 20_000_000
+
+
 def test_few_labelled_studies_have_no_interval_and_none_have_no_section(
     bonescreen: Bonescreen, home: Path, root: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +284,31 @@ def test_a_report_is_accessible_and_fits_each_screen(
 def test_a_run_that_goes_on_is_said_to(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
     screened(home, {"read": [0.5], "waiting": [None]})
     assert "The run is not finished (running, 50 % processed)" in _write(bonescreen, tmp_path)[0]
+
+
+def test_a_cancelled_run_is_said_not_to_be_finished(bonescreen: Bonescreen, home: Path, tmp_path: Path) -> None:
+    screened(home, {"read": [0.5], "waiting": [None]})
+    assert bonescreen("cancel", 1).code == 0
+    assert "The run is not finished (cancelled, 50 % processed)" in _write(bonescreen, tmp_path)[0]
+
+
+def test_a_study_that_is_not_screened_yet_has_no_result_to_review(
+    bonescreen: Bonescreen, home: Path, tmp_path: Path, page: Page
+) -> None:
+    screened(home, {"XR_HAND/read": [0.5], "XR_HAND/waiting": [None], "XR_HAND/half": [0.1, None]})
+    html = _write(bonescreen, tmp_path)[0]
+    assert html.count("so there is no result to review") == 2
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("article").count() == 3
+    # An import takes no review of a study that is not screened, and then none of the file's.
+    for each in page.get_by_label("Agree", exact=True).all():
+        each.check()
+    assert page.locator("#said").inner_text() == "1 of 1 decided, not saved yet"
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as CSV").click()
+    saving.value.save_as(tmp_path / "reviews.csv")
+    done = bonescreen("review", "import", tmp_path / "reviews.csv", "--reviewer", "Grace")
+    assert (done.code, done.out) == (0, "Stored 1 review by Grace in run 1: 1 agree\n")
 
 
 def test_a_report_needs_a_run_and_a_file(bonescreen: Bonescreen, root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from xray.images.preprocessing import Preprocessing
+from xray.printable import escape_unprintable
 
 PANEL_SIDE = 640
 """Long side of the drawn image, pixels."""
@@ -197,7 +198,9 @@ def render_heat_map(
     font = ImageFont.load_default(FONT_SIZE)
     legend_width = BAR_WIDTH + 6 * FONT_SIZE
     line = round(FONT_SIZE * 1.4)
-    lines = [wrapped for text in caption for wrapped in wrap_text(text, 2 * width + legend_width + MARGIN, font)]
+    # The font that comes with Pillow has ASCII only: it draws one and the same box for all other characters.
+    texts = [escape_unprintable(text).encode("ascii", "backslashreplace").decode() for text in caption]
+    lines = [wrapped for text in texts for wrapped in wrap_text(text, 2 * width + legend_width + MARGIN, font)]
     canvas = Image.new(
         "RGB", (2 * width + legend_width + 4 * MARGIN, height + line * len(lines) + 3 * MARGIN), (16, 16, 16)
     )
@@ -279,12 +282,17 @@ def _draw_legend(
 
 
 def wrap_text(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Break a line at spaces so that it fits into `width` pixels of a font."""
+    """Break a line at spaces, and words longer than a line within, so that it fits into `width` pixels of a font."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
     return lines

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from xray.images.preprocessing import Geometry, Preprocessing
 from xray.network.heatmap import (
     DARK,
     DARK_NOTE,
+    FONT_SIZE,
     MARGIN,
     NOTHING_NOTE,
     OWN_SCALE_NOTE,
@@ -15,6 +16,7 @@ from xray.network.heatmap import (
     colour,
     render_heat_map,
     scale_note,
+    wrap_text,
 )
 
 
@@ -72,6 +74,20 @@ def test_images_of_any_shape_are_drawn(shape: tuple[int, int]) -> None:
     image = render(np.zeros(shape, np.uint8), np.ones((7, 7)))
     assert image.mode == "RGB"
     assert max(image.size) < 1500
+
+
+def test_a_name_longer_than_a_line_is_broken_within() -> None:
+    font = ImageFont.load_default(FONT_SIZE)
+    name = "1.2.840.113619.2.55/" * 20
+    lines = wrap_text(f"{name} short words", 300, font)
+    assert max(font.getlength(each) for each in lines) <= 300
+    assert "".join(lines).replace(" ", "") == f"{name}shortwords"
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("Jos\u00e9", "Jos\\xe9"), ("\u05e9", "\\u05e9"), ("a\x1bb", "a\\x1bb")])
+def test_characters_that_the_font_lacks_are_drawn_as_escape_sequences(name: str, drawn: str) -> None:
+    gray, cam = np.zeros((64, 64), np.uint8), np.ones((2, 2))
+    assert render(gray, cam, caption=name).tobytes() == render(gray, cam, caption=drawn).tobytes()
 
 
 def test_a_long_caption_is_broken_into_lines() -> None:
