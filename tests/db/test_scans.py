@@ -398,7 +398,7 @@ def test_after_any_series_of_scans_the_current_images_are_the_files_that_the_las
 ) -> None:
     monkeypatch.setattr(merge, "MERGE_ROWS", 5)
     random = Random(11)
-    for _ in range(12):
+    for _ in range(6):
         for archive in ("first", "second"):
             labels = {study: random.choice([None, Label.POSITIVE, Label.NEGATIVE]) for study in "abc"}
             found = []
