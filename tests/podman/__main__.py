@@ -124,7 +124,9 @@ def run_everything(podman: Podman, project: "Project", log: Log) -> None:
     with HealthTimer(podman):
         log.step("Add a user of the pages, without whom they do not start")
         name, password = PAGES_LOGIN.split(":")
-        log.equal("users add", cli(podman, "users", "add", name, typed=f"{password}\n").strip(), f"Added {name}.")
+        # The first command also prints the id of the container that it is started with.
+        cli(podman, "users", "add", name, typed=f"{password}\n")
+        log.equal("users", cli(podman, "users", "list").split()[-1:], [name])
         log.step("Start the services")
         start(podman, log)
         log.step("Look at the containers from outside and inside")
