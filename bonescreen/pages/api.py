@@ -13,7 +13,7 @@ from bonescreen.commands.runs import percent, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
 from bonescreen.pages.errors import CHANGES, CONFLICT, CREDENTIALS, EVERYWHERE, NOT_FOUND
 from bonescreen.pictures import package_of
-from db.comparison import compare_runs, count_labels
+from db.comparison import ComparedStudy, compare_runs, count_labels
 from db.failures import count_failures, page_of_failures
 from db.queries import LARGEST_NUMBER, ImageRow, Study
 from db.reviews import NOTE_CHARACTERS, REVIEWER_CHARACTERS, add_review, agreement, reviews_of
@@ -205,21 +205,6 @@ class AgreementOut(BaseModel):
     by_label: dict[Label, dict[Decision, int]]
 
 
-class ComparedStudyOut(BaseModel):
-    """A study that two runs have labelled."""
-
-    model_config = ConfigDict(title="ComparedStudy")
-
-    study_id: int
-    study: str
-    body_part: str | None
-    human_label: str | None
-    first_score: float
-    second_score: float
-    first_label: Label
-    second_label: Label
-
-
 class Comparison(BaseModel):
     """Two runs of one archive: how many studies each labels positive, and a page of those that both have labelled."""
 
@@ -228,7 +213,7 @@ class Comparison(BaseModel):
     only_second: int
     both_negative: int
     not_comparable: int
-    studies: list[ComparedStudyOut]
+    studies: list[ComparedStudy]
     next: str | None
     notice: str = RESEARCH_NOTICE
 
@@ -394,8 +379,7 @@ def get_comparison(
     except UsageError as error:
         raise HTTPException(409, str(error)) from error
     page = compare_runs(database, run.run, other, limit, cursor)
-    listed = [ComparedStudyOut(**asdict(row)) for row in page.rows]
-    return Comparison(**asdict(counts), studies=listed, next=page.next)
+    return Comparison(**asdict(counts), studies=page.rows, next=page.next)
 
 
 @router.get("/runs/{run}/failures", tags=["failures"], responses=NOT_FOUND)

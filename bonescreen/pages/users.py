@@ -6,18 +6,18 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 import threading
 import time
 import unicodedata
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 from anyio import CapacityLimiter
 
+from bonescreen.exports.private_file import open_private
 from xray.errors import StorageOutage, UsageError
 
 FILE = "users"
@@ -151,28 +151,12 @@ def _changed(home: Path) -> Iterator[dict[str, str]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         users = read_users(home)
         yield users
-        try:
-            _write(home, users)
-        except OSError as error:
-            raise _not_written(home, error) from error
+        with open_private(home / FILE) as file:
+            file.writelines(f"{name}:{stored}\n".encode() for name, stored in users.items())
 
 
 def _not_written(home: Path, error: OSError) -> StorageOutage:
     return StorageOutage(f"{home} cannot be written ({error.strerror}); set BONESCREEN_HOME")
-
-
-def _write(home: Path, users: Mapping[str, str]) -> None:
-    # mkstemp's file is its owner's alone.
-    descriptor, written = tempfile.mkstemp(dir=home, prefix=f"{FILE}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(f"{name}:{stored}\n" for name, stored in users.items())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(written, home / FILE)
-    except BaseException:
-        os.unlink(written)
-        raise
 
 
 _PASSWORD = re.compile(r"scrypt\$\d{1,8}\$\d{1,3}\$\d{1,3}\$[A-Za-z0-9+/]{22}==\$[A-Za-z0-9+/]{43}=")
