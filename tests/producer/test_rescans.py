@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from db.tables import archives, contents, outcomes, skipped_files
 from db.tables import images as images_table
 from producer.dry_run import dry_run
 from producer.scan import scan_archive
-from producer.source import Source
+from producer.source import Source, Wait
 from tests.archives import png
 from tests.clinics import KEY, OTHER_KEY, Scan, ct, dicom_image, put, studies, swap
 from tests.containers import write_zip
@@ -265,6 +264,11 @@ def test_a_member_of_a_tar_whose_name_is_not_utf8_is_found_under_a_readable_name
     assert (report.found, report.skipped) == (2, {})
 
 
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
 def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, database: Database, scan: Scan) -> None:
     put(clinic, "loose.png", png(1))
     put(clinic, "growing.png", png(2))
@@ -274,21 +278,16 @@ def test_images_at_paths_that_a_scan_cannot_read_are_not_gone(clinic: Path, data
     before = studies(database)
     container = (clinic / "images.zip").read_bytes()
     (clinic / "images.zip").write_bytes(container[:-30])
-    ended = threading.Event()
-
-    def write() -> None:
-        with (clinic / "growing.png").open("ab", buffering=0) as file:
-            while not ended.wait(0.05):
-                file.write(b"more")
-
-    writer = threading.Thread(target=write)
-    writer.start()
     os.utime(clinic / "images.zip", (1, 1))
-    source = Source(clinic, quiet_seconds=1.0)
+
+    class Growing(Source):
+        def wait_until_quiet(self, mtime_ns: int, wait: Wait) -> None:
+            append(clinic / "growing.png")
+
+    append(clinic / "growing.png")
+    source = Growing(clinic, quiet_seconds=600.0)
     plan = dry_run(database, "clinic", source, MODEL.queue)
     report = scan_archive(database, "clinic", source, MODEL, batch_size=4)
-    ended.set()
-    writer.join()
     assert report.skipped == {"damaged container": 1, "still being written": 1}
     assert report.unread == {"images.zip", "growing.png"}
     assert (plan.gone, report.gone) == (0, 0)
