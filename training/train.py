@@ -225,7 +225,8 @@ def run_fingerprint(config: TrainingConfig, dataset: Dataset, learner: Learner, 
     split = config.split and config.split.to_csv()
     versions = [keras.config.dtype_policy().name]
     versions += [importlib.metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")]
-    digest = hashlib.sha256(repr((recipe, features, split, config.deterministic, versions)).encode())
+    annotations = [example.annotations for example in dataset.examples]
+    digest = hashlib.sha256(repr((recipe, features, split, config.deterministic, versions, annotations)).encode())
     for array in (dataset.labels, dataset.groups, dataset.body_parts, *learner.initial_values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

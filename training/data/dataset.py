@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.annotations import Annotation
 from xray.errors import UsageError
 from xray.network.card import TrainingData
 from xray.vocabulary import count
@@ -54,6 +55,10 @@ class Example:
         DICOM Body Part Examined term.
     role : Role or None
         Its part in the publisher's split, if there is one.
+    annotations : tuple of Annotation
+        Where the finding lies; empty where it is not there, or where nobody has marked it.
+    size : tuple of int or None
+        Height and width of the decoded image, pixels; None until it has been read.
     """
 
     image: str
@@ -62,6 +67,8 @@ class Example:
     label: bool
     body_part: str | None = None
     role: Role | None = None
+    annotations: tuple[Annotation, ...] = ()
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

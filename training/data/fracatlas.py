@@ -3,11 +3,14 @@
 from pathlib import Path, PurePosixPath
 
 from training.data.dataset import Dataset, Example
+from training.data.read_annotations import with_coco_annotations, with_listed_annotations
 from training.disk import read_table
 from xray.errors import UsageError
 from xray.network.card import TrainingData
 
 GROUPED, PUBLISHED = "labels.csv", "dataset.csv"
+PUBLISHED_ANNOTATIONS = "Annotations/COCO JSON/COCO_fracture_masks.json"
+GROUPED_ANNOTATIONS = "fractures.json"
 # In this order, so that an image of a hand and a leg counts as upper limb.
 BODY_PARTS = {"hand": "HAND", "shoulder": "SHOULDER", "hip": "HIP", "leg": "LEG"}
 FOLDERS = ("images", "images/Fractured", "images/Non_fractured")
@@ -32,7 +35,8 @@ def read_fracatlas(folder: Path) -> Dataset:
 
     ``dataset.csv`` is the published table (``image_id``, body-part flags, ``fractured``; images in
     ``images/Fractured`` and ``images/Non_fractured``). It has no patients or groups, so each image is its own group.
-    ``labels.csv`` is the same table with a column ``group``; its images are in ``images``.
+    ``labels.csv`` is the same table with a column ``group``; its images are in ``images``. Where the fractures lie is
+    read from ``Annotations/COCO JSON/COCO_fracture_masks.json``, as published, or from a list ``fractures.json``.
 
     Parameters
     ----------
@@ -42,7 +46,9 @@ def read_fracatlas(folder: Path) -> Dataset:
     Raises
     ------
     UsageError
-        If the table lacks a column, has a value that is not 0 or 1, or has no rows.
+        If the table lacks a column, has a value that is not 0 or 1, or has no rows; or if an annotation is wrong.
+    ArchiveOutage
+        If the storage fails.
     """
     grouped = (folder / GROUPED).is_file()
     table = folder / (GROUPED if grouped else PUBLISHED)
@@ -55,7 +61,13 @@ def read_fracatlas(folder: Path) -> Dataset:
         f"{PUBLISHED} has no groups, so near duplicates may be in two parts of a split: let bonescreen audit write "
         "groups.csv, and train with --groups",
     )  # fmt: skip
-    return Dataset(folder, FRACATLAS, "fracture", examples, notes)
+    dataset = Dataset(folder, FRACATLAS, "fracture", examples, notes)
+    positions = {PurePosixPath(example.image).name: at for at, example in enumerate(examples)}
+    if (folder / PUBLISHED_ANNOTATIONS).is_file():
+        return with_coco_annotations(dataset, folder / PUBLISHED_ANNOTATIONS, positions)
+    if (folder / GROUPED_ANNOTATIONS).is_file():
+        return with_listed_annotations(dataset, folder / GROUPED_ANNOTATIONS, positions)
+    return dataset
 
 
 def _example(table: Path, line: int, record: dict[str, str], folder: Path, *, grouped: bool) -> Example:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from training.disk import mapped_array, write_atomically
 from training.progress import Progress
 from xray.archives.files import read_image_file
 from xray.errors import FileFault, UsageError
-from xray.images.decode import open_image
-from xray.images.preprocessing import Preprocessing, load
+from xray.images.decode import decode_plausible, open_image
+from xray.images.preprocessing import Preprocessing
 from xray.vocabulary import Reason
 
 CHUNK = 256
@@ -41,7 +42,7 @@ def load_images(
     Returns
     -------
     dataset : Dataset
-        The N readable examples.
+        The N readable examples, with their sizes.
     images : ndarray of uint8, (N, size, size)
         Their images, memory-mapped.
     unreadable : Counter of str
@@ -56,18 +57,25 @@ def load_images(
     """
     cache.mkdir(parents=True, exist_ok=True)
     key = _key(dataset, preprocessing)
-    images_path, reasons_path = cache / f"{key}.images.npy", cache / f"{key}.reasons.npy"
-    if not (images_path.exists() and reasons_path.exists()):
-        _decode_all(dataset, preprocessing, images_path, reasons_path, progress)
+    images_path, reasons_path, sizes_path = (cache / f"{key}.{name}.npy" for name in ("images", "reasons", "sizes"))
+    if not (images_path.exists() and reasons_path.exists() and sizes_path.exists()):
+        _decode_all(dataset, preprocessing, images_path, reasons_path, sizes_path, progress)
     reasons = np.load(reasons_path)
     unreadable = Counter(reasons[reasons != ""].tolist())
     if unreadable.total() == len(dataset):
         raise UsageError(f"no image in {dataset.root} can be read: {_summary(unreadable)}")
-    return dataset.select(reasons == ""), np.load(images_path, mmap_mode="r")[: reasons.tolist().count("")], unreadable
+    readable = dataset.select(reasons == "")
+    sizes = np.load(sizes_path).tolist()
+    examples = tuple(replace(e, size=(h, w)) for e, (h, w) in zip(readable.examples, sizes, strict=True))
+    return replace(readable, examples=examples), np.load(images_path, mmap_mode="r")[: len(sizes)], unreadable
 
 
-def decode_example(root: Path, preprocessing: Preprocessing, image: str) -> NDArray[np.uint8] | Reason:
+def decode_example(
+    root: Path, preprocessing: Preprocessing, image: str
+) -> tuple[NDArray[np.uint8], tuple[int, ...]] | Reason:
     """Return an image as ``uint8 (size, size)``, read as screening reads it, or the reason why it is unreadable.
+
+    The second value is the shape of the decoded image, ``(height, width)``.
 
     Raises
     ------
@@ -75,9 +83,10 @@ def decode_example(root: Path, preprocessing: Preprocessing, image: str) -> NDAr
         If the storage fails, so that the file itself may be readable.
     """
     try:
-        return load(open_image(read_image_file(root, image)), preprocessing)
+        gray = decode_plausible(open_image(read_image_file(root, image)))
     except FileFault as fault:
         return fault.reason
+    return preprocessing.apply(gray), gray.shape
 
 
 def _summary(unreadable: Counter[str]) -> str:
@@ -85,25 +94,35 @@ def _summary(unreadable: Counter[str]) -> str:
 
 
 def _decode_all(
-    dataset: Dataset, preprocessing: Preprocessing, images_path: Path, reasons_path: Path, progress: Progress
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    images_path: Path,
+    reasons_path: Path,
+    sizes_path: Path,
+    progress: Progress,
 ) -> None:
     listed = [example.image for example in dataset.examples]
     decode_one = partial(decode_example, dataset.root, preprocessing)
     unfinished = images_path.with_suffix(f".{os.getpid()}.part")
     shape = (len(listed), preprocessing.size, preprocessing.size)
     reasons: list[str] = []
+    sizes: list[tuple[int, ...]] = []
     try:
         # Readable images are stored without gaps, so that they can be mapped as one array.
         images = mapped_array(unfinished, np.uint8, shape)
         with ThreadPoolExecutor() as threads, progress.bar("reading images", len(listed)) as advance:
             for start in range(0, len(listed), CHUNK):
                 for decoded in threads.map(decode_one, listed[start : start + CHUNK]):
-                    if not isinstance(decoded, Reason):
-                        images[reasons.count("")] = decoded
-                    reasons.append(decoded if isinstance(decoded, Reason) else "")
+                    if isinstance(decoded, Reason):
+                        reasons.append(decoded)
+                    else:
+                        images[len(sizes)] = decoded[0]
+                        reasons.append("")
+                        sizes.append(decoded[1])
                     advance(1)
         images.flush()
         write_atomically(reasons_path, lambda file: np.save(file, np.array(reasons, np.str_)))
+        write_atomically(sizes_path, lambda file: np.save(file, np.array(sizes, np.int32).reshape(-1, 2)))
         unfinished.rename(images_path)
     finally:
         unfinished.unlink(missing_ok=True)

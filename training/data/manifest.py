@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.data.dataset import OWN_DATA, Dataset, Example, unlabelled_note
+from training.data.read_annotations import with_coco_annotations
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.manifest import ManifestRow, count_images, read_manifest
 from xray.errors import UsageError
 from xray.pseudonym import pseudonym
 from xray.vocabulary import Label
 
+ANNOTATIONS_NAME = "annotations.json"
 # Keeps patients' names out of packages even if no key is set. It does not protect against guessing.
 DEFAULT_KEY = b"bonescreen"
 
@@ -18,6 +20,8 @@ def read_manifest_dataset(folder: Path, pseudonym_key: bytes | None = None) -> D
     """Read ``manifest.csv`` (``study,image[,label,body_part,view,patient]``) as a data set.
 
     Images without a label are left out. The group is the patient, hashed; a study without a patient is its own group.
+    Where the findings lie is read from a COCO file ``annotations.json`` beside it, whose ``file_name`` is the image's
+    path in the manifest.
 
     Parameters
     ----------
@@ -29,7 +33,9 @@ def read_manifest_dataset(folder: Path, pseudonym_key: bytes | None = None) -> D
     Raises
     ------
     UsageError
-        If a line is wrong, a study has two patients, or no line has a label.
+        If a line is wrong, a study has two patients, no line has a label, or an annotation is wrong.
+    ArchiveOutage
+        If the storage fails.
     """
     examples, unlabelled = [], 0
     patients: dict[str, str] = {}
@@ -56,4 +62,8 @@ def read_manifest_dataset(folder: Path, pseudonym_key: bytes | None = None) -> D
     # Assigned last, because only one of a study's lines may name the patient.
     grouped = tuple(replace(example, group=patients.get(example.study, example.group)) for example in examples)
     notes = (unlabelled_note(unlabelled),) if unlabelled else ()
-    return Dataset(folder, OWN_DATA, "finding", grouped, notes)
+    dataset = Dataset(folder, OWN_DATA, "finding", grouped, notes)
+    if not (folder / ANNOTATIONS_NAME).is_file():
+        return dataset
+    positions = {example.image: at for at, example in enumerate(grouped)}
+    return with_coco_annotations(dataset, folder / ANNOTATIONS_NAME, positions)

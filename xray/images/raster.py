@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageChops, ImageOps, PngImagePlugin
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -28,6 +28,8 @@ MAX_EXIF = 2**20
 # Once at import: `warnings.catch_warnings` around each decode would race between the decode threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_QUARTER_TURNS = (5, 6, 7, 8)
+_EXIF_ERRORS = (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error)
 _MAY_ORIENT = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 
 MAX_TEXT = 2**24
@@ -92,6 +94,12 @@ class RasterImage:
         width, height = _decoded_size(self._image)
         self.pixel_count = width * height * (2 if self._is_deep else 1)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width by the header, after its EXIF orientation, pixels."""
+        width, height = self._image.size
+        return (width, height) if _is_turned(self._image) else (height, width)
+
     def gray(self, max_pixels: int) -> NDArray[np.uint8]:
         """Decode the image; once. Parameters, result and errors are as in `xray.images.decode.decode`."""
         with _faults_of(self._data), self._image as image:
@@ -148,17 +156,31 @@ def _load(image: ImageFile) -> None:
     _orient(image)
 
 
-def _orient(image: ImageFile) -> None:
+def _may_orient(image: ImageFile) -> bool:
     # Most files have no block that could hold an orientation, and Pillow takes a while to find that out.
     if not isinstance(image, TiffImage) and _MAY_ORIENT.isdisjoint(image.info):
-        return
-    if any(len(image.info.get(key, "")) > MAX_EXIF for key in ("exif", "Raw profile type exif")):
+        return False
+    return all(len(image.info.get(key, "")) <= MAX_EXIF for key in ("exif", "Raw profile type exif"))
+
+
+def _orient(image: ImageFile) -> None:
+    if not _may_orient(image):
         return
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except (SyntaxError, ValueError, LookupError, TypeError, EOFError, OSError, struct.error):
+    except _EXIF_ERRORS:
         # The pixels are decoded by now: a damaged EXIF block is no reason to lose the image.
         return
+
+
+def _is_turned(image: ImageFile) -> bool:
+    # Pillow gives a TIFF's size as it is shown.
+    if isinstance(image, TiffImage) or not _may_orient(image):
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+    except _EXIF_ERRORS:
+        return False
 
 
 def _deep_luma(image: ImageFile, again: ImageFile) -> NDArray[np.uint16]:

@@ -32,6 +32,7 @@ from tests.archives import (
 )
 from xray.errors import FileFault
 from xray.images.decode import decode, open_image
+from xray.images.raster import RasterImage
 from xray.vocabulary import Reason
 
 GRAY = image_pixels(7)
@@ -185,10 +186,20 @@ def test_the_exif_orientation_is_applied(file_format):
     assert turned.shape == (image.width, image.height)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
+def test_the_size_that_the_header_gives_is_that_of_the_decoded_image(file_format, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(GRAY[:, :-3]), file_format, exif=exif)
+
+    assert RasterImage(data).size == decode(data).shape
+
+
 def test_a_damaged_exif_block_does_not_lose_the_image():
     data = encoded(Image.fromarray(GRAY), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF")
 
-    assert decode(data).shape == GRAY.shape
+    assert decode(data).shape == RasterImage(data).size == GRAY.shape
 
 
 def test_no_bytes_are_empty():
