@@ -9,7 +9,7 @@ from pathlib import Path
 from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.fracatlas import FRACATLAS
-from training.evaluate.held_out import ModelEvaluation
+from training.evaluate.held_out import MAP_MASS, POINTING_GAME, ModelEvaluation
 from training.fit.learner import InitialWeights
 from training.fit.precisions import is_allowed
 from training.recipes import RECIPES, Recipe
@@ -159,7 +159,7 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 
 ## Metrics
 
-95 % intervals by bootstrap of whole groups.
+95 % intervals by bootstrap of whole groups.{_pointing_text(card)}
 
 {metrics}
 
@@ -185,6 +185,16 @@ The settings are those of the recipe with this name and version (`bonescreen tra
 {card.command}
 ```
 """
+
+
+def _pointing_text(card: Card) -> str:
+    if not any(metric.name == POINTING_GAME for metric in card.metrics):
+        return ""
+    return f"""
+
+*{POINTING_GAME.capitalize()}* (Zhang et al. 2016): the share of images where the centre of the map's greatest cell
+lies on a marked box, or within 1/14 of the input's side of it. *{MAP_MASS.capitalize()}*: the share of the map's
+positive values on a marked box. By chance: the share of the image where a point would be a hit, and the boxes' share."""
 
 
 def _precision_lines(card: Card) -> Iterator[str]:

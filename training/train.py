@@ -20,6 +20,7 @@ from training.data.leakage import LeakageVerdict, check_leakage
 from training.data.split import Split, assign_folds, make_split
 from training.disk import make_folder
 from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
+from training.evaluate.map_pictures import MAPS_FILE, draw_maps, maps_page
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import NetworkOutputs
 from training.fit.checkpoint import read_checkpoint
@@ -30,6 +31,7 @@ from training.fit.precisions import PrecisionComparison
 from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
 from training.package import DRAFT_PREFIX, export_graph, stored_weights, write_model_package
 from training.progress import Progress
+from training.report_page import write_report
 from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
 from xray.network.keras_engine import prepare_backend
@@ -95,12 +97,40 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
                 tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, precisions, progress)
             else:
                 tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, precisions, progress)
-            evaluation = evaluate_model(tuning, test)
+            evaluation = evaluate_model(tuning, test, preprocessing)
             evaluation.predictions.write(config.out / PREDICTIONS)
+            if evaluation.pointing:
+                _write_maps(config, test, evaluation, preprocessing, progress)
             package = write_model_package(
                 config, learner, evaluation, dataset, _counts_text(unreadable), split, precisions
             )
     return package, evaluation
+
+
+def _write_maps(
+    config: TrainingConfig,
+    test: HeldOutSet,
+    evaluation: ModelEvaluation,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> None:
+    """Draw held-out maps beside the marked findings, to be looked at before the model is used."""
+    recipe, dataset = config.recipe, test.dataset
+    page = maps_page(
+        f"{recipe.name} {recipe.version} on {dataset.terms.name}",
+        dataset.finding,
+        f"The networks that drew these maps were not trained on these images: {test.how}.",
+        evaluation.pointing,
+        draw_maps(
+            dataset,
+            test.outputs.cams,
+            evaluation.predictions.probabilities,
+            preprocessing,
+            evaluation.heat_map_scale,
+        ),
+    )
+    write_report(config.out, {MAPS_FILE: page})
+    progress.say(f"held-out maps beside the marked findings: {config.out / MAPS_FILE}")
 
 
 def _fit_with_split(
@@ -146,7 +176,7 @@ def _fit_with_folds(
     """
     recipe, dataset = learner.recipe, inputs.dataset
     folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
-    logits, cam_maxima = np.empty(len(dataset)), np.empty(len(dataset))
+    out_of_fold = []
     for fold in range(recipe.folds):
         name = f"fold {fold + 1}/{recipe.folds}"
         train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -154,7 +184,7 @@ def _fit_with_folds(
         learner.reset()
         fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
         outputs = predict(learner, inputs, held_out, progress)
-        logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
+        out_of_fold.append((held_out, outputs))
         progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
         if precisions is not None:
             precisions.measure(stored_weights(learner), train, held_out)
@@ -165,7 +195,7 @@ def _fit_with_folds(
     fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
     if precisions is not None:
         precisions.quantize(stored_weights(learner), everything.train)
-    return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima), "out of fold")
+    return HeldOutSet(dataset, NetworkOutputs.join(out_of_fold), "out of fold")
 
 
 def _check_dataset(config: TrainingConfig, progress: Progress) -> None:

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from training.data.dataset import Dataset
     from training.data.leakage import Leakage
     from training.evaluate.baseline import Baseline, Comparison
     from training.evaluate.evaluation import Evaluation, Level
+    from training.evaluate.pointing import Pointing
     from training.evaluate.population import Population
     from training.evaluate.predictions import Predictions
     from training.evaluate.report import EvaluationReport
@@ -40,6 +44,8 @@ class _ModelRun:
 
     package: "ModelPackage"
     engine: "Engine"
+    readable: "Dataset"
+    cams: "NDArray[np.float16]"
     predictions: "Predictions"
     unreadable: "Counter[str]"
 
@@ -84,7 +90,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model against human labels: per image, study and body part, with 95 % intervals.
 
-    If the package records which images it was trained on, only the test part of the data is evaluated.
+    If the package records which images it was trained on, only the test part of the data is evaluated. Where the data
+    say where the findings lie, it also measures whether the maps point at them, and draws 30 maps: maps.html.
 
     Example: bonescreen evaluate fracture-4 --data fracatlas -o measured --aim sensitivity:0.95
     """
@@ -93,6 +100,7 @@ def evaluate(
     from training.data.read_dataset import read_dataset
     from training.disk import make_folder
     from training.evaluate.baseline import Baseline, check_after_reading, check_before_reading
+    from training.evaluate.map_pictures import MAPS_FILE
     from training.evaluate.report import PAGE_FILE
     from training.evaluate.thresholds import ThresholdAim
     from xray.network.package import ModelPackage, load_package
@@ -127,6 +135,8 @@ def evaluate(
         return
     print_evaluation(report)
     print_line(f"The report with plots and pictures: {output / PAGE_FILE}")
+    if report.pointing:
+        print_line(f"Maps beside the marked findings: {output / MAPS_FILE}")
     print_notice(RESEARCH_NOTICE)
 
 
@@ -155,7 +165,7 @@ def _predict(
 ) -> _ModelRun:
     """Read the images as the package's preprocessing says, check the readable ones, and predict them."""
     from training.data.images import load_images
-    from training.evaluate.predictions import infer_predictions
+    from training.evaluate.predictions import Predictions, infer_outputs
     from training.progress import Progress
     from xray.images.preprocessing import Preprocessing
     from xray.network.open_engine import open_engine_here
@@ -171,17 +181,19 @@ def _predict(
         check(readable)
     print_notice(f"Predicting {count(len(images), 'image')} with {card.name} {card.version} ({engine.name}) ...")
     with progress.bar("predicting", len(images)) as step:
-        predictions = infer_predictions(engine, card, readable, images, step)
-    return _ModelRun(package, engine, predictions, unreadable)
+        outputs = infer_outputs(engine, images, step)
+    predictions = Predictions.of(readable, outputs.logits, card.probability(outputs.logits))
+    return _ModelRun(package, engine, readable, outputs.cams, predictions, unreadable)
 
 
 def _save_predictions(predictions: "Predictions", output: Path) -> None:
     """Save the predictions first, as they took longest; a report of a different model must not stay beside them."""
     from training.evaluate.baseline import JSON_FILE
+    from training.evaluate.map_pictures import MAPS_FILE
     from training.evaluate.predictions import PREDICTIONS_FILE
     from training.evaluate.report import PAGE_FILE
 
-    for name in (JSON_FILE, PAGE_FILE):
+    for name in (JSON_FILE, PAGE_FILE, MAPS_FILE):
         (output / name).unlink(missing_ok=True)
     predictions.write(output / PREDICTIONS_FILE)
 
@@ -197,13 +209,18 @@ def _write_report(
     """Evaluate the predictions and write the report."""
     from training.data.leakage import check_leakage
     from training.evaluate.baseline import JSON_FILE
+    from training.evaluate.map_pictures import MAPS_FILE, draw_maps, maps_page
     from training.evaluate.mistakes import draw_mistakes, worst_mistakes
+    from training.evaluate.pointing import measure_pointing
     from training.evaluate.predictions import in_scope
     from training.evaluate.report import PAGE_FILE, Data, EvaluationReport, Model, evaluation_page
     from training.report_page import write_report
+    from xray.images.preprocessing import Preprocessing
 
     card, rows = run.package.card, run.predictions
-    inside = rows.select(in_scope(rows, card.body_parts))
+    preprocessing = Preprocessing.from_id(card.preprocessing)
+    is_inside = in_scope(rows, card.body_parts)
+    inside, inside_examples, cams = rows.select(is_inside), run.readable.select(is_inside), run.cams[is_inside]
     mistakes = worst_mistakes(inside, card.image_threshold.value)
     report = EvaluationReport(
         model=Model(
@@ -221,12 +238,18 @@ def _write_report(
         ),
         leakage=check_leakage(run.package, dataset),
         evaluation=_evaluate(run, aim),
+        pointing=measure_pointing(inside_examples, cams, preprocessing),
         aim=None if aim is None else str(aim),
         mistakes=mistakes,
         comparison=None if baseline is None else baseline.compare_with(card, rows),
     )  # fmt: skip
     page = evaluation_page(report, inside, draw_mistakes(mistakes, dataset.root, card, run.engine))
-    write_report(output, {JSON_FILE: report.to_json() + "\n", PAGE_FILE: page})
+    pages = {JSON_FILE: report.to_json() + "\n", PAGE_FILE: page}
+    if report.pointing:
+        pictures = draw_maps(inside_examples, cams, inside.probabilities, preprocessing, card.heat_map_scale)
+        title = f"{card.name} {card.version} on {dataset.terms.name}"
+        pages[MAPS_FILE] = maps_page(title, card.finding, report.leakage.text, report.pointing, pictures)
+    write_report(output, pages)
     return report
 
 
@@ -276,6 +299,8 @@ def print_evaluation(report: "EvaluationReport") -> None:
     for population in evaluation.out_of_scope:
         print_line(f"Out of scope, not included above: {count(population.n, 'image')} of {population.name}")
     print_line("")
+    if report.pointing:
+        _print_pointing(report.pointing, report.model.finding)
     if report.comparison is not None:
         _print_comparison(" minus ".join(report.names), report.comparison)
 
@@ -317,6 +342,23 @@ def _metric_rows(population: "Population") -> list[tuple[str, ...]]:
         for name, estimate in named
         if estimate is not None
     ]
+
+
+def _print_pointing(pointing: "Sequence[Pointing]", finding: str) -> None:
+    print_line(f"Positive images whose {finding} is marked", "bold")
+    rows = [
+        (p.name, f"{p.n:,}", f"{p.groups:,}", name, f"{estimate.value:.3f}", estimate.interval, f"{by_chance:.3f}")
+        for p in pointing
+        for name, estimate, by_chance in (
+            ("pointing game", p.game, p.game_by_chance),
+            (f"map mass on the {finding}", p.mass, p.mass_by_chance),
+        )
+    ]
+    print_table(("measured on", " images", " groups", "metric", " value", " 95 % interval", " by chance"), rows)
+    for p in pointing:
+        if p.missing:
+            print_wrapped(f"  {p.name}: ", p.missing)
+    print_line("")
 
 
 def _print_comparison(title: str, comparison: "Comparison") -> None:

@@ -13,7 +13,7 @@ FULL_SHARE = 0.3
 """Share of a cell inside a finding from which the cell is a full target."""
 
 _ROUNDING = 1e-9
-_SUBPIXELS = 8
+_SUBPIXELS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,32 @@ def cell_targets(masks: NDArray[np.uint8], cells: int) -> NDArray[np.float32]:
         The share of each cell inside a finding, divided by 0.3, at most 1. Where no cell of an image is covered so far,
         by the share of its most covered cell: each image with a finding has a cell of 1. Without one, all are 0.
     """
-    average = _cell_averages(masks.shape[1], cells)
     targets = np.empty((len(masks), cells, cells), np.float32)
     # One by one: as float, all masks would take four times their memory.
     for target, pixels in zip(targets, masks, strict=True):
-        shares = average @ (pixels / np.float32(255)) @ average.T
+        shares = cell_shares(pixels, cells, cells)
         greatest = shares.max()
         target[:] = np.minimum(1, shares / min(FULL_SHARE, greatest)) if greatest else 0
     return targets
+
+
+def cell_shares(inside: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
+    """Return the share of each cell of a map that is inside a mask.
+
+    Parameters
+    ----------
+    inside : ndarray of uint8, (S, S)
+        As from :func:`mask`.
+    rows, columns : int
+        Cells of the map.
+
+    Returns
+    -------
+    ndarray of float32, (rows, columns)
+        In [0, 1].
+    """
+    size = len(inside)
+    return np.asarray(_cell_averages(size, rows) @ inside @ _cell_averages(size, columns).T / 255, np.float32)
 
 
 def _cell_averages(size: int, cells: int) -> NDArray[np.float32]:

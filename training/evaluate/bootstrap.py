@@ -132,6 +132,36 @@ def resample_groups(
     raise ValueError("too few resamples have both classes")
 
 
+def resample_means(
+    values: NDArray[np.float64], groups: NDArray[np.generic], *, repeats: int = REPEATS, seed: int = SEED
+) -> NDArray[np.float64]:
+    """Return the means of values over as many groups as there are, drawn with replacement, `repeats` times.
+
+    Parameters
+    ----------
+    values : ndarray of float64, (N, M)
+        M values of each row.
+    groups : ndarray, (N,)
+        The group of each row.
+    repeats, seed : int
+        Number of resamples, and the seed of the draws.
+
+    Returns
+    -------
+    ndarray of float64, (repeats, M)
+    """
+    rng = np.random.default_rng(seed)
+    _, inverse = np.unique(groups, return_inverse=True)
+    count = int(inverse.max()) + 1
+    sums = np.stack([np.bincount(inverse, column, count) for column in values.T], axis=1)
+    sizes = np.bincount(inverse, minlength=count)
+    means = np.empty((repeats, values.shape[1]))
+    for mean in means:
+        drawn = np.bincount(rng.integers(0, count, count), minlength=count)
+        mean[:] = drawn @ sums / (drawn @ sizes)
+    return means
+
+
 def percentile_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the 2.5th and the 97.5th percentile of R resamples of M metrics ``(R, M)``, each ``(M,)``."""
     low, high = np.percentile(values, [2.5, 97.5], axis=0)

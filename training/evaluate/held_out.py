@@ -10,14 +10,19 @@ from training.data.dataset import Dataset
 from training.evaluate.bootstrap import THRESHOLD_METRICS
 from training.evaluate.calibration import fit_platt
 from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Evaluation, evaluate
+from training.evaluate.pointing import Pointing, measure_pointing
 from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.thresholds import ThresholdAim
+from xray.images.preprocessing import Preprocessing
 from xray.network.card import Calibration, Metric, Threshold
 from xray.vocabulary import count
 
 AIMS = (ThresholdAim(), ThresholdAim(0.95))
 """What thresholds are chosen for; the card's own are the first's."""
+
+POINTING_GAME, MAP_MASS = "pointing game", "map mass inside findings"
+"""Metrics of a card; see :mod:`training.evaluate.pointing`."""
 
 HEAT_MAP_PERCENTILE = 95
 LEAST_HEAT_MAP_SCALE = 1e-3
@@ -51,6 +56,8 @@ class ModelEvaluation:
     ----------
     evaluation : Evaluation
         All that was measured; the card has most of it as `metrics`.
+    pointing : tuple of Pointing
+        Whether the maps point at the findings; empty where none is marked.
     predictions : Predictions
         Predictions of the images that were measured on.
     how : str
@@ -63,11 +70,12 @@ class ModelEvaluation:
     heat_map_scale: float
     metrics: tuple[Metric, ...]
     evaluation: Evaluation
+    pointing: tuple[Pointing, ...]
     predictions: Predictions
     how: str
 
 
-def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
+def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preprocessing) -> ModelEvaluation:
     """Choose calibration, thresholds and heat-map scale on one held-out set, and measure on another, or the same.
 
     Parameters
@@ -76,6 +84,8 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
         Images to choose on, of both classes.
     test : HeldOutSet
         Images to measure on, of both classes.
+    preprocessing : Preprocessing
+        How the images became the network's input.
     """
     calibration = fit_platt(tuning.outputs.logits, tuning.dataset.labels)
     tuning_images = _predictions(tuning, calibration)
@@ -85,13 +95,16 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
     study_thresholds = [aim.choose_threshold(tuning_studies, source) for aim in AIMS]
     predictions = _predictions(test, calibration)
     evaluation = evaluate(predictions, image_thresholds, study_thresholds)
+    pointing = measure_pointing(test.dataset, test.outputs.cams, preprocessing)
+    data = test.dataset.terms.name
     return ModelEvaluation(
         calibration,
         image_thresholds[0],
         study_thresholds[0],
         max(heat_map_scale(tuning.outputs.cam_maxima, tuning.dataset.labels), LEAST_HEAT_MAP_SCALE),
-        card_metrics(evaluation, AIMS, test.dataset.terms.name, test.how),
+        (*card_metrics(evaluation, AIMS, data, test.how), *pointing_metrics(pointing, data, test.how)),
         evaluation,
+        pointing,
         predictions,
         test.how,
     )
@@ -142,6 +155,21 @@ def card_metrics(evaluation: Evaluation, aims: Sequence[ThresholdAim], data: str
         for metric, e in _named_estimates(p, _threshold_names(level.thresholds, aims))
         if e is not None
     )
+
+
+def pointing_metrics(pointing: Sequence[Pointing], data: str, how: str) -> tuple[Metric, ...]:
+    """Turn the measurement of maps into a card's metrics; parameters are as of :func:`card_metrics`."""
+    found = []
+    for p in pointing:
+        part = "" if p.name == ALL else f" of the {p.name}"
+        population = f"{data}, positive images{part} with marked findings (n={p.n}), {how}"
+        found += [
+            Metric(POINTING_GAME, population, p.game.value, p.game.low, p.game.high),
+            Metric(f"{POINTING_GAME}, by chance", population, p.game_by_chance, None, None),
+            Metric(MAP_MASS, population, p.mass.value, p.mass.low, p.mass.high),
+            Metric(f"{MAP_MASS}, by chance", population, p.mass_by_chance, None, None),
+        ]
+    return tuple(found)
 
 
 def _of_part(population: Population) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,23 @@ class NetworkOutputs:
         Before calibration.
     cam_maxima : ndarray of float64, (n,)
         The largest value of each image's class activation map, in units of the logit.
+    cams : ndarray of float16, (n, h, w)
+        The class activation maps, as the database has them.
     """
 
     logits: NDArray[np.float64]
     cam_maxima: NDArray[np.float64]
+    cams: NDArray[np.float16]
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[NDArray[np.intp], "NetworkOutputs"]]) -> "NetworkOutputs":
+        """Join outputs for some images each, given with the images' places, in the order of the places."""
+        order = np.argsort(np.concatenate([places for places, _ in parts]), kind="stable")
+        logits, maxima, cams = (
+            np.concatenate([getattr(outputs, name) for _, outputs in parts])[order]
+            for name in ("logits", "cam_maxima", "cams")
+        )
+        return cls(logits, maxima, cams)
 
 
 @dataclass(frozen=True)
@@ -160,30 +173,28 @@ def _check_record(table: Path, line: int, record: Mapping[str, str]) -> Mapping[
     return record
 
 
-def infer_predictions(
-    engine: Engine, card: Card, dataset: Dataset, images: NDArray[np.uint8], step: Callable[[int], None]
-) -> Predictions:
-    """Predict labelled images with a model: the network's logits, and probabilities by its card's calibration.
+def infer_outputs(engine: Engine, images: NDArray[np.uint8], step: Callable[[int], None]) -> NetworkOutputs:
+    """Run a network on images.
 
     Parameters
     ----------
     engine : Engine
         The network, ready to run.
-    card : Card
-        The card of its package.
-    dataset : Dataset
-        N labelled images.
     images : ndarray of uint8, (N, size, size)
-        Their pixels, prepared as the card's preprocessing says.
+        Their pixels, prepared as the card's preprocessing says; N > 0.
     step : callable
         Called with the number of images processed since the last call.
     """
-    logits = np.empty(len(images), np.float64)
+    logits, maxima, cams = [], [], []
     for start in range(0, len(images), CHUNK):
-        chunk = np.ascontiguousarray(images[start : start + CHUNK])
-        logits[start : start + len(chunk)] = engine.infer(chunk).logits
-        step(len(chunk))
-    return Predictions.of(dataset, logits, card.probability(logits))
+        inferred = engine.infer(np.ascontiguousarray(images[start : start + CHUNK]))
+        logits.append(inferred.logits)
+        maxima.append(inferred.cams.max(axis=(1, 2)))
+        cams.append(inferred.cams.astype(np.float16))
+        step(len(inferred.logits))
+    return NetworkOutputs(
+        np.concatenate(logits, dtype=np.float64), np.concatenate(maxima, dtype=np.float64), np.concatenate(cams)
+    )
 
 
 def in_scope(rows: Predictions | Dataset, scope: Collection[str] | None) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from training.evaluate.plots import (
     reliability_figure,
     roc_figure,
 )
+from training.evaluate.pointing import Pointing
 from training.evaluate.population import METRIC_NAMES, AtThreshold, Population
 from training.evaluate.predictions import Predictions
 from training.report_page import figure_png, render_page
@@ -82,6 +83,8 @@ class EvaluationReport:
     ----------
     leakage : Leakage
         Whether the model was trained on these images.
+    pointing : tuple of Pointing
+        Whether the maps point at the findings; empty where none is marked.
     aim : str or None
         What thresholds were also chosen for on these data: the last ones of `evaluation`, whose numbers are optimistic.
     comparison : Comparison or None
@@ -92,6 +95,7 @@ class EvaluationReport:
     data: Data
     leakage: Leakage
     evaluation: Evaluation
+    pointing: tuple[Pointing, ...]
     aim: str | None
     mistakes: tuple[Mistake, ...]
     comparison: Comparison | None

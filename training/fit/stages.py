@@ -86,13 +86,15 @@ def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp],
     """Return the inference network's outputs for n images, without augmentation."""
     forward = compile_forward(learner.inference_from_features(), BATCH)
     logits, maxima = np.empty(len(indices)), np.empty(len(indices))
+    maps = []
     with progress.bar("predicting held-out images", len(indices)) as advance:
         for place, batch in padded_batches(indices, BATCH):
             batch_logits, cams = forward(inputs.features[batch].astype(np.float32))
             count = place.stop - place.start
             logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
+            maps.append(cams[:count].astype(np.float16))
             advance(count)
-    return NetworkOutputs(logits, maxima)
+    return NetworkOutputs(logits, maxima, np.concatenate(maps))
 
 
 def on_gpu() -> bool:
