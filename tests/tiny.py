@@ -1,7 +1,7 @@
 """A real model package small enough for every test: the whole path, a fast backbone, random weights.
 
-``python -m tests.tiny PATH SEED GRAPH`` writes one; Keras runs there on its OpenVINO backend, so the tests' own process
-needs neither TensorFlow nor a Keras backend.
+``python -m tests.tiny PATH SEED GRAPH FINER_MAP`` writes one; Keras runs there on its OpenVINO backend, so the tests'
+own process needs neither TensorFlow nor a Keras backend.
 """
 
 import os
@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xray.network.card import SCHEMA, Calibration, Card, LowerPrecision, Metric, Threshold, TrainingData
+from xray.network.card import SCHEMA, Calibration, Card, FeaturePyramid, LowerPrecision, Metric, Threshold, TrainingData
 from xray.network.package import Golden, ModelPackage, load_package, write_package
 from xray.vocabulary import Precision
 
 BACKBONE = "MobileNet"
 SIZE = 64
 HEAD = (8, 4)
+FINER_MAP = FeaturePyramid("conv_pw_11_relu", 16)
 TOLERANCE = 0.2
 """Of the golden outputs in lower precisions."""
 
@@ -31,6 +32,7 @@ CARD = Card(
     version="1",
     backbone=BACKBONE,
     head=HEAD,
+    pyramid=None,
     finding="fracture",
     wording="positive: fracture",
     body_parts=("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST"),
@@ -50,13 +52,15 @@ CARD = Card(
 )
 
 
-def write_tiny_package(path: Path, seed: int = 0, *, graph: bool = False) -> ModelPackage:
+def write_tiny_package(path: Path, seed: int = 0, *, graph: bool = False, finer_map: bool = False) -> ModelPackage:
     """Write a tiny real model package at ``path``; another seed gives other weights.
+
+    Its CAM has 2 x 2 cells, with ``finer_map`` 4 x 4.
 
     With its OpenVINO graph, no process that loads it derives one, which takes more than the screening of most tests.
     """
     subprocess.run(
-        [sys.executable, "-m", "tests.tiny", str(path), str(seed), str(int(graph))],
+        [sys.executable, "-m", "tests.tiny", str(path), str(seed), str(int(graph)), str(int(finer_map))],
         env={**os.environ, "KERAS_BACKEND": "openvino", "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parent.parent,
         check=True,
@@ -64,7 +68,7 @@ def write_tiny_package(path: Path, seed: int = 0, *, graph: bool = False) -> Mod
     return load_package(path)
 
 
-def _write(path: Path, seed: int, holds_graph: bool) -> None:
+def _write(path: Path, seed: int, holds_graph: bool, finer_map: bool) -> None:
     import openvino as ov
 
     from xray.network.builder import build_network, network_weights
@@ -72,7 +76,8 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
     from xray.network.package import round_to_storage
 
     rng = np.random.default_rng(seed)
-    network = build_network(BACKBONE, SIZE, HEAD)
+    pyramid = FINER_MAP if finer_map else None
+    network = build_network(BACKBONE, SIZE, HEAD, pyramid)
     for variable in network.weights:
         variable.assign(round_to_storage(random_weight(variable.name, tuple(variable.shape), rng)))
     images = np.kron(rng.integers(0, 256, (8, 4, 4), np.uint8), np.ones((1, SIZE // 4, SIZE // 4), np.uint8))
@@ -83,7 +88,7 @@ def _write(path: Path, seed: int, holds_graph: bool) -> None:
         logits, cams = (np.array(output) for output in compiled(images).values())
         # probabilities of about 0.1 to 0.9, so that both labels occur
         slope = 1.5 / float(logits.std())
-        card = replace(CARD, calibration=Calibration(slope, -slope * float(np.median(logits))))
+        card = replace(CARD, pyramid=pyramid, calibration=Calibration(slope, -slope * float(np.median(logits))))
         contents = {"weights": network_weights(network), "golden": Golden(images, logits, cams, 1e-3)}
         extra = {}
         if holds_graph:
@@ -161,4 +166,4 @@ def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3])))
+    _write(Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3])), bool(int(sys.argv[4])))

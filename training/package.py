@@ -130,7 +130,7 @@ def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
 def _golden(recipe: Recipe, weights: list[NDArray[np.float32]]) -> Golden:
     """Compute golden outputs in float32, as in screening, whatever the precision of the training."""
     keras.config.set_dtype_policy("float32")
-    network = build_network(recipe.backbone, recipe.input_size, recipe.head)
+    network = build_network(recipe.backbone, recipe.input_size, recipe.head, recipe.pyramid)
     network.set_weights(weights)
     images = golden_images(recipe.input_size, recipe.seed)
     logits, cams = compile_forward(network, len(images))(images)

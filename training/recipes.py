@@ -8,6 +8,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from xray.errors import UsageError
+from xray.network.card import FeaturePyramid
 from xray.vocabulary import count
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Stage:
     head : bool
         Whether the head is trainable. Training the head first on frozen features, and then the backbone below a frozen
         head, keeps the backbone from overfitting (after Kumar et al. 2022, arXiv:2202.10054).
+    new_layers_factor : float
+        Learning rate of the layers outside the backbone, whose initial weights are random, relative to the backbone's
+        (discriminative fine-tuning, Howard and Ruder 2018, arXiv:1801.06146).
     negatives : float
         Negative images per positive image in an epoch; each epoch takes the next ones. 0 takes all of them.
     """
@@ -39,6 +43,7 @@ class Stage:
     epochs: int
     learning_rate: float
     head: bool = True
+    new_layers_factor: float = 1.0
     negatives: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,7 +59,8 @@ class Stage:
         epochs = count(self.epochs, "epoch")
         negatives = "negative image" if self.negatives == 1 else "negative images"
         sampled = f", {self.negatives:g} {negatives} per positive image" if self.negatives else ""
-        return f"train {trained}, {epochs}, initial learning rate {self.learning_rate:g}{sampled}"
+        factor = "" if self.new_layers_factor == 1 else f" (outside the backbone {self.new_layers_factor:g} times that)"
+        return f"train {trained}, {epochs}, initial learning rate {self.learning_rate:g}{factor}{sampled}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +113,8 @@ class Recipe:
         How an image is fitted into the square.
     head : tuple of int
         Widths of the two hidden dense layers; a third dense layer gives the logit.
+    pyramid : FeaturePyramid or None
+        The finer map that the head attends to; None for the backbone's last feature map alone.
     dropout : float
         Dropout rate before each of the head's layers, during training.
     stages : tuple of Stage
@@ -123,8 +131,13 @@ class Recipe:
         suits a GPU. A stage that trains the head alone always takes the unaugmented images.
     weight_decay : float
         Weight decay of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    clip_norm : float
+        Each variable's gradient is scaled down to at most this norm; 0 leaves it as it is.
     label_smoothing : float
         Label smoothing (Szegedy et al. 2016, arXiv:1512.00567).
+    location_weight : float
+        Weight of the loss of the finer map's cells, see :class:`training.fit.location_loss.LocationLoss`, beside that
+        of the images' labels. It has an effect only where the data tell where the finding is.
     class_weights : bool
         Whether to weight each image by the share of the other class among the images of its body part, as the authors
         of MURA did (Rajpurkar et al. 2018, arXiv:1712.06957), relative to the mean.
@@ -155,6 +168,7 @@ class Recipe:
     input_size: int
     geometry: "Geometry"
     head: tuple[int, int]
+    pyramid: FeaturePyramid | None
     dropout: float
     stages: tuple[Stage, ...]
     cosine: bool
@@ -162,7 +176,9 @@ class Recipe:
     augmentation: Augmentation
     views: int
     weight_decay: float
+    clip_norm: float
     label_smoothing: float
+    location_weight: float
     class_weights: bool
     batch_size: int
     patience: int
@@ -182,6 +198,10 @@ class Recipe:
             before.trainable_layers and not after.trainable_layers for before, after in itertools.pairwise(self.stages)
         ):
             raise UsageError("a stage that trains the head alone cannot follow one that trains backbone layers")
+        if self.pyramid is None and self.location_weight:
+            raise UsageError("a loss of locations (location_weight) needs a finer map (pyramid)")
+        if self.pyramid is not None and not all(stage.trainable_layers for stage in self.stages):
+            raise UsageError("a finer map (pyramid) cannot be trained in a stage that trains the head alone")
         if self.patience and self.average:
             raise UsageError("weights cannot be averaged (average) when the best epoch is kept (patience)")
 
@@ -243,6 +263,7 @@ HUMERUS_BASELINE = Recipe(
     input_size=224,
     geometry="squash",
     head=(256, 64),
+    pyramid=None,
     dropout=0.0,
     stages=(Stage(trainable_layers=60, epochs=40, learning_rate=1e-4),),
     cosine=False,
@@ -250,7 +271,9 @@ HUMERUS_BASELINE = Recipe(
     augmentation=Augmentation(),
     views=1,
     weight_decay=0.0,
+    clip_norm=0.0,
     label_smoothing=0.0,
+    location_weight=0.0,
     class_weights=False,
     batch_size=16,
     patience=0,
@@ -272,6 +295,7 @@ HUMERUS = Recipe(
     input_size=320,
     geometry="pad",
     head=(256, 64),
+    pyramid=None,
     dropout=0.3,
     # 114 layers are all of DenseNet-121's last block.
     stages=(
@@ -284,7 +308,9 @@ HUMERUS = Recipe(
     augmentation=AUGMENTATION,
     views=8,
     weight_decay=0.01,
+    clip_norm=0.0,
     label_smoothing=0.05,
+    location_weight=0.0,
     class_weights=True,
     batch_size=16,
     patience=6,
@@ -297,35 +323,32 @@ HUMERUS = Recipe(
 
 FRACTURE = Recipe(
     name="fracture",
-    # Version 4 has the settings of version 3; its package holds the network in lower precisions too.
-    version="4",
-    command="bonescreen train fracture --data fracatlas --weights densenet169_imagenet_notop.weights.h5",
-    data="FracAtlas, all parts (3,002 readable images, 592 fractured, 56 groups)",
-    measured="out of fold, AUROC 0.8888 over all images and 0.8416 over the upper limb; better than logistic "
-    "regression on frozen features at 224 px in the same folds by 0.019 [0.006, 0.032] and 0.030 [0.004, 0.051] "
-    "(benchmarks/linear_baseline.py; some settings were chosen on these folds, see docs/model.md). This is the model "
-    "in the installation; 34 minutes on 2 cores, 2026-11-26",
+    version="5",
+    command="bonescreen train fracture --data fracatlas --weights efficientnet-lite2-9656183e.pth",
+    data="FracAtlas with its annotations, all parts (3,002 readable images, 592 fractured, 56 groups)",
+    measured="being measured",
     body_parts=(),
-    backbone="DenseNet169",
-    input_size=224,
+    backbone="EfficientNetLite2",
+    input_size=448,
     geometry="pad",
     head=(256, 64),
-    dropout=0.5,
-    # 454 layers are all of DenseNet-169's last two blocks.
-    stages=(
-        Stage(trainable_layers=0, epochs=40, learning_rate=6e-4),
-        Stage(trainable_layers=454, epochs=6, learning_rate=1e-4, head=False, negatives=1.5),
-    ),
+    # 28 x 28 cells of 16 pixels.
+    pyramid=FeaturePyramid("block14_add", 128),
+    dropout=0.3,
+    # 134 layers are all after the second block at stride 8.
+    stages=(Stage(trainable_layers=134, epochs=8, learning_rate=3e-4, new_layers_factor=3, negatives=1.5),),
     cosine=True,
     warmup=0.5,
-    augmentation=AUGMENTATION,
+    augmentation=Augmentation(flip=True, rotation=15, scale=0.17, shift=0.05, gain=0.2, gamma=0.25),
     views=6,
-    weight_decay=0.01,
+    weight_decay=0.02,
+    clip_norm=1.0,
     label_smoothing=0.05,
+    location_weight=1.0,
     class_weights=False,
-    batch_size=32,
+    batch_size=8,
     patience=0,
-    average=3,
+    average=2,
     folds=5,
     validation=0.1,
     test=0.15,

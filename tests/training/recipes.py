@@ -20,6 +20,7 @@ SMALL = dataclasses.replace(
     backbone=BACKBONE,
     input_size=SIZE,
     head=(16, 8),
+    pyramid=None,
     dropout=0.2,
     stages=(
         Stage(trainable_layers=0, epochs=4, learning_rate=3e-3),
@@ -28,6 +29,7 @@ SMALL = dataclasses.replace(
     cosine=True,
     augmentation=Augmentation(flip=True, rotation=5),
     views=2,
+    location_weight=0.0,
     class_weights=True,
     batch_size=8,
     patience=3,
@@ -40,6 +42,7 @@ FROZEN_HEAD = dataclasses.replace(
     SMALL,
     name="frozen-head",
     stages=(Stage(0, epochs=4, learning_rate=3e-3), Stage(12, epochs=3, learning_rate=1e-3, head=False, negatives=0.5)),
+    location_weight=0.0,
     class_weights=False,
     patience=0,
     average=2,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from training.explain.input_images import InputImage
 from training.explain.layers import BackboneLayer, Channels, LayerKind, most_active_channels
 from xray.errors import UsageError
-from xray.network.builder import backbone_of
+from xray.network.builder import backbone_of, feature_map_outputs, head_inputs, scaling_of
 from xray.network.card import Card
 
 
@@ -133,11 +133,10 @@ class GradCam:
                 "set KERAS_BACKEND=tensorflow"
             )
         backbone = backbone_of(network)
-        before = network.operations[network.operations.index(backbone) - 1]
-        self._scale = keras.Model(network.input, before.output)
+        self._scale = scaling_of(network)
         outputs = [backbone.get_layer(name).output for name in names]
-        self._backbone = keras.Model(backbone.input, [*outputs, backbone.output])
-        self._head = network.get_layer("head")
+        self._backbone = keras.Model(backbone.input, [*outputs, *feature_map_outputs(network)])
+        self._layers, self._network = len(outputs), network
 
     def explain(self, square: NDArray[np.uint8]) -> LayerActivations:
         """Run the network forward and backward.
@@ -153,8 +152,9 @@ class GradCam:
         with tf.GradientTape() as tape:
             # Without it the tape would not record layers before the first weight.
             tape.watch(scaled)
-            *outputs, feature_map = self._backbone(scaled, training=False)
-            logits, cams = self._head(feature_map)
+            outputs = self._backbone(scaled, training=False)
+            outputs, feature_maps = outputs[: self._layers], outputs[self._layers :]
+            logits, cams = self._network.get_layer("head")(*head_inputs(self._network, feature_maps))
         gradients = tape.gradient(logits, outputs)
         activations = tuple(output[0].numpy() for output in outputs)
         maps = tuple(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from training.explain.layers import to_unit_range, without_padding
-from xray.network.builder import backbone_of, build_network, network_weights
+from xray.network.builder import backbone_of, build_network, head_layers, network_weights
 from xray.network.card import Card
 from xray.vocabulary import count
 
@@ -149,7 +149,7 @@ def randomise_in_cascade(
 def random_network(card: Card, seed: int) -> keras.Model:
     """Build a card's network with weights from their initialisers; seeds the random numbers of Keras."""
     keras.utils.set_random_seed(seed)
-    return build_network(card.backbone, card.input_size, card.head)
+    return build_network(card.backbone, card.input_size, card.head, card.pyramid)
 
 
 def network_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
@@ -170,7 +170,7 @@ def network_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     stages = {
         f"{height} x {width}": by_resolution[height, width] for height, width in sorted(by_resolution, key=np.prod)
     }
-    return {"head": [network.get_layer("head")], **stages}
+    return {"head": head_layers(network), **stages}
 
 
 def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:

@@ -1,4 +1,4 @@
-"""The network: a Keras application, and a head that also computes the class activation map (CAM).
+"""The network: a Keras application or one like it, and a head that also computes the class activation map (CAM).
 
 Training, the Keras engine and the OpenVINO graph all use :func:`build_network`.
 """
@@ -6,7 +6,8 @@ Training, the Keras engine and the OpenVINO graph all use :func:`build_network`.
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,20 +16,39 @@ import numpy as np
 from keras import ops
 
 from xray.errors import PackageError, UsageError
+from xray.network.card import FeaturePyramid
+from xray.network.efficientnet_lite import EfficientNetLite2
 from xray.network.package import ModelPackage, read_weights
 
 _REFUSED_PREFIX = "EfficientNetB"
+_OWN_BACKBONES: dict[str, Callable[..., keras.Model]] = {"EfficientNetLite2": EfficientNetLite2}
+
+ATTENTION_KERNEL = "attention_kernel"
+"""Name of the weight by which the head attends to a finer map."""
+
+PYRAMID = "pyramid"
+"""Name of the layers between the backbone and a finer map."""
 
 DataFormat = Literal["channels_last", "channels_first"]
 
 
 @keras.saving.register_keras_serializable(package="bonescreen")
 class CamHead(keras.layers.Layer):  # type: ignore[misc]
-    """Global average pooling and three dense layers, with the class activation map of the logit.
+    r"""Pooling and three dense layers, with the class activation map of the logit.
+
+    Without a finer map, the backbone's last feature map ``A`` is pooled by global averages alone. With one, ``F``, its
+    attention-weighted mean [2]_ is appended to them: a single linear unit gives each of its cells a logit, and the
+    attention ``a`` is the softmax of these over all cells.
 
     The dense layers are ReLU, ReLU and one linear unit, so the gradient of the logit by a pooled channel is a product
-    of weight matrices and ReLU masks, and needs no backward pass. ``cam = sum_k (d logit / d pooled_k) A_k`` is
-    ``h * w`` times Grad-CAM [1]_ before its ReLU, and its spatial mean plus the head's effective bias is the logit.
+    of weight matrices and ReLU masks, and needs no backward pass. With ``n`` cells, the attention held fixed, and ``A``
+    repeated to the size of ``F``,
+
+    .. math:: cam_{ij} = \sum_k \frac{\partial logit}{\partial pooled_k} A_{ijk}
+                       + n a_{ij} \sum_l \frac{\partial logit}{\partial attended_l} F_{ijl}
+
+    and its spatial mean plus the head's effective bias is the logit. Without a finer map it is ``h * w`` times Grad-CAM
+    [1]_ before its ReLU.
 
     The layer computes in float32 under every dtype policy.
 
@@ -37,11 +57,12 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
     units : tuple of int
         Widths of the two hidden layers.
     data_format : {"channels_last", "channels_first"}
-        Layout of the input feature map.
+        Layout of the feature maps.
 
     References
     ----------
     .. [1] Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
+    .. [2] Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018, arXiv:1802.04712.
     """
 
     def __init__(self, units: tuple[int, int], data_format: DataFormat = "channels_last", **kwargs: Any) -> None:
@@ -49,9 +70,15 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         self.units = tuple(units)
         self.data_format = data_format
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        """Create the three kernels and biases for a feature map of this shape."""
-        channels = shape[1] if self.data_format == "channels_first" else shape[-1]
+    def build(self, feature_map_shape: tuple[Any, ...], finer_map_shape: tuple[Any, ...] | None = None) -> None:
+        """Create the kernels and biases for feature maps of these shapes."""
+        axis = 1 if self.data_format == "channels_first" else -1
+        channels = feature_map_shape[axis]
+        if finer_map_shape is not None:
+            self.attention_kernel = self.add_weight(
+                shape=(finer_map_shape[axis], 1), initializer="he_normal", name=ATTENTION_KERNEL
+            )
+            channels += finer_map_shape[axis]
         widths = (channels, *self.units, 1)
         self.kernels = [
             self.add_weight(shape=widths[i : i + 2], initializer="he_normal", name=f"kernel_{i + 1}") for i in range(3)
@@ -60,22 +87,44 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
             self.add_weight(shape=(widths[i + 1],), initializer="zeros", name=f"bias_{i + 1}") for i in range(3)
         ]
 
-    def call(self, feature_map: Any) -> tuple[Any, Any]:
+    def call(self, feature_map: Any, finer_map: Any = None) -> tuple[Any, Any]:
         """Compute logits and CAMs.
 
         Parameters
         ----------
         feature_map : tensor, (N, h, w, C) or (N, C, h, w)
             The backbone's last feature map.
+        finer_map : tensor, (N, s h, s w, D) or (N, D, s h, s w), or None
+            The finer map, s a whole number.
 
         Returns
         -------
         logits : tensor of float32, (N,)
-        cams : tensor of float32, (N, h, w)
+        cams : tensor of float32, (N, h, w) or (N, s h, s w)
             Signed, in units of the logit.
         """
         first = self.data_format == "channels_first"
         pooled = ops.mean(feature_map, axis=(2, 3) if first else (1, 2))
+        if finer_map is None:
+            logits, gradient = self._logits_and_gradient(pooled)
+            return logits, self._weighted_sum(feature_map, gradient)
+        cells = ops.sum(finer_map * self._across_cells(ops.transpose(self.attention_kernel)), axis=1 if first else -1)
+        attention = attention_of(cells)
+        attended = ops.sum(finer_map * ops.expand_dims(attention, 1 if first else -1), axis=(2, 3) if first else (1, 2))
+        logits, gradient = self._logits_and_gradient(ops.concatenate([pooled, attended], axis=-1))
+        channels = pooled.shape[-1]
+        coarse = self._weighted_sum(feature_map, gradient[:, :channels])
+        scale = attention.shape[1] // coarse.shape[1]
+        count = attention.shape[1] * attention.shape[2]
+        fine = self._weighted_sum(finer_map, gradient[:, channels:]) * attention * count
+        return logits, fine + ops.repeat(ops.repeat(coarse, scale, axis=1), scale, axis=2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of :meth:`__init__`, for Keras to make the layer again."""
+        return {**super().get_config(), "units": self.units, "data_format": self.data_format}
+
+    def _logits_and_gradient(self, pooled: Any) -> tuple[Any, Any]:
+        """Return logits ``(N,)`` and their gradient by the pooled channels ``(N, C)``."""
         # relu(x + b) is written max(x, -b) + b, and the last product as a sum: OpenVINO would fuse a product and its
         # bias, and then compute both in the precision of the backbone.
         product_1 = ops.matmul(pooled, self.kernels[0])
@@ -87,20 +136,30 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         gradient = ops.cast(product_2 > -self.biases[1], "float32") * last_kernel
         gradient = ops.matmul(gradient, ops.transpose(self.kernels[1]))
         gradient = ops.cast(product_1 > -self.biases[0], "float32") * gradient
-        gradient = ops.matmul(gradient, ops.transpose(self.kernels[0]))
-        gradient = gradient[:, :, None, None] if first else gradient[:, None, None, :]
-        cams = ops.sum(feature_map * gradient, axis=1 if first else -1)
-        return logits, cams
+        return logits, ops.matmul(gradient, ops.transpose(self.kernels[0]))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of :meth:`__init__`, for Keras to make the layer again."""
-        return {**super().get_config(), "units": self.units, "data_format": self.data_format}
+    def _weighted_sum(self, feature_map: Any, weights: Any) -> Any:
+        """Sum a feature map's channels with weights ``(N, C)`` to ``(N, h, w)``."""
+        return ops.sum(
+            feature_map * self._across_cells(weights), axis=1 if self.data_format == "channels_first" else -1
+        )
+
+    def _across_cells(self, weights: Any) -> Any:
+        return weights[:, :, None, None] if self.data_format == "channels_first" else weights[:, None, None, :]
+
+
+def attention_of(cells: Any) -> Any:
+    """Return the softmax of cell logits ``(N, h, w)`` over all cells of an image."""
+    height, width = cells.shape[1:]
+    flat = ops.softmax(ops.reshape(cells, (-1, height * width)), axis=-1)
+    return ops.reshape(flat, (-1, height, width))
 
 
 def build_network(
     backbone: str,
     input_size: int,
     head: tuple[int, int],
+    pyramid: FeaturePyramid | None = None,
     *,
     data_format: DataFormat = "channels_last",
     backbone_weights: Path | Literal["imagenet"] | None = None,
@@ -118,6 +177,8 @@ def build_network(
         Side of the square input, pixels.
     head : tuple of int
         Widths of the head's two hidden layers.
+    pyramid : FeaturePyramid or None
+        The finer map that the head attends to; None for the backbone's last feature map alone.
     data_format : {"channels_last", "channels_first"}
         Layout inside the backbone; the weights are the same for both.
     backbone_weights : Path, "imagenet" or None
@@ -131,14 +192,46 @@ def build_network(
     Raises
     ------
     UsageError
-        If the backbone or the weights file does not exist, the weights cannot be downloaded, or the backbone cannot be
-        built in this size or layout.
+        If the backbone, its layer for the finer map or the weights file does not exist, the weights cannot be
+        downloaded, or the backbone cannot be built in this size or layout.
     """
     application = backbone_function(backbone)
     images, scaled = network_input(backbone, input_size, data_format=data_format)
-    feature_map = _build_backbone(application, input_size, data_format, backbone_weights)(scaled)
-    outputs = CamHead(head, data_format, name="head")(feature_map)
+    built = _build_backbone(application, input_size, data_format, backbone_weights)
+    if pyramid is None:
+        feature_maps = [built(scaled)]
+    else:
+        built = _with_layer_output(built, pyramid.layer)
+        coarse, fine = built(scaled)
+        feature_maps = [coarse, _build_pyramid(coarse.shape, fine.shape, pyramid, data_format)([coarse, fine])]
+    outputs = CamHead(head, data_format, name="head")(*feature_maps)
     return keras.Model(images, outputs, name="bonescreen")
+
+
+def _with_layer_output(backbone: keras.Model, layer: str) -> keras.Model:
+    """Return a backbone that also returns the output of one of its layers."""
+    try:
+        fine = backbone.get_layer(layer).output
+    except ValueError as error:
+        raise UsageError(f"{backbone.name} has no layer named {layer!r} for a finer map") from error
+    return keras.Model(backbone.input, [backbone.output, fine], name=backbone.name)
+
+
+def _build_pyramid(
+    coarse: tuple[Any, ...], fine: tuple[Any, ...], pyramid: FeaturePyramid, data_format: DataFormat
+) -> keras.Model:
+    """Build the top-down step of a feature pyramid (Lin et al. 2017, arXiv:1612.03144): two feature maps to one."""
+    side = 2 if data_format == "channels_first" else 1
+    scale, rest = divmod(fine[side], coarse[side])
+    if rest or scale < 1:
+        raise UsageError(f"{pyramid.layer} has {fine[side]} cells a side, which is no multiple of {coarse[side]}")
+    inputs = [keras.Input(coarse[1:]), keras.Input(fine[1:])]
+    convolve = partial(keras.layers.Conv2D, pyramid.channels, data_format=data_format)
+    above, lateral = convolve(1, name="above")(inputs[0]), convolve(1, name="lateral")(inputs[1])
+    above = keras.layers.UpSampling2D(scale, data_format=data_format, name="above_repeated")(above)
+    merged = keras.layers.ReLU(name="merged_relu")(keras.layers.Add(name="merged")([above, lateral]))
+    finer = convolve(3, padding="same", activation="relu", name="finer")(merged)
+    return keras.Model(inputs, finer, name=PYRAMID)
 
 
 def network_input(backbone: str, input_size: int, *, data_format: DataFormat = "channels_last") -> tuple[Any, Any]:
@@ -168,7 +261,36 @@ def network_input(backbone: str, input_size: int, *, data_format: DataFormat = "
 
 
 def backbone_of(network: keras.Model) -> keras.Model:
-    """Return the Keras application inside a network from :func:`build_network`."""
+    """Return the Keras application inside a network from :func:`build_network`, with its last feature map as output."""
+    built = _built_backbone(network)
+    return built if len(built.outputs) == 1 else keras.Model(built.input, built.outputs[0], name=built.name)
+
+
+def scaling_of(network: keras.Model) -> keras.Model:
+    """Return the part of a network before its backbone: ``uint8 (N, size, size)`` to the backbone's input."""
+    before = network.operations[network.operations.index(_built_backbone(network)) - 1]
+    return keras.Model(network.input, before.output, name="scaling")
+
+
+def feature_map_outputs(network: keras.Model) -> list[Any]:
+    """Return the backbone's symbolic outputs that the head needs: its last feature map, and that for a finer one."""
+    outputs: list[Any] = _built_backbone(network).outputs
+    return outputs
+
+
+def head_inputs(network: keras.Model, feature_maps: Sequence[Any]) -> list[Any]:
+    """Return what the head takes, its last feature map and any finer one, from the backbone's feature maps."""
+    if len(feature_maps) == 1:
+        return list(feature_maps)
+    return [feature_maps[0], network.get_layer(PYRAMID)(list(feature_maps))]
+
+
+def head_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers with weights after the backbone: the head, and those of a finer map."""
+    return [layer for layer in network.layers if layer.weights and layer is not _built_backbone(network)]
+
+
+def _built_backbone(network: keras.Model) -> keras.Model:
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
@@ -182,7 +304,7 @@ def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_l
     """
     card = package.card
     try:
-        network = build_network(card.backbone, card.input_size, card.head, data_format=data_format)
+        network = build_network(card.backbone, card.input_size, card.head, card.pyramid, data_format=data_format)
     except UsageError as error:
         raise PackageError(f"{package.path / 'card.json'}: {error}") from error
     shapes = [tuple(variable.shape) for variable in network.weights]
@@ -200,7 +322,7 @@ def backbone_names() -> list[str]:
     """Return the names of the backbones that :func:`build_network` accepts, sorted."""
     return sorted(
         name
-        for name, value in vars(keras.applications).items()
+        for name, value in {**vars(keras.applications), **_OWN_BACKBONES}.items()
         if inspect.isfunction(value) and not name.startswith(_REFUSED_PREFIX)
     )
 
@@ -220,7 +342,7 @@ def backbone_function(backbone: str) -> Callable[..., keras.Model]:
         )
     if backbone not in backbone_names():
         raise UsageError(f"no backbone named {backbone!r}; one of: {', '.join(backbone_names())}")
-    application: Callable[..., keras.Model] = getattr(keras.applications, backbone)
+    application: Callable[..., keras.Model] = _OWN_BACKBONES.get(backbone) or getattr(keras.applications, backbone)
     return application
 
 

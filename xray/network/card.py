@@ -15,12 +15,14 @@ from xray.errors import PackageError
 from xray.thresholds import Scope
 from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, Label, Precision
 
-SCHEMA = 3
-_FIELDS_SINCE: dict[int, dict[str, list[str]]] = {
+SCHEMA = 4
+_FIELDS_SINCE: dict[int, dict[str, list[str] | None]] = {
     2: {"precisions": []},
     3: {"modalities": list(RADIOGRAPHY)},
+    4: {"pyramid": None},
 }
-"""What earlier cards lack, by the version that added it: they allow float32 alone, and know plain radiographs."""
+"""What earlier cards lack, by the version that added it: they allow float32 alone, know plain radiographs, and have the
+CAM of the backbone's last feature map."""
 
 MAX_LOWER_PRECISION_TOLERANCE = 0.3
 """In logits."""
@@ -145,6 +147,30 @@ class LowerPrecision:
 
 
 @dataclasses.dataclass(frozen=True)
+class FeaturePyramid:
+    """A finer feature map, computed from the backbone's last and an earlier one (Lin et al. 2017, arXiv:1612.03144).
+
+    Attributes
+    ----------
+    layer : str
+        The backbone's layer that gives the earlier feature map.
+    channels : int
+        Channels of the finer map.
+    """
+
+    layer: str
+    channels: int
+
+    def __post_init__(self) -> None:
+        """Refuse a map without channels."""
+        if self.channels <= 0:
+            raise PackageError("the channels of a feature pyramid must be positive")
+
+    def __str__(self) -> str:
+        return f"{self.channels} channels, from {self.layer} and the last layer"
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """A model package's card.
 
@@ -155,9 +181,11 @@ class Card:
     name, version : str
         Name and version of the package.
     backbone : str
-        Name of the ``keras.applications`` model.
+        Name of the ``keras.applications`` model, or of one of our own in the same form.
     head : tuple of int
         Widths of the head's two hidden layers.
+    pyramid : FeaturePyramid or None
+        The finer map that the head attends to and the CAM is drawn on; None for the backbone's last feature map.
     finding, wording : str
         The finding (``"fracture"``), and the words for a positive result (``"positive: fracture"``).
     body_parts : tuple of str
@@ -193,6 +221,7 @@ class Card:
     version: str
     backbone: str
     head: tuple[int, int]
+    pyramid: FeaturePyramid | None
     finding: str
     wording: str
     body_parts: tuple[str, ...]

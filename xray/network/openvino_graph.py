@@ -290,10 +290,10 @@ def write_graph(package_path: Path, out: Path) -> None:
 
 
 def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
-    from xray.network.builder import build_network
+    from xray.network.builder import ATTENTION_KERNEL, build_network
 
     try:
-        network = build_network(card.backbone, card.input_size, card.head, data_format=data_format)
+        network = build_network(card.backbone, card.input_size, card.head, card.pyramid, data_format=data_format)
     except UsageError as error:
         raise PackageError(f"card.json: {error}") from error
     # Random values tell in the exported graph which constant is which weight.
@@ -307,7 +307,8 @@ def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
         model = ov.Core().read_model(exported)
         _remove_null_conversions(model)
         _leave_out_weights(model, values)
-        _keep_head_in_float32(model)
+        attention = [index for index, variable in enumerate(network.weights) if variable.name == ATTENTION_KERNEL]
+        _keep_head_in_float32(model, attention[0] if attention else None)
         ov.serialize(model, out, out.with_suffix(".bin"))
 
 
@@ -337,18 +338,25 @@ def _leave_out_weights(model: ov.Model, values: Sequence[NDArray[np.float32]]) -
     model.add_parameters([places[index] for index in sorted(places)])
 
 
-def _keep_head_in_float32(model: ov.Model) -> None:
-    """Mark all after the last feature map, so that logits and CAMs are float32 in a network of lower precision."""
-    pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
-    waiting = [pooling.input(0).get_source_output().get_node()]
+def _keep_head_in_float32(model: ov.Model, attention_kernel: int | None) -> None:
+    """Mark the head, so that logits and CAMs are float32 in a network of lower precision.
+
+    It is what follows the pooling of the last feature map, and the weight by which the head attends to a finer one.
+    """
+    waiting = [next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")]
+    if attention_kernel is not None:
+        name = f"{WEIGHT_PREFIX}{attention_kernel}"
+        kernel = next(each for each in model.get_parameters() if each.get_friendly_name() == name)
+        waiting.append(kernel)
     marked = set()
     while waiting:
-        for output in waiting.pop().outputs():
-            for node in (target.get_node() for target in output.get_target_inputs()):
-                if node.get_friendly_name() not in marked and node.get_type_name() != "Result":
-                    marked.add(node.get_friendly_name())
-                    node.get_rt_info()[FLOAT32_MARK] = True
-                    waiting.append(node)
+        node = waiting.pop()
+        if node.get_friendly_name() not in marked and node.get_type_name() not in ("Result", "Parameter"):
+            marked.add(node.get_friendly_name())
+            node.get_rt_info()[FLOAT32_MARK] = True
+        elif node.get_type_name() != "Parameter":
+            continue
+        waiting.extend(target.get_node() for output in node.outputs() for target in output.get_target_inputs())
 
 
 if __name__ == "__main__":

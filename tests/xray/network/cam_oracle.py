@@ -70,3 +70,48 @@ def head_forward(
     cams = np.einsum("nhwc,nc->nhw", features, gradient)
     effective_bias = to_hidden_1 @ bias_1 + to_hidden_2 @ bias_2 + bias_3
     return logits[:, 0], cams, effective_bias
+
+
+def attended_forward(
+    feature_map: NDArray[np.floating],
+    finer_map: NDArray[np.floating],
+    attention_kernel: NDArray[np.floating],
+    weights: HeadWeights,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    r"""Compute logits, CAMs and the effective bias of a head that attends to a finer map.
+
+    The attention of cell :math:`ij` is :math:`a_{ij} = \mathrm{softmax}_{ij}(F_{ij} \cdot u)` [1]_. The attended
+    features :math:`\sum_{ij} a_{ij} F_{ij}` are those of a feature map :math:`n a F` of :math:`n` cells by plain
+    averages, so with the attention held fixed the head is :func:`head_forward` on that map beside the coarse one.
+
+    Parameters
+    ----------
+    feature_map : ndarray, (N, h, w, C)
+        The backbone's last feature map.
+    finer_map : ndarray, (N, s h, s w, D)
+        The finer map.
+    attention_kernel : ndarray, (D, 1)
+        The vector ``u``.
+    weights : HeadWeights
+        The head, on ``C + D`` channels.
+
+    Returns
+    -------
+    logits : ndarray of float64, (N,)
+    cams : ndarray of float64, (N, s h, s w)
+        Signed, in units of the logit.
+    effective_bias : ndarray of float64, (N,)
+        As :func:`head_forward`.
+
+    References
+    ----------
+    .. [1] Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018, arXiv:1802.04712.
+    """
+    fine = finer_map.astype(np.float64)
+    cells = fine @ attention_kernel.astype(np.float64)
+    exponent = np.exp(cells - cells.max(axis=(1, 2), keepdims=True))
+    attention = exponent / exponent.sum(axis=(1, 2), keepdims=True)
+    scale = fine.shape[1] // feature_map.shape[1]
+    repeated = feature_map.astype(np.float64).repeat(scale, axis=1).repeat(scale, axis=2)
+    count = fine.shape[1] * fine.shape[2]
+    return head_forward(np.concatenate([repeated, count * attention * fine], axis=-1), weights)
