@@ -1,6 +1,7 @@
 """Data augmentation: rotated, mirrored, moved, scaled, lighter or darker images."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,16 @@ from training.recipes import Augmentation
 
 
 def augment(
-    images: NDArray[np.uint8], indices: NDArray[np.integer], augmentation: Augmentation, seed: tuple[int, ...]
+    images: NDArray[np.uint8] | Mapping[int, NDArray[np.uint8]],
+    indices: NDArray[np.integer],
+    augmentation: Augmentation,
+    seed: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     """Change images at random; the same seed and index always give the same image.
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, size, size)
+    images : ndarray of uint8, (N, size, size), or mapping from index to ndarray of uint8, (size, size)
         Preprocessed images.
     indices : ndarray of int, (n,)
         Which of them to change.
@@ -30,7 +34,9 @@ def augment(
     ndarray of uint8, (n, size, size)
         Black where a pixel comes from outside the image.
     """
-    return np.stack([_augment(images[index], augmentation, np.random.default_rng((*seed, index))) for index in indices])
+    return np.stack(
+        [_augment(images[index], augmentation, np.random.default_rng((*seed, index))) for index in indices.tolist()]
+    )
 
 
 def _augment(image: NDArray[np.uint8], limits: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:

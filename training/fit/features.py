@@ -1,7 +1,7 @@
 """Output of the frozen layers for every augmented view of every image, computed once and cached on disk."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras
@@ -12,6 +12,7 @@ from training.disk import mapped_array, write_atomically
 from training.fit.augment import augment
 from training.fit.learner import Learner
 from training.progress import Progress
+from training.recipes import Augmentation
 from xray.network.builder import network_weights
 from xray.network.engine import padded_batches
 from xray.network.keras_engine import compile_forward
@@ -52,6 +53,7 @@ def cached_features(
         If the disk does not have enough space.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    recipe = learner.recipe
     frozen = learner.frozen_model()
     shape = (views, len(images), *frozen.output_shape[1:])
     key = features_key(images, learner)
@@ -70,7 +72,8 @@ def cached_features(
     progress.say(f"frozen layers: {total:,} views of images to compute, {before:,} already done")
     with progress.bar("frozen layers", total, before, "view") as advance:
         for number, (view, start) in enumerate(chunks[done:], start=done + 1):
-            chunk = _augmented_chunk(images, view, start, learner)
+            indices = np.arange(start, start + _chunk_size(start, len(images)))
+            chunk = view_of(images, indices, view, recipe.augmentation, recipe.seed)
             for place, batch in padded_batches(chunk, BATCH):
                 features[view, start + place.start : start + place.stop] = forward(batch)[0][: len(chunk[place])]
                 advance(len(chunk[place]))
@@ -115,9 +118,14 @@ def _chunk_size(start: int, images: int) -> int:
     return min(CHUNK, images - start)
 
 
-def _augmented_chunk(images: NDArray[np.uint8], view: int, start: int, learner: Learner) -> NDArray[np.uint8]:
-    recipe = learner.recipe
-    chunk = np.asarray(images[start : start + CHUNK])
+def view_of(
+    images: NDArray[np.uint8] | Mapping[int, NDArray[np.uint8]],
+    indices: NDArray[np.integer],
+    view: int,
+    augmentation: Augmentation,
+    seed: int,
+) -> NDArray[np.uint8]:
+    """Return a view of n images, or of masks of them: ``(n, size, size)``; the first view is not augmented."""
     if not view:
-        return chunk
-    return augment(chunk, np.arange(len(chunk)), recipe.augmentation, (recipe.seed, view, start))
+        return np.stack([images[index] for index in indices.tolist()])
+    return augment(images, indices, augmentation, (seed, view))

@@ -1,5 +1,6 @@
 """Training inputs: what is fed to the trainable layers in each epoch, with labels and sample weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.annotations import cell_targets, mask
 from training.data.dataset import Dataset
 from training.fit.augment import augment
-from training.fit.features import BATCH, cached_features
+from training.fit.features import BATCH, cached_features, view_of
 from training.fit.learner import Learner
 from training.progress import Progress
-from training.recipes import Stage
+from training.recipes import Augmentation, Stage
+from xray.images.preprocessing import Preprocessing
 from xray.network.engine import padded_batches
 from xray.network.keras_engine import compile_forward
 
@@ -21,7 +24,7 @@ AUGMENTATION_THREADS = 4
 
 
 class TrainingInputs:
-    """Inputs, labels and sample weights of a data set's images.
+    """Inputs, labels, locations and sample weights of a data set's images.
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ class TrainingInputs:
         Weight of each image in the loss; 1 until `set_class_weights` is called.
     pooled : ndarray of float32, (N, C)
         Pooled features of the unaugmented images, with the initial weights.
+    located : ndarray of bool, (N,)
+        Whether it is known where an image has the finding: annotated, or negative.
     """
 
     def __init__(
@@ -58,6 +63,17 @@ class TrainingInputs:
         views = max(1, recipe.views)
         self._features = cached_features(images, learner, views, cache, progress)
         self.pooled = self._pool(learner, progress)
+        self.has_locations = recipe.pyramid is not None
+        preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+        self._masks = {
+            index: mask(example.annotations, preprocessing, *example.size)
+            for index, example in enumerate(dataset.examples)
+            if self.has_locations and example.annotations and example.size
+        }
+        annotated = np.array([bool(example.annotations) for example in dataset.examples], np.bool_)
+        self.located = annotated | ~dataset.labels
+        self._cells = learner.map_shape[0]
+        self._view_targets = [self._targets_of_view(view) for view in range(views)] if recipe.views else []
 
     def set_class_weights(self, train: NDArray[np.intp]) -> None:
         """Weight images by the frequency of their class in the training images, if the recipe says so."""
@@ -109,11 +125,45 @@ class TrainingInputs:
             return pooled
         if not recipe.views:
             return augment(self._images, indices, recipe.augmentation, (recipe.seed, stage, epoch))
-        # Each image starts at a random view and then takes the next one, so that all views are used equally often.
-        first_views = np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels))
-        views = (first_views + epoch)[indices]
-        features: NDArray[np.float32] = self._features[views % recipe.views, indices].astype(np.float32)
+        views = self._views(indices, stage, epoch)
+        features: NDArray[np.float32] = self._features[views, indices].astype(np.float32)
         return features
+
+    def targets(self, indices: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.float32]:
+        """Return where n images have the finding in an epoch, moved as the images are: ``(n, h, w)``, in [0, 1]."""
+        targets = np.zeros((len(indices), self._cells, self._cells), np.float32)
+        annotated = np.array([index in self._masks for index in indices.tolist()], np.bool_)
+        if not annotated.any():
+            return targets
+        if self._recipe.views:
+            views = self._views(indices, stage, epoch)
+            targets[annotated] = [
+                self._view_targets[view][index]
+                for view, index in zip(views[annotated].tolist(), indices[annotated].tolist(), strict=True)
+            ]
+        else:
+            moved = augment(self._masks, indices[annotated], self._movement, (self._recipe.seed, stage, epoch))
+            targets[annotated] = cell_targets(moved, self._cells)
+        return targets
+
+    @property
+    def _movement(self) -> Augmentation:
+        """The augmentation without changes of the gray values; it moves by the same random numbers."""
+        return replace(self._recipe.augmentation, gain=0.0, gamma=0.0)
+
+    def _targets_of_view(self, view: int) -> dict[int, NDArray[np.float32]]:
+        indices = np.array(sorted(self._masks), np.intp)
+        if not len(indices):
+            return {}
+        moved = view_of(self._masks, indices, view, self._movement, self._recipe.seed)
+        return dict(zip(indices.tolist(), cell_targets(moved, self._cells), strict=True))
+
+    def _views(self, indices: NDArray[np.intp], stage: int, epoch: int) -> NDArray[np.intp]:
+        """Return which view n images have in an epoch, ``(n,)``: a random one at first and then the next ones."""
+        recipe = self._recipe
+        first = np.random.default_rng((recipe.seed, stage)).integers(recipe.views, size=len(self.labels))
+        views: NDArray[np.intp] = (first + epoch)[indices] % recipe.views
+        return views
 
     def _pool(self, learner: Learner, progress: Progress) -> NDArray[np.float32]:
         forward = compile_forward(learner.pooling_model(), BATCH)
@@ -128,6 +178,9 @@ class TrainingInputs:
 
 class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of one epoch: inputs, labels ``(n, 1)`` and sample weights ``(n, 1)``.
+
+    With a finer map, labels and weights are pairs: those of the images, and the targets ``(n, h, w)`` of the cells with
+    a weight of 0 ``(n,)`` for images of which it is not known where they have the finding.
 
     The last batch is filled with images from the first, because a different batch size would be compiled again.
     """
@@ -145,12 +198,13 @@ class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, step: int) -> tuple[Any, Any, Any]:
         """Return one batch."""
-        indices = self._batches[step]
-        return (
-            self._inputs.inputs(indices, self._stage, self._epoch),
-            self._inputs.labels[indices, None],
-            self._inputs.sample_weights[indices, None],
-        )
+        indices, inputs = self._batches[step], self._inputs
+        images = inputs.inputs(indices, self._stage, self._epoch)
+        labels, weights = inputs.labels[indices, None], inputs.sample_weights[indices, None]
+        if not inputs.has_locations:
+            return images, labels, weights
+        targets = inputs.targets(indices, self._stage, self._epoch)
+        return images, (labels, targets), (weights, inputs.located[indices].astype(np.float32))
 
 
 def class_weights(dataset: Dataset, train: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -18,6 +18,8 @@ from training.fit.checkpoint import State, assign_values, get_values, read_check
 from training.fit.features import BATCH
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import Learner
+from training.fit.location_loss import LocationLoss
+from training.fit.optimizer import make_optimizer
 from training.progress import Progress
 from training.recipes import Recipe, Stage
 from xray.errors import TrainingFailure
@@ -127,11 +129,12 @@ class _StageTrainer:
         cached = recipe.views or not stage.trainable_layers
         self.model = self.classifier if cached else learner.image_classifier(stage)
         self.model.compile(
-            optimizer=_optimizer(recipe, stage, len(inputs.epoch_indices(indices.train, state.stage, 0))),
-            loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+            optimizer=make_optimizer(learner, stage, len(inputs.epoch_indices(indices.train, state.stage, 0))),
+            **_losses(recipe),
             # On a CPU, TensorFlow's own kernels are faster than XLA's convolutions.
             jit_compile="auto" if on_gpu() else False,
         )
+        self._logit_model = keras.Model(self.classifier.input, self.classifier.outputs[0])
         self.model.optimizer.build(self.model.trainable_variables)
         if state.optimizer:
             assign_values(self.model.optimizer.variables, state.optimizer)
@@ -184,7 +187,7 @@ class _StageTrainer:
     def _validate(self, progress: Progress) -> dict[str, float]:
         validation = self.indices.validation
         with progress.bar(f"validation after epoch {self.state.epoch + 1}", len(validation)) as advance:
-            logits = _logits(self.classifier, self.inputs.unaugmented(self.stage), validation, advance)
+            logits = _logits(self._logit_model, self.inputs.unaugmented(self.stage), validation, advance)
         labels = self.inputs.labels[validation]
         losses = np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)
         loss = float(np.average(losses, weights=self.inputs.sample_weights[validation]))
@@ -238,18 +241,12 @@ def _logits(
     return logits
 
 
-def _optimizer(recipe: Recipe, stage: Stage, images: int) -> keras.optimizers.Optimizer:
-    steps = math.ceil(images / recipe.batch_size)
-    learning_rate: Any = stage.learning_rate
-    if recipe.cosine:
-        warmup_steps = round(recipe.warmup * steps)
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup_steps else stage.learning_rate,
-            stage.epochs * steps - warmup_steps,
-            warmup_target=stage.learning_rate if warmup_steps else None,
-            warmup_steps=warmup_steps,
-        )
-    return keras.optimizers.AdamW(learning_rate, weight_decay=recipe.weight_decay)
+def _losses(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of ``compile`` for the losses: of the images' labels, and with a finer map of its cells."""
+    labels = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    if recipe.pyramid is None:
+        return {"loss": labels}
+    return {"loss": [labels, LocationLoss()], "loss_weights": [1.0, recipe.location_weight]}
 
 
 def _not_a_number(value: str, stage: int, epoch: int) -> TrainingFailure:
