@@ -58,7 +58,9 @@ def evaluate(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for report.html, report.json and predictions.csv."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for report.html, report.json, predictions.csv and maps.html."
+        ),
     ],
     against: Annotated[
         str | None,
