@@ -195,8 +195,9 @@ def _pointing_text(card: Card) -> str:
     return f"""
 
 *{POINTING_GAME.capitalize()}* (Zhang et al. 2016): the share of images where the centre of the map's greatest cell
-lies on a marked box, or within 1/14 of the input's side of it. *{MAP_MASS.capitalize()}*: the share of the map's
-positive values on a marked box. By chance: the share of the image where a point would be a hit, and the boxes' share."""
+lies on a marked box, or within 1/14 of the input's side of it; by chance, the share of the image where that is so.
+*{MAP_MASS.capitalize()}*: the share of the map's positive values on a marked box; by chance, the boxes' share of the
+image."""
 
 
 def _precision_lines(card: Card) -> Iterator[str]:

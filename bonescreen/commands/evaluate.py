@@ -58,7 +58,9 @@ def evaluate(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for report.html, report.json and predictions.csv."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for report.html, report.json, predictions.csv and maps.html."
+        ),
     ],
     against: Annotated[
         str | None,
@@ -300,7 +302,7 @@ def print_evaluation(report: "EvaluationReport") -> None:
         print_line(f"Out of scope, not included above: {count(population.n, 'image')} of {population.name}")
     print_line("")
     if report.pointing:
-        _print_pointing(report.pointing, report.model.finding)
+        print_pointing(report.pointing, report.model.finding)
     if report.comparison is not None:
         _print_comparison(" minus ".join(report.names), report.comparison)
 
@@ -344,7 +346,16 @@ def _metric_rows(population: "Population") -> list[tuple[str, ...]]:
     ]
 
 
-def _print_pointing(pointing: "Sequence[Pointing]", finding: str) -> None:
+def print_pointing(pointing: "Sequence[Pointing]", finding: str) -> None:
+    """Print how well the maps point at marked findings, a metric a line.
+
+    Parameters
+    ----------
+    pointing : sequence of Pointing
+        What was measured.
+    finding : str
+        What a positive label means.
+    """
     print_line(f"Positive images whose {finding} is marked", "bold")
     rows = [
         (p.name, f"{p.n:,}", f"{p.groups:,}", name, f"{estimate.value:.3f}", estimate.interval, f"{by_chance:.3f}")

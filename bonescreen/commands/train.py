@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bonescreen.commands.evaluate import print_level
+from bonescreen.commands.evaluate import print_level, print_pointing
 from bonescreen.context import require_packages, settings_here
 from bonescreen.terminal import print_line, print_notice, print_wrapped
 from training.recipes import RECIPES, find_recipe
@@ -139,7 +139,7 @@ def train(
     if evaluation is None:
         print_line(f"already trained: {package.path} (digest {package.digest[:12]})", "bold")
     else:
-        _print_metrics(evaluation)
+        _print_metrics(evaluation, package.card.finding)
         print_line(f"trained: {package.path} (digest {package.digest[:12]})", "bold")
     print_line(RESEARCH_NOTICE)
     print_line(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
@@ -179,10 +179,12 @@ def find_initial_weights(text: str) -> "Path | Literal['imagenet'] | ModelPackag
     raise UsageError(f"there is no weights file and no model package {text}: give one of them, or --weights imagenet")
 
 
-def _print_metrics(evaluation: "ModelEvaluation") -> None:
+def _print_metrics(evaluation: "ModelEvaluation", finding: str) -> None:
     print_level("images", evaluation.evaluation.images)
     if not evaluation.evaluation.one_image_a_study:
         print_level("studies", evaluation.evaluation.studies)
+    if evaluation.pointing:
+        print_pointing(evaluation.pointing, finding)
 
 
 def _command(recipe: str, **options: str | int | bool | list[str] | None) -> str:

@@ -112,6 +112,39 @@ def test_metrics_agree_with_scikit_learn_and_are_on_the_page(
     assert "://" not in page
 
 
+def test_maps_are_measured_and_drawn_where_the_data_say_where_the_findings_lie(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(radiographs, folder)
+    marked = {study: f"{study}-0.png" for study in (1, 5, 7, 9, 11, 13, 15, 17, 19, 21)}
+    images = [{"id": id, "file_name": name, "width": 48, "height": 64} for id, name in marked.items()]
+    # The whole image in every other one, which no map can miss.
+    boxes = {id: [40, 50, 8, 14] if at % 2 else [0, 0, 48, 64] for at, id in enumerate(marked)}
+    annotations = [{"image_id": id, "bbox": box, "category_id": 1, "segmentation": []} for id, box in boxes.items()]
+    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "fracture"}]}
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    command = ("evaluate", tiny_package.path, "-o", out, "--engine", "openvino", "--data")
+    done = bonescreen(*command, folder)
+    assert done.code == 0, done.err
+    # One of the ten is truncated, and one of a toe, out of scope.
+    everyone = json.loads((out / "report.json").read_text())["pointing"][0]
+    assert (everyone["n"], everyone["groups"]) == (8, 8)
+    assert everyone["game"]["value"] >= 5 / 8
+    assert 5 / 8 < everyone["game_by_chance"] < 5 / 8 + 0.1
+    assert f"{everyone['game']['value']:.3f}" in done.out
+    assert "maps.html" in done.out
+    page = dom(out / "maps.html", tmp_path / "browser")
+    assert page.count("<figure>") == page.count("data:image/jpeg") == 8
+    assert page.count("<strong>hit</strong>") == round(8 * everyone["game"]["value"])
+    assert "Whether the model was trained on these images is not known." in page
+    assert "Where the map points" in (out / "report.html").read_text()
+
+    assert bonescreen(*command, radiographs).code == 0
+    assert json.loads((out / "report.json").read_text())["pointing"] == []
+    assert not (out / "maps.html").exists()
+
+
 def test_only_the_test_part_of_the_packages_split_is_measured(
     bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """A whole training run: from images and initial weights to a model package that the worker's engine loads."""
 
 import dataclasses
+import json
 import resource
 import signal
 import subprocess
@@ -105,8 +106,14 @@ def test_metrics_on_the_card_have_four_decimals_and_thresholds_are_exact(
 def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_all(
     fracatlas: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
+    # The whole image of those of a hand, which no map can miss, and the bright half of the others.
+    marks = [
+        {"image": f"IMG{number:04}.png", "box": [0, 0, 70, 90 if number % 2 else 45], "polygons": []}
+        for number in range(0, 60, 3)
+    ]
+    (fracatlas / "fractures.json").write_text(json.dumps(marks))
     recipe = dataclasses.replace(SMALL, folds=3, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
-    package, _ = train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
+    package, evaluation = train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
     assert len(predictions) == 59
     assert "split.csv" not in package.card.files
@@ -114,6 +121,25 @@ def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_al
     assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"
     assert package.card.metrics
     assert all(metric.population.endswith("out of fold") for metric in package.card.metrics)
+
+    assert evaluation is not None
+    everyone, upper_limb = evaluation.pointing
+    assert (everyone.n, everyone.groups, upper_limb.n) == (20, 12, 10)
+    assert (upper_limb.game.value, upper_limb.mass.value) == (1, pytest.approx(1))
+    assert everyone.game_by_chance == pytest.approx((1 + 1 / 2 + 1 / 14) / 2, abs=0.01)
+    assert everyone.game.value >= 0.5
+    population = "FracAtlas, positive images with marked findings (n=20), out of fold"
+    on_card = {metric.name: metric.value for metric in package.card.metrics if metric.population == population}
+    assert on_card["pointing game"] == round(everyone.game.value, 4)
+    assert on_card["map mass inside findings"] == round(everyone.mass.value, 4)
+    assert f"| pointing game | {everyone.game.value:.3f} |" in (package.path / "README.md").read_text()
+    page = (tmp_path / "out" / "maps.html").read_text()
+    assert page.count("<figure>") == 20
+    assert "were not trained on these images: out of fold" in page
+
+    (fracatlas / "fractures.json").write_text(json.dumps(marks[:-1]))
+    with pytest.raises(UsageError, match="was made with a different recipe, data"):
+        train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
 
 
 def test_a_network_can_be_trained_with_new_augmentation_in_each_epoch(

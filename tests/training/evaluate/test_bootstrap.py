@@ -8,7 +8,7 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.training.evaluate.group_interval import group_interval
 from tests.training.evaluate.predicted import predicted
-from training.evaluate.bootstrap import WeightedMetrics, percentile_interval, resample_groups
+from training.evaluate.bootstrap import WeightedMetrics, percentile_interval, resample_groups, resample_means
 from training.evaluate.metrics import auroc, average_precision, rates
 
 
@@ -60,6 +60,17 @@ def test_the_intervals_equal_those_of_drawing_row_by_row() -> None:
     ]
     expected = [group_interval(statistic, rows.groups, repeats=200, seed=3) for statistic in slow]
     assert np.stack([lows, highs], axis=1) == pytest.approx(np.array(expected), abs=1e-9)
+
+
+def test_the_interval_of_a_mean_equals_that_of_drawing_row_by_row() -> None:
+    rows = predicted()
+    values = np.stack([rows.logits, rows.probabilities], axis=1)
+    lows, highs = percentile_interval(resample_means(values, rows.groups, repeats=200, seed=3))
+    for column, low, high in zip(values.T, lows, highs, strict=True):
+        slow = group_interval(
+            lambda drawn, column=column: float(column[drawn].mean()), rows.groups, repeats=200, seed=3
+        )
+        assert (low, high) == pytest.approx(slow, abs=1e-9)
 
 
 def test_resamples_with_one_class_are_drawn_again() -> None:
