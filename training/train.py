@@ -81,8 +81,7 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         split = _choose_split(config, dataset, progress)
         _require_no_leakage(config.initial_weights, dataset, split)
         # Before the training, which may take hours, as well as after it.
-        tuning = dataset if split is None else split.part(dataset, Role.VALIDATION)
-        if warning := warn_of_too_few(tuning):
+        if warning := warn_of_too_few(dataset if split is None else split.part(dataset, Role.VALIDATION)):
             progress.say(f"WARNING: {warning}")
 
         folder = config.out / f"{recipe.package_name}.run"
