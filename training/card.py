@@ -93,6 +93,7 @@ def make_card(
         metrics=tuple(map(_rounded, evaluation.metrics)),
         precisions=tuple(filter(is_allowed, precisions)),
         limits=(
+            *evaluation.warnings,
             *_limits(config, dataset, unreadable),
             *(_refused(each) for each in precisions if not is_allowed(each)),
         ),

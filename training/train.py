@@ -19,7 +19,7 @@ from training.data.images import load_images
 from training.data.leakage import LeakageVerdict, check_leakage
 from training.data.split import Split, assign_folds, make_split
 from training.disk import make_folder
-from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
+from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model, warn_of_too_few
 from training.evaluate.map_pictures import MAPS_FILE, draw_maps, maps_page
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import NetworkOutputs
@@ -82,6 +82,9 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         progress.say(f"unreadable images, left out: {_counts_text(unreadable)}")
         split = _choose_split(config, dataset, progress)
         _require_no_leakage(config.initial_weights, dataset, split)
+        # Before the training, which may take hours, as well as after it.
+        if warning := warn_of_too_few(dataset if split is None else split.part(dataset, Role.VALIDATION)):
+            progress.say(f"WARNING: {warning}")
 
         folder = config.out / f"{recipe.package_name}.run"
         fingerprint = run_fingerprint(config, dataset, learner, features_key(images, learner))

@@ -141,6 +141,8 @@ def train(
     else:
         _print_metrics(evaluation, package.card.finding)
         print_line(f"trained: {package.path} (digest {package.digest[:12]})", "bold")
+        for warning in evaluation.warnings:
+            print_notice(f"WARNING: {warning}")
     print_line(RESEARCH_NOTICE)
     print_line(f"Screen with it: BONESCREEN_MODEL={shlex.quote(str(package.path))} bonescreen screen PATH")
 

@@ -92,3 +92,17 @@ def test_a_damaged_package_is_refused_and_named(
     listed = bonescreen("models", "list")
     assert listed.code == 0
     assert "PROBLEM" in listed.out
+
+
+def test_a_package_of_an_earlier_version_whose_ranking_is_turned_round_is_refused(
+    bonescreen: Bonescreen, home: Path, perfect: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = json.loads((perfect / CARD_FILE).read_text())
+    card["calibration"]["slope"] = -0.17
+    (perfect / CARD_FILE).write_text(json.dumps(card))
+    monkeypatch.setenv("BONESCREEN_MODEL", str(perfect))
+    for arguments in (("models", "show", perfect), ("screen", perfect)):
+        done = bonescreen(*arguments)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "the calibration's slope is -0.17, and must be above 0" in done.err
+    assert "the calibration's slope is -0.17" in bonescreen("models", "list").out

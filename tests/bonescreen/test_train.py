@@ -91,8 +91,14 @@ def test_a_model_is_trained_once_and_the_next_step_is_printed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ("--data", mura, "--weights", backbone_weights, "--backbone", "MobileNet", "--epochs", "1", "--no-graph")
-    code, out, _ = run(capsys, "humerus-baseline", *options, "--out", "trained", "--deterministic")
+    code, out, error = run(capsys, "humerus-baseline", *options, "--out", "trained", "--deterministic")
     assert code == 0
+    # 24 patients, so the validation part has few.
+    warning = "Too few images to choose calibration and thresholds on: "
+    assert [line for line in error.splitlines() if line.startswith(f"WARNING: {warning}")]
+    assert 0 < out.index(f"WARNING: {warning}") < out.index("stage 1/1, epoch 1/1"), "not said before the training"
+    limits = load_package(tmp_path / "trained/humerus-baseline-1").card.limits
+    assert [limit for limit in limits if limit.startswith(warning)]
     assert "BONESCREEN_MODEL=trained/humerus-baseline-1 bonescreen screen PATH" in out
     assert "For research only, not for diagnosis." in out
     card = (tmp_path / "trained/humerus-baseline-1/card.json").read_text()

@@ -116,6 +116,8 @@ def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_al
     package, evaluation = train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
     assert len(predictions) == 59
+    assert evaluation
+    assert evaluation.warnings == (), "20 positive images in 12 groups are enough to choose on"
     assert "split.csv" not in package.card.files
     assert "truncated 1" in " ".join(package.card.limits)
     assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"

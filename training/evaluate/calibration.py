@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from training.evaluate.predictions import Predictions
 from xray.network.card import Calibration
@@ -13,7 +13,7 @@ BINS = 15
 """As in Guo et al. 2017; fewer where a bin would have fewer than `LEAST_IN_BIN` rows."""
 LEAST_IN_BIN = 10
 
-_STEEPEST = 100.0
+_FLATTEST, _STEEPEST = 0.01, 100.0
 _NEAR_AN_END = 1.001
 _NORMAL_95 = 1.959963984540054
 
@@ -84,7 +84,12 @@ class Temperature:
 
 
 def fit_platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
-    """Fit Platt scaling (Platt 1999) by maximum likelihood, without class weights.
+    """Fit Platt scaling (Platt 1999) by maximum likelihood, with its targets, without class weights.
+
+    The slope is at least 0.01, so that probabilities rank images as their logits do, whatever the labels. Without such
+    a limit, few images or an untrained network give a negative slope, and turn a model's scores round
+    (scikit-learn/scikit-learn#31222); Kull et al. 2017 (AISTATS) limit beta calibration for the same reason. Platt's
+    targets, a little inside 0 and 1, keep the slope finite where the logits separate the classes.
 
     Parameters
     ----------
@@ -92,9 +97,41 @@ def fit_platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibra
         Outputs of the network.
     labels : ndarray of bool, (N,)
         Human labels, both classes.
+
+    Returns
+    -------
+    Calibration
+        With a slope in [0.01, 100]: the likeliest in that range, with the intercept that is likeliest with it. At 100,
+        what engines may differ by (0.002) is 0.2 in the log odds.
     """
-    model = LogisticRegression(C=np.inf).fit(logits[:, None], labels)
-    return Calibration(float(model.coef_[0, 0]), float(model.intercept_[0]))
+    positives, negatives = np.count_nonzero(labels), np.count_nonzero(~labels)
+    targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    # Standardised, as the optimiser converges badly on parameters of different sizes.
+    centre, spread = float(logits.mean()), float(logits.std()) or 1.0
+    scaled = (logits - centre) / spread
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z = parameters[0] * scaled + parameters[1]
+        error = Calibration(1.0, 0.0).apply(z) - targets
+        gradient = np.array([(error * scaled).mean(), error.mean()])
+        return float((np.logaddexp(0, z) - targets * z).mean()), gradient
+
+    prevalence = float(targets.mean())
+    found = minimize(
+        loss,
+        [_FLATTEST * spread, np.log(prevalence / (1 - prevalence))],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(_FLATTEST * spread, _STEEPEST * spread), (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000},
+    )
+    slope = min(max(float(found.x[0]) / spread, _FLATTEST), _STEEPEST)
+    return Calibration(slope, float(found.x[1]) - slope * centre)
+
+
+def is_flat(calibration: Calibration) -> bool:
+    """Tell whether a fitted slope is the least allowed: higher logits did not go with the finding."""
+    return calibration.slope <= _FLATTEST * _NEAR_AN_END
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
@@ -113,7 +150,7 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> C
         With a slope in [0.01, 100]; it is at an end of that range where the likelihood has no maximum inside, as for
         logits that separate the classes perfectly, or that rank them the wrong way round.
     """
-    low, high = 1 / _STEEPEST, _STEEPEST
+    low, high = _FLATTEST, _STEEPEST
     # The log likelihood is concave in the slope, so its derivative crosses zero once.
     while high / low > 1 + 1e-12:
         slope = (low * high) ** 0.5

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from training.data.dataset import Dataset
 from training.evaluate.bootstrap import THRESHOLD_METRICS
-from training.evaluate.calibration import fit_platt
+from training.evaluate.calibration import fit_platt, is_flat
 from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Evaluation, evaluate
+from training.evaluate.metrics import auroc
 from training.evaluate.pointing import Pointing, measure_pointing
 from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
-from training.evaluate.thresholds import ThresholdAim
+from training.evaluate.thresholds import ThresholdAim, describe_too_few
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import Calibration, Metric, Threshold
 from xray.vocabulary import count
@@ -62,6 +63,8 @@ class ModelEvaluation:
         Predictions of the images that were measured on.
     how : str
         How these were held out.
+    warnings : tuple of str
+        Why calibration and thresholds cannot be relied on; empty if they can.
     """
 
     calibration: Calibration
@@ -73,6 +76,7 @@ class ModelEvaluation:
     pointing: tuple[Pointing, ...]
     predictions: Predictions
     how: str
+    warnings: tuple[str, ...]
 
 
 def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preprocessing) -> ModelEvaluation:
@@ -107,7 +111,32 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preproce
         pointing,
         predictions,
         test.how,
+        tuple(_warnings(calibration, tuning, source)),
     )
+
+
+def warn_of_too_few(tuning: Dataset) -> str | None:
+    """Return a warning if there are too few images to choose calibration and thresholds on; None if there are not."""
+    too_few = describe_too_few(tuning.labels, tuning.groups)
+    if too_few is None:
+        return None
+    return (
+        f"Too few images to choose calibration and thresholds on: {too_few}. Probabilities and labels may be far off "
+        "on other images."
+    )
+
+
+def _warnings(calibration: Calibration, tuning: HeldOutSet, source: str) -> Iterator[str]:
+    if is_flat(calibration):
+        area = auroc(tuning.dataset.labels, tuning.outputs.logits)
+        yield (
+            f"The scores may mean nothing: on {source}, a higher logit did not go with the finding (AUROC "
+            f"{area:.2f}), so the slope of the calibration is the least allowed, {calibration.slope:g}. Do not screen "
+            "with this model: train it longer, or on more images."
+        )
+    too_few = warn_of_too_few(tuning.dataset)
+    if too_few is not None:
+        yield too_few
 
 
 def _predictions(held_out: HeldOutSet, calibration: Calibration) -> Predictions:

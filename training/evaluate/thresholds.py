@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.evaluate.metrics import sensitivity_threshold, youden_threshold
+from training.evaluate.population import FEWEST_GROUPS
 from training.evaluate.predictions import Predictions
 from xray.errors import UsageError
 from xray.network.card import Threshold
+from xray.vocabulary import count
+
+FEWEST_ROWS = 20
+"""Rows of each class that a threshold or a calibration needs: ten for each of Platt scaling's two parameters (Peduzzi
+et al. 1996, Journal of Clinical Epidemiology), and the number from which a sensitivity of 0.95 may miss a positive."""
 
 _YOUDEN = "youden"
 _SENSITIVITY = "sensitivity"
@@ -78,4 +87,31 @@ class ThresholdAim:
                 value = sensitivity_threshold(predictions.labels, predictions.probabilities, self.sensitivity)
         except ValueError as error:
             raise UsageError(f"no threshold can be chosen on {source}: {error}") from error
-        return Threshold(value, f"{self}, chosen on {source}")
+        too_few = describe_too_few(predictions.labels, predictions.groups)
+        return Threshold(value, f"{self}, chosen on {source}{f', too few to rely on: {too_few}' if too_few else ''}")
+
+
+def describe_too_few(labels: NDArray[np.bool_], groups: NDArray[np.str_]) -> str | None:
+    """Say which class has too few rows, or rows of too few groups, to choose a threshold or a calibration on.
+
+    Parameters
+    ----------
+    labels : ndarray of bool, (N,)
+        Human labels.
+    groups : ndarray of str, (N,)
+        Group keys; rows of a group are alike.
+
+    Returns
+    -------
+    str or None
+        None if both classes have enough.
+    """
+    rows = {name: groups[labels == positive] for name, positive in (("positive", True), ("negative", False))}
+    few = [
+        f"{len(of_class):,} {name} in {count(len(np.unique(of_class)), 'group')}"
+        for name, of_class in rows.items()
+        if len(of_class) < FEWEST_ROWS or len(np.unique(of_class)) < FEWEST_GROUPS
+    ]
+    if not few:
+        return None
+    return f"{' and '.join(few)}, where {FEWEST_ROWS} in {FEWEST_GROUPS} groups are needed"

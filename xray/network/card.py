@@ -46,7 +46,7 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Platt scaling: probability = sigmoid(slope * logit + intercept).
+    """Platt scaling: probability = sigmoid(slope * logit + intercept), with a slope above 0.
 
     References
     ----------
@@ -55,6 +55,15 @@ class Calibration:
 
     slope: float
     intercept: float
+
+    def __post_init__(self) -> None:
+        """Refuse a slope that would rank images differently from their logits."""
+        # Written so that NaN fails too.
+        if not self.slope > 0:
+            raise PackageError(
+                f"the calibration's slope is {self.slope:g}, and must be above 0: otherwise the images most like the "
+                "finding get the lowest probabilities. Train the model again, or use another package"
+            )
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return probabilities in [0, 1] for logits of any shape, float64."""

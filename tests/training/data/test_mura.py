@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mura_shaped import write_mura_shaped
+from tests.training.conftest import GROUPS
 from training.data.dataset import OWN_DATA, Role
 from training.data.mura import MURA
 from training.data.read_dataset import read_dataset
@@ -65,3 +67,18 @@ def test_skipped_image_files_are_counted_by_reason(mura: Path) -> None:
 @pytest.mark.parametrize("all_parts", ["all", "ALL", "All"])
 def test_all_selects_every_body_part(mura: Path, all_parts: str) -> None:
     assert len(read_dataset(mura, body_parts=[all_parts])) == 48
+
+
+def test_fracatlas_in_muras_layout_keeps_labels_and_groups_and_no_group_is_divided(
+    fracatlas: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shaped" / "MURA-v1.1"
+    hands = read_dataset(fracatlas, body_parts=["HAND"])
+    # The damaged image is of a hand.
+    assert write_mura_shaped(fracatlas, folder) == 1
+    dataset = read_dataset(folder)
+    assert (len(dataset), dataset.labels.sum()) == (len(hands) - 1, hands.labels.sum())
+    assert set(dataset.body_parts.tolist()) == {"HUMERUS"}
+    assert len(set(dataset.groups.tolist())) == GROUPS
+    assert {example.role for example in dataset.examples} == {Role.TRAIN, Role.TEST}
+    assert (folder / "README.txt").read_text().startswith("This is not MURA.")

@@ -10,9 +10,11 @@ from training.evaluate.calibration import (
     expected_calibration_error,
     fit_platt,
     fit_temperature,
+    is_flat,
     reliability_bins,
     summarise_calibration,
 )
+from training.evaluate.metrics import auroc
 from xray.network.card import Calibration
 
 
@@ -25,6 +27,71 @@ def drawn(slope: float, intercept: float, n: int = 40_000) -> tuple[np.ndarray, 
 def test_platt_scaling_recovers_the_slope_and_intercept_that_generated_the_labels() -> None:
     found = fit_platt(*drawn(0.6, -1.0))
     assert (found.slope, found.intercept) == pytest.approx((0.6, -1.0), abs=0.05)
+
+
+def test_platt_scaling_agrees_with_libsvm() -> None:
+    # A and B by LIBSVM for these decision values and labels, as in scikit-learn's tests; its sign is the other.
+    found = fit_platt(np.array([5.0, -4.0, 1.0]), np.array([True, False, False]))
+    assert (found.slope, found.intercept) == pytest.approx((0.20261354391187855, -0.65236314980010512), abs=1e-4)
+
+
+def test_perfectly_separated_logits_get_platts_targets_and_no_endless_slope() -> None:
+    labels = np.arange(20) < 10
+    found = fit_platt(np.where(labels, 3.0, -3.0), labels)
+    np.testing.assert_allclose(found.apply([3.0, -3.0]), [11 / 12, 1 / 12], atol=1e-4)
+
+
+def logits_and_labels(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels that go with their logits, against them or neither; few or many, with ties, or all the same."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 60))
+    labels = rng.random(n) < rng.uniform(0.05, 0.95)
+    labels[:2] = True, False
+    logits = rng.normal(size=n) + rng.uniform(-3, 3) * labels
+    logits = np.round(logits, int(rng.integers(0, 4))) * 10.0 ** rng.integers(-3, 2) + rng.uniform(-5, 5)
+    return (logits if seed % 20 else np.full(n, 0.1)), labels
+
+
+def test_probabilities_rank_images_as_their_logits_do_whatever_the_labels() -> None:
+    turned = 0
+    for seed in range(400):
+        logits, labels = logits_and_labels(seed)
+        calibration = fit_platt(logits, labels)
+        assert 0.01 <= calibration.slope <= 100
+        probabilities = calibration.apply(logits)
+        assert auroc(labels, probabilities) == auroc(labels, logits), f"seed {seed}"
+        assert (np.diff(probabilities[np.argsort(logits)]) >= 0).all(), f"seed {seed}"
+        turned += auroc(labels, logits) < 0.5
+    assert 100 < turned < 300, "the labels of about half of the draws contradict the logits"
+
+
+def test_no_other_slope_or_intercept_in_the_range_is_likelier() -> None:
+    for seed in range(1, 20):
+        logits, labels = logits_and_labels(seed)
+        positives, negatives = labels.sum(), (~labels).sum()
+        targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+        def loss(slope: float, shift: float, logits: np.ndarray = logits, targets: np.ndarray = targets) -> float:
+            z = slope * logits + shift
+            return float((np.logaddexp(0, z) - targets * z).mean())
+
+        found = fit_platt(logits, labels)
+        least, centre = loss(found.slope, found.intercept), logits.mean()
+        for factor in (0.9, 1.1):
+            slope = min(max(factor * found.slope, 0.01), 100)
+            assert least <= loss(slope, found.intercept + (found.slope - slope) * centre) + 1e-9, f"seed {seed}"
+        for shift in (-0.1, 0.1):
+            assert least < loss(found.slope, found.intercept + shift), f"seed {seed}"
+
+
+@pytest.mark.parametrize(("sign", "flat"), [(1, False), (-1, True), (0, True)])
+def test_a_calibration_of_logits_that_contradict_the_labels_is_flat(sign: int, flat: bool) -> None:
+    labels = np.arange(40) % 4 == 0
+    found = fit_platt(sign * (labels + np.arange(40) % 3 - 1.5), labels)
+    assert is_flat(found) is flat
+    if flat:
+        # What is left is the share of positives.
+        assert found.apply(sign * (labels + np.arange(40) % 3 - 1.5)).mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_temperature_scaling_recovers_the_temperature_that_generated_the_labels_and_has_no_intercept() -> None:

@@ -1,13 +1,15 @@
 """What a card gets from held-out images: metrics and the heat-map scale."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from tests.training.evaluate.predicted import of, predicted
+from training.data.dataset import OWN_DATA, Dataset, Example
 from training.evaluate.evaluation import Evaluation, evaluate
-from training.evaluate.held_out import card_metrics, heat_map_scale
-from training.evaluate.predictions import Predictions
+from training.evaluate.held_out import HeldOutSet, card_metrics, evaluate_model, heat_map_scale
+from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.thresholds import ThresholdAim
 from xray.network.card import Threshold
 
@@ -67,3 +69,39 @@ def test_rates_on_a_card_name_the_aims_of_their_threshold() -> None:
 def test_few_positive_images_exceed_the_heat_map_scale() -> None:
     maxima, labels = np.arange(200.0), np.arange(200) >= 100
     assert (maxima[labels] > heat_map_scale(maxima, labels)).sum() == 5
+
+
+def held_out(rows: Predictions, how: str, *, sign: int = 1) -> HeldOutSet:
+    """Return a held-out set of these rows; with sign -1, its logits contradict the labels."""
+    table = zip(rows.images, rows.studies, rows.groups, rows.labels.tolist(), strict=True)
+    examples = tuple(Example(str(i), str(s), str(g), label, "HAND") for i, s, g, label in table)
+    outputs = NetworkOutputs(sign * rows.logits, np.ones(len(rows)))
+    return HeldOutSet(Dataset(Path(), OWN_DATA, "fracture", examples), outputs, how)
+
+
+def test_a_model_whose_logits_contradict_the_labels_keeps_its_ranking_and_warns() -> None:
+    test = held_out(predicted(seed=1), "test part")
+    found = evaluate_model(held_out(predicted(), "validation part", sign=-1), test)
+    area = found.evaluation.images.populations[0].auroc
+    assert area is not None
+    by_logit = evaluate(
+        dataclasses.replace(predicted(seed=1), probabilities=test.outputs.logits), HALF, HALF, repeats=10
+    ).images.populations[0].auroc  # fmt: skip
+    assert by_logit is not None
+    assert area.value == by_logit.value > 0.7
+    (warning,) = found.warnings
+    assert warning.startswith("The scores may mean nothing: on 240 images of own data, validation part, a higher logit")
+    assert "(AUROC 0.2" in warning
+    assert "the least allowed, 0.01" in warning
+
+
+def test_too_few_images_to_choose_on_are_named_in_a_warning_and_in_the_thresholds() -> None:
+    test = held_out(predicted(seed=1), "test part")
+    assert evaluate_model(held_out(predicted(), "validation part"), test).warnings == ()
+    few = held_out(predicted(groups=8), "validation part")
+    found = evaluate_model(few, test)
+    positives = few.dataset.labels.sum()
+    (warning,) = found.warnings
+    assert warning.startswith(f"Too few images to choose calibration and thresholds on: {positives} positive in ")
+    for threshold in (found.image_threshold, found.study_threshold):
+        assert ", validation part, too few to rely on: " in threshold.chosen

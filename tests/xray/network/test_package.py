@@ -250,6 +250,19 @@ def test_a_probability_is_platts_and_never_overflows() -> None:
     assert probabilities.dtype == np.float64
 
 
+@pytest.mark.parametrize("slope", [-0.17, 0, -0.0])
+def test_a_card_whose_calibration_would_turn_the_ranking_round_is_refused_with_a_way_out(
+    copy: Path, slope: float
+) -> None:
+    card = json.loads((copy / "card.json").read_text())
+    card["calibration"]["slope"] = slope
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(
+        PackageError, match=rf"card\.json: the calibration's slope is {slope:g}, .*Train the model again"
+    ):
+        load_package(copy)
+
+
 def test_thresholds_must_be_probabilities() -> None:
     with pytest.raises(PackageError, match="study_threshold"):
         dataclasses.replace(CARD, study_threshold=Threshold(-0.1, "wrong"))
