@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Role
@@ -22,8 +23,10 @@ from training.disk import make_folder
 from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_model
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import NetworkOutputs
+from training.evaluate.scope import caught, other_pictures
 from training.fit.checkpoint import read_checkpoint
-from training.fit.features import features_key
+from training.fit.distance import update_distance
+from training.fit.features import BATCH, features_key
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import InitialWeights, Learner
 from training.fit.precisions import PrecisionComparison
@@ -32,7 +35,8 @@ from training.package import DRAFT_PREFIX, export_graph, stored_weights, write_m
 from training.progress import Progress
 from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
-from xray.network.keras_engine import prepare_backend
+from xray.network.engine import padded_batches
+from xray.network.keras_engine import compile_forward, prepare_backend
 from xray.network.package import ModelPackage, load_package
 from xray.vocabulary import count
 
@@ -76,6 +80,7 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         _check_dataset(config, progress)
         learner = Learner(recipe, config.initial_weights)
         preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+        others = other_pictures(config.unlike, preprocessing)
         dataset, images, unreadable = load_images(config.dataset, preprocessing, config.out / CACHE, progress)
         progress.say(f"unreadable images, left out: {_counts_text(unreadable)}")
         split = _choose_split(config, dataset, progress)
@@ -95,12 +100,26 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
                 tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, precisions, progress)
             else:
                 tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, precisions, progress)
-            evaluation = evaluate_model(tuning, test)
+            evaluation = _with_other_pictures(evaluate_model(tuning, test), learner, others)
             evaluation.predictions.write(config.out / PREDICTIONS)
             package = write_model_package(
                 config, learner, evaluation, dataset, _counts_text(unreadable), split, precisions
             )
     return package, evaluation
+
+
+def _with_other_pictures(
+    evaluation: ModelEvaluation, learner: Learner, others: Mapping[str, NDArray[np.uint8]]
+) -> ModelEvaluation:
+    """Add which shares of pictures of other things the final network finds unlike its training images."""
+    forward = compile_forward(learner.inference_model, BATCH)
+
+    def distances_of(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.concatenate([forward(batch)[2][: len(pictures[at])] for at, batch in padded_batches(pictures, BATCH)])
+
+    distance = evaluation.distance
+    shares = (*distance.shares, *caught(distances_of, others, distance.threshold))
+    return replace(evaluation, distance=replace(distance, shares=shares))
 
 
 def _fit_with_split(
@@ -117,6 +136,7 @@ def _fit_with_split(
     indices = {role: np.flatnonzero(mask) for role, mask in parts.items()}
     for_fit = TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION])
     fit(learner, inputs, for_fit, folder, fingerprint, progress)
+    update_distance(learner, inputs, for_fit.train, progress)
     held_out = {
         role: HeldOutSet(
             inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role], progress), f"{role} part"
@@ -146,15 +166,17 @@ def _fit_with_folds(
     """
     recipe, dataset = learner.recipe, inputs.dataset
     folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)
-    logits, cam_maxima = np.empty(len(dataset)), np.empty(len(dataset))
+    logits, cam_maxima, distances = (np.empty(len(dataset)) for _ in range(3))
     for fold in range(recipe.folds):
         name = f"fold {fold + 1}/{recipe.folds}"
         train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         progress.say(f"{name}: {len(train):,} training images, {len(held_out):,} held-out images")
         learner.reset()
         fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
+        update_distance(learner, inputs, train, progress)
         outputs = predict(learner, inputs, held_out, progress)
         logits[held_out], cam_maxima[held_out] = outputs.logits, outputs.cam_maxima
+        distances[held_out] = outputs.distances
         progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
         if precisions is not None:
             precisions.measure(stored_weights(learner), train, held_out)
@@ -163,9 +185,10 @@ def _fit_with_folds(
     learner.reset()
     everything = TrainingIndices(np.arange(len(dataset)))
     fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
+    update_distance(learner, inputs, everything.train, progress)
     if precisions is not None:
         precisions.quantize(stored_weights(learner), everything.train)
-    return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima), "out of fold")
+    return HeldOutSet(dataset, NetworkOutputs(logits, cam_maxima, distances), "out of fold")
 
 
 def _check_dataset(config: TrainingConfig, progress: Progress) -> None:

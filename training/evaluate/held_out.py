@@ -1,7 +1,7 @@
 """Evaluation of a trained network on held-out images: the calibration, thresholds and metrics on its card."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,10 @@ from training.evaluate.calibration import fit_platt
 from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME, Evaluation, evaluate
 from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
+from training.evaluate.scope import choose_distance, false_alarms
 from training.evaluate.thresholds import ThresholdAim
-from xray.network.card import Calibration, Metric, Threshold
+from training.fit.learner import COMPONENTS
+from xray.network.card import Calibration, Distance, Metric, Threshold
 from xray.vocabulary import count
 
 AIMS = (ThresholdAim(), ThresholdAim(0.95))
@@ -60,6 +62,7 @@ class ModelEvaluation:
     calibration: Calibration
     image_threshold: Threshold
     study_threshold: Threshold
+    distance: Distance
     heat_map_scale: float
     metrics: tuple[Metric, ...]
     evaluation: Evaluation
@@ -68,7 +71,7 @@ class ModelEvaluation:
 
 
 def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
-    """Choose calibration, thresholds and heat-map scale on one held-out set, and measure on another, or the same.
+    """Choose calibration, thresholds, scope and map scale on one held-out set, and measure on another, or the same.
 
     Parameters
     ----------
@@ -85,10 +88,13 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
     study_thresholds = [aim.choose_threshold(tuning_studies, source) for aim in AIMS]
     predictions = _predictions(test, calibration)
     evaluation = evaluate(predictions, image_thresholds, study_thresholds)
+    distance = choose_distance(tuning.outputs.distances, COMPONENTS, source)
+    shares = false_alarms(test.outputs.distances, test.dataset, distance.threshold, test.how)
     return ModelEvaluation(
         calibration,
         image_thresholds[0],
         study_thresholds[0],
+        replace(distance, shares=shares),
         max(heat_map_scale(tuning.outputs.cam_maxima, tuning.dataset.labels), LEAST_HEAT_MAP_SCALE),
         card_metrics(evaluation, AIMS, test.dataset.terms.name, test.how),
         evaluation,

@@ -32,10 +32,13 @@ class NetworkOutputs:
         Before calibration.
     cam_maxima : ndarray of float64, (n,)
         The largest value of each image's class activation map, in units of the logit.
+    distances : ndarray of float64, (n,)
+        How unlike the training images each image is, see :class:`xray.network.distance.FeatureDistance`.
     """
 
     logits: NDArray[np.float64]
     cam_maxima: NDArray[np.float64]
+    distances: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from xray.network.package import ModelPackage, round_to_storage
 InitialWeights = Path | Literal["imagenet"] | ModelPackage | None
 """What the backbone starts from: a Keras weights file, Keras' download, another package's backbone, random weights."""
 
+COMPONENTS = 64
+"""Principal components of the network's distance (chosen by measurement, docs/model.md)."""
+
 MIN_DEVIATION = 1e-3
 """Lower bound of a channel's standard deviation: dividing by less would amplify noise and exceed float16."""
 
@@ -59,7 +62,9 @@ class Learner:
     def __init__(self, recipe: Recipe, initial_weights: InitialWeights) -> None:
         self.recipe = recipe
         source = None if isinstance(initial_weights, ModelPackage) else initial_weights
-        self.inference_model = build_network(recipe.backbone, recipe.input_size, recipe.head, backbone_weights=source)
+        self.inference_model = build_network(
+            recipe.backbone, recipe.input_size, recipe.head, components=COMPONENTS, backbone_weights=source
+        )
         self.backbone = backbone_of(self.inference_model)
         if isinstance(initial_weights, ModelPackage):
             self._load_backbone(initial_weights)
@@ -100,10 +105,12 @@ class Learner:
         return keras.Model(images, self._apply_head(_pool(self.backbone(scaled)), stage), name="image_classifier")
 
     def inference_from_features(self) -> keras.Model:
-        """Return the inference network after the frozen layers: features to logits ``(N,)`` and CAMs ``(N, h, w)``."""
+        """Return the inference network after the frozen layers, with its outputs; it takes their features."""
         features = keras.Input(self._trainable_part.input_shape[1:])
-        outputs = self.inference_model.get_layer("head")(self._trainable_part(features))
-        return keras.Model(features, outputs, name="inference_from_features")
+        feature_map = self._trainable_part(features)
+        outputs = self.inference_model.get_layer("head")(feature_map)
+        distances = self.inference_model.get_layer("distance")(feature_map)
+        return keras.Model(features, (*outputs, distances), name="inference_from_features")
 
     def trainable_variables(self) -> list[Any]:
         """Return the variables that any stage of the recipe trains, always in the same order."""
@@ -147,6 +154,10 @@ class Learner:
         head: CamHead = self.inference_model.get_layer("head")
         for variable, value in zip((*head.kernels, *head.biases), (*values[::2], *values[1::2]), strict=True):
             variable.assign(value)
+
+    def set_distance(self, *weights: NDArray[np.float32]) -> None:
+        """Set the weights of the network's distance, in its layer's order, rounded as stored."""
+        self.inference_model.get_layer("distance").set_weights([round_to_storage(weight) for weight in weights])
 
     def _backbone_variables(self) -> list[Any]:
         """Return the backbone's variables that any stage trains."""

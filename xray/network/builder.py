@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from xray.errors import PackageError, UsageError
+from xray.network.distance import FeatureDistance
 from xray.network.package import ModelPackage, read_weights
 
 _REFUSED_PREFIX = "EfficientNetB"
@@ -102,10 +103,11 @@ def build_network(
     input_size: int,
     head: tuple[int, int],
     *,
+    components: int | None = None,
     data_format: DataFormat = "channels_last",
     backbone_weights: Path | Literal["imagenet"] | None = None,
 ) -> keras.Model:
-    """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits and CAMs out.
+    """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits, CAMs and distances out.
 
     The conversion from gray to RGB and the Keras application's own preprocessing are part of the network, so every
     engine takes the same bytes.
@@ -118,6 +120,9 @@ def build_network(
         Side of the square input, pixels.
     head : tuple of int
         Widths of the head's two hidden layers.
+    components : int or None
+        Principal components of :class:`xray.network.distance.FeatureDistance`; without it, the network gives no
+        distances.
     data_format : {"channels_last", "channels_first"}
         Layout inside the backbone; the weights are the same for both.
     backbone_weights : Path, "imagenet" or None
@@ -126,7 +131,8 @@ def build_network(
     Returns
     -------
     keras.Model
-        Outputs ``logits`` float32 ``(N,)`` and ``cams`` float32 ``(N, h, w)``, signed, in units of the logit.
+        Outputs ``logits`` float32 ``(N,)``, ``cams`` float32 ``(N, h, w)``, signed, in units of the logit, and with
+        ``components`` ``distances`` float32 ``(N,)``.
 
     Raises
     ------
@@ -138,6 +144,8 @@ def build_network(
     images, scaled = network_input(backbone, input_size, data_format=data_format)
     feature_map = _build_backbone(application, input_size, data_format, backbone_weights)(scaled)
     outputs = CamHead(head, data_format, name="head")(feature_map)
+    if components is not None:
+        outputs = (*outputs, FeatureDistance(components, data_format, name="distance")(feature_map))
     return keras.Model(images, outputs, name="bonescreen")
 
 
@@ -182,7 +190,9 @@ def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_l
     """
     card = package.card
     try:
-        network = build_network(card.backbone, card.input_size, card.head, data_format=data_format)
+        network = build_network(
+            card.backbone, card.input_size, card.head, components=card.components, data_format=data_format
+        )
     except UsageError as error:
         raise PackageError(f"{package.path / 'card.json'}: {error}") from error
     shapes = [tuple(variable.shape) for variable in network.weights]

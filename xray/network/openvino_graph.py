@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from xray.errors import BonescreenError, PackageError, StorageOutage, UsageError
 from xray.network.card import Card
-from xray.network.engine import Inference
 from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
 from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.package import ModelPackage, file_sha256, load_package, read_weights
@@ -238,7 +237,8 @@ def read_graph(graph: Path, weights: Path) -> ov.Model:
     Returns
     -------
     openvino.Model
-        ``uint8 (N, size, size)`` in; ``logits (N,)`` and ``cams (N, h, w)`` out, N free.
+        ``uint8 (N, size, size)`` in; ``logits (N,)``, ``cams (N, h, w)`` and, if the network has them,
+        ``distances (N,)`` out, N free.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def write_graph(package_path: Path, out: Path) -> None:
         # OpenVINO computes channels first, and would transpose each feature map twice.
         _write_graph_in(package.card, out, "channels_first")
         found = OpenVINOEngine(read_graph(out, package.weights_path)).infer(golden.images)
-        found.check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+        found.check_agrees(golden.inference, golden.tolerance)
     except (PackageError, RuntimeError):
         # Some backbones have layers that know one layout only, or that depend on it without saying so.
         _write_graph_in(package.card, out, "channels_last")
@@ -293,7 +293,9 @@ def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
     from xray.network.builder import build_network
 
     try:
-        network = build_network(card.backbone, card.input_size, card.head, data_format=data_format)
+        network = build_network(
+            card.backbone, card.input_size, card.head, components=card.components, data_format=data_format
+        )
     except UsageError as error:
         raise PackageError(f"card.json: {error}") from error
     # Random values tell in the exported graph which constant is which weight.
