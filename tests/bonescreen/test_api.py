@@ -267,9 +267,8 @@ def test_an_image_unlike_the_training_images_has_no_label_and_its_heat_map_says_
         golden=tiny_package.golden(),
         readme="# Strict",
     )
-    like, unlike = (
-        api.load_model(path).predict(np.eye(80, dtype=np.uint8)) for path in (tiny_package.path, strict.path)
-    )
+    image = np.eye(80, dtype=np.uint8)
+    like, unlike = (api.load_model(package.path).predict(image) for package in (tiny_package, strict))
     assert (like.in_scope, unlike.in_scope, unlike.label) == (True, False, None)
     assert (unlike.distance, unlike.probability) == (like.distance, like.probability)
     assert like.heat_map().tobytes() != unlike.heat_map().tobytes()

@@ -36,12 +36,8 @@ def test_a_picture_unlike_the_training_images_has_no_say_in_its_study_which_alon
     database: Database,
 ) -> None:
     model = replace(MODEL, distance_threshold=2.0)
-    studies_of = {
-        "XR_HAND/a": [0.3, Unlike(0.9, 2.5)],
-        "XR_HAND/tooth": [Unlike(0.9, 2.5)],
-        "XR_HAND/b": [Unlike(0.1, 2)],
-    }
-    run = fill(database, studies_of, model=model)
+    tooth, limit = Unlike(0.9, 2.5), Unlike(0.1, 2.0)
+    fill(database, {"XR_HAND/a": [0.3, tooth], "XR_HAND/tooth": [tooth], "XR_HAND/b": [limit]}, model=model)
     found = {row.study: (row.status, row.score, row.label, row.flagged) for row in results(database, ResultFilter())}
     assert found == {
         "XR_HAND/a": ("scored", 0.3, "negative", False),
@@ -49,10 +45,10 @@ def test_a_picture_unlike_the_training_images_has_no_say_in_its_study_which_alon
         "XR_HAND/tooth": ("out of scope", None, None, False),
     }
     assert count_results(database, ResultFilter(threshold=0.2, flagged=True)) == {StudyStatus.SCORED: 1}
-    assert run_summary(database, run).statuses[StudyStatus.OUT_OF_SCOPE] == 1
+    assert count_results(database, ResultFilter()) == {StudyStatus.SCORED: 2, StudyStatus.OUT_OF_SCOPE: 1}
     images = {image.image: image for image in image_results(database, ResultFilter())}
-    tooth = images["XR_HAND/tooth/image1.png"]
-    assert (tooth.state, tooth.label, tooth.distance, tooth.distance_threshold) == ("out of scope", None, 2.5, 2.0)
+    shown = images["XR_HAND/tooth/image1.png"]
+    assert (shown.state, shown.label, shown.distance, shown.distance_threshold) == ("out of scope", None, 2.5, 2.0)
     assert images["XR_HAND/b/image1.png"].state == "scored"
 
 

@@ -69,11 +69,8 @@ def test_how_unlike_the_training_images_a_picture_is_is_stored_and_decides_the_s
     with database.read() as connection:
         stored = connection.execute(select(predictions.c.distance)).scalars().all()
     assert sorted(stored) == [nearest, middle, farthest]
-    assert sorted(row.status for row in results(database, ResultFilter(run=run))) == [
-        "out of scope",
-        "scored",
-        "scored",
-    ]
+    statuses = [row.status for row in results(database, ResultFilter(run=run))]
+    assert sorted(statuses) == ["out of scope", "scored", "scored"]
 
 
 def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(
