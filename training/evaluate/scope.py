@@ -37,7 +37,7 @@ def choose_distance(distances: NDArray[np.float64], components: int, source: str
     source : str
         The images, in words.
     """
-    threshold = float(np.quantile(distances, 1 - FALSE_ALARMS, method="higher"))
+    threshold = float(np.sort(distances)[-1 - int(FALSE_ALARMS * len(distances))])
     chosen = f"the least that at most {100 * FALSE_ALARMS:g} % exceed of {source}"
     return Distance(components, max(threshold, LEAST_THRESHOLD), chosen, ())
 

@@ -74,7 +74,8 @@ def test_drawn_pictures_differ_and_are_the_same_each_time() -> None:
 
 
 def test_the_share_beyond_is_that_of_each_kind_of_picture(tmp_path: Path) -> None:
-    Image.fromarray(np.full((70, 70), 250, np.uint8)).save(tmp_path / "bright.png")
+    bright = np.random.default_rng(0).integers(140, 250, (70, 70), np.uint8)
+    Image.fromarray(bright).save(tmp_path / "bright.png")
     pictures = other_pictures([tmp_path], PREPROCESSING)
     shares = caught(lambda some: some.mean(axis=(1, 2), dtype=np.float32), pictures, 127.0)
     assert shares[0].population == f"pictures in {tmp_path.name} (n=1)"

@@ -149,7 +149,7 @@ def with_value(value: object, *keys: str) -> Callable[[dict[str, Any]], object]:
     [
         (without("backbone"), "card.backbone is missing"),
         (with_value(1, "surprise"), "card.surprise is unknown"),
-        (with_value(4, "schema"), "schema version 4 is not known"),
+        (with_value(5, "schema"), "schema version 5 is not known"),
         (without("schema"), "schema version None is not known"),
         (with_value("64", "input_size"), "card.input_size is str, not int"),
         (with_value(True, "input_size"), "card.input_size is bool, not int"),
