@@ -28,7 +28,7 @@ from training.fit.checkpoint import read_checkpoint
 from training.fit.distance import update_distance
 from training.fit.features import BATCH, features_key
 from training.fit.inputs import TrainingInputs
-from training.fit.learner import InitialWeights, Learner
+from training.fit.learner import COMPONENTS, InitialWeights, Learner
 from training.fit.precisions import PrecisionComparison
 from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
 from training.package import DRAFT_PREFIX, export_graph, stored_weights, write_model_package
@@ -100,7 +100,7 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
                 tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, precisions, progress)
             else:
                 tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, precisions, progress)
-            evaluation = _with_other_pictures(evaluate_model(tuning, test), learner, others)
+            evaluation = _with_other_pictures(evaluate_model(tuning, test, COMPONENTS), learner, others)
             evaluation.predictions.write(config.out / PREDICTIONS)
             package = write_model_package(
                 config, learner, evaluation, dataset, _counts_text(unreadable), split, precisions

@@ -14,7 +14,6 @@ from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.scope import choose_distance, false_alarms
 from training.evaluate.thresholds import ThresholdAim
-from training.fit.learner import COMPONENTS
 from xray.network.card import Calibration, Distance, Metric, Threshold
 from xray.vocabulary import count
 
@@ -70,7 +69,7 @@ class ModelEvaluation:
     how: str
 
 
-def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
+def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, components: int) -> ModelEvaluation:
     """Choose calibration, thresholds, scope and map scale on one held-out set, and measure on another, or the same.
 
     Parameters
@@ -79,6 +78,8 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
         Images to choose on, of both classes.
     test : HeldOutSet
         Images to measure on, of both classes.
+    components : int
+        Principal components of the network's distance.
     """
     calibration = fit_platt(tuning.outputs.logits, tuning.dataset.labels)
     tuning_images = _predictions(tuning, calibration)
@@ -88,7 +89,7 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet) -> ModelEvaluation:
     study_thresholds = [aim.choose_threshold(tuning_studies, source) for aim in AIMS]
     predictions = _predictions(test, calibration)
     evaluation = evaluate(predictions, image_thresholds, study_thresholds)
-    distance = choose_distance(tuning.outputs.distances, COMPONENTS, source)
+    distance = choose_distance(tuning.outputs.distances, components, source)
     shares = false_alarms(test.outputs.distances, test.dataset, distance.threshold, test.how)
     return ModelEvaluation(
         calibration,
