@@ -25,8 +25,8 @@ from xray.network.engine import Engine
 from xray.network.heatmap import render_heat_map, scale_note
 from xray.network.open_engine import open_engine_here
 from xray.network.package import ModelPackage, load_package
-from xray.thresholds import label_of
-from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, Label
+from xray.thresholds import is_unlike, label_of
+from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE, UNLIKE, Label
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,25 +48,33 @@ class Prediction:
     ----------
     probability : float
         Calibrated probability of the finding, in [0, 1].
-    label : {"positive", "negative"}
-        Positive at or above the model's image threshold.
+    label : {"positive", "negative"} or None
+        Positive at or above the model's image threshold; None if the image is out of scope.
     logit : float
         The network's output before calibration.
     cam : ndarray of float32, (h, w)
         Signed class activation map over the network's square input, in units of the logit.
+    distance : float or None
+        How unlike the model's training images the image is; None if the model does not tell.
     """
 
     probability: float
-    label: Label
+    label: Label | None
     logit: float
     cam: NDArray[np.float32] = field(repr=False)
+    distance: float | None
     _image: ImageSource = field(repr=False)
     _card: Card = field(repr=False)
+
+    @property
+    def in_scope(self) -> bool:
+        """False if the image is too unlike the model's training images for its probability to mean anything."""
+        return not is_unlike(self.distance, self._card.distance_threshold)
 
     def heat_map(self, *, own_scale: bool = False) -> Image.Image:
         """Draw the image, and beside it the same image under its heat map, as `bonescreen heatmap` does.
 
-        An image given as a file is read again.
+        An image given as a file is read again. Of an image out of scope, the picture says that it is.
 
         Parameters
         ----------
@@ -83,7 +91,7 @@ class Prediction:
         ----------
         Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
         """
-        label = self._card.worded(self.label)
+        label = self._card.worded(self.label) if self.label else f"out of scope: {UNLIKE}"
         note = scale_note(
             self.cam, self._card.heat_map_scale, positive=self.label is Label.POSITIVE, own_scale=own_scale
         )
@@ -164,18 +172,20 @@ class Model:
         inputs = np.stack([self._preprocessing.apply(_gray(image)) for image in images])
         inference = self._engine.infer(inputs)
         probabilities = self.card.probability(inference.logits)
-        threshold = self.card.image_threshold.value
+        distances = [None] * len(images) if inference.distances is None else inference.distances.tolist()
+        threshold, farthest = self.card.image_threshold.value, self.card.distance_threshold
         return [
             Prediction(
                 probability=float(probability),
-                label=label_of(probability, threshold),
+                label=None if is_unlike(distance, farthest) else label_of(probability, threshold),
                 logit=float(logit),
                 cam=cam,
+                distance=distance,
                 _image=image,
                 _card=self.card,
             )
-            for image, probability, logit, cam in zip(
-                images, probabilities, inference.logits, inference.cams, strict=True
+            for image, probability, logit, cam, distance in zip(
+                images, probabilities, inference.logits, inference.cams, distances, strict=True
             )
         ]
 

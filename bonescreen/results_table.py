@@ -9,15 +9,22 @@ from bonescreen.commands.runs import percent
 from bonescreen.problems import is_open
 from bonescreen.terminal import print_line, print_table
 from db import queries
-from db.queries import ResultFilter, StudyRow
+from db.queries import ImageRow, ResultFilter, StudyRow
 from db.run_queries import RunSummary
 from db.session import Database
-from xray.vocabulary import RESEARCH_NOTICE, Label, StudyStatus, count
+from xray.vocabulary import RESEARCH_NOTICE, UNLIKE, Label, StudyStatus, count
 
 TABLE_ROWS = 50
 
 WITHOUT_RESULT = (StudyStatus.INCOMPLETE, StudyStatus.NOT_ASSESSABLE, StudyStatus.OUT_OF_SCOPE)
 """Statuses of studies that are neither positive nor negative, unless an incomplete one is positive already."""
+
+
+def why_out_of_scope(image: ImageRow) -> str:
+    """Say in words why the model does not apply to an image that is out of scope."""
+    if image.is_unlike:
+        return f"{UNLIKE} (distance {image.distance:.3f}, in scope up to {image.distance_threshold:.3f})"
+    return "the model does not know this body part or modality"
 
 
 def run_heading(run: RunSummary, threshold: float | None = None) -> str:

@@ -44,6 +44,8 @@ class StudyImage:
         Files of equal bytes have the same one.
     picture : bytes or None
         Equal or nearly equal in copies, see `xray.copies`.
+    distance : float or None
+        How unlike the model's training images it is; None if that is unknown.
     """
 
     body_part: str | None
@@ -57,6 +59,7 @@ class StudyImage:
     probability: float | None
     content: int | None
     picture: bytes | None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,18 +151,20 @@ def _copies(images: Sequence[StudyImage], order: Sequence[int]) -> Iterator[int]
 
 
 def _state(image: StudyImage, images: Sequence[StudyImage], scope: Scope) -> ImageState:
-    if not scope.includes(image.body_part, image.modality):
+    if not _is_in_scope(image, scope):
         return ImageState.OUT_OF_SCOPE
     if image.intent == FOR_PROCESSING and any(
-        other.intent != FOR_PROCESSING
-        and scope.includes(other.body_part, other.modality)
-        and _is_same_view(image, other)
+        other.intent != FOR_PROCESSING and _is_in_scope(other, scope) and _is_same_view(image, other)
         for other in images
     ):
         return ImageState.FOR_PROCESSING
     if not image.processed:
         return ImageState.PENDING
     return ImageState.FAILED if image.probability is None else ImageState.SCORED
+
+
+def _is_in_scope(image: StudyImage, scope: Scope) -> bool:
+    return scope.includes(image.body_part, image.modality, image.distance)
 
 
 def _is_same_view(one: StudyImage, other: StudyImage) -> bool:

@@ -30,7 +30,7 @@ from db.session import Database, one_of
 from db.study_results import COUNTED_AS, model_of, read_study_images
 from db.tables import archives, contents, images, models, outcomes, predictions, runs, scans, studies, study_results
 from xray.errors import UsageError
-from xray.thresholds import label_of
+from xray.thresholds import is_unlike, label_of
 from xray.vocabulary import BODY_PARTS, KEEP, ImageState, Label, StudyStatus
 
 KEPT_COLUMN = {"date": "study_date"}
@@ -82,7 +82,9 @@ class ImageRow:
     at least the model's image threshold. It is None if the image is out of scope. `reason` says why it failed; `detail`
     what exactly, or of an image that was read, what of its file was wrong and read otherwise.
 
-    `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`.
+    `cam` is a signed class activation map, float16 row-major, of shape `cam_shape`. `distance` says how unlike the
+    model's training images it is, and `distance_threshold` from where on it is out of scope; None if the model does not
+    tell.
     """
 
     image_id: int
@@ -103,6 +105,13 @@ class ImageRow:
     reason: str | None
     detail: str | None
     sha256: str | None
+    distance: float | None
+    distance_threshold: float | None
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether it is too unlike the training images to be in scope."""
+        return is_unlike(self.distance, self.distance_threshold)
 
 
 @dataclass(frozen=True)
@@ -507,13 +516,15 @@ def _select_images(connection: Connection, run_id: int, study_ids: Sequence[int]
             images.c.path,
             archives.c.name.label("archive"),
             *(images.c[name] for name in ("body_part", "view", "laterality", "series", "modality", "intent")),
-            *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns")),
+            *(predictions.c[name] for name in ("probability", "logit", "cam", "cam_rows", "cam_columns", "distance")),
+            models.c.distance_threshold,
             outcomes.c.reason,
             outcomes.c.detail,
             contents.c.sha256,
         )
         .join_from(images, archives, archives.c.id == images.c.archive_id)
         .join(runs, runs.c.id == run_id)
+        .join(models, models.c.id == runs.c.model_id)
         .outerjoin(outcomes, and_(outcomes.c.run_id == run_id, outcomes.c.image_id == images.c.id))
         .outerjoin(contents, contents.c.id == outcomes.c.content_id)
         .outerjoin(
@@ -561,6 +572,8 @@ class ImageResult:
     precision: str
     accession: str | None
     study_date: str | None
+    distance: float | None
+    distance_threshold: float | None
 
 
 def image_results(database: Database, wanted: ResultFilter) -> Generator[ImageResult, None, None]:

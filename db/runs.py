@@ -28,6 +28,7 @@ class ModelVersion:
     body_parts: Sequence[str]
     modalities: Sequence[str]
     queue: str
+    distance_threshold: float | None = None
 
 
 def register_archive(database: Database, name: str, root: str) -> int:

@@ -31,12 +31,15 @@ class Prediction:
         Signed class activation map, float16, row-major.
     cam_shape : tuple of (int, int)
         Rows and columns of the map.
+    distance : float or None
+        How unlike the training images the picture is (`xray.network.distance`); None if the model does not tell.
     """
 
     logit: float
     probability: float
     cam: bytes
     cam_shape: tuple[int, int]
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def record_outcomes(connection: Connection, run_id: int, results: Sequence[Image
             "cam": prediction.cam,
             "cam_rows": prediction.cam_shape[0],
             "cam_columns": prediction.cam_shape[1],
+            "distance": prediction.distance,
         }
         for content_id, prediction in sorted(predicted.items(), key=lambda item: item[0])
     ]

@@ -153,9 +153,10 @@ def repeat_reviews(connection: Connection, run_id: int, study_ids: Sequence[int]
 
 def model_of(connection: Connection, run_id: int) -> ModelOfRun:
     """Return the model version of a run."""
-    query = select(models.c.id, models.c.study_threshold, models.c.body_parts, models.c.modalities)
+    names = ("id", "study_threshold", "body_parts", "modalities", "distance_threshold")
+    query = select(*(models.c[name] for name in names))
     row = connection.execute(query.join(runs, runs.c.model_id == models.c.id).where(runs.c.id == run_id)).one()
-    scope = Scope(frozenset(row.body_parts.split()), frozenset(row.modalities.split()))
+    scope = Scope(frozenset(row.body_parts.split()), frozenset(row.modalities.split()), row.distance_threshold)
     return ModelOfRun(row.id, row.study_threshold, scope)
 
 
@@ -177,18 +178,24 @@ def read_study_images(
         .order_by(images.c.id)
     ).all()
     prediction = and_(predictions.c.content_id == outcomes.c.content_id, predictions.c.model_id == model_id)
-    found: dict[int, tuple[float | None, int | None, bytes | None]] = {}
+    found: dict[int, tuple[float | None, float | None, int | None, bytes | None]] = {}
     for chunk in chunks([row.id for row in rows]):
         of_images = (outcomes.c.run_id == run_id, one_of(connection, outcomes.c.image_id, chunk))
         query = (
-            select(outcomes.c.image_id, predictions.c.probability, outcomes.c.content_id, contents.c.picture)
+            select(
+                outcomes.c.image_id,
+                predictions.c.probability,
+                predictions.c.distance,
+                outcomes.c.content_id,
+                contents.c.picture,
+            )
             .outerjoin(predictions, prediction)
             .outerjoin(contents, contents.c.id == outcomes.c.content_id)
         )
-        found.update((row[0], (row[1], row[2], row[3])) for row in connection.execute(query.where(*of_images)))
+        found.update((row[0], tuple(row[1:])) for row in connection.execute(query.where(*of_images)))
     held: dict[int, dict[int, StudyImage]] = {}
     for row in rows:
-        probability, content, picture = found.get(row.id, (None, None, None))
+        probability, distance, content, picture = found.get(row.id, (None, None, None, None))
         held.setdefault(row.study_id, {})[row.id] = StudyImage(
             row.body_part,
             row.modality,
@@ -201,6 +208,7 @@ def read_study_images(
             probability,
             content,
             None if picture is None else bytes(picture),
+            distance,
         )
     return held
 

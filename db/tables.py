@@ -73,6 +73,8 @@ models = Table(
     Column("study_threshold", Double, nullable=False),
     Column("body_parts", Text, nullable=False),
     Column("modalities", Text, nullable=False),
+    # The largest distance of an image in scope; NULL if the model gives no distances.
+    Column("distance_threshold", Double),
     Column("queue", String(100), nullable=False),
     UniqueConstraint("digest", "precision"),
 )
@@ -275,6 +277,8 @@ predictions = Table(
     Column("cam", LargeBinary, nullable=False),
     Column("cam_rows", Integer, nullable=False),
     Column("cam_columns", Integer, nullable=False),
+    # How unlike the training images it is (`xray.network.distance`); NULL if the model does not tell.
+    Column("distance", Double),
 )
 
 outcomes = Table(

@@ -144,6 +144,7 @@ def model_version(package: ModelPackage, precision: Precision) -> ModelVersion:
         body_parts=card.body_parts,
         modalities=card.modalities,
         queue=queue_name(package.digest, precision),
+        distance_threshold=card.distance_threshold,
     )
 
 

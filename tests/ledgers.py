@@ -1,6 +1,7 @@
 """Databases filled through the functions of producer and workers, without an archive."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ from tests.seeding import MODEL
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.vocabulary import Label, Reason
 
-Outcome = float | Reason | None
-"""A probability, a failure reason, or None for an image that is not processed yet."""
+
+@dataclass(frozen=True)
+class Unlike:
+    """A prediction of a picture that is unlike the training images, at this distance."""
+
+    probability: float
+    distance: float
+
+
+Outcome = float | Unlike | Reason | None
+"""A probability, one of an unlike picture, a failure reason, or None for an image that is not processed yet."""
 
 POSITIVE = "XR_HUMERUS/patient1/study1_positive"
 NEGATIVE = "XR_HUMERUS/patient2/study1_negative"
@@ -90,7 +100,9 @@ def _file(key: str, number: int) -> ArchiveFile:
     return ArchiveFile(f"{key}/image{number + 1}.png", 100, 1, Placement(key, part, human_label))
 
 
-def _outcome(image_id: int, outcome: float | Reason) -> ImageOutcome:
+def _outcome(image_id: int, outcome: float | Unlike | Reason) -> ImageOutcome:
     if isinstance(outcome, Reason):
         return ImageOutcome(image_id, reason=outcome, detail="the file ends early")
-    return ImageOutcome(image_id, image_id.to_bytes(32, "big"), Prediction(0.1, outcome, b"\x00\x00" * 4, (2, 2)))
+    probability, distance = (outcome.probability, outcome.distance) if isinstance(outcome, Unlike) else (outcome, None)
+    prediction = Prediction(0.1, probability, b"\x00\x00" * 4, (2, 2), distance)
+    return ImageOutcome(image_id, image_id.to_bytes(32, "big"), prediction)

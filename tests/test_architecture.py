@@ -44,7 +44,8 @@ DB_MAY_IMPORT = {
 """The only modules of xray that the database imports: shared terms, and the files that a scan finds."""
 
 KERAS_MODULES = {
-    "xray.network.builder", "xray.network.engine", "xray.network.keras_engine", "bonescreen.bench.keras_scripts",
+    "xray.network.builder", "xray.network.engine", "xray.network.keras_engine", "xray.network.distance",
+    "bonescreen.bench.keras_scripts",
 }  # fmt: skip
 
 

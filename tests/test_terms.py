@@ -60,6 +60,9 @@ NOT_OURS = ("xray/models/", "LICENSES/", "LICENSE", "constraints.txt", "examples
 STORED = re.compile(r"films\.csv|[\"`(_]passed_over[\"`._]")
 """Names in stored formats: a package's table of training images, and a database table."""
 
+SHOWN = "what the model has learnt from"
+"""What people read of an image out of scope: everyday words, for those who never train."""
+
 CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -92,7 +95,7 @@ def test_a_retired_word_is_in_no_file(word: str) -> None:
         for file in files()
         if file.exists()
         for number, line in enumerate(file.read_text().splitlines(), start=1)
-        if pattern.search(CAMEL_CASE.sub(" ", STORED.sub("", line)).replace("_", " "))
+        if pattern.search(CAMEL_CASE.sub(" ", STORED.sub("", line.replace(SHOWN, ""))).replace("_", " "))
     ]
     assert found == [], f"write instead: {WORDS[word]}"
 

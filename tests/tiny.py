@@ -15,7 +15,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xray.network.card import SCHEMA, Calibration, Card, FeaturePyramid, LowerPrecision, Metric, Threshold, TrainingData
+from xray.network.card import (
+    SCHEMA,
+    Calibration,
+    Card,
+    Distance,
+    FeaturePyramid,
+    LowerPrecision,
+    Metric,
+    Threshold,
+    TrainingData,
+)
 from xray.network.package import Golden, ModelPackage, load_package, write_package
 from xray.vocabulary import Precision
 
@@ -42,6 +52,7 @@ CARD = Card(
     image_threshold=Threshold(0.5, "random weights"),
     study_threshold=Threshold(0.5, "random weights"),
     calibration=Calibration(1.0, 0.0),
+    distance=Distance(5, 100.0, "random weights", ()),
     heat_map_scale=1.0,
     training_data=(TrainingData("none", "random weights", "none", "none", "none"),),
     metrics=(Metric("auroc", "none", 0.5, 0.4, 0.6),),
@@ -77,7 +88,7 @@ def _write(path: Path, seed: int, holds_graph: bool, finer_map: bool) -> None:
 
     rng = np.random.default_rng(seed)
     pyramid = FINER_MAP if finer_map else None
-    network = build_network(BACKBONE, SIZE, HEAD, pyramid)
+    network = build_network(BACKBONE, SIZE, HEAD, pyramid, components=CARD.components)
     for variable in network.weights:
         variable.assign(round_to_storage(random_weight(variable.name, tuple(variable.shape), rng)))
     images = np.kron(rng.integers(0, 256, (8, 4, 4), np.uint8), np.ones((1, SIZE // 4, SIZE // 4), np.uint8))
@@ -85,11 +96,11 @@ def _write(path: Path, seed: int, holds_graph: bool, finer_map: bool) -> None:
         exported = Path(name) / "exported.xml"
         network.export(str(exported), format="openvino", verbose=False)
         compiled = ov.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        logits, cams = (np.array(output) for output in compiled(images).values())
+        logits, cams, distances = (np.array(output) for output in compiled(images).values())
         # probabilities of about 0.1 to 0.9, so that both labels occur
         slope = 1.5 / float(logits.std())
         card = replace(CARD, pyramid=pyramid, calibration=Calibration(slope, -slope * float(np.median(logits))))
-        contents = {"weights": network_weights(network), "golden": Golden(images, logits, cams, 1e-3)}
+        contents = {"weights": network_weights(network), "golden": Golden(images, logits, cams, 1e-3, distances)}
         extra = {}
         if holds_graph:
             draft = write_package(Path(name) / "draft", card, **contents, readme="# Tiny, a draft\n")
@@ -123,7 +134,7 @@ def write_quantized_package(path: Path, package: ModelPackage) -> ModelPackage:
     golden, lower_golden = package.golden(), {}
     for precision in (Precision.BF16, Precision.INT8):
         outputs = OpenVINOEngine(model(precision), precision).infer(golden.images)
-        lower_golden[precision] = Golden(golden.images, outputs.logits, outputs.cams, TOLERANCE)
+        lower_golden[precision] = Golden(golden.images, outputs.logits, outputs.cams, TOLERANCE, outputs.distances)
     return write_package(
         path,
         replace(package.card, precisions=tuple(map(_allowed, lower_golden))),
@@ -156,7 +167,7 @@ def stored_weights(package: ModelPackage) -> list[NDArray[np.float32]]:
 
 def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw a weight under which a deep network still tells its inputs apart."""
-    if name in ("gamma", "moving_variance"):
+    if name in ("gamma", "moving_variance", "scale", "basis_scale", "rest_scale"):
         return np.ones(shape, np.float32)
     if len(shape) == 1:
         return np.full(shape, 0.1 if name.startswith("bias") else 0.0, np.float32)

@@ -10,11 +10,11 @@ from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.fracatlas import FRACATLAS
 from training.evaluate.held_out import MAP_MASS, POINTING_GAME, ModelEvaluation
-from training.fit.learner import InitialWeights
+from training.fit.learner import COMPONENTS, InitialWeights
 from training.fit.precisions import is_allowed
 from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
-from xray.network.card import SCHEMA, Calibration, Card, LowerPrecision, Metric, Threshold, TrainingData
+from xray.network.card import SCHEMA, Calibration, Card, Distance, LowerPrecision, Metric, Threshold, TrainingData
 from xray.network.package import ModelPackage
 from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, RESEARCH_NOTICE, count
 
@@ -88,6 +88,7 @@ def make_card(
         image_threshold=evaluation.image_threshold,
         study_threshold=evaluation.study_threshold,
         calibration=evaluation.calibration,
+        distance=evaluation.distance,
         heat_map_scale=evaluation.heat_map_scale,
         training_data=(dataset.terms, *initial_weights_terms(config.initial_weights)),
         metrics=tuple(map(_rounded, evaluation.metrics)),
@@ -121,6 +122,7 @@ def draft_card(recipe: Recipe) -> Card:
         image_threshold=undecided,
         study_threshold=undecided,
         calibration=Calibration(1.0, 0.0),
+        distance=Distance(COMPONENTS, 1.0, "undecided", ()),
         heat_map_scale=1.0,
         training_data=(),
         metrics=(),
@@ -166,7 +168,7 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 
 {metrics}
 
-## Precisions
+{_scope_section(card.distance)}## Precisions
 
 Every number above is float32's (`fp32`). Head and CAM are computed in float32 in each precision.
 
@@ -199,6 +201,22 @@ def _pointing_text(card: Card) -> str:
 lies on a marked box, or within 1/14 of the input's side of it; by chance, the share of the image where that is so.
 *{MAP_MASS.capitalize()}*: the share of the map's positive values on a marked box; by chance, the boxes' share of the
 image."""
+
+
+def _scope_section(distance: Distance | None) -> str:
+    if distance is None:
+        return ""
+    shares = "\n".join(f"| {each.population} | {100 * each.value:.1f} % |" for each in distance.shares)
+    return f"""## What it does not know
+
+An image whose features are at a distance of more than {distance.threshold:.3f} from those of the training images
+({distance.chosen}) is out of scope: unlike what the model has learnt from.
+
+| pictures | out of scope |
+|---|---|
+{shares}
+
+"""
 
 
 def _precision_lines(card: Card) -> Iterator[str]:

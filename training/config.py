@@ -34,6 +34,8 @@ class TrainingConfig:
         Give the same weights to the bit each time on the same machine, at some cost in speed.
     graph : bool
         Include an OpenVINO graph in the package.
+    unlike : tuple of Path
+        Folders of pictures of other things, such as other body regions: the card says how many are out of scope.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class TrainingConfig:
     split: Split | None = None
     deterministic: bool = False
     graph: bool = True
+    unlike: tuple[Path, ...] = ()
 
     @property
     def package_path(self) -> Path:

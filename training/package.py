@@ -14,7 +14,7 @@ from training.data.dataset import Dataset, Role
 from training.data.leakage import TRAINING_IMAGES_FILE, image_digests, training_images_table
 from training.data.split import SPLIT_FILE, Split
 from training.evaluate.held_out import ModelEvaluation
-from training.fit.learner import Learner
+from training.fit.learner import COMPONENTS, Learner
 from training.fit.precisions import PrecisionComparison
 from training.recipes import Recipe
 from xray.errors import StorageOutage
@@ -130,11 +130,11 @@ def golden_images(size: int, seed: int) -> NDArray[np.uint8]:
 def _golden(recipe: Recipe, weights: list[NDArray[np.float32]]) -> Golden:
     """Compute golden outputs in float32, as in screening, whatever the precision of the training."""
     keras.config.set_dtype_policy("float32")
-    network = build_network(recipe.backbone, recipe.input_size, recipe.head, recipe.pyramid)
+    network = build_network(recipe.backbone, recipe.input_size, recipe.head, recipe.pyramid, components=COMPONENTS)
     network.set_weights(weights)
     images = golden_images(recipe.input_size, recipe.seed)
-    logits, cams = compile_forward(network, len(images))(images)
-    return Golden(images, logits, cams, GOLDEN_TOLERANCE)
+    logits, cams, distances = compile_forward(network, len(images))(images)
+    return Golden(images, logits, cams, GOLDEN_TOLERANCE, distances)
 
 
 def _tables(config: TrainingConfig, dataset: Dataset, split: Split | None) -> dict[str, bytes]:

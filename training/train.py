@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, Role
@@ -23,10 +24,12 @@ from training.evaluate.held_out import HeldOutSet, ModelEvaluation, evaluate_mod
 from training.evaluate.map_pictures import MAPS_FILE, draw_maps, maps_page
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import NetworkOutputs
+from training.evaluate.scope import caught, other_pictures
 from training.fit.checkpoint import read_checkpoint
-from training.fit.features import features_key
+from training.fit.distance import update_distance
+from training.fit.features import BATCH, features_key
 from training.fit.inputs import TrainingInputs
-from training.fit.learner import InitialWeights, Learner
+from training.fit.learner import COMPONENTS, InitialWeights, Learner
 from training.fit.precisions import PrecisionComparison
 from training.fit.stages import CHECKPOINT, TrainingIndices, fit, on_gpu, predict
 from training.package import DRAFT_PREFIX, export_graph, stored_weights, write_model_package
@@ -34,7 +37,8 @@ from training.progress import Progress
 from training.report_page import write_report
 from xray.errors import UsageError
 from xray.images.preprocessing import Preprocessing
-from xray.network.keras_engine import prepare_backend
+from xray.network.engine import padded_batches
+from xray.network.keras_engine import compile_forward, prepare_backend
 from xray.network.package import ModelPackage, load_package
 from xray.vocabulary import count
 
@@ -78,6 +82,7 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         _check_dataset(config, progress)
         learner = Learner(recipe, config.initial_weights)
         preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
+        others = other_pictures(config.unlike, preprocessing)
         dataset, images, unreadable = load_images(config.dataset, preprocessing, config.out / CACHE, progress)
         progress.say(f"unreadable images, left out: {_counts_text(unreadable)}")
         split = _choose_split(config, dataset, progress)
@@ -100,7 +105,8 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
                 tuning = test = _fit_with_folds(learner, inputs, folder, fingerprint, precisions, progress)
             else:
                 tuning, test = _fit_with_split(learner, inputs, split, folder, fingerprint, precisions, progress)
-            evaluation = evaluate_model(tuning, test, preprocessing)
+            evaluation = evaluate_model(tuning, test, preprocessing, COMPONENTS)
+            evaluation = _with_other_pictures(evaluation, learner, others)
             evaluation.predictions.write(config.out / PREDICTIONS)
             if evaluation.pointing:
                 _write_maps(config, test, evaluation, preprocessing, progress)
@@ -136,6 +142,20 @@ def _write_maps(
     progress.say(f"held-out maps beside the marked findings: {config.out / MAPS_FILE}")
 
 
+def _with_other_pictures(
+    evaluation: ModelEvaluation, learner: Learner, others: Mapping[str, NDArray[np.uint8]]
+) -> ModelEvaluation:
+    """Add which shares of pictures of other things the final network finds unlike its training images."""
+    forward = compile_forward(learner.inference_model, BATCH)
+
+    def distances_of(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.concatenate([forward(batch)[2][: len(pictures[at])] for at, batch in padded_batches(pictures, BATCH)])
+
+    distance = evaluation.distance
+    shares = (*distance.shares, *caught(distances_of, others, distance.threshold))
+    return replace(evaluation, distance=replace(distance, shares=shares))
+
+
 def _fit_with_split(
     learner: Learner,
     inputs: TrainingInputs,
@@ -150,6 +170,7 @@ def _fit_with_split(
     indices = {role: np.flatnonzero(mask) for role, mask in parts.items()}
     for_fit = TrainingIndices(indices[Role.TRAIN], indices[Role.VALIDATION])
     fit(learner, inputs, for_fit, folder, fingerprint, progress)
+    update_distance(learner, inputs, for_fit.train, progress)
     held_out = {
         role: HeldOutSet(
             inputs.dataset.select(parts[role]), predict(learner, inputs, indices[role], progress), f"{role} part"
@@ -186,6 +207,7 @@ def _fit_with_folds(
         progress.say(f"{name}: {len(train):,} training images, {len(held_out):,} held-out images")
         learner.reset()
         fit(learner, inputs, TrainingIndices(train), folder / f"fold{fold + 1}", f"{fingerprint} {fold}", progress)
+        update_distance(learner, inputs, train, progress)
         outputs = predict(learner, inputs, held_out, progress)
         out_of_fold.append((held_out, outputs))
         progress.say(f"{name}: AUROC {auroc(dataset.labels[held_out], outputs.logits):.4f}")
@@ -196,6 +218,7 @@ def _fit_with_folds(
     learner.reset()
     everything = TrainingIndices(np.arange(len(dataset)))
     fit(learner, inputs, everything, _final_run(folder, folds=True), fingerprint, progress)
+    update_distance(learner, inputs, everything.train, progress)
     if precisions is not None:
         precisions.quantize(stored_weights(learner), everything.train)
     return HeldOutSet(dataset, NetworkOutputs.join(out_of_fold), "out of fold")

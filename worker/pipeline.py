@@ -480,12 +480,13 @@ class _Task:
             self._worker.drop_engine(self._engine)
             raise EngineOutage(f"the {self._engine.name} engine failed: {error}") from error
         probabilities = self._worker.package.card.probability(inference.logits)
+        distances = [None] * len(group.new) if inference.distances is None else inference.distances.tolist()
         return {
             digest: Prediction(
-                float(logit), float(probability), cam.astype("<f2").tobytes(), (cam.shape[0], cam.shape[1])
+                float(logit), float(probability), cam.astype("<f2").tobytes(), (cam.shape[0], cam.shape[1]), distance
             )
-            for digest, logit, probability, cam in zip(
-                group.new, inference.logits, probabilities, inference.cams, strict=True
+            for digest, logit, probability, cam, distance in zip(
+                group.new, inference.logits, probabilities, inference.cams, distances, strict=True
             )
         }
 

@@ -39,12 +39,29 @@ class Scope:
         The body parts that it was trained on.
     modalities : frozenset of str
         The modalities of radiographs like those that it was trained on.
+    distance : float or None
+        How unlike the training images an image may be; None if the model does not tell.
     """
 
     body_parts: frozenset[str]
     modalities: frozenset[str]
+    distance: float | None = None
 
-    def includes(self, body_part: str | None, modality: str | None) -> bool:
-        """Tell whether the model applies to an image; it does where body part or modality are unknown."""
+    def includes(self, body_part: str | None, modality: str | None, distance: float | None) -> bool:
+        """Tell whether the model applies to an image; it does where body part, modality or distance are unknown."""
         known_part = body_part is None or body_part in self.body_parts
-        return known_part and (modality is None or modality in self.modalities)
+        known_modality = modality is None or modality in self.modalities
+        return known_part and known_modality and not is_unlike(distance, self.distance)
+
+
+def is_unlike(distance: float | None, threshold: float | None) -> bool:
+    """Tell whether an image is too unlike the training images for the model to apply to it.
+
+    Parameters
+    ----------
+    distance : float or None
+        Its distance, see `xray.network.distance`; None if it is unknown.
+    threshold : float or None
+        The largest distance of an image in scope; None if the model has none.
+    """
+    return distance is not None and threshold is not None and distance > threshold

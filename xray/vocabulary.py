@@ -52,6 +52,9 @@ class ImageState(StrEnum):
     PENDING = "pending"
 
 
+UNLIKE = "unlike what the model has learnt from"
+"""Why an image is out of scope whose features are too far from those of the training images."""
+
 FOR_PRESENTATION, FOR_PROCESSING = "FOR PRESENTATION", "FOR PROCESSING"
 """DICOM's Presentation Intent Type (PS3.3 C.8.11.1.1.1): a finished image, and the detector's raw one."""
 

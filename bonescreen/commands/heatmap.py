@@ -19,6 +19,7 @@ from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
 from bonescreen.exports.private_file import make_private_folders, open_private
 from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
+from bonescreen.results_table import why_out_of_scope
 from bonescreen.terminal import print_line, print_notice, print_to
 from db.queries import ImageRow, Study, find_runs, find_study
 from db.runs import require_run
@@ -27,7 +28,7 @@ from db.worklist import WorklistFilter
 from training.progress import Bar
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
-from xray.vocabulary import RESEARCH_NOTICE, Label
+from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label
 
 ENDING = ".heatmap.png"
 LONGEST_NAME = 255
@@ -177,6 +178,10 @@ def _draw(image: ImageRow, study: Study, drawing: Drawing) -> bool:
     if image.probability is None:
         why = "not screened yet" if image.reason is None else f"no prediction: {reason_text(image.reason)}"
         drawing.say(f"{image.image}: {why}")
+        return True
+    # Evidence of what the model does not know would read as a result, and there is none.
+    if image.state is ImageState.OUT_OF_SCOPE:
+        drawing.say(f"{image.image}: out of scope: {why_out_of_scope(image)}")
         return True
     target = drawing.output / _target(PurePosixPath(image.image))
     try:

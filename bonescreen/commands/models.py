@@ -12,10 +12,10 @@ from bonescreen.context import settings_here
 from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from xray.errors import PackageError
 from xray.settings import Settings
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, UNLIKE
 
 if TYPE_CHECKING:
-    from xray.network.card import Card, TrainingData
+    from xray.network.card import Card, Distance, TrainingData
     from xray.network.package import ModelPackage
 
 app = typer.Typer(cls=CommandGroup, help="List, show and verify model packages.")
@@ -135,6 +135,11 @@ def _print_card(package: "ModelPackage") -> None:
             print_wrapped("  On ", population)
             for metric in metrics:
                 print_line(f"    {metric.name:<{widest}}  {metric.value:.3f}  {metric.interval}")
+    if card.distance is not None and card.distance.shares:
+        print_line("")
+        print_line("Share out of scope", "bold")
+        for share in card.distance.shares:
+            print_wrapped(f"  {100 * share.value:5.1f} %  ", share.population)
     if card.precisions:
         print_line("")
         print_line("Precisions besides fp32, compared with it", "bold")
@@ -160,8 +165,16 @@ def _lines(card: "Card") -> list[tuple[str, str]]:
         ("network", f"{card.backbone}, input {card.input_size} x {card.input_size}, {card.preprocessing}"),
         ("study threshold", f"{study.value:.3f} ({study.chosen})"),
         ("image threshold", f"{image.value:.3f} ({image.chosen})"),
+        *([] if card.distance is None else [("scope", _scope_text(card.distance))]),
         *(line for data in card.training_data for line in _terms(data)),
     ]
+
+
+def _scope_text(distance: "Distance") -> str:
+    return (
+        f"images up to a distance of {distance.threshold:.3f} from the training images ({distance.chosen}); those "
+        f"beyond are {UNLIKE}"
+    )
 
 
 def _terms(data: "TrainingData") -> list[tuple[str, str]]:

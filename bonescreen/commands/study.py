@@ -8,7 +8,7 @@ from bonescreen.commands.arguments import Json, RunOption, StudyKey
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.exports.columns import columns_of, record
-from bonescreen.results_table import outcome_text, run_heading, score_text
+from bonescreen.results_table import outcome_text, run_heading, score_text, why_out_of_scope
 from bonescreen.terminal import print_line, print_notice, print_table, print_wrapped, write_json
 from db.queries import ImageRow, Study, StudyRow, find_study
 from db.run_queries import RunSummary, run_summary
@@ -72,6 +72,8 @@ def _print(study: Study, run: RunSummary) -> None:
         if image.intent == FOR_PROCESSING and image.state is ImageState.SCORED:
             raw = "a raw image (FOR PROCESSING), scored as there is no finished one of its view"
             print_wrapped(f"{_name(image, study)}: ", raw)
+        if image.state is ImageState.OUT_OF_SCOPE:
+            print_wrapped(f"{_name(image, study)}: ", f"out of scope: {why_out_of_scope(image)}")
         if image.reason is None and image.detail is not None:
             print_wrapped(f"{_name(image, study)}: ", f"read all the same: {image.detail}")
         if image.reason is not None:

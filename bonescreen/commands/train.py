@@ -76,6 +76,14 @@ def train(
         bool,
         typer.Option("--no-graph", help="Leave out the OpenVINO graph and lower precisions: for a quick try."),
     ] = False,
+    unlike: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Pictures of other things, such as other body regions: the card says how many are out of scope. "
+            "Repeatable.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
 ) -> None:
     """Train a model from a recipe, evaluate it on held-out images, and write it as a model package.
@@ -125,10 +133,12 @@ def train(
             seed=seed,
             views=views,
             deterministic=deterministic,
+            unlike=None if unlike is None else [folder.absolute().name for folder in unlike],
         ),
         split=None if split is None else read_split(split),
         deterministic=deterministic,
         graph=not no_graph,
+        unlike=tuple(unlike or ()),
     )
     try:
         package, evaluation = run(config)

@@ -128,7 +128,10 @@ class Worklist(BaseModel):
 
 
 class ImageOut(BaseModel):
-    """An image of a study; `picture` and `heat_map` are the paths of its PNGs, None where there is none."""
+    """An image of a study; `picture` and `heat_map` are the paths of its PNGs, None where there is none.
+
+    An image is out of scope if its `distance`, how unlike the training images it is, exceeds `distance_threshold`.
+    """
 
     model_config = ConfigDict(title="Image")
 
@@ -148,6 +151,8 @@ class ImageOut(BaseModel):
     reason: str | None
     detail: str | None
     sha256: str | None
+    distance: float | None
+    distance_threshold: float | None
     picture: str | None
     heat_map: str | None
 
@@ -438,7 +443,7 @@ def _image(run: int, image: ImageRow) -> ImageOut:
     return ImageOut(
         **{name: value for name, value in asdict(image).items() if name in ImageOut.model_fields},
         picture=None if image.sha256 is None else f"{at}/image.png",
-        heat_map=None if image.cam is None else f"{at}/heatmap.png",
+        heat_map=None if image.cam is None or image.state is ImageState.OUT_OF_SCOPE else f"{at}/heatmap.png",
     )
 
 

@@ -21,12 +21,13 @@ from bonescreen.context import roots_here
 from bonescreen.pages.dependencies import Number
 from bonescreen.pages.errors import CREDENTIALS, EVERYWHERE, Problem, Responses
 from bonescreen.pictures import ChangedFile, cam_of, package_of, read_gray
+from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study, study_of_image
 from db.session import Database
 from db.worklist import study_by_id
 from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.settings import Settings
-from xray.vocabulary import Reason
+from xray.vocabulary import ImageState, Reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,8 @@ class Pictures:
         Raises
         ------
         HTTPException
-            As `image`; or there is no prediction, or its model package is not installed here (404).
+            As `image`; or there is no prediction, the image is out of scope, or its model package is not installed
+            here (404).
         ArchiveOutage
             The archive does not answer.
         """
@@ -126,6 +128,8 @@ class Pictures:
         study, image = self._find(run, image_id)
         if image.cam is None:
             raise HTTPException(404, "the image has no prediction, so it has no heat map")
+        if image.state is ImageState.OUT_OF_SCOPE:
+            raise HTTPException(404, f"the image is out of scope, so it has no heat map: {why_out_of_scope(image)}")
         package, cam = package_of(self._settings, study.digest), cam_of(image)
         if package is None:
             raise HTTPException(404, f"{study.row.model} is not installed here, so its heat maps cannot be drawn")

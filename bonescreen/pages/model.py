@@ -13,7 +13,7 @@ from bonescreen.pages.dependencies import Configured, Ledger
 from bonescreen.pages.rendering import render
 from bonescreen.pictures import package_of
 from db.run_queries import list_runs
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, UNLIKE
 
 if TYPE_CHECKING:
     from xray.network.card import Metric
@@ -36,6 +36,7 @@ def model_page(request: Request, digest: str, settings: Configured, database: Le
         name=f"{card.name} {card.version}" if card else runs[0].model,
         digest=digest,
         card=card,
+        unlike=UNLIKE,
         groups=_by_population(card.metrics) if card else [],
         limits=[*(card.limits if card else ()), *(() if included else (RESEARCH_NOTICE,))],
         runs=runs,

@@ -18,6 +18,7 @@ from bonescreen.pages.rendering import render
 from bonescreen.pages.users import check_name
 from bonescreen.pages.worklist_filter import Asked, Listed
 from bonescreen.pictures import cam_of, package_of
+from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study
 from db.reviews import ResultChanged, Review, add_review, agreement, result_mark, reviews_of
 from db.run_queries import RunSummary
@@ -238,7 +239,7 @@ def _notes(image: ImageRow) -> Iterator[str]:
         case ImageState.FOR_PROCESSING:
             yield "Does not count: a raw image (FOR PROCESSING), and there is a finished one of its view."
         case ImageState.OUT_OF_SCOPE:
-            yield "Does not count: the model does not know this body part or modality."
+            yield f"Does not count: out of scope: {why_out_of_scope(image)}."
         case ImageState.SCORED if image.intent == FOR_PROCESSING:
             yield "A raw image (FOR PROCESSING), scored as there is no finished one of its view."
     if image.reason is None and image.detail is not None:

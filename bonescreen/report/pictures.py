@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bonescreen.commands.failures import reason_text
 from bonescreen.pictures import ChangedFile, cam_of, read_gray
+from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study
 from xray.errors import FileFault
 from xray.vocabulary import ImageState, Label
@@ -91,6 +92,9 @@ def _report_image(
         text = f"the file cannot be read any more: {reason_text(fault.reason)}"
         return ReportImage(name, image.probability, image.state, problem=text)
     small = _small(gray)
+    if image.state is ImageState.OUT_OF_SCOPE:
+        state = f"{image.state}: {why_out_of_scope(image)}"
+        return ReportImage(name, image.probability, state, _jpeg(small))
     if package is None:
         return ReportImage(name, image.probability, image.state, _jpeg(small))
     cam, scale, positive = cam_of(image), package.card.heat_map_scale, image.label == Label.POSITIVE

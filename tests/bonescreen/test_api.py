@@ -5,6 +5,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from db.session import Database
 from tests import ledgers
 from tests.archives import flat_tree, jpeg, png, truncated
 from tests.bonescreen.processes import run
+from tests.tiny import stored_weights
 from xray.errors import FileFault, PackageError, UsageError
-from xray.network.package import ModelPackage
+from xray.network.package import ModelPackage, write_package
 from xray.vocabulary import Reason
 
 
@@ -57,6 +59,7 @@ def test_predictions_equal_those_of_screening_to_the_bit(
         assert (prediction.logit, prediction.probability) == (image.logit, image.probability)
         assert prediction.label == image.label
         assert prediction.cam.astype("<f2").tobytes() == image.cam
+        assert (prediction.distance, prediction.in_scope) == (image.distance, True)
 
 
 def test_a_file_its_pixels_and_a_list_of_both_give_the_same_prediction(
@@ -250,3 +253,22 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert set(api.__all__) <= set(dir(api))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = api.nonsense
+
+
+def test_an_image_unlike_the_training_images_has_no_label_and_its_heat_map_says_so(
+    tmp_path: Path, home: Path, tiny_package: ModelPackage
+) -> None:
+    tiny = tiny_package.card.distance
+    assert tiny is not None
+    strict = write_package(
+        tmp_path / "strict",
+        replace(tiny_package.card, distance=replace(tiny, threshold=1e-3)),
+        weights=stored_weights(tiny_package),
+        golden=tiny_package.golden(),
+        readme="# Strict",
+    )
+    image = np.eye(80, dtype=np.uint8)
+    like, unlike = (api.load_model(package.path).predict(image) for package in (tiny_package, strict))
+    assert (like.in_scope, unlike.in_scope, unlike.label) == (True, False, None)
+    assert (unlike.distance, unlike.probability) == (like.distance, like.probability)
+    assert like.heat_map().tobytes() != unlike.heat_map().tobytes()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +23,8 @@ from db.session import Database
 from tests.bonescreen.page_server import PASSWORD, USER, PageServer, Visitor, page_server
 from tests.bonescreen.screened_archive import MARKUP, STUDIES, screen
 from tests.broker import TcpBroker
-from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
+from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, Unlike, fill, screened
+from tests.seeding import MODEL
 from xray.network.package import ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -227,3 +229,19 @@ def test_on_postgresql_studies_are_listed_reviewed_and_retried(
         # More at once than its pool has connections.
         asked = [visitors.submit(ask, server.visitor(ADA), "/runs/1/studies") for _ in range(120)]
         assert all(len(each.result()["studies"]) == 5 for each in asked)
+
+
+def test_of_a_picture_unlike_the_training_images_page_and_api_say_so_and_draw_no_heat_map(
+    tmp_path: Path, tiny_package: ModelPackage
+) -> None:
+    model = replace(MODEL, digest=tiny_package.digest, distance_threshold=2.0)
+    screened(tmp_path / "home", {"XR_HAND/tooth": [Unlike(0.9, 7.5)]}, model=model)
+    reason = "out of scope: unlike what the model has learnt from (distance 7.500, in scope up to 2.000)"
+    with page_server(tmp_path / "home", BONESCREEN_MODEL=str(tiny_package.path)) as server:
+        visitor = server.visitor()
+        assert f"Does not count: {reason}." in visitor.get("/runs/1/studies/1").text
+        (held,) = ask(visitor, "/runs/1/studies/1")["images_held"]
+        assert (held["state"], held["distance"], held["distance_threshold"]) == ("out of scope", 7.5, 2.0)
+        assert (held["picture"], held["heat_map"]) == ("/api/v1/images/1/1/image.png", None)
+        refused = visitor.get("/api/v1/images/1/1/heatmap.png")
+        assert (refused.status, reason.removeprefix("out of scope: ") in refused.text) == (404, True)

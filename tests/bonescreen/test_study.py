@@ -17,7 +17,7 @@ from db.runs import open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
 from db.store import ImageOutcome, Prediction
 from tests.bonescreen.conftest import Bonescreen
-from tests.ledgers import INCOMPLETE, NOT_ASSESSABLE, POSITIVE, embedded, screened
+from tests.ledgers import INCOMPLETE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, Unlike, embedded, screened
 from tests.seeding import MODEL
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.network.package import ModelPackage
@@ -55,6 +55,25 @@ def test_an_incomplete_study_shows_its_failed_image_and_never_negative(bonescree
     assert f"image2.png: no prediction: {REASON_TEXT[Reason.TRUNCATED]}" in out
     (result,) = (line for line in out.splitlines() if line.startswith("  result"))
     assert "negative" not in result.replace(INCOMPLETE, "")
+
+
+def test_an_image_out_of_scope_is_shown_with_the_reason_and_gets_no_heat_map(
+    bonescreen: Bonescreen, home: Path, tmp_path: Path
+) -> None:
+    tooth = "XR_HAND/tooth/study1_positive"
+    studies = {OUT_OF_SCOPE: [0.95], tooth: [Unlike(0.9, 7.5)]}
+    screened(home, studies, model=replace(MODEL, distance_threshold=2.0))
+    reason = "out of scope: unlike what the model has learnt from (distance 7.500, in scope up to 2.000)"
+    shown = " ".join(bonescreen("study", tooth).out.split())
+    assert "result out of scope" in shown
+    assert f"image1.png: {reason}" in shown
+    (held,) = json.loads(bonescreen("study", tooth, "--json").out)
+    assert [(image["state"], image["distance"]) for image in held["images_held"]] == [("out of scope", 7.5)]
+    part = " ".join(bonescreen("study", OUT_OF_SCOPE).out.split())
+    assert "image1.png: out of scope: the model does not know this body part or modality" in part
+    drawn = bonescreen("heatmap", tooth, "-o", tmp_path / "out")
+    assert (drawn.code, drawn.out) == (0, "")
+    assert f"{tooth}/image1.png: {reason}" in drawn.err
 
 
 def test_scripts_get_a_study_in_every_run_with_its_images(bonescreen: Bonescreen, home: Path) -> None:

@@ -114,6 +114,28 @@ def test_images_of_other_modalities_or_parts_do_not_count_and_alone_are_out_of_s
     assert assess([angiogram, chest, unknown], SCOPE, 0.5).score == 0.1
 
 
+def test_an_image_unlike_the_training_images_has_no_say_and_alone_is_out_of_scope() -> None:
+    scope = replace(SCOPE, distance=2.0)
+    tooth, hand, unknown = image(0.9, 1, distance=2.1), image(0.1, 2, distance=2.0), image(0.3, 3, distance=None)
+
+    assert image_states([tooth, hand, unknown], scope) == [
+        ImageState.OUT_OF_SCOPE,
+        ImageState.SCORED,
+        ImageState.SCORED,
+    ]
+    found = assess([tooth, hand, unknown], scope, 0.5)
+    assert (found.status, found.score, found.highest, found.flagged) == (StudyStatus.SCORED, 0.2, 0.3, False)
+    alone = assess([tooth, tooth], scope, 0.5)
+    assert (alone.status, alone.score, alone.flagged) == (StudyStatus.OUT_OF_SCOPE, None, False)
+    assert assess([tooth], SCOPE, 0.5).score == 0.9
+
+
+def test_a_raw_image_counts_where_the_finished_one_of_its_view_is_unlike_the_training_images() -> None:
+    raw, finished = image(0.2, 1, intent="FOR PROCESSING", distance=1.0), image(0.9, 2, distance=3.0)
+
+    assert assess([raw, finished], replace(SCOPE, distance=2.0), 0.5).score == 0.2
+
+
 def test_a_study_of_several_patients_has_no_score() -> None:
     found = assess([image(0.9, 0), image(0.9, 1, patient_mark="bbbb....")], SCOPE, 0.5)
 

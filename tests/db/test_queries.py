@@ -16,7 +16,7 @@ from db.queries import (
 from db.run_queries import newest_runs
 from db.session import Database
 from db.tables import studies, study_results
-from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
+from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, Unlike, fill
 from tests.seeding import MODEL
 from xray.thresholds import is_positive
 from xray.vocabulary import Label, StudyStatus
@@ -30,6 +30,26 @@ def test_results_are_sorted_by_score_and_studies_without_one_come_last(database:
     fill(database)
     assert _keys(database, ResultFilter()) == [POSITIVE, INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE]
     assert _keys(database, ResultFilter(limit=1)) == [POSITIVE]
+
+
+def test_a_picture_unlike_the_training_images_has_no_say_in_its_study_which_alone_is_out_of_scope(
+    database: Database,
+) -> None:
+    model = replace(MODEL, distance_threshold=2.0)
+    tooth, limit = Unlike(0.9, 2.5), Unlike(0.1, 2.0)
+    fill(database, {"XR_HAND/a": [0.3, tooth], "XR_HAND/tooth": [tooth], "XR_HAND/b": [limit]}, model=model)
+    found = {row.study: (row.status, row.score, row.label, row.flagged) for row in results(database, ResultFilter())}
+    assert found == {
+        "XR_HAND/a": ("scored", 0.3, "negative", False),
+        "XR_HAND/b": ("scored", 0.1, "negative", False),
+        "XR_HAND/tooth": ("out of scope", None, None, False),
+    }
+    assert count_results(database, ResultFilter(threshold=0.2, flagged=True)) == {StudyStatus.SCORED: 1}
+    assert count_results(database, ResultFilter()) == {StudyStatus.SCORED: 2, StudyStatus.OUT_OF_SCOPE: 1}
+    images = {image.image: image for image in image_results(database, ResultFilter())}
+    shown = images["XR_HAND/tooth/image1.png"]
+    assert (shown.state, shown.label, shown.distance, shown.distance_threshold) == ("out of scope", None, 2.5, 2.0)
+    assert images["XR_HAND/b/image1.png"].state == "scored"
 
 
 def test_a_minimum_score_leaves_out_studies_without_a_score(database: Database) -> None:

@@ -41,7 +41,8 @@ def test_a_run_writes_a_package_that_the_worker_loads_with_a_complete_card(
     mura: Path, backbone_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    trained, _ = train(dataclasses.replace(small_config(mura, backbone_weights, out), graph=True))
+    unlike = mura / "XR_HUMERUS" / "patient00001"
+    trained, _ = train(dataclasses.replace(small_config(mura, backbone_weights, out), graph=True, unlike=(unlike,)))
     package = load_package(out / "small-1")
     card = package.card
     assert package.digest == trained.digest
@@ -59,6 +60,15 @@ def test_a_run_writes_a_package_that_the_worker_loads_with_a_complete_card(
     inputs = np.stack([Preprocessing(64, "squash").apply(decode(image.read_bytes())) for image in images])
     # The predictions are from cached float16 features.
     np.testing.assert_allclose(engine.infer(inputs).logits, held_out.logits, atol=0.05)
+    distances = engine.infer(inputs).distances
+    assert distances is not None
+    assert card.distance is not None
+    shares = {share.population: share.value for share in card.distance.shares}
+    alarms = f"MURA v1.1, images (n={len(images)}), test part: false alarms"
+    assert shares[alarms] == round(float((distances > card.distance.threshold).mean()), 4)
+    assert {"pictures in patient00001 (n=2)", "drawn pictures, noise (n=20)"} < shares.keys()
+    readme = (package.path / "README.md").read_text()
+    assert f"| {alarms} | {100 * shares[alarms]:.1f} % |" in readme
     printed = capsys.readouterr().out
     assert "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001" in printed
     assert "stage 2/2, epoch 1/3: loss" in printed

@@ -1,7 +1,7 @@
 """Evaluation of a trained network on held-out images: the calibration, thresholds and metrics on its card."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,10 @@ from training.evaluate.metrics import auroc
 from training.evaluate.pointing import Pointing, measure_pointing
 from training.evaluate.population import Estimate, Population
 from training.evaluate.predictions import NetworkOutputs, Predictions
+from training.evaluate.scope import choose_distance, false_alarms
 from training.evaluate.thresholds import ThresholdAim, describe_too_few
 from xray.images.preprocessing import Preprocessing
-from xray.network.card import Calibration, Metric, Threshold
+from xray.network.card import Calibration, Distance, Metric, Threshold
 from xray.vocabulary import count
 
 AIMS = (ThresholdAim(), ThresholdAim(0.95))
@@ -70,6 +71,7 @@ class ModelEvaluation:
     calibration: Calibration
     image_threshold: Threshold
     study_threshold: Threshold
+    distance: Distance
     heat_map_scale: float
     metrics: tuple[Metric, ...]
     evaluation: Evaluation
@@ -79,8 +81,10 @@ class ModelEvaluation:
     warnings: tuple[str, ...]
 
 
-def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preprocessing) -> ModelEvaluation:
-    """Choose calibration, thresholds and heat-map scale on one held-out set, and measure on another, or the same.
+def evaluate_model(
+    tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preprocessing, components: int
+) -> ModelEvaluation:
+    """Choose calibration, thresholds, scope and map scale on one held-out set, and measure on another, or the same.
 
     Parameters
     ----------
@@ -90,6 +94,8 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preproce
         Images to measure on, of both classes.
     preprocessing : Preprocessing
         How the images became the network's input.
+    components : int
+        Principal components of the network's distance.
     """
     calibration = fit_platt(tuning.outputs.logits, tuning.dataset.labels)
     tuning_images = _predictions(tuning, calibration)
@@ -101,10 +107,13 @@ def evaluate_model(tuning: HeldOutSet, test: HeldOutSet, preprocessing: Preproce
     evaluation = evaluate(predictions, image_thresholds, study_thresholds)
     pointing = measure_pointing(test.dataset, test.outputs.cams, preprocessing)
     data = test.dataset.terms.name
+    distance = choose_distance(tuning.outputs.distances, components, source)
+    shares = false_alarms(test.outputs.distances, test.dataset, distance.threshold, test.how)
     return ModelEvaluation(
         calibration,
         image_thresholds[0],
         study_thresholds[0],
+        replace(distance, shares=shares),
         max(heat_map_scale(tuning.outputs.cam_maxima, tuning.dataset.labels), LEAST_HEAT_MAP_SCALE),
         (*card_metrics(evaluation, AIMS, data, test.how), *pointing_metrics(pointing, data, test.how)),
         evaluation,

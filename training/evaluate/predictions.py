@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +34,22 @@ class NetworkOutputs:
         The largest value of each image's class activation map, in units of the logit.
     cams : ndarray of float16, (n, h, w)
         The class activation maps, as the database has them.
+    distances : ndarray of float64, (n,)
+        How unlike the training images each image is, see :class:`xray.network.distance.FeatureDistance`.
     """
 
     logits: NDArray[np.float64]
     cam_maxima: NDArray[np.float64]
     cams: NDArray[np.float16]
+    distances: NDArray[np.float64]
 
     @classmethod
     def join(cls, parts: Sequence[tuple[NDArray[np.intp], "NetworkOutputs"]]) -> "NetworkOutputs":
         """Join outputs for some images each, given with the images' places, in the order of the places."""
         order = np.argsort(np.concatenate([places for places, _ in parts]), kind="stable")
-        logits, maxima, cams = (
-            np.concatenate([getattr(outputs, name) for _, outputs in parts])[order]
-            for name in ("logits", "cam_maxima", "cams")
+        return cls(
+            *(np.concatenate([getattr(outputs, field.name) for _, outputs in parts])[order] for field in fields(cls))
         )
-        return cls(logits, maxima, cams)
 
 
 @dataclass(frozen=True)

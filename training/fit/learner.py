@@ -28,6 +28,9 @@ InitialWeights = Path | Literal["imagenet"] | ModelPackage | None
 """What the backbone starts from: a Keras weights file or EfficientNet-Lite2's from PyTorch, Keras' download, another
 package's backbone, random weights."""
 
+COMPONENTS = 64
+"""Principal components of the network's distance (chosen by measurement, docs/model.md)."""
+
 MIN_DEVIATION = 1e-3
 """Lower bound of a channel's standard deviation: dividing by less would amplify noise and exceed float16."""
 
@@ -74,7 +77,12 @@ class Learner:
         self.recipe = recipe
         source = None if isinstance(initial_weights, ModelPackage) or _is_pytorch(initial_weights) else initial_weights
         self.inference_model = build_network(
-            recipe.backbone, recipe.input_size, recipe.head, recipe.pyramid, backbone_weights=source
+            recipe.backbone,
+            recipe.input_size,
+            recipe.head,
+            recipe.pyramid,
+            components=COMPONENTS,
+            backbone_weights=source,
         )
         self.backbone = backbone_of(self.inference_model)
         if isinstance(initial_weights, ModelPackage):
@@ -122,11 +130,12 @@ class Learner:
         return keras.Model(frozen.input, outputs, name="image_classifier")
 
     def inference_from_features(self) -> keras.Model:
-        """Return the inference network after the frozen layers: features to logits ``(N,)`` and CAMs ``(N, h, w)``."""
+        """Return the inference network after the frozen layers, with its outputs; it takes their features."""
         features = keras.Input(self._trainable_part.input_shape[1:])
-        inputs = head_inputs(self.inference_model, self._feature_maps(features))
-        outputs = self.inference_model.get_layer("head")(*inputs)
-        return keras.Model(features, outputs, name="inference_from_features")
+        maps = self._feature_maps(features)
+        outputs = self.inference_model.get_layer("head")(*head_inputs(self.inference_model, maps))
+        distances = self.inference_model.get_layer("distance")(maps[0])
+        return keras.Model(features, (*outputs, distances), name="inference_from_features")
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -189,6 +198,10 @@ class Learner:
             variable.assign(value)
         if self.attention is not None:
             head.attention_kernel.assign(round_to_storage(self.attention.kernel.numpy()))
+
+    def set_distance(self, *weights: NDArray[np.float32]) -> None:
+        """Set the weights of the network's distance, in its layer's order, rounded as stored."""
+        self.inference_model.get_layer("distance").set_weights([round_to_storage(weight) for weight in weights])
 
     def _backbone_variables(self) -> list[Any]:
         """Return the backbone's variables that any stage trains."""

@@ -113,7 +113,9 @@ class PrecisionComparison:
         found = {}
         for precision in self._logits.keys() - {Precision.FP32}:
             outputs = self._engine(precision).infer(images)
-            found[precision] = Golden(images, outputs.logits, outputs.cams, GOLDEN_TOLERANCES[precision])
+            found[precision] = Golden(
+                images, outputs.logits, outputs.cams, GOLDEN_TOLERANCES[precision], outputs.distances
+            )
         return found
 
     def files(self) -> dict[str, bytes]:

@@ -87,16 +87,17 @@ def fit(
 def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp], progress: Progress) -> NetworkOutputs:
     """Return the inference network's outputs for n images, without augmentation."""
     forward = compile_forward(learner.inference_from_features(), BATCH)
-    logits, maxima = np.empty(len(indices)), np.empty(len(indices))
+    logits, maxima, distances = (np.empty(len(indices)) for _ in range(3))
     maps = []
     with progress.bar("predicting held-out images", len(indices)) as advance:
         for place, batch in padded_batches(indices, BATCH):
-            batch_logits, cams = forward(inputs.features[batch].astype(np.float32))
+            batch_logits, cams, batch_distances = forward(inputs.features[batch].astype(np.float32))
             count = place.stop - place.start
             logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
             maps.append(cams[:count].astype(np.float16))
+            distances[place] = batch_distances[:count]
             advance(count)
-    return NetworkOutputs(logits, maxima, np.concatenate(maps))
+    return NetworkOutputs(logits, maxima, np.concatenate(maps), distances)
 
 
 def on_gpu() -> bool:

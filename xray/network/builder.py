@@ -17,6 +17,7 @@ from keras import ops
 
 from xray.errors import PackageError, UsageError
 from xray.network.card import FeaturePyramid
+from xray.network.distance import FeatureDistance
 from xray.network.efficientnet_lite import EfficientNetLite2
 from xray.network.package import ModelPackage, read_weights
 
@@ -161,10 +162,11 @@ def build_network(
     head: tuple[int, int],
     pyramid: FeaturePyramid | None = None,
     *,
+    components: int | None = None,
     data_format: DataFormat = "channels_last",
     backbone_weights: Path | Literal["imagenet"] | None = None,
 ) -> keras.Model:
-    """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits and CAMs out.
+    """Build the inference network: ``uint8 (N, input_size, input_size)`` in, logits, CAMs and distances out.
 
     The conversion from gray to RGB and the Keras application's own preprocessing are part of the network, so every
     engine takes the same bytes.
@@ -179,6 +181,9 @@ def build_network(
         Widths of the head's two hidden layers.
     pyramid : FeaturePyramid or None
         The finer map that the head attends to; None for the backbone's last feature map alone.
+    components : int or None
+        Principal components of :class:`xray.network.distance.FeatureDistance`; without it, the network gives no
+        distances.
     data_format : {"channels_last", "channels_first"}
         Layout inside the backbone; the weights are the same for both.
     backbone_weights : Path, "imagenet" or None
@@ -187,7 +192,8 @@ def build_network(
     Returns
     -------
     keras.Model
-        Outputs ``logits`` float32 ``(N,)`` and ``cams`` float32 ``(N, h, w)``, signed, in units of the logit.
+        Outputs ``logits`` float32 ``(N,)``, ``cams`` float32 ``(N, h, w)``, signed, in units of the logit, and with
+        ``components`` ``distances`` float32 ``(N,)``.
 
     Raises
     ------
@@ -205,6 +211,8 @@ def build_network(
         coarse, fine = built(scaled)
         feature_maps = [coarse, _build_pyramid(coarse.shape, fine.shape, pyramid, data_format)([coarse, fine])]
     outputs = CamHead(head, data_format, name="head")(*feature_maps)
+    if components is not None:
+        outputs = (*outputs, FeatureDistance(components, data_format, name="distance")(feature_maps[0]))
     return keras.Model(images, outputs, name="bonescreen")
 
 
@@ -304,7 +312,14 @@ def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_l
     """
     card = package.card
     try:
-        network = build_network(card.backbone, card.input_size, card.head, card.pyramid, data_format=data_format)
+        network = build_network(
+            card.backbone,
+            card.input_size,
+            card.head,
+            card.pyramid,
+            components=card.components,
+            data_format=data_format,
+        )
     except UsageError as error:
         raise PackageError(f"{package.path / 'card.json'}: {error}") from error
     shapes = [tuple(variable.shape) for variable in network.weights]

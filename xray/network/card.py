@@ -16,13 +16,13 @@ from xray.thresholds import Scope
 from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, Label, Precision
 
 SCHEMA = 4
-_FIELDS_SINCE: dict[int, dict[str, list[str] | None]] = {
+_FIELDS_SINCE: dict[int, dict[str, Any]] = {
     2: {"precisions": []},
     3: {"modalities": list(RADIOGRAPHY)},
-    4: {"pyramid": None},
+    4: {"pyramid": None, "distance": None},
 }
-"""What earlier cards lack, by the version that added it: they allow float32 alone, know plain radiographs, and have the
-CAM of the backbone's last feature map."""
+"""What earlier cards lack, by the version that added it: they allow float32 alone, know plain radiographs, have the CAM
+of the backbone's last feature map, and do not tell how unlike the training images an image is."""
 
 MAX_LOWER_PRECISION_TOLERANCE = 0.3
 """In logits."""
@@ -118,6 +118,34 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distance:
+    """How unlike the training images an image may be to be in scope.
+
+    Attributes
+    ----------
+    components : int
+        Principal components of :class:`xray.network.distance.FeatureDistance`.
+    threshold : float
+        An image at a greater distance is out of scope.
+    chosen : str
+        How the threshold was chosen, in words.
+    shares : tuple of Metric
+        Shares of images beyond the threshold: of held-out images like the training images, where each is a false alarm,
+        and of pictures of other things.
+    """
+
+    components: int
+    threshold: float
+    chosen: str
+    shares: tuple[Metric, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.components <= 0 or self.threshold <= 0:
+            raise PackageError("the distance's components and threshold must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
 class LowerPrecision:
     """A precision below float32 that a package allows, compared with float32 on the same images.
 
@@ -209,6 +237,8 @@ class Card:
         Cut-offs on calibrated probabilities.
     calibration : Calibration
         From logits to probabilities.
+    distance : Distance or None
+        How unlike the training images an image may be; None if the network does not tell.
     heat_map_scale : float
         The CAM value, in units of the logit, at the top of the heat map's colour scale.
     training_data : tuple of TrainingData
@@ -240,6 +270,7 @@ class Card:
     image_threshold: Threshold
     study_threshold: Threshold
     calibration: Calibration
+    distance: Distance | None
     heat_map_scale: float
     training_data: tuple[TrainingData, ...]
     metrics: tuple[Metric, ...]
@@ -297,7 +328,17 @@ class Card:
     @property
     def scope(self) -> Scope:
         """The images that the model applies to."""
-        return Scope(frozenset(self.body_parts), frozenset(self.modalities))
+        return Scope(frozenset(self.body_parts), frozenset(self.modalities), self.distance_threshold)
+
+    @property
+    def distance_threshold(self) -> float | None:
+        """The largest distance of an image in scope; None if the network does not compute distances."""
+        return None if self.distance is None else self.distance.threshold
+
+    @property
+    def components(self) -> int | None:
+        """Principal components of the network's distance; None if it does not compute one."""
+        return None if self.distance is None else self.distance.components
 
     def worded(self, label: Label) -> str:
         """Return a predicted label in the card's wording, such as ``"positive: fracture"``."""

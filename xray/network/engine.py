@@ -29,10 +29,28 @@ class Inference:
         Before calibration; :meth:`xray.network.card.Card.probability` turns them into probabilities.
     cams : ndarray of float32, (N, h, w)
         Signed class activation maps, in units of the logit.
+    distances : ndarray of float32, (N,), or None
+        How unlike the training images each image is, see :class:`xray.network.distance.FeatureDistance`; None if the
+        network does not compute it.
     """
 
     logits: NDArray[np.float32]
     cams: NDArray[np.float32]
+    distances: NDArray[np.float32] | None = None
+
+    @classmethod
+    def empty(cls, count: int, map_shape: tuple[int, ...], *, distances: bool) -> "Inference":
+        """Return arrays for the outputs of some images, to be filled in."""
+        return cls(
+            np.empty(count, np.float32),
+            np.empty((count, *map_shape), np.float32),
+            np.empty(count, np.float32) if distances else None,
+        )
+
+    def named(self) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs by name, in the network's order, without those that it does not compute."""
+        outputs = {"logits": self.logits, "cams": self.cams}
+        return outputs if self.distances is None else {**outputs, "distances": self.distances}
 
     def check_agrees(self, expected: "Inference", tolerance: float) -> None:
         """Compare these outputs with others for the same images.
@@ -42,8 +60,8 @@ class Inference:
         expected : Inference
             The outputs to compare with.
         tolerance : float
-            The largest difference of a logit; for a CAM, relative to the largest absolute value in ``expected.cams``
-            if that is over 1.
+            The largest difference of a logit; for a CAM or a distance, relative to the largest absolute value of the
+            expected ones if that is over 1.
 
         Raises
         ------
@@ -52,11 +70,12 @@ class Inference:
         """
         if self.cams.shape != expected.cams.shape:
             raise PackageError(f"the cams have shape {self.cams.shape}, not {expected.cams.shape}")
-        scale = max(1.0, float(np.abs(expected.cams).max()))
-        for name, difference in (
-            ("logits", np.abs(self.logits - expected.logits).max()),
-            ("cams", np.abs(self.cams - expected.cams).max() / scale),
-        ):
+        if (self.distances is None) != (expected.distances is None):
+            raise PackageError(f"there are {'no ' if self.distances is None else ''}distances, unlike expected")
+        found = self.named()
+        for name, wanted in expected.named().items():
+            scale = 1.0 if name == "logits" else max(1.0, float(np.abs(wanted).max()))
+            difference = np.abs(found[name] - wanted).max() / scale
             # Written so that NaN fails too.
             if not difference <= tolerance:
                 raise PackageError(f"the {name} differ by {difference:.2g} (tolerance {tolerance:.2g})")

@@ -53,6 +53,7 @@ class KerasEngine:
         with _dtype_policy("mixed_bfloat16" if precision is Precision.BF16 else "float32"):
             network = load_network(package)
         self._map_shape = tuple(network.outputs[1].shape[1:])
+        self._distances = len(network.outputs) > 2
         self._run = _compile(network, self.batch)
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
@@ -65,25 +66,23 @@ class KerasEngine:
         On a GPU, TensorFlow and JAX return before the outputs are computed.
         """
         return _Pending(
-            [(rows, self._run(batch)) for rows, batch in padded_batches(images, self.batch)], self._map_shape
+            [(rows, self._run(batch)) for rows, batch in padded_batches(images, self.batch)],
+            Inference.empty(len(images), self._map_shape, distances=self._distances),
         )
 
 
 class _Pending:
     """Batches whose outputs the device is computing."""
 
-    def __init__(self, batches: list[tuple[slice, Any]], map_shape: tuple[int, ...]) -> None:
-        self._batches, self._map_shape = batches, map_shape
+    def __init__(self, batches: list[tuple[slice, Any]], outputs: Inference) -> None:
+        self._batches, self._outputs = batches, outputs
 
     def result(self) -> Inference:
         """Wait for the outputs and copy them from the device."""
-        count = self._batches[-1][0].stop if self._batches else 0
-        outputs = Inference(np.empty(count, np.float32), np.empty((count, *self._map_shape), np.float32))
-        for rows, (logits, cams) in self._batches:
-            size = rows.stop - rows.start
-            outputs.logits[rows] = np.asarray(logits, np.float32)[:size]
-            outputs.cams[rows] = np.asarray(cams, np.float32)[:size]
-        return outputs
+        for rows, computed in self._batches:
+            for output, values in zip(self._outputs.named().values(), computed, strict=True):
+                output[rows] = np.asarray(values, np.float32)[: rows.stop - rows.start]
+        return self._outputs
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from xray.errors import MissingExtra, PackageError, UsageError
-from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, Inference, keras_backend, keras_has_gpu
+from xray.network.engine import KERAS_ENGINE_BACKENDS, Engine, keras_backend, keras_has_gpu
 from xray.network.package import ModelPackage
 from xray.network.precision import choose_precision, machine_precisions
 from xray.settings import EngineName, Settings
@@ -97,11 +97,11 @@ def check_golden(package: ModelPackage, engine: Engine) -> None:
     Raises
     ------
     PackageError
-        If logits or CAMs differ by more than the package's tolerance.
+        If an output differs by more than the package's tolerance.
     """
     golden = package.golden(engine.precision)
     try:
-        engine.infer(golden.images).check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+        engine.infer(golden.images).check_agrees(golden.inference, golden.tolerance)
     except PackageError as error:
         raise PackageError(
             f"{package.path}: engine {engine.name} does not give the golden outputs in {engine.precision}: {error}"

@@ -48,7 +48,7 @@ class OpenVINOEngine:
     Raises
     ------
     PackageError
-        If OpenVINO cannot compile the graph, or its outputs are not logits and CAMs.
+        If OpenVINO cannot compile the graph, or its outputs are not logits, CAMs and perhaps distances.
     """
 
     name = "openvino"
@@ -64,9 +64,9 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise PackageError(f"OpenVINO cannot load the graph: {str(error).splitlines()[0]}") from error
         shapes = [tuple(output.shape) for output in compiled.outputs]
-        if [len(shape) for shape in shapes] != [1, 3]:
-            raise PackageError(f"the graph's outputs {shapes} are not logits and CAMs")
-        self._map_shape = shapes[1][1:]
+        if [len(shape) for shape in shapes] not in ([1, 3], [1, 3, 1]):
+            raise PackageError(f"the graph's outputs {shapes} are not logits, CAMs and perhaps distances")
+        self._map_shape, self._distances = shapes[1][1:], len(shapes) > 2
         self._queue = ov.AsyncInferQueue(compiled, threads)
         self._queue.set_callback(_copy_outputs)
         # A callback that still runs when the interpreter shuts down would abort the process.
@@ -78,7 +78,7 @@ class OpenVINOEngine:
 
     def submit(self, images: NDArray[np.uint8]) -> "_Pending":
         """Start to run the network; see :meth:`xray.network.engine.Engine.submit`."""
-        pending = _Pending(self, len(images), self._map_shape)
+        pending = _Pending(self, Inference.empty(len(images), self._map_shape, distances=self._distances))
         for rows, batch in padded_batches(images, FORWARD_BATCH):
             self._queue.start_async({0: batch}, (pending, rows))
         return pending
@@ -91,21 +91,21 @@ class OpenVINOEngine:
 class _Pending:
     """Images in the queue; OpenVINO's threads fill in their outputs."""
 
-    def __init__(self, engine: OpenVINOEngine, count: int, map_shape: tuple[int, ...]) -> None:
+    def __init__(self, engine: OpenVINOEngine, outputs: Inference) -> None:
         # Weak: the queue keeps the last arguments of its callback, and would never be deleted if these led back to it.
         self._engine = weakref.ref(engine)
-        self._outputs = Inference(np.empty(count, np.float32), np.empty((count, *map_shape), np.float32))
-        self._left = count
+        self._outputs = outputs
+        self._left = len(outputs.logits)
         self._lock = threading.Lock()
         self._done = threading.Event()
-        if not count:
+        if not self._left:
             self._done.set()
 
     def copy(self, request: ov.InferRequest, rows: slice) -> None:
         """Copy the outputs of one finished request."""
         count = rows.stop - rows.start
-        self._outputs.logits[rows] = request.get_output_tensor(0).data[:count]
-        self._outputs.cams[rows] = request.get_output_tensor(1).data[:count]
+        for index, output in enumerate(self._outputs.named().values()):
+            output[rows] = request.get_output_tensor(index).data[:count]
         with self._lock:
             self._left -= count
             if not self._left:

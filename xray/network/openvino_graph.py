@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from xray.errors import BonescreenError, PackageError, StorageOutage, UsageError
 from xray.network.card import Card
-from xray.network.engine import Inference
 from xray.network.int8 import INT8_FILE, quantize_graph, read_quantization
 from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.package import ModelPackage, file_sha256, load_package, read_weights
@@ -238,7 +237,8 @@ def read_graph(graph: Path, weights: Path) -> ov.Model:
     Returns
     -------
     openvino.Model
-        ``uint8 (N, size, size)`` in; ``logits (N,)`` and ``cams (N, h, w)`` out, N free.
+        ``uint8 (N, size, size)`` in; ``logits (N,)``, ``cams (N, h, w)`` and, if the network has them,
+        ``distances (N,)`` out, N free.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def write_graph(package_path: Path, out: Path) -> None:
         # OpenVINO computes channels first, and would transpose each feature map twice.
         _write_graph_in(package.card, out, "channels_first")
         found = OpenVINOEngine(read_graph(out, package.weights_path)).infer(golden.images)
-        found.check_agrees(Inference(golden.logits, golden.cams), golden.tolerance)
+        found.check_agrees(golden.inference, golden.tolerance)
     except (PackageError, RuntimeError):
         # Some backbones have layers that know one layout only, or that depend on it without saying so.
         _write_graph_in(package.card, out, "channels_last")
@@ -293,7 +293,14 @@ def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
     from xray.network.builder import ATTENTION_KERNEL, build_network
 
     try:
-        network = build_network(card.backbone, card.input_size, card.head, card.pyramid, data_format=data_format)
+        network = build_network(
+            card.backbone,
+            card.input_size,
+            card.head,
+            card.pyramid,
+            components=card.components,
+            data_format=data_format,
+        )
     except UsageError as error:
         raise PackageError(f"card.json: {error}") from error
     # Random values tell in the exported graph which constant is which weight.
@@ -341,9 +348,11 @@ def _leave_out_weights(model: ov.Model, values: Sequence[NDArray[np.float32]]) -
 def _keep_head_in_float32(model: ov.Model, attention_kernel: int | None) -> None:
     """Mark the head, so that logits and CAMs are float32 in a network of lower precision.
 
-    It is what follows the pooling of the last feature map, and the weight by which the head attends to a finer one.
+    It is what follows each pooling of the last feature map, and the weight by which the head attends to a finer one.
     """
-    waiting = [next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")]
+    pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
+    users = (target.get_node() for target in pooling.input_value(0).get_target_inputs())
+    waiting = [node for node in users if node.get_type_name() == "ReduceMean"]
     if attention_kernel is not None:
         name = f"{WEIGHT_PREFIX}{attention_kernel}"
         kernel = next(each for each in model.get_parameters() if each.get_friendly_name() == name)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from xray.errors import PackageError, UsageError
 from xray.network.card import Card
+from xray.network.engine import Inference
 from xray.vocabulary import Precision
 
 CARD_FILE, WEIGHTS_FILE, GOLDEN_FILE, README_FILE = "card.json", "weights.h5", "golden.npz", "README.md"
@@ -42,12 +43,20 @@ class Golden:
     cams : ndarray of float32, (N, h, w)
     tolerance : float
         The largest difference of a logit, see :meth:`xray.network.engine.Inference.check_agrees`.
+    distances : ndarray of float32, (N,), or None
+        None if the network does not compute them.
     """
 
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
     cams: NDArray[np.float32]
     tolerance: float
+    distances: NDArray[np.float32] | None = None
+
+    @property
+    def inference(self) -> Inference:
+        """The outputs."""
+        return Inference(self.logits, self.cams, self.distances)
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,10 @@ class ModelPackage:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 tolerance = float(arrays["tolerance"]) if lower is None else lower.tolerance
-                golden = Golden(arrays["images"], arrays[f"logits{suffix}"], arrays[f"cams{suffix}"], tolerance)
+                distances = None if self.card.distance is None else arrays[f"distances{suffix}"]
+                golden = Golden(
+                    arrays["images"], arrays[f"logits{suffix}"], arrays[f"cams{suffix}"], tolerance, distances
+                )
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise PackageError(f"{path} is not a readable golden file: {error}") from error
         size, count = self.card.input_size, len(golden.images)
@@ -130,7 +142,9 @@ class ModelPackage:
             raise PackageError(f"{path}: images are not uint8 (N, {size}, {size})")
         if golden.logits.shape != (count,) or golden.cams.ndim != 3 or len(golden.cams) != count:
             raise PackageError(f"{path}: logits or cams do not fit the images")
-        for name, outputs in (("logits", golden.logits), ("cams", golden.cams)):
+        if golden.distances is not None and golden.distances.shape != (count,):
+            raise PackageError(f"{path}: distances do not fit the images")
+        for name, outputs in golden.inference.named().items():
             if outputs.dtype != np.float32 or not np.isfinite(outputs).all():
                 raise PackageError(f"{path}: {name} are not finite float32 numbers")
         # Written so that NaN fails too.
@@ -222,9 +236,9 @@ def write_package(
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         write_weights(staging / WEIGHTS_FILE, weights)
-        outputs = {"logits": golden.logits, "cams": golden.cams}
+        outputs = golden.inference.named()
         for precision, lower in lower_golden.items():
-            outputs |= {f"logits_{precision}": lower.logits, f"cams_{precision}": lower.cams}
+            outputs |= {f"{name}_{precision}": values for name, values in lower.inference.named().items()}
         tolerance = np.float64(golden.tolerance)
         np.savez_compressed(
             staging / GOLDEN_FILE, allow_pickle=False, images=golden.images, tolerance=tolerance, **outputs

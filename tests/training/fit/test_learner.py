@@ -9,7 +9,8 @@ import pytest
 
 from tests.training.conftest import SIZE
 from tests.training.recipes import SMALL
-from training.fit.learner import Learner
+from training.fit.distance import fit_distance
+from training.fit.learner import COMPONENTS, Learner
 from training.recipes import Stage
 from xray.errors import UsageError
 
@@ -34,10 +35,13 @@ def test_any_backbone_is_split_below_its_trainable_layers_and_the_head_folds_int
     np.testing.assert_allclose(np.asarray(learner.classifier(Stage(9, 1, 1e-3))(features))[:, 0], logits, atol=1e-5)
     np.testing.assert_allclose(np.asarray(learner.classifier(Stage(0, 1, 1e-3))(pooled))[:, 0], logits, atol=1e-5)
     learner.update_inference_model()
-    inferred, cams = (np.asarray(output) for output in learner.inference_model(IMAGES))
+    learner.set_distance(*fit_distance(pooled, np.array([True, False, False]), COMPONENTS))
+    inferred, cams, distances = (np.asarray(output) for output in learner.inference_model(IMAGES))
     # The head is rounded to float16.
     np.testing.assert_allclose(inferred, logits, rtol=0.02, atol=0.02)
-    np.testing.assert_allclose(np.asarray(learner.inference_from_features()(features)[1]), cams, rtol=1e-4, atol=1e-4)
+    _, cams_from_features, distances_from_features = learner.inference_from_features()(features)
+    np.testing.assert_allclose(np.asarray(cams_from_features), cams, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(distances_from_features), distances, rtol=1e-3)
 
 
 def test_only_the_top_layers_are_trainable_and_batch_normalisation_never_is() -> None:

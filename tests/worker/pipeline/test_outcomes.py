@@ -2,20 +2,28 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy import select
 
 from db.failures import list_failures
 from db.queries import ResultFilter, results
 from db.run_queries import run_summary
 from db.session import Database
-from db.tables import outcomes
+from db.tables import outcomes, predictions
+from producer.scan import model_version, scan_archive
+from producer.source import Source
 from tests.archives import png
 from tests.dicoms import dicom, phantom
 from tests.pipelines import put
 from worker.pipeline import BatchWorker
-from xray.vocabulary import Reason, Repair
+from xray.images.decode import open_image
+from xray.images.preprocessing import Preprocessing, load
+from xray.network.engine import Engine
+from xray.network.package import ModelPackage
+from xray.vocabulary import Precision, Reason, Repair
 
 
 def test_copies_of_a_file_are_inferred_once_within_a_batch_and_across_batches(
@@ -44,6 +52,25 @@ def test_what_was_read_otherwise_than_the_header_says_is_kept_with_each_outcome_
         kept = connection.execute(select(outcomes.c.detail, outcomes.c.reason).order_by(outcomes.c.image_id)).all()
     repaired = (f"{Repair.WINDOW}; {Repair.CONTRADICTION}", None)
     assert [tuple(row) for row in kept] == [repaired, (None, None), repaired, repaired]
+
+
+def test_how_unlike_the_training_images_a_picture_is_is_stored_and_decides_the_scope_of_a_model_that_says_so(
+    worker: BatchWorker, database: Database, root: Path, engine: Engine, tiny_package: ModelPackage
+) -> None:
+    files = [put(root, number, png(number)) for number in range(3)]
+    preprocessing = Preprocessing.from_id(tiny_package.card.preprocessing)
+    expected = engine.infer(np.stack([load(open_image(file.read_bytes()), preprocessing) for file in files])).distances
+    assert expected is not None
+    nearest, middle, farthest = sorted(expected.tolist())
+    assert nearest < middle < farthest
+    model = replace(model_version(tiny_package, Precision.FP32), distance_threshold=middle)
+    run = scan_archive(database, "clinic", Source(root), model, batch_size=8).run_id
+    assert worker.run().inferred == 3
+    with database.read() as connection:
+        stored = connection.execute(select(predictions.c.distance)).scalars().all()
+    assert sorted(stored) == [nearest, middle, farthest]
+    statuses = [row.status for row in results(database, ResultFilter(run=run))]
+    assert sorted(statuses) == ["out of scope", "scored", "scored"]
 
 
 def test_one_truncated_file_is_a_failure_and_its_neighbours_are_scored(

@@ -105,7 +105,7 @@ def test_a_golden_file_is_never_unpickled(copy: Path) -> None:
 def test_golden_images_of_another_size_are_refused(copy: Path) -> None:
     golden = load_package(copy).golden()
     small = np.zeros((len(golden.images), 8, 8), np.uint8)
-    np.savez(copy / "golden.npz", images=small, logits=golden.logits, cams=golden.cams, tolerance=1e-3)
+    np.savez(copy / "golden.npz", **{**dataclasses.asdict(golden), "images": small})
     repin(copy, "golden.npz")
     with pytest.raises(PackageError, match=r"golden\.npz: images are not uint8 \(N, 64, 64\)"):
         load_package(copy).golden()
@@ -117,6 +117,8 @@ def test_golden_images_of_another_size_are_refused(copy: Path) -> None:
         ({"logits": np.full(8, np.nan, np.float32)}, "logits are not finite float32"),
         ({"logits": np.zeros(8, np.float64)}, "logits are not finite float32"),
         ({"cams": np.full((8, 2, 2), np.inf, np.float32)}, "cams are not finite float32"),
+        ({"distances": np.full(8, np.nan, np.float32)}, "distances are not finite float32"),
+        ({"distances": np.zeros(7, np.float32)}, "distances do not fit the images"),
         ({"tolerance": np.float64("nan")}, "the tolerance is nan"),
         ({"tolerance": np.float64("inf")}, "the tolerance is inf"),
         ({"tolerance": np.float64(0)}, "the tolerance is 0"),

@@ -8,6 +8,7 @@ import openvino as ov
 import pytest
 
 from tests.tiny import some_images, stored_weights
+from tests.xray.network.distance_oracle import distance_of
 from training.fit.quantize import choose_range
 from xray.errors import PackageError, UsageError
 from xray.network.int8 import (
@@ -93,23 +94,25 @@ def test_lower_precisions_are_really_computed(
 
 
 @pytest.mark.parametrize("precision", sorted(computable_precisions(cpu_flags())))
-def test_the_cams_mean_and_the_effective_bias_give_the_logit_in_each_precision(
+def test_logit_cam_and_distance_are_computed_in_float32_from_one_feature_map_in_each_precision(
     quantized_package: ModelPackage, graph_cache: Path, tmp_path: Path, precision: Precision
 ) -> None:
-    # The identity holds only if head and CAM are computed from the same feature map, in float32.
+    # The cam's mean and the effective bias give the logit only if both are of the same feature map, in float32.
     size = quantized_package.card.input_size
     images = some_images(6)
     found = open_engine(quantized_package, "openvino", tmp_path, precision).infer(images)
     weights = stored_weights(quantized_package)
-    (kernel_1, kernel_2, kernel_3), (bias_1, bias_2, bias_3) = weights[-6:-3], weights[-3:]
+    (kernel_1, kernel_2, kernel_3), (bias_1, bias_2, bias_3) = weights[-11:-8], weights[-8:-5]
     model = read_network(quantized_package, quantized_package.path / "network.xml", precision)
     pooling = next(node for node in reversed(model.get_ordered_ops()) if node.get_type_name() == "ReduceMean")
     model.add_outputs([pooling.output(0)])
     model.reshape([1, size, size])
     hint = "bf16" if precision is BF16 else "f32"
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-    for image, logit, cam in zip(images, found.logits, found.cams, strict=True):
-        pooled = compiled(image[None])[2][0]
+    assert found.distances is not None
+    for image, logit, cam, distance in zip(images, found.logits, found.cams, found.distances, strict=True):
+        pooled = compiled(image[None])[3][0]
+        assert distance_of(pooled, *weights[-5:]) == pytest.approx(distance, abs=1e-4)
         hidden_1 = pooled @ kernel_1 + bias_1
         hidden_2 = np.maximum(hidden_1, 0) @ kernel_2 + bias_2
         effective = ((hidden_2 > 0) * kernel_3[:, 0]) @ bias_2 + bias_3[0]
