@@ -35,7 +35,8 @@ class NetworkOutputs:
     cams : ndarray of float16, (n, h, w)
         The class activation maps, as the database has them.
     distances : ndarray of float64, (n,)
-        How unlike the training images each image is, see :class:`xray.network.distance.FeatureDistance`.
+        How unlike the training images each image is, see :class:`xray.network.distance.FeatureDistance`; NaN if the
+        network gives none.
     """
 
     logits: NDArray[np.float64]
@@ -186,15 +187,19 @@ def infer_outputs(engine: Engine, images: NDArray[np.uint8], step: Callable[[int
     step : callable
         Called with the number of images processed since the last call.
     """
-    logits, maxima, cams = [], [], []
+    logits, maxima, cams, distances = [], [], [], []
     for start in range(0, len(images), CHUNK):
         inferred = engine.infer(np.ascontiguousarray(images[start : start + CHUNK]))
         logits.append(inferred.logits)
         maxima.append(inferred.cams.max(axis=(1, 2)))
         cams.append(inferred.cams.astype(np.float16))
+        distances.append(np.full(len(inferred.logits), np.nan) if inferred.distances is None else inferred.distances)
         step(len(inferred.logits))
     return NetworkOutputs(
-        np.concatenate(logits, dtype=np.float64), np.concatenate(maxima, dtype=np.float64), np.concatenate(cams)
+        np.concatenate(logits, dtype=np.float64),
+        np.concatenate(maxima, dtype=np.float64),
+        np.concatenate(cams),
+        np.concatenate(distances, dtype=np.float64),
     )
 
 
