@@ -24,6 +24,7 @@ from training.evaluate.scope import choose_distance, other_pictures
 from training.fit.distance import FittedDistance, fit_distance
 from training.fit.learner import COMPONENTS
 from training.progress import Progress
+from xray.cpus import usable_cpus
 from xray.images.preprocessing import Preprocessing
 from xray.network.openvino_engine import cpu_options
 from xray.network.openvino_graph import derive_graph, read_graph
@@ -44,7 +45,7 @@ class FeatureNetwork:
         model.add_outputs([pooling.output(0)])
         model.reshape([1, package.card.input_size, package.card.input_size])
         self._outputs = len(model.outputs)
-        self._compiled = ov.Core().compile_model(model, "CPU", cpu_options(Precision.FP32, 0))
+        self._compiled = ov.Core().compile_model(model, "CPU", cpu_options(Precision.FP32, usable_cpus()))
 
     def features(self, images: NDArray[np.uint8], progress: Progress) -> Features:
         """Return pooled features ``(N, C)`` of images ``uint8 (N, size, size)``."""

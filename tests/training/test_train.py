@@ -133,6 +133,9 @@ def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_al
     assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"
     assert package.card.metrics
     assert all(metric.population.endswith("out of fold") for metric in package.card.metrics)
+    assert package.card.distance is not None
+    alarms = package.card.distance.shares[0]
+    assert (alarms.population, alarms.value) == ("FracAtlas, images (n=59), out of fold: false alarms", 0.0)
 
     assert evaluation is not None
     everyone, upper_limb = evaluation.pointing
