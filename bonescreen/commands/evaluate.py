@@ -215,7 +215,7 @@ def _write_report(
     from training.evaluate.mistakes import draw_mistakes, worst_mistakes
     from training.evaluate.pointing import measure_pointing
     from training.evaluate.predictions import in_scope
-    from training.evaluate.report import PAGE_FILE, Data, EvaluationReport, Model, evaluation_page
+    from training.evaluate.report import LEAKAGE_TITLES, PAGE_FILE, Data, EvaluationReport, Model, evaluation_page
     from training.report_page import write_report
     from xray.images.preprocessing import Preprocessing
 
@@ -250,7 +250,8 @@ def _write_report(
     if report.pointing:
         pictures = draw_maps(inside_examples, cams, inside.probabilities, preprocessing, card.heat_map_scale)
         title = f"{card.name} {card.version} on {dataset.terms.name}"
-        pages[MAPS_FILE] = maps_page(title, card.finding, report.leakage.text, report.pointing, pictures)
+        how = f"{LEAKAGE_TITLES[report.leakage.verdict]} {report.leakage.text}"
+        pages[MAPS_FILE] = maps_page(title, card.finding, how, report.pointing, pictures)
     write_report(output, pages)
     return report
 

@@ -25,7 +25,7 @@ from xray.vocabulary import REASON_TEXT, RESEARCH_NOTICE
 SCHEMA = 2
 PAGE_FILE = "report.html"
 
-_LEAKAGE_TITLES = {
+LEAKAGE_TITLES = {
     LeakageVerdict.TRAINED_ON: "The model was trained on these images.",
     LeakageVerdict.TUNED_ON: "The model was tuned on these images.",
     LeakageVerdict.UNKNOWN: "Whether the model was trained on these images is not known.",
@@ -134,7 +134,7 @@ def evaluation_page(report: EvaluationReport, rows: Predictions, pictures: Seque
     return render_page(
         "evaluation.html.j2",
         report=report,
-        leakage_title=_LEAKAGE_TITLES[report.leakage.verdict],
+        leakage_title=LEAKAGE_TITLES[report.leakage.verdict],
         leaks=_leaks,
         consequence=consequence,
         levels=levels,
