@@ -337,7 +337,7 @@ FRACTURE = Recipe(
     pyramid=FeaturePyramid("block14_add", 128),
     dropout=0.3,
     # 134 layers are all after the second block at stride 8.
-    stages=(Stage(trainable_layers=134, epochs=8, learning_rate=3e-4, new_layers_factor=3, negatives=1.5),),
+    stages=(Stage(trainable_layers=134, epochs=10, learning_rate=3e-4, new_layers_factor=3, negatives=1.5),),
     cosine=True,
     warmup=0.5,
     augmentation=Augmentation(flip=True, rotation=15, scale=0.17, shift=0.05, gain=0.2, gamma=0.25),

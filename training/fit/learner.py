@@ -21,6 +21,7 @@ from xray.network.builder import (
     load_network,
     network_input,
     network_weights,
+    summed_cells,
 )
 from xray.network.package import ModelPackage, round_to_storage
 
@@ -65,7 +66,7 @@ class Learner:
     attention : keras.layers.Dense or None
         A finer map's cells ``(N, h, w, D)`` to their logits ``(N, h, w, 1)``; None without a finer map.
     head : keras.Sequential
-        The training head: pooled features ``(N, C)``, with a finer map ``(N, C + D)``, to logits ``(N, 1)``.
+        The training head: pooled features ``(N, C)``, with a finer map ``(N, 2 C + D)``, to logits ``(N, 1)``.
 
     Raises
     ------
@@ -176,13 +177,12 @@ class Learner:
     def standardise(self, pooled: NDArray[np.float32]) -> None:
         """Set the head's standardisation so that these pooled features ``(N, C)`` get mean 0 and deviation 1.
 
-        Those of a finer map are left as they are: its layers are new, and learn their own scale.
+        With a finer map they are left as they are: made as large as that, the averages over the whole image would count
+        for more than what is attended to.
         """
-        mean, scale = np.zeros(self._mean.shape, np.float32), np.ones(self._mean.shape, np.float32)
-        mean[: pooled.shape[1]] = pooled.mean(axis=0)
-        scale[: pooled.shape[1]] = 1 / np.maximum(pooled.std(axis=0), MIN_DEVIATION)
-        self._mean.assign(mean)
-        self._scale.assign(scale)
+        if self.attention is None:
+            self._mean.assign(pooled.mean(axis=0))
+            self._scale.assign(1 / np.maximum(pooled.std(axis=0), MIN_DEVIATION))
 
     def update_inference_model(self) -> None:
         """Copy the trained weights into the inference network, with standardisation folded in, rounded as stored."""
@@ -243,9 +243,13 @@ class Learner:
         if self.attention is None:
             return self._apply_head(_pool(coarse), stage)
         cells = keras.ops.squeeze(self.attention(finer[0]), -1)
-        attended = keras.ops.sum(finer[0] * keras.ops.expand_dims(attention_of(cells), -1), axis=(1, 2))
-        pooled = keras.ops.concatenate([_pool(coarse), attended], axis=-1)
-        return [self._apply_head(pooled, stage), cells]
+        attention = attention_of(cells)
+        scale = finer[0].shape[1] // coarse.shape[1]
+        attended = [
+            keras.ops.sum(each * keras.ops.expand_dims(weights, -1), axis=(1, 2))
+            for each, weights in ((finer[0], attention), (coarse, summed_cells(attention, scale)))
+        ]
+        return [self._apply_head(keras.ops.concatenate([_pool(coarse), *attended], axis=-1), stage), cells]
 
     def _apply_head(self, pooled: Any, stage: Stage) -> Any:
         # A frozen head runs without dropout. It is left out, as Keras passes training=True on to all layers of a model.
@@ -269,7 +273,9 @@ class Learner:
 
     def _build_head(self) -> keras.Sequential:
         recipe = self.recipe
-        channels = self.backbone.output_shape[-1] + (recipe.pyramid.channels if recipe.pyramid else 0)
+        channels = self.backbone.output_shape[-1]
+        if recipe.pyramid is not None:
+            channels = 2 * channels + recipe.pyramid.channels
         standardise = Standardise(dtype="float32", name="standardise")
         layers: list[Any] = [keras.Input((channels,)), standardise]
         for number, width in enumerate((*recipe.head, 1), start=1):

@@ -37,16 +37,16 @@ DataFormat = Literal["channels_last", "channels_first"]
 class CamHead(keras.layers.Layer):  # type: ignore[misc]
     r"""Pooling and three dense layers, with the class activation map of the logit.
 
-    Without a finer map, the backbone's last feature map ``A`` is pooled by global averages alone. With one, ``F``, its
-    attention-weighted mean [2]_ is appended to them: a single linear unit gives each of its cells a logit, and the
-    attention ``a`` is the softmax of these over all cells.
+    Without a finer map, the backbone's last feature map ``A`` is pooled by global averages alone. With one, ``F``, the
+    attention-weighted means [2]_ of both are appended: a single linear unit gives each cell of ``F`` a logit, and the
+    attention ``a`` is the softmax of these over all cells. A cell of ``A`` has the attention of its cells of ``F``.
 
     The dense layers are ReLU, ReLU and one linear unit, so the gradient of the logit by a pooled channel is a product
-    of weight matrices and ReLU masks, and needs no backward pass. With ``n`` cells, the attention held fixed, and ``A``
-    repeated to the size of ``F``,
+    of weight matrices and ReLU masks, and needs no backward pass. With ``n`` cells, the attention held fixed, ``A``
+    repeated to the size of ``F``, and ``[F, A]`` the channels of both,
 
     .. math:: cam_{ij} = \sum_k \frac{\partial logit}{\partial pooled_k} A_{ijk}
-                       + n a_{ij} \sum_l \frac{\partial logit}{\partial attended_l} F_{ijl}
+                       + n a_{ij} \sum_l \frac{\partial logit}{\partial attended_l} [F, A]_{ijl}
 
     and its spatial mean plus the head's effective bias is the logit. Without a finer map it is ``h * w`` times Grad-CAM
     [1]_ before its ReLU.
@@ -79,7 +79,7 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
             self.attention_kernel = self.add_weight(
                 shape=(finer_map_shape[axis], 1), initializer="he_normal", name=ATTENTION_KERNEL
             )
-            channels += finer_map_shape[axis]
+            channels += finer_map_shape[axis] + feature_map_shape[axis]
         widths = (channels, *self.units, 1)
         self.kernels = [
             self.add_weight(shape=widths[i : i + 2], initializer="he_normal", name=f"kernel_{i + 1}") for i in range(3)
@@ -109,16 +109,21 @@ class CamHead(keras.layers.Layer):  # type: ignore[misc]
         if finer_map is None:
             logits, gradient = self._logits_and_gradient(pooled)
             return logits, self._weighted_sum(feature_map, gradient)
-        cells = ops.sum(finer_map * self._across_cells(ops.transpose(self.attention_kernel)), axis=1 if first else -1)
+        cells = self._weighted_sum(finer_map, ops.transpose(self.attention_kernel))
         attention = attention_of(cells)
-        attended = ops.sum(finer_map * ops.expand_dims(attention, 1 if first else -1), axis=(2, 3) if first else (1, 2))
-        logits, gradient = self._logits_and_gradient(ops.concatenate([pooled, attended], axis=-1))
-        channels = pooled.shape[-1]
-        coarse = self._weighted_sum(feature_map, gradient[:, :channels])
-        scale = attention.shape[1] // coarse.shape[1]
-        count = attention.shape[1] * attention.shape[2]
-        fine = self._weighted_sum(finer_map, gradient[:, channels:]) * attention * count
-        return logits, fine + ops.repeat(ops.repeat(coarse, scale, axis=1), scale, axis=2)
+        scale = finer_map.shape[2] // feature_map.shape[2]
+        fine, coarse = (
+            ops.sum(each * ops.expand_dims(weights, 1 if first else -1), axis=(2, 3) if first else (1, 2))
+            for each, weights in ((finer_map, attention), (feature_map, summed_cells(attention, scale)))
+        )
+        logits, gradient = self._logits_and_gradient(ops.concatenate([pooled, fine, coarse], axis=-1))
+        by_pooled, by_fine, by_coarse = ops.split(
+            gradient, [pooled.shape[-1], pooled.shape[-1] + fine.shape[-1]], axis=-1
+        )
+        evenly = repeated_cells(self._weighted_sum(feature_map, by_pooled), scale)
+        attended = self._weighted_sum(finer_map, by_fine)
+        attended = attended + repeated_cells(self._weighted_sum(feature_map, by_coarse), scale)
+        return logits, evenly + attended * attention * (attention.shape[1] * attention.shape[2])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of :meth:`__init__`, for Keras to make the layer again."""
@@ -154,6 +159,17 @@ def attention_of(cells: Any) -> Any:
     height, width = cells.shape[1:]
     flat = ops.softmax(ops.reshape(cells, (-1, height * width)), axis=-1)
     return ops.reshape(flat, (-1, height, width))
+
+
+def summed_cells(cells: Any, scale: int) -> Any:
+    """Sum each ``scale x scale`` block of cells ``(N, h, w)``."""
+    height, width = (side // scale for side in cells.shape[1:])
+    return ops.sum(ops.reshape(cells, (-1, height, scale, width, scale)), axis=(2, 4))
+
+
+def repeated_cells(cells: Any, scale: int) -> Any:
+    """Repeat each cell ``(N, h, w)`` in a ``scale x scale`` block."""
+    return ops.repeat(ops.repeat(cells, scale, axis=1), scale, axis=2)
 
 
 def build_network(

@@ -156,7 +156,7 @@ def test_the_finer_map_folds_into_the_inference_network(backbone: str) -> None:
     for whole, part in zip(learner.image_classifier(stage)(images), (logits, cells), strict=True):
         np.testing.assert_allclose(whole, part, rtol=1e-4, atol=1e-5)
     learner.update_inference_model()
-    inferred, cams = (np.asarray(output) for output in learner.inference_model(images))
+    inferred, cams, _ = (np.asarray(output) for output in learner.inference_model(images))
     np.testing.assert_allclose(inferred, logits[:, 0], rtol=0.02, atol=0.02 * np.abs(logits).max())
     np.testing.assert_allclose(np.asarray(learner.inference_from_features()(features)[1]), cams, rtol=1e-4, atol=1e-4)
     changed = [variable.numpy() for variable in learner.trainable_variables()]

@@ -82,7 +82,8 @@ def attended_forward(
 
     The attention of cell :math:`ij` is :math:`a_{ij} = \mathrm{softmax}_{ij}(F_{ij} \cdot u)` [1]_. The attended
     features :math:`\sum_{ij} a_{ij} F_{ij}` are those of a feature map :math:`n a F` of :math:`n` cells by plain
-    averages, so with the attention held fixed the head is :func:`head_forward` on that map beside the coarse one.
+    averages, and so are those of the coarse map, repeated to the finer size. With the attention held fixed the head is
+    :func:`head_forward` on these maps side by side.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def attended_forward(
     attention_kernel : ndarray, (D, 1)
         The vector ``u``.
     weights : HeadWeights
-        The head, on ``C + D`` channels.
+        The head, on ``2 C + D`` channels.
 
     Returns
     -------
@@ -114,4 +115,5 @@ def attended_forward(
     scale = fine.shape[1] // feature_map.shape[1]
     repeated = feature_map.astype(np.float64).repeat(scale, axis=1).repeat(scale, axis=2)
     count = fine.shape[1] * fine.shape[2]
-    return head_forward(np.concatenate([repeated, count * attention * fine], axis=-1), weights)
+    maps = [repeated, count * attention * fine, count * attention * repeated]
+    return head_forward(np.concatenate(maps, axis=-1), weights)

@@ -84,18 +84,17 @@ def test_with_the_attention_held_fixed_the_cam_is_the_gradient_times_both_featur
     cells = tf.squeeze(fine @ head.attention_kernel, -1)
     attention = tf.reshape(tf.nn.softmax(tf.reshape(cells, (3, -1))), cells.shape)[..., None]
     with tf.GradientTape() as tape:
-        tape.watch((coarse, fine))
-        pooled = tf.concat([tf.reduce_mean(coarse, (1, 2)), tf.reduce_sum(fine * attention, (1, 2))], axis=-1)
-        hidden = tf.nn.relu(pooled @ head.kernels[0] + head.biases[0])
+        repeated = tf.repeat(tf.repeat(coarse, 2, axis=1), 2, axis=2)
+        tape.watch((fine, repeated))
+        means = [tf.reduce_mean(repeated, (1, 2)), *(tf.reduce_sum(m * attention, (1, 2)) for m in (fine, repeated))]
+        hidden = tf.nn.relu(tf.concat(means, axis=-1) @ head.kernels[0] + head.biases[0])
         hidden = tf.nn.relu(hidden @ head.kernels[1] + head.biases[1])
         logits = hidden @ head.kernels[2] + head.biases[2]
-    by_coarse, by_fine = tape.gradient(logits, (coarse, fine))
-    cells_per_cell = fine.shape[1] * fine.shape[2] / (coarse.shape[1] * coarse.shape[2])
-    coarse_part = tf.reduce_sum(by_coarse * coarse, -1).numpy() * coarse.shape[1] * coarse.shape[2]
-    fine_part = tf.reduce_sum(by_fine * fine, -1).numpy() * fine.shape[1] * fine.shape[2]
-    expected = fine_part + coarse_part.repeat(2, axis=1).repeat(2, axis=2)
+    by_fine, by_repeated = tape.gradient(logits, (fine, repeated))
+    cells = fine.shape[1] * fine.shape[2]
+    expected = cells * tf.reduce_sum(by_fine * fine, -1) + cells * tf.reduce_sum(by_repeated * repeated, -1)
     _, cams = head(coarse, fine)
-    assert cells_per_cell == 4
+    assert cells == 36
     np.testing.assert_allclose(cams, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
