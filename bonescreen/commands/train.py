@@ -30,8 +30,8 @@ def train(
         str,
         typer.Option(
             metavar="WEIGHTS",
-            help="Initial weights of the backbone: imagenet (downloaded by Keras), a Keras weights file, or a model "
-            "package.",
+            help="Initial weights of the backbone: imagenet (downloaded by Keras), a Keras weights file, "
+            "EfficientNet-Lite2's from PyTorch (.pth), or a model package.",
         ),
     ] = "imagenet",
     out: Annotated[
