@@ -184,6 +184,11 @@ def _predict(
     print_notice(f"Predicting {count(len(images), 'image')} with {card.name} {card.version} ({engine.name}) ...")
     with progress.bar("predicting", len(images)) as step:
         outputs = infer_outputs(engine, images, step)
+    if card.distance is not None and (beyond := int((outputs.distances > card.distance.threshold).sum())):
+        print_notice(
+            f"{beyond:,} of {count(len(images), 'image')} {'is' if beyond == 1 else 'are'} unlike what {card.name} has "
+            "learnt from: screening leaves them out of their studies, the metrics count them."
+        )
     predictions = Predictions.of(readable, outputs.logits, card.probability(outputs.logits))
     return _ModelRun(package, engine, readable, outputs.cams, predictions, unreadable)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -211,6 +212,20 @@ def test_a_baseline_that_was_trained_on_the_images_is_recognised_by_its_package_
         assert warning.startswith(f"WARNING: tiny 1 ({digests[1]}): The model was trained on")
         assert f"tiny 1 ({digests[0]}) minus tiny 1 ({digests[1]})" in done.out
         assert "images AUROC +0.000 no interval 1.000" in " ".join(done.out.split())
+
+
+def test_images_that_screening_would_leave_out_as_unlike_the_training_images_are_counted_and_said(
+    bonescreen: Bonescreen, graphs: None, tiny_package: ModelPackage, radiographs: Path, tmp_path: Path
+) -> None:
+    narrow = tmp_path / "narrow"
+    shutil.copytree(tiny_package.path, narrow)
+    assert tiny_package.card.distance is not None
+    card = replace(tiny_package.card, distance=replace(tiny_package.card.distance, threshold=1e-9))
+    (narrow / CARD_FILE).write_text(card.to_json())
+    command = ("--data", radiographs, "-o", tmp_path / "out", "--engine", "openvino", "--body-part", "HAND")
+    assert "learnt from" not in bonescreen("evaluate", tiny_package.path, *command).err
+    done = bonescreen("evaluate", narrow, *command)
+    assert re.search(r"(\d+) of \1 images are unlike what tiny has learnt from: screening leaves them out", done.err)
 
 
 def test_predictions_are_saved_before_a_baseline_that_fails(
