@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from training.explain.layers import to_unit_range, without_padding
-from xray.network.builder import backbone_of, build_network, head_layers, network_weights
+from xray.network.builder import backbone_of, build_from_card, head_layers, network_weights
 from xray.network.card import Card
 from xray.vocabulary import count
 
@@ -149,7 +149,7 @@ def randomise_in_cascade(
 def random_network(card: Card, seed: int) -> keras.Model:
     """Build a card's network with weights from their initialisers; seeds the random numbers of Keras."""
     keras.utils.set_random_seed(seed)
-    return build_network(card.backbone, card.input_size, card.head, card.pyramid)
+    return build_from_card(card)
 
 
 def network_stages(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:

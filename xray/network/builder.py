@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from xray.errors import PackageError, UsageError
-from xray.network.card import FeaturePyramid
+from xray.network.card import Card, FeaturePyramid
 from xray.network.distance import FeatureDistance
 from xray.network.efficientnet_lite import EfficientNetLite2
 from xray.network.package import ModelPackage, read_weights
@@ -232,6 +232,13 @@ def build_network(
     return keras.Model(images, outputs, name="bonescreen")
 
 
+def build_from_card(card: Card, *, data_format: DataFormat = "channels_last") -> keras.Model:
+    """Build the network that a card describes, with random weights; raises as :func:`build_network` does."""
+    return build_network(
+        card.backbone, card.input_size, card.head, card.pyramid, components=card.components, data_format=data_format
+    )
+
+
 def _with_layer_output(backbone: keras.Model, layer: str) -> keras.Model:
     """Return a backbone that also returns the output of one of its layers."""
     try:
@@ -328,14 +335,7 @@ def load_network(package: ModelPackage, *, data_format: DataFormat = "channels_l
     """
     card = package.card
     try:
-        network = build_network(
-            card.backbone,
-            card.input_size,
-            card.head,
-            card.pyramid,
-            components=card.components,
-            data_format=data_format,
-        )
+        network = build_from_card(card, data_format=data_format)
     except UsageError as error:
         raise PackageError(f"{package.path / 'card.json'}: {error}") from error
     shapes = [tuple(variable.shape) for variable in network.weights]

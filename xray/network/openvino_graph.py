@@ -290,17 +290,10 @@ def write_graph(package_path: Path, out: Path) -> None:
 
 
 def _write_graph_in(card: Card, out: Path, data_format: "DataFormat") -> None:
-    from xray.network.builder import ATTENTION_KERNEL, build_network
+    from xray.network.builder import ATTENTION_KERNEL, build_from_card
 
     try:
-        network = build_network(
-            card.backbone,
-            card.input_size,
-            card.head,
-            card.pyramid,
-            components=card.components,
-            data_format=data_format,
-        )
+        network = build_from_card(card, data_format=data_format)
     except UsageError as error:
         raise PackageError(f"card.json: {error}") from error
     # Random values tell in the exported graph which constant is which weight.

@@ -1,13 +1,15 @@
 """Explanations of a network with a finer map."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 
-from tests.tiny import FINER_MAP, HEAD, SIZE, random_weight, some_images
+from tests.tiny import CARD, FINER_MAP, HEAD, SIZE, random_weight, some_images
 from training.explain.grad_cam import GradCam
 from training.explain.layers import drawable_layers
-from training.explain.randomisation import network_stages
-from xray.network.builder import build_network
+from training.explain.randomisation import network_stages, random_network
+from xray.network.builder import build_from_card, build_network
 
 
 def network() -> keras.Model:
@@ -38,3 +40,14 @@ def test_the_layers_of_the_finer_map_are_randomised_with_the_head() -> None:
     assert [layer.name for layer in stages["head"]] == ["pyramid", "head", "distance"]
     staged = sum(len(layer.weights) for layers in stages.values() for layer in layers)
     assert staged == len(built.weights)
+
+
+def test_a_random_network_has_the_stages_of_the_network_that_the_card_describes() -> None:
+    card = replace(CARD, pyramid=FINER_MAP)
+    stages, others = (network_stages(each) for each in (build_from_card(card), random_network(card, 1)))
+    shapes = [
+        {name: [weight.shape for layer in layers for weight in layer.weights] for name, layers in some.items()}
+        for some in (stages, others)
+    ]
+    assert shapes[0] == shapes[1]
+    assert sum(map(len, shapes[0].values())) == len(build_from_card(card).weights)
