@@ -45,6 +45,7 @@ DB_MAY_IMPORT = {
 
 KERAS_MODULES = {
     "xray.network.builder", "xray.network.engine", "xray.network.keras_engine", "xray.network.distance",
+    "xray.network.efficientnet_lite",
     "bonescreen.bench.keras_scripts",
 }  # fmt: skip
 

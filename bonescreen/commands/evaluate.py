@@ -186,8 +186,8 @@ def _predict(
         outputs = infer_outputs(engine, images, step)
     if card.distance is not None and (beyond := int((outputs.distances > card.distance.threshold).sum())):
         print_notice(
-            f"{beyond:,} of {count(len(images), 'image')} {'is' if beyond == 1 else 'are'} unlike what {card.name} has "
-            "learnt from: screening leaves them out of their studies, the metrics count them."
+            f"{beyond:,} of {count(len(images), 'image')} {'is' if beyond == 1 else 'are'} unlike "
+            "what the model has learnt from: screening leaves them out of their studies, the metrics count them."
         )
     predictions = Predictions.of(readable, outputs.logits, card.probability(outputs.logits))
     return _ModelRun(package, engine, readable, outputs.cams, predictions, unreadable)

@@ -223,9 +223,11 @@ def test_images_that_screening_would_leave_out_as_unlike_the_training_images_are
     card = replace(tiny_package.card, distance=replace(tiny_package.card.distance, threshold=1e-9))
     (narrow / CARD_FILE).write_text(card.to_json())
     command = ("--data", radiographs, "-o", tmp_path / "out", "--engine", "openvino", "--body-part", "HAND")
-    assert "learnt from" not in bonescreen("evaluate", tiny_package.path, *command).err
+    assert "what the model has learnt from" not in bonescreen("evaluate", tiny_package.path, *command).err
     done = bonescreen("evaluate", narrow, *command)
-    assert re.search(r"(\d+) of \1 images are unlike what tiny has learnt from: screening leaves them out", done.err)
+    assert re.search(
+        r"(\d+) of \1 images are unlike what the model has learnt from: screening leaves them out", done.err
+    )
 
 
 def test_predictions_are_saved_before_a_baseline_that_fails(

@@ -13,7 +13,7 @@ from xray.network.engine import padded_batches
 from xray.network.keras_engine import compile_forward
 
 LEAST_SHARE = 1e-6
-"""A direction with less of the variance than this is rounding."""
+"""A direction with less of the variance than this is rounding; with less in all, its scale would exceed float16."""
 
 
 class FittedDistance(NamedTuple):
@@ -56,7 +56,7 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.bool_], compo
     variances, vectors = np.linalg.eigh((standardised * weights[:, None]).T @ standardised)
     # The largest first; what is no more than rounding would be noise, amplified.
     variances, vectors = variances[::-1], vectors[:, ::-1]
-    used = variances > LEAST_SHARE * variances.sum()
+    used = variances > LEAST_SHARE * max(1.0, variances.sum())
     found = min(components, int(used.sum()))
     basis, basis_scale = np.zeros((features.shape[1], components)), np.zeros(components)
     basis[:, :found], basis_scale[:found] = vectors[:, :found], 1 / np.sqrt(variances[:found])

@@ -11,7 +11,10 @@ from training.evaluate.evaluation import Evaluation, evaluate
 from training.evaluate.held_out import HeldOutSet, card_metrics, evaluate_model, heat_map_scale
 from training.evaluate.predictions import NetworkOutputs, Predictions
 from training.evaluate.thresholds import ThresholdAim
+from xray.images.preprocessing import Preprocessing
 from xray.network.card import Threshold
+
+SQUARE = Preprocessing(8, "squash")
 
 HALF = [Threshold(0.5, "for the test")]
 
@@ -75,13 +78,14 @@ def held_out(rows: Predictions, how: str, *, sign: int = 1) -> HeldOutSet:
     """Return a held-out set of these rows; with sign -1, its logits contradict the labels."""
     table = zip(rows.images, rows.studies, rows.groups, rows.labels.tolist(), strict=True)
     examples = tuple(Example(str(i), str(s), str(g), label, "HAND") for i, s, g, label in table)
-    outputs = NetworkOutputs(sign * rows.logits, np.ones(len(rows)))
+    ones = np.ones(len(rows))
+    outputs = NetworkOutputs(sign * rows.logits, ones, np.ones((len(rows), 2, 2), np.float16), ones)
     return HeldOutSet(Dataset(Path(), OWN_DATA, "fracture", examples), outputs, how)
 
 
 def test_a_model_whose_logits_contradict_the_labels_keeps_its_ranking_and_warns() -> None:
     test = held_out(predicted(seed=1), "test part")
-    found = evaluate_model(held_out(predicted(), "validation part", sign=-1), test)
+    found = evaluate_model(held_out(predicted(), "validation part", sign=-1), test, SQUARE, 4)
     area = found.evaluation.images.populations[0].auroc
     assert area is not None
     by_logit = evaluate(
@@ -97,9 +101,9 @@ def test_a_model_whose_logits_contradict_the_labels_keeps_its_ranking_and_warns(
 
 def test_too_few_images_to_choose_on_are_named_in_a_warning_and_in_the_thresholds() -> None:
     test = held_out(predicted(seed=1), "test part")
-    assert evaluate_model(held_out(predicted(), "validation part"), test).warnings == ()
+    assert evaluate_model(held_out(predicted(), "validation part"), test, SQUARE, 4).warnings == ()
     few = held_out(predicted(groups=8), "validation part")
-    found = evaluate_model(few, test)
+    found = evaluate_model(few, test, SQUARE, 4)
     positives = few.dataset.labels.sum()
     (warning,) = found.warnings
     assert warning.startswith(f"Too few images to choose calibration and thresholds on: {positives} positive in ")

@@ -120,11 +120,11 @@ def test_few_groups_have_no_interval_and_without_marks_nothing_is_measured() -> 
 
 def test_outputs_of_folds_are_joined_in_the_order_of_the_images() -> None:
     maps = np.arange(5 * 4, dtype=np.float16).reshape(5, 2, 2)
-    whole = NetworkOutputs(np.arange(5.0), np.arange(5.0) + 10, maps)
+    whole = NetworkOutputs(np.arange(5.0), np.arange(5.0) + 10, maps, np.arange(5.0) + 20)
     parts = [
-        (places, NetworkOutputs(whole.logits[places], whole.cam_maxima[places], maps[places]))
+        (places, NetworkOutputs(*(part[places] for part in (whole.logits, whole.cam_maxima, maps, whole.distances))))
         for places in (np.array([1, 4]), np.array([0, 3]), np.array([2]))
     ]
     joined = NetworkOutputs.join(parts)
-    for name in ("logits", "cam_maxima", "cams"):
+    for name in ("logits", "cam_maxima", "cams", "distances"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))

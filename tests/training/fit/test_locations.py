@@ -1,4 +1,4 @@
-"""Training on where the finding is: targets that move with the images, their loss, and a map that has learnt it."""
+"""Training on where the finding is: targets that move with the images, their loss, and an attention trained on it."""
 
 import csv
 import dataclasses
