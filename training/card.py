@@ -105,7 +105,7 @@ def make_card(
         precisions=tuple(filter(is_allowed, precisions)),
         limits=(
             *evaluation.warnings,
-            *_limits(config, dataset, unreadable),
+            *_limits(config, evaluation, dataset, unreadable),
             *(_refused(each) for each in precisions if not is_allowed(each)),
         ),
         command=config.command,
@@ -287,12 +287,12 @@ def _body_parts_in_scope(dataset: Dataset) -> tuple[str, ...]:
     return tuple(part for part in BODY_PARTS if part in parts) or BODY_PARTS
 
 
-def _limits(config: TrainingConfig, dataset: Dataset, unreadable: str) -> tuple[str, ...]:
+def _limits(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Dataset, unreadable: str) -> tuple[str, ...]:
     recipe = config.recipe
     limits = [
         f"{RESEARCH_NOTICE} The model misses findings and flags normal images: read the metrics.",
         "The metrics are of held-out images of one data set; they may be different in other archives.",
-        "A heat map shows what raised the score, not where the finding is.",
+        _map_limit(evaluation),
         f"Trained and evaluated with {count(len(dataset), 'image')}; unreadable images, left out: {unreadable}.",
     ]
     if recipe.folds:
@@ -309,6 +309,16 @@ def _limits(config: TrainingConfig, dataset: Dataset, unreadable: str) -> tuple[
     limits += dataset.notes
     limits += _changed_settings(recipe)
     return (*limits, *(FRACATLAS_LIMITS if dataset.terms is FRACATLAS else ()))
+
+
+def _map_limit(evaluation: ModelEvaluation) -> str:
+    if not evaluation.pointing:
+        return "A heat map shows what raised the score, not where the finding is."
+    game = evaluation.pointing[0].game.value
+    return (
+        f"A heat map shows what raised the score. In {100 * game:.0f} % of the positive images with a marked finding, "
+        f"{evaluation.how}, its greatest cell lies on that or near it; in the others it lies elsewhere."
+    )
 
 
 def _changed_settings(recipe: Recipe) -> list[str]:

@@ -148,6 +148,8 @@ def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_al
     assert on_card["pointing game"] == round(everyone.game.value, 4)
     assert on_card["map mass inside findings"] == round(everyone.mass.value, 4)
     assert f"| pointing game | {everyone.game.value:.3f} |" in (package.path / "README.md").read_text()
+    share = f"In {100 * everyone.game.value:.0f} % of the positive images with a marked finding, out of fold, its"
+    assert any(share in limit for limit in package.card.limits)
     page = (tmp_path / "out" / "maps.html").read_text()
     assert page.count("<figure>") == 20
     assert "were not trained on these images: out of fold" in page
