@@ -119,12 +119,16 @@ def test_images_of_which_it_is_unknown_where_they_have_the_finding_do_not_count_
     inputs = training_inputs(LOCATED, spots, backbone_weights, tmp_path)
     located = dict(zip(inputs.dataset.images.tolist(), inputs.located.tolist(), strict=True))
     assert [image for image, known in located.items() if not known] == [f"images/{entries[0]['image']}"]
-    indices = np.arange(len(inputs.labels))
-    batch = inputs.epoch(indices, 0, 0)[0]
-    (labels, targets), (label_weights, location_weights) = batch[1], batch[2]
+    epoch = inputs.epoch(np.arange(len(inputs.labels)), 0, 0)
+    _, (labels, targets), (label_weights, _) = epoch[0]
     assert labels.shape == label_weights.shape == (LOCATED.batch_size, 1)
     assert targets.shape == (LOCATED.batch_size, 8, 8)
-    assert location_weights.shape == (LOCATED.batch_size,)
+    rows = [
+        (bool(label), bool(target.any()), float(weight))
+        for _, (labels, targets), (_, weights) in (epoch[step] for step in range(len(epoch)))
+        for (label,), target, weight in zip(labels, targets, weights, strict=True)
+    ]
+    assert set(rows) == {(True, True, 1.0), (True, False, 0.0), (False, False, 1.0)}
 
 
 def test_the_loss_of_locations_is_the_focal_loss_per_positive_cell() -> None:
