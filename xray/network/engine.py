@@ -88,7 +88,8 @@ def stored_cams(cams: NDArray[np.floating]) -> NDArray[np.float16]:
     float16: it becomes the largest number of float16, as infinity cannot be drawn.
     """
     limits = np.finfo(np.float16)
-    return np.clip(cams, limits.min, limits.max).astype(np.float16)
+    stored: NDArray[np.float16] = np.clip(cams, limits.min, limits.max).astype(np.float16)
+    return stored
 
 
 class PendingInference(Protocol):
