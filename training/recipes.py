@@ -232,7 +232,19 @@ class Recipe:
         seed: int | None = None,
         views: int | None = None,
     ) -> "Recipe":
-        """Return the recipe with some settings changed; ``epochs`` applies to every stage."""
+        """Return the recipe with some settings changed; ``epochs`` applies to every stage.
+
+        Raises
+        ------
+        UsageError
+            If the finer map is computed from a layer of the backbone that is to be changed.
+        """
+        if self.pyramid is not None and backbone not in (None, self.backbone):
+            raise UsageError(
+                f"the recipe {self.name} has a finer map from the layer {self.pyramid.layer} of {self.backbone}: leave "
+                "out --backbone, or choose a recipe without a finer map "
+                f"({', '.join(name for name, each in RECIPES.items() if each.pyramid is None)})"
+            )
         return dataclasses.replace(
             self,
             backbone=self.backbone if backbone is None else backbone,

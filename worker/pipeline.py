@@ -30,7 +30,7 @@ from xray.cpus import usable_cpus
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
 from xray.message import queue_name
-from xray.network.engine import Engine, PendingInference
+from xray.network.engine import Engine, PendingInference, stored_cams
 from xray.network.package import ModelPackage
 from xray.settings import Settings
 from xray.vocabulary import Precision
@@ -483,7 +483,11 @@ class _Task:
         distances = [None] * len(group.new) if inference.distances is None else inference.distances.tolist()
         return {
             digest: Prediction(
-                float(logit), float(probability), cam.astype("<f2").tobytes(), (cam.shape[0], cam.shape[1]), distance
+                float(logit),
+                float(probability),
+                stored_cams(cam).astype("<f2").tobytes(),
+                (cam.shape[0], cam.shape[1]),
+                distance,
             )
             for digest, logit, probability, cam, distance in zip(
                 group.new, inference.logits, probabilities, inference.cams, distances, strict=True

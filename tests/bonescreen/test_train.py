@@ -62,6 +62,11 @@ def test_the_recipe_humerus_baseline_has_the_settings_of_the_work_that_it_repeat
             ["humerus-baseline", "--data", "MURA", "--backbone", "DenseNet12"],
             "no backbone named 'DenseNet12'; one of: ",
         ),
+        (
+            ["fracture", "--data", "MURA", "--backbone", "DenseNet169"],
+            "has a finer map from the layer block14_add of EfficientNetLite2: leave out --backbone, or choose a recipe "
+            "without a finer map (humerus-baseline, humerus)",
+        ),
         (["humerus-baseline", "--data", "MURA", "--body-part", "WRIST"], "has no images of WRIST. It has HUMERUS (48)"),
         (["humerus-baseline", "--data", "MURA", "--split", "nowhere.csv"], "nowhere.csv cannot be read"),
     ],

@@ -92,7 +92,9 @@ def mask(annotations: Sequence[Annotation], preprocessing: Preprocessing, height
 
 
 def _pixels_around(values: NDArray[np.float64], size: int) -> slice:
-    return slice(max(0, math.floor(values.min())), min(size, math.ceil(values.max())))
+    # At least one pixel, also of an outline without width, and of one on the image's edge.
+    start = min(max(0, math.floor(values.min())), size - 1)
+    return slice(start, max(start + 1, min(size, math.ceil(values.max()))))
 
 
 def _coverage(x: NDArray[np.float64], y: NDArray[np.float64], rows: slice, columns: slice) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ OUTSIDE_PIXELS = 2.0
 SAME_SHAPE = 0.02
 """By how much the proportions of an image may differ from those that its annotations were made for."""
 
+_LARGEST = 10**9
 _NAMED = 3
 _T = TypeVar("_T", str, int, list[Any])
 
@@ -186,13 +187,20 @@ def _listed_entries(file: Path) -> Iterator[_Entry]:
 def _coco_entries(file: Path) -> Iterator[_Entry]:
     coco = _read_json(file)
     images: dict[int, tuple[str, tuple[int, int]]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for number, item in enumerate(_field(coco, "images", list, str(file)), start=1):
         where = f"{file}, image {number}"
         name = _field(item, "file_name", str, where).replace("\\", "/")
         height, width = _field(item, "height", int, where), _field(item, "width", int, where)
-        if min(height, width) < 1:
-            raise UsageError(f"{where} ({name}): width or height is not positive")
-        images[_field(item, "id", int, where)] = name, (height, width)
+        if not 0 < min(height, width) <= max(height, width) < _LARGEST:
+            raise UsageError(f"{where} ({name}): width or height is not a number of pixels")
+        key = _field(item, "id", int, where)
+        # Annotations would be taken for another image's, or for those of a copy of another size.
+        if key in images:
+            raise UsageError(f"{where} ({name}): an image before it has the same id")
+        if sizes.setdefault(name, (height, width)) != (height, width):
+            raise UsageError(f"{where} ({name}): an image before it has the same name, and another size")
+        images[key] = name, (height, width)
     categories = set()
     for number, item in enumerate(_field(coco, "annotations", list, str(file)), start=1):
         where = f"{file}, annotation {number}"
@@ -241,7 +249,9 @@ def _polygons(polygons: list[Any], where: str) -> tuple[tuple[float, ...], ...]:
 
 def _numbers(values: Any, where: str) -> tuple[float, ...]:
     if not isinstance(values, list) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        # Written so that NaN fails too.
+        isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+        for value in values
     ):
         raise UsageError(f"{where}: a box or a polygon is not a list of numbers")
     return tuple(map(float, values))

@@ -4,7 +4,6 @@ The pointing game (Zhang et al. 2016, "Top-down Neural Attention by Excitation B
 of images whose greatest cell lies on a finding, with a tolerance. Beside it, the share of the map's evidence on one.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 
 from training.data.annotations import Annotation, cell_shares, mask
 from training.data.dataset import UPPER_LIMB, Dataset, Example
-from training.evaluate.bootstrap import REPEATS, SEED, percentile_interval, resample_means
+from training.evaluate.bootstrap import percentile_interval, resample_means
 from training.evaluate.evaluation import ALL, UPPER_LIMB_NAME
 from training.evaluate.population import FEWEST_GROUPS, Estimate
-from training.evaluate.predictions import in_scope
 from xray.images.preprocessing import Preprocessing
 
 TOLERANCE = 1 / 14
@@ -89,13 +87,7 @@ def is_pointed_at(example: Example) -> bool:
 
 
 def measure_pointing(
-    dataset: Dataset,
-    cams: NDArray[np.floating],
-    preprocessing: Preprocessing,
-    *,
-    scope: Collection[str] | None = None,
-    repeats: int = REPEATS,
-    seed: int = SEED,
+    dataset: Dataset, cams: NDArray[np.floating], preprocessing: Preprocessing
 ) -> tuple[Pointing, ...]:
     """Measure maps on the positive images whose findings are marked.
 
@@ -107,10 +99,6 @@ def measure_pointing(
         Their class activation maps, signed.
     preprocessing : Preprocessing
         How the images became the network's input.
-    scope : collection of str or None
-        Body parts that the model knows; images of others are left out. None is for all.
-    repeats, seed : int
-        Resamples of the bootstrap, and its seed.
 
     Returns
     -------
@@ -118,27 +106,26 @@ def measure_pointing(
         For all such images, and for those of the upper limb where these are some of them; empty if there are none.
     """
     measured = np.array([is_pointed_at(example) for example in dataset.examples], np.bool_)
-    measured &= in_scope(dataset, scope)
     if not measured.any():
         return ()
     points = [find_point(dataset.examples[i], cams[i], preprocessing) for i in np.flatnonzero(measured)]
     rows = dataset.select(measured)
     values = np.array([(p.is_hit, p.mass, p.hit_area, p.finding_area) for p in points], np.float64)
     upper = np.isin(rows.body_parts, list(UPPER_LIMB))
-    pointing = [_pointing(ALL, values, rows.groups, repeats, seed)]
+    pointing = [_pointing(ALL, values, rows.groups)]
     if 0 < upper.sum() < len(upper):
-        pointing.append(_pointing(UPPER_LIMB_NAME, values[upper], rows.groups[upper], repeats, seed))
+        pointing.append(_pointing(UPPER_LIMB_NAME, values[upper], rows.groups[upper]))
     return tuple(pointing)
 
 
-def _pointing(name: str, values: NDArray[np.float64], groups: NDArray[np.str_], repeats: int, seed: int) -> Pointing:
+def _pointing(name: str, values: NDArray[np.float64], groups: NDArray[np.str_]) -> Pointing:
     hits, mass, hit_area, finding_area = values.mean(axis=0).tolist()
     number = len(np.unique(groups))
     estimates, missing = [Estimate(hits), Estimate(mass)], None
     if number < FEWEST_GROUPS:
         missing = f"no intervals: {number} group{'s' * (number != 1)}, and {FEWEST_GROUPS} are needed"
     else:
-        ends = zip(*percentile_interval(resample_means(values[:, :2], groups, repeats=repeats, seed=seed)), strict=True)
+        ends = zip(*percentile_interval(resample_means(values[:, :2], groups)), strict=True)
         # Where all resamples give the same, the bootstrap has no interval to offer.
         estimates = [
             Estimate(each.value, float(low), float(high)) if low < high else each

@@ -13,7 +13,7 @@ from training.data.dataset import Dataset
 from training.disk import read_table, write_atomically
 from xray.errors import UsageError
 from xray.network.card import Card
-from xray.network.engine import Engine
+from xray.network.engine import Engine, stored_cams
 from xray.vocabulary import count
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -192,7 +192,7 @@ def infer_outputs(engine: Engine, images: NDArray[np.uint8], step: Callable[[int
         inferred = engine.infer(np.ascontiguousarray(images[start : start + CHUNK]))
         logits.append(inferred.logits)
         maxima.append(inferred.cams.max(axis=(1, 2)))
-        cams.append(inferred.cams.astype(np.float16))
+        cams.append(stored_cams(inferred.cams))
         distances.append(np.full(len(inferred.logits), np.nan) if inferred.distances is None else inferred.distances)
         step(len(inferred.logits))
     return NetworkOutputs(

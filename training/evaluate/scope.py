@@ -1,5 +1,6 @@
 """How unlike the training images an image may be: the threshold of the network's distance, and what lies beyond it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -89,9 +90,12 @@ def other_pictures(folders: Sequence[Path], preprocessing: Preprocessing) -> dic
     Raises
     ------
     UsageError
-        If a folder does not exist, or none of its files can be read.
+        If a folder does not exist, none of its files can be read, or two folders have the same name.
     """
-    found = {f"pictures in {folder.absolute().name}": read_pictures(folder, preprocessing) for folder in folders}
+    name, times = Counter(folder.resolve().name for folder in folders).most_common(1)[0] if folders else ("", 0)
+    if times > 1:
+        raise UsageError(f"{times} folders of pictures are named {name!r}: rename them, as the card gives their names")
+    found = {f"pictures in {folder.resolve().name}": read_pictures(folder, preprocessing) for folder in folders}
     drawn = drawn_pictures(preprocessing.size)
     return found | {f"drawn pictures, {kind}": pictures for kind, pictures in drawn.items()}
 

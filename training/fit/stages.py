@@ -23,7 +23,7 @@ from training.fit.optimizer import make_optimizer
 from training.progress import Progress
 from training.recipes import Recipe, Stage
 from xray.errors import TrainingFailure
-from xray.network.engine import padded_batches
+from xray.network.engine import padded_batches, stored_cams
 from xray.network.keras_engine import compile_forward
 
 CHECKPOINT, LOGS = "checkpoint.npz", "logs"
@@ -94,7 +94,7 @@ def predict(learner: Learner, inputs: TrainingInputs, indices: NDArray[np.intp],
             batch_logits, cams, batch_distances = forward(inputs.features[batch].astype(np.float32))
             count = place.stop - place.start
             logits[place], maxima[place] = batch_logits[:count], cams[:count].max(axis=(1, 2))
-            maps.append(cams[:count].astype(np.float16))
+            maps.append(stored_cams(cams[:count]))
             distances[place] = batch_distances[:count]
             advance(count)
     return NetworkOutputs(logits, maxima, np.concatenate(maps), distances)

@@ -252,6 +252,8 @@ def _build_pyramid(
     coarse: tuple[Any, ...], fine: tuple[Any, ...], pyramid: FeaturePyramid, data_format: DataFormat
 ) -> keras.Model:
     """Build the top-down step of a feature pyramid (Lin et al. 2017, arXiv:1612.03144): two feature maps to one."""
+    if len(fine) != len(coarse):
+        raise UsageError(f"{pyramid.layer} gives no feature map, so no finer map can be computed from it")
     side = 2 if data_format == "channels_first" else 1
     scale, rest = divmod(fine[side], coarse[side])
     if rest or scale < 1:

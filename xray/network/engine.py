@@ -81,6 +81,17 @@ class Inference:
                 raise PackageError(f"the {name} differ by {difference:.2g} (tolerance {tolerance:.2g})")
 
 
+def stored_cams(cams: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Return CAMs as float16, as the database keeps them.
+
+    Where all evidence is in one cell of a finer map, its value is the number of cells times that, and may be beyond
+    float16: it becomes the largest number of float16, as infinity cannot be drawn.
+    """
+    limits = np.finfo(np.float16)
+    stored: NDArray[np.float16] = np.clip(cams, limits.min, limits.max).astype(np.float16)
+    return stored
+
+
 class PendingInference(Protocol):
     """The outputs for some images that an engine is computing, perhaps together with others."""
 

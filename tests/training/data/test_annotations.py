@@ -123,6 +123,7 @@ def test_annotations_that_contradict_the_data_are_left_out_and_named(fracatlas: 
     [
         (entry(box=[7, 9, 21]), r"entry 1 \(IMG0000.png\): a box is x, y, width and height"),
         (entry(box=[7, 9, 21, float("nan")]), r"\(IMG0000.png\): a box or a polygon is not a list of numbers"),
+        (entry(box=[7, 9, 21, 10**400]), r"\(IMG0000.png\): a box or a polygon is not a list of numbers"),
         (entry(box=[7, 9, 0, 18]), r"\(IMG0000.png\): the box is empty"),
         (entry(box=[50, 9, 23, 18]), r"\(IMG0000.png\): 73 is outside the image, whose side has 70 pixels"),
         (entry(polygons=[[1, 2, 3, 4]]), r"\(IMG0000.png\): a polygon needs three points"),
@@ -148,7 +149,16 @@ def test_a_point_just_outside_the_image_is_moved_to_its_edge(fracatlas: Path) ->
         ("{", "cannot be read"),
         ("[]", "'images' is not a list"),
         (coco([("a.png", 100, 50)], marked(1, [0, 0, 1, 1])), "annotation 1: there is no image with the id 1"),
-        (coco([("a.png", 0, 50)]), r"image 1 \(a.png\): width or height is not positive"),
+        (coco([("a.png", 0, 50)]), r"image 1 \(a.png\): width or height is not a number of pixels"),
+        (coco([("a.png", 10**400, 50)]), r"image 1 \(a.png\): width or height is not a number of pixels"),
+        (
+            coco([("a.png", 100, 50), ("sub/b.png", 100, 50)]).replace('"id": 1', '"id": 0'),
+            r"image 2 \(sub/b.png\): an image before it has the same id",
+        ),
+        (
+            coco([("a.png", 100, 50), ("a.png", 200, 100)]),
+            r"image 2 \(a.png\): an image before it has the same name, and another size",
+        ),
         (
             coco([("a.png", 100, 50)], marked(0, [0, 0, 9, 9], {"counts": "x", "size": [50, 100]})),
             r"annotation 1 \(a.png\): the segmentation is run-length encoded",
@@ -190,6 +200,16 @@ def test_a_mask_has_the_area_of_the_outline_and_each_finding_however_small() -> 
     assert both[57, 57] > 0
     assert (both > mask([triangle], preprocessing, 100, 100)).sum() == 1
     assert not mask([], preprocessing, 100, 100).any()
+
+
+@pytest.mark.parametrize("x", [0.0, 0.5, 1.0])
+def test_an_outline_without_width_is_still_there(x: float) -> None:
+    preprocessing = Preprocessing(64, "squash")
+    line = Annotation((0.25, 0.25, 0.5, 0.5), ((x, 0.25, x, 0.5, x, 0.75),))
+    turned = Annotation((0.25, 0.25, 0.5, 0.5), ((0.25, x, 0.5, x, 0.75, x),))
+    upright, across = (mask([each], preprocessing, 100, 100) for each in (line, turned))
+    assert np.flatnonzero(upright.any(axis=0)).tolist() == [min(round(64 * x), 63)]
+    assert np.array_equal(across, upright.T)
 
 
 def test_a_cell_covered_by_three_tenths_is_a_full_target_and_each_image_with_a_finding_has_one() -> None:

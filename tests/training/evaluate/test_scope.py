@@ -66,6 +66,15 @@ def test_a_folder_without_pictures_is_refused_by_name(tmp_path: Path, name: str)
         read_pictures(tmp_path / name, PREPROCESSING)
 
 
+def test_folders_of_one_name_are_refused_as_one_would_replace_the_other(tmp_path: Path) -> None:
+    folders = [tmp_path / "one/chest", tmp_path / "other/chest"]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 200, (80, 60), np.uint8)).save(folder / "a.png")
+    with pytest.raises(UsageError, match="2 folders of pictures are named 'chest'"):
+        other_pictures(folders, PREPROCESSING)
+
+
 def test_drawn_pictures_differ_and_are_the_same_each_time() -> None:
     drawn = drawn_pictures(64)
     assert len({each.tobytes() for pictures in drawn.values() for each in pictures}) == sum(map(len, drawn.values()))

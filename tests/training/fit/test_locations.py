@@ -79,7 +79,7 @@ def training_inputs(recipe: Recipe, data: Path, weights: Path, cache: Path) -> T
     return TrainingInputs(dataset, images, Learner(recipe, weights), cache, Progress())
 
 
-def brightest_cells(images: NDArray[np.uint8], cells: int) -> NDArray[np.float64]:
+def brightest_cells(images: NDArray[np.float32], cells: int) -> NDArray[np.float64]:
     """Return the mean of each cell relative to the image's brightest, ``(N, cells, cells)``."""
     side = images.shape[1] // cells
     means = images.reshape(-1, cells, side, cells, side).mean(axis=(2, 4))
@@ -91,22 +91,22 @@ def brightest_cells(images: NDArray[np.uint8], cells: int) -> NDArray[np.float64
 def test_targets_move_with_the_images_in_every_epoch(
     views: int, spots: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(LOCATED, views=0)
-    moving = training_inputs(recipe, spots, backbone_weights, tmp_path / "anew")
-    inputs = training_inputs(dataclasses.replace(LOCATED, views=views), spots, backbone_weights, tmp_path / "cached")
+    # All layers of MobileNet, so that its inputs are the images.
+    stage = dataclasses.replace(LOCATED.stages[0], trainable_layers=86)
+    recipe = dataclasses.replace(LOCATED, views=views, stages=(stage,))
+    inputs = training_inputs(recipe, spots, backbone_weights, tmp_path)
     positive = np.flatnonzero(inputs.labels)
     for epoch in range(3):
         targets = inputs.targets(positive, 0, epoch)
         assert targets.max(axis=(1, 2)).tolist() == [1.0] * len(positive)
-        if not views:
-            images = moving.inputs(positive, 0, epoch)
-            brightest = brightest_cells(np.asarray(images, np.uint8), 8)
-            hits = [
-                target[np.unravel_index(np.argmax(each), each.shape)]
-                for each, target in zip(brightest, targets, strict=True)
-            ]
-            # A spot that is moved out of the image leaves noise, whose brightest cell may be anywhere.
-            assert np.mean(np.array(hits) > 0.9) > 0.9
+        images = np.asarray(inputs.inputs(positive, 0, epoch), np.float32)
+        brightest = brightest_cells(images[..., 0] + 1 if views else images, 8)
+        hits = [
+            target[np.unravel_index(np.argmax(each), each.shape)]
+            for each, target in zip(brightest, targets, strict=True)
+        ]
+        # A spot that is moved out of the image leaves noise, whose brightest cell may be anywhere.
+        assert np.mean(np.array(hits) > 0.9) > 0.9
     assert not np.array_equal(inputs.targets(positive, 0, 0), inputs.targets(positive, 0, 1))
     assert not inputs.targets(np.flatnonzero(inputs.labels == 0), 0, 0).any()
 
@@ -119,12 +119,16 @@ def test_images_of_which_it_is_unknown_where_they_have_the_finding_do_not_count_
     inputs = training_inputs(LOCATED, spots, backbone_weights, tmp_path)
     located = dict(zip(inputs.dataset.images.tolist(), inputs.located.tolist(), strict=True))
     assert [image for image, known in located.items() if not known] == [f"images/{entries[0]['image']}"]
-    indices = np.arange(len(inputs.labels))
-    batch = inputs.epoch(indices, 0, 0)[0]
-    (labels, targets), (label_weights, location_weights) = batch[1], batch[2]
+    epoch = inputs.epoch(np.arange(len(inputs.labels)), 0, 0)
+    _, (labels, targets), (label_weights, _) = epoch[0]
     assert labels.shape == label_weights.shape == (LOCATED.batch_size, 1)
     assert targets.shape == (LOCATED.batch_size, 8, 8)
-    assert location_weights.shape == (LOCATED.batch_size,)
+    rows = [
+        (bool(label), bool(target.any()), float(weight))
+        for _, (labels, targets), (_, weights) in (epoch[step] for step in range(len(epoch)))
+        for (label,), target, weight in zip(labels, targets, weights, strict=True)
+    ]
+    assert set(rows) == {(True, True, 1.0), (True, False, 0.0), (False, False, 1.0)}
 
 
 def test_the_loss_of_locations_is_the_focal_loss_per_positive_cell() -> None:

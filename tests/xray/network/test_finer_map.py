@@ -118,6 +118,11 @@ def test_a_layer_whose_cells_do_not_divide_into_those_of_the_last_map_is_refused
         build_network("MobileNet", 72, (8, 4), FeaturePyramid("conv_pw_5_relu", 16))
 
 
+def test_a_layer_that_gives_no_map_is_refused() -> None:
+    with pytest.raises(UsageError, match="block4a_se_squeeze gives no feature map"):
+        build_network("EfficientNetV2B0", SIZE, (8, 4), FeaturePyramid("block4a_se_squeeze", 16))
+
+
 def test_efficientnet_lite_has_no_weights_to_download(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give a file"):
         build_network("EfficientNetLite2", 64, (8, 4), backbone_weights="imagenet")

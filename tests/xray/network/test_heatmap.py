@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from xray.images.preprocessing import Geometry, Preprocessing
+from xray.network.engine import stored_cams
 from xray.network.heatmap import (
     DARK,
     DARK_NOTE,
@@ -44,6 +45,15 @@ def test_evidence_is_drawn_where_it_is_in_the_image(geometry: Geometry, shape: t
     assert resized.shape == shape
     centre = np.array([np.average(axis, weights=resized) for axis in np.indices(shape)])
     np.testing.assert_allclose(centre / shape, [0.375, 0.625], atol=0.02)
+
+
+def test_evidence_beyond_what_the_database_can_hold_is_drawn_where_it_is() -> None:
+    cam = np.zeros((4, 4), np.float32)
+    cam[1, 1], cam[2, 2] = 1e6, -1e6
+    kept = cam_at_image_size(stored_cams(cam), 64, 64, Preprocessing(64, "pad"))
+    assert np.isfinite(kept).all()
+    assert np.unravel_index(np.argmax(kept), kept.shape) == pytest.approx((23.5, 23.5), abs=4)
+    assert stored_cams(np.float32([0.1, -3.5])).tolist() == np.float16([0.1, -3.5]).tolist()
 
 
 def test_an_image_without_evidence_is_drawn_unchanged() -> None:
