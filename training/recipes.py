@@ -200,8 +200,8 @@ class Recipe:
             raise UsageError("a stage that trains the head alone cannot follow one that trains backbone layers")
         if self.pyramid is None and self.location_weight:
             raise UsageError("a loss of locations (location_weight) needs a finer map (pyramid)")
-        if self.pyramid is not None and not all(stage.trainable_layers for stage in self.stages):
-            raise UsageError("a finer map (pyramid) cannot be trained in a stage that trains the head alone")
+        if self.pyramid is not None and not all(stage.head and stage.trainable_layers for stage in self.stages):
+            raise UsageError("each stage with a finer map (pyramid) must train the head and layers of the backbone")
         if self.patience and self.average:
             raise UsageError("weights cannot be averaged (average) when the best epoch is kept (patience)")
 

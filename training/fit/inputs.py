@@ -1,6 +1,7 @@
 """Training inputs: what is fed to the trainable layers in each epoch, with labels and sample weights."""
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ class TrainingInputs:
         1 for positive.
     sample_weights : ndarray of float32, (N,)
         Weight of each image in the loss; 1 until `set_class_weights` is called.
-    pooled : ndarray of float32, (N, C)
-        Pooled features of the unaugmented images, with the initial weights.
     located : ndarray of bool, (N,)
         Whether it is known where an image has the finding: annotated, or negative.
     """
@@ -62,7 +61,7 @@ class TrainingInputs:
         # With views=0, training does not use cached views, but predictions use the unaugmented one.
         views = max(1, recipe.views)
         self._features = cached_features(images, learner, views, cache, progress)
-        self.pooled = self._pool(learner, progress)
+        self._learner, self._progress = learner, progress
         self.has_locations = recipe.pyramid is not None
         preprocessing = Preprocessing(recipe.input_size, recipe.geometry)
         self._masks = {
@@ -165,10 +164,15 @@ class TrainingInputs:
         views: NDArray[np.intp] = (first + epoch)[indices] % recipe.views
         return views
 
-    def _pool(self, learner: Learner, progress: Progress) -> NDArray[np.float32]:
-        forward = compile_forward(learner.pooling_model(), BATCH)
-        pooled = np.empty((len(self.labels), learner.backbone.output_shape[-1]), np.float32)
-        with progress.bar("pooled features", len(self.labels)) as advance:
+    @cached_property
+    def pooled(self) -> NDArray[np.float32]:
+        """Pooled features of the unaugmented images, ``(N, C)``, computed with the weights before training.
+
+        A recipe with a finer map does not need them, and they take a minute.
+        """
+        forward = compile_forward(self._learner.pooling_model(), BATCH)
+        pooled = np.empty((len(self.labels), self._learner.backbone.output_shape[-1]), np.float32)
+        with self._progress.bar("pooled features", len(self.labels)) as advance:
             for place, batch in padded_batches(self._features[0], BATCH):
                 count = place.stop - place.start
                 pooled[place] = forward(batch.astype(np.float32))[0][:count]

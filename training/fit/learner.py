@@ -177,12 +177,11 @@ class Learner:
     def standardise(self, pooled: NDArray[np.float32]) -> None:
         """Set the head's standardisation so that these pooled features ``(N, C)`` get mean 0 and deviation 1.
 
-        With a finer map they are left as they are: made as large as that, the averages over the whole image would count
-        for more than what is attended to.
+        Not with a finer map: made as large as that, the averages over the whole image would count for more than what is
+        attended to.
         """
-        if self.attention is None:
-            self._mean.assign(pooled.mean(axis=0))
-            self._scale.assign(1 / np.maximum(pooled.std(axis=0), MIN_DEVIATION))
+        self._mean.assign(pooled.mean(axis=0))
+        self._scale.assign(1 / np.maximum(pooled.std(axis=0), MIN_DEVIATION))
 
     def update_inference_model(self) -> None:
         """Copy the trained weights into the inference network, with standardisation folded in, rounded as stored."""

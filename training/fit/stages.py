@@ -72,7 +72,8 @@ def fit(
         If the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learner.standardise(inputs.pooled[indices.train])
+    if learner.attention is None:
+        learner.standardise(inputs.pooled[indices.train])
     inputs.set_class_weights(indices.train)
     state = read_checkpoint(folder / CHECKPOINT, fingerprint) or State()
     variables = learner.trainable_variables()

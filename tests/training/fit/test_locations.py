@@ -153,8 +153,6 @@ def test_the_finer_map_folds_into_the_inference_network(backbone: str) -> None:
         variable.assign(rng.normal(0.2, 0.5, variable.shape))
     images = rng.integers(0, 256, (3, SIZE, SIZE), np.uint8)
     features = learner.frozen_model()(images)
-    pooled = np.asarray(learner.pooling_model()(features))
-    learner.standardise(pooled + rng.normal(size=pooled.shape).astype(np.float32))
     logits, cells = (np.asarray(output) for output in learner.classifier(stage)(features))
     assert cells.shape == (3, *learner.map_shape) == (3, 4, 4)
     for whole, part in zip(learner.image_classifier(stage)(images), (logits, cells), strict=True):
@@ -215,8 +213,9 @@ def test_new_layers_learn_faster_by_their_factor(backbone_weights: Path) -> None
 def test_locations_without_a_finer_map_are_refused() -> None:
     with pytest.raises(UsageError, match="needs a finer map"):
         dataclasses.replace(LOCATED, pyramid=None)
-    with pytest.raises(UsageError, match="head alone"):
-        dataclasses.replace(LOCATED, stages=(Stage(0, 1, 1e-3), *LOCATED.stages))
+    for stage in (Stage(0, 1, 1e-3), Stage(12, 1, 1e-3, head=False)):
+        with pytest.raises(UsageError, match="must train the head and layers"):
+            dataclasses.replace(LOCATED, stages=(stage, *LOCATED.stages))
 
 
 def test_a_finer_map_from_below_the_trainable_layers_moves_the_split_below_it() -> None:
