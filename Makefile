@@ -1,7 +1,7 @@
 # Everything a fresh machine with python3, pip and make needs:
 #
 #   make screen [ARCHIVE=path]      screen a folder of X-ray studies (default: the example archive)
-#   make install [EXTRAS=names]     install only; extras: tensorflow (training), postgres, parquet, cuda
+#   make install [EXTRAS=names]     install only; extras: tensorflow (training), postgres, parquet, cuda, dicom
 #   make test                       run the tests
 #   make check                      style, types and tests, as before each commit
 #   make containers                 as root on Debian: run docker-compose.yml in containers (docs/cluster.md)
@@ -73,5 +73,5 @@ clean:
 
 .venv/develop.done: .venv/screen.done
 	@echo "Installing what training and the tests need (TensorFlow: about 2 GB, once) ..."
-	@$(INSTALL) --editable ".[dev,parquet,postgres,tensorflow]"
+	@$(INSTALL) --editable ".[dev,dicom,parquet,postgres,tensorflow]"
 	@touch $@
