@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -11,24 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.awaiting import PATIENCE, await_that
 from tests.broker import free_port
 
 PROGRAM = Path("/usr/sbin/Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER, PASSWORD = "screening", "not-a-secret"
-
-
-def require_orthanc() -> None:
-    """Skip the test if Orthanc is not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
-    if PROGRAM.exists() and PLUGIN.exists():
-        return
-    missing = "Debian's Orthanc is not installed: apt-get install orthanc orthanc-dicomweb"
-    if os.environ.get("BONESCREEN_TEST_DEBIAN"):
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 @dataclass(frozen=True)
