@@ -19,6 +19,8 @@ from db.migrate import upgrade
 from db.session import Database
 from tests.awaiting import PATIENCE
 from tests.broker import TcpBroker, free_port
+from tests.faulty_proxy import FaultyProxy
+from tests.orthanc import Orthanc, require_orthanc
 from tests.reaper import Reaper
 from tests.tiny import write_tiny_package
 from xray.network.package import ModelPackage, load_package
@@ -170,3 +172,21 @@ def broker(tmp_path: Path) -> Iterator[TcpBroker]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    """A running Orthanc with nothing in it, which wants a user and a password."""
+    require_orthanc()
+    server = Orthanc(tmp_path / "orthanc")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def faulty_proxy(orthanc: Orthanc) -> Iterator[FaultyProxy]:
+    """A proxy before that Orthanc, which injects nothing yet."""
+    proxy = FaultyProxy(orthanc.port)
+    yield proxy
+    proxy.close()
