@@ -78,7 +78,7 @@ class Orthanc:
         with (self.folder / "log").open("ab") as log:
             # With a file named, it reads nothing of /etc/orthanc.
             self._process = subprocess.Popen([PROGRAM, file], cwd=self.folder, stdout=log, stderr=log)
-        await_that(self._answers, 30, "Orthanc answers")
+        await_that(self._responds, 30, "Orthanc answers")
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL)."""
@@ -126,7 +126,7 @@ class Orthanc:
         assert len(studies) == 1, f"{len(studies)} studies have the UID {study_uid}"
         return studies[0]
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()
         try:

@@ -33,7 +33,7 @@ def configuration() -> dict[str, Any]:
     return settings
 
 
-def answers(settings: dict[str, Any]) -> bool:
+def responds(settings: dict[str, Any]) -> bool:
     """Ask as /probes/test-aliveness.py does."""
     user, password = next(iter(settings["RegisteredUsers"].items()))
     try:
@@ -45,7 +45,7 @@ def answers(settings: dict[str, Any]) -> bool:
 def main() -> None:
     what, file = sys.argv[1], Path(sys.argv[2])
     if what == "probe":
-        sys.exit(0 if answers(json.loads(file.read_text())) else 1)
+        sys.exit(0 if responds(json.loads(file.read_text())) else 1)
     file.write_text(json.dumps(configuration()))
     os.execv(PROGRAM, [str(PROGRAM), str(file)])
 

@@ -49,14 +49,17 @@ def test_the_file_matches_the_compose_schema() -> None:
 
 
 def test_overrides_in_the_documentation_match_the_compose_schema(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
-    assert blocks
+    pages = [(ROOT / "docs" / name).read_text() for name in ("cluster.md", "dicomweb.md")]
+    blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(blocks) > 2
     for block in blocks:
         (tmp_path / "override.yml").write_text(block)
         done = validate(tmp_path / "override.yml")
         assert done.returncode == 0, block + done.stdout
-        for service in YAML(typ="safe", pure=True).load(block).get("services", {}).values():
-            assert service.get("extends", {}).get("service", "worker") in SERVICES
+        override = YAML(typ="safe", pure=True).load(block)
+        for name, service in override.get("services", {}).items():
+            assert service.get("extends", {}).get("service", name) in SERVICES
+        assert override.get("volumes", {}).keys() <= read_compose_file()["volumes"].keys()
 
 
 def test_every_variable_is_documented_and_no_other() -> None:

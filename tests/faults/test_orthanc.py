@@ -120,8 +120,8 @@ def test_pictures_become_complete_dx_images_of_many_studies(orthanc: Orthanc, tm
     wrapped = [radiograph(picture, 1), radiograph(image_pixels(2), 1, 2, body_part="HIP"), radiograph(phantom(), 2)]
     for data in wrapped:
         (tmp_path / "image.dcm").write_bytes(data)
-        judged = subprocess.run(["dciodvfy", tmp_path / "image.dcm"], capture_output=True, text=True, check=True)
-        assert judged.stderr.split() == ["DXImageForPresentation"]
+        checked = subprocess.run(["dciodvfy", tmp_path / "image.dcm"], capture_output=True, text=True, check=True)
+        assert checked.stderr.split() == ["DXImageForPresentation"]
     assert (dcmread(io.BytesIO(wrapped[0])).pixel_array == image_pixels(7)).all()
     orthanc.upload(wrapped)
     assert orthanc.instances() == 3
