@@ -125,4 +125,7 @@ def test_pictures_become_complete_dx_images_of_many_studies(orthanc: Orthanc, tm
     assert (dcmread(io.BytesIO(wrapped[0])).pixel_array == image_pixels(7)).all()
     orthanc.upload(wrapped)
     assert orthanc.instances() == 3
+    page, _, study = orthanc.study_page(study_uid(1)).partition("#study?uuid=")
+    assert orthanc.ask("GET", page.removeprefix(orthanc.url)).status == 200
+    assert orthanc.ask("GET", f"/studies/{study}").json["MainDicomTags"]["StudyInstanceUID"] == study_uid(1)
     assert orthanc.studies() == {study_uid(1), study_uid(2)}
