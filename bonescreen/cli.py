@@ -16,6 +16,7 @@ from bonescreen.commands import (
     cluster,
     database,
     evaluate,
+    export,
     failures,
     forget,
     heatmap,
@@ -52,6 +53,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
         "report": report.report,
+        "export": export.app,
         "review": review.app,
     },
     "Web pages": {

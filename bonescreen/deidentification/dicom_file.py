@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from dicomanonymizer.simpledicomanonymizer import replace_element
+from pydicom import config
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -23,7 +24,7 @@ from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, UID_dictionary
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from bonescreen.deidentification.profile import EDITION, OVERLAYS, Action, action_of
@@ -215,7 +216,7 @@ def _replace_uids(data_set: Dataset, tag: BaseTag, key: bytes, vr: str) -> None:
 def _new_uid(uid: str, key: bytes) -> str:
     plain = uid.strip(" \0")
     # Those that DICOM itself has registered, such as a transfer syntax or a well-known frame of reference, name nobody.
-    return plain if not plain or plain in UID_dictionary else pseudonymous_uid(key, plain)
+    return plain if not plain or UID(plain, config.IGNORE).type else pseudonymous_uid(key, plain)
 
 
 def _dummy(tag: BaseTag, vr: str) -> DataElement:
