@@ -69,8 +69,8 @@ def deidentified(
     settings = settings_here()
     if settings.pseudonym_key is None:
         raise UsageError(
-            "export deidentified needs BONESCREEN_PSEUDONYM_KEY, with which pseudonyms and UIDs are made; make one with "
-            "`openssl rand -hex 32`, keep it secret, and use the same one for every export"
+            "export deidentified needs BONESCREEN_PSEUDONYM_KEY, with which pseudonyms and UIDs are made; make one "
+            "with: openssl rand -hex 32, keep it secret, and use the same one for every export"
         )
     from bonescreen.deidentification.export import Export
 
