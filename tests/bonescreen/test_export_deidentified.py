@@ -66,11 +66,13 @@ def _write(root: Path) -> None:
     stream = imagecodecs.jpeg2k_encode(elbow, codecformat="j2k", reversible=True, bitspersample=12)
     put("SECRET/ONE/a", hand, "1", WindowCenter="1500", WindowWidth="2000")
     put("SECRET/ONE/bc", elbow, "1", stream=stream, syntax=uid.JPEG2000Lossless)
-    put("SECRET/ONE/copy", hand, "1", PatientComments="SECRET")
+    put("SECRET/ONE/copy", hand, "1", PatientComments="SECRET", PatientID=None, PatientName=None)
     put("SECRET/later", wrist, "2", VOILUTSequence=Sequence([lut]), BodyPartExamined="WRIST")
     put("inverted", 4095 - hand, "3", PhotometricInterpretation="MONOCHROME1", PatientID="SECRET-TWO")
     put("chest", phantom(3000, 100), "4", BodyPartExamined="CHEST", PatientID=None, PatientName=None)
     put("marked", phantom(1800, 20), "5", BurnedInAnnotation="YES", PatientID="SECRET-SIX")
+    put("mixed/a", phantom(1600, 40), "7", PatientID="SECRET-A", PatientName=None)
+    put("mixed/b", phantom(1500, 50), "7", PatientID=None, PatientName="SECRET^B")
     damaged = put("damaged", phantom(1700, 30), "6")
     (root / "damaged").write_bytes(damaged[:-3000])
 
@@ -154,6 +156,14 @@ def test_patients_studies_and_files_have_names_that_only_the_key_explains(export
     assert nobody["patient"] == dcmread(tmp_path / "out" / nobody["file"]).PatientID
 
 
+def test_the_patients_of_one_study_have_a_pseudonym_each(export: Bonescreen, tmp_path: Path) -> None:
+    assert export("1.2.77.7", "-o", tmp_path / "out").code == 0
+    (study,) = _table(tmp_path / "out" / "studies.csv")
+    assert (study["status"], study["patient"]) == ("not assessable", "")
+    patients = [row["patient"] for row in _table(tmp_path / "out" / "images.csv")]
+    assert patients[0] == pseudonym(KEY.encode(), "SECRET-A") != patients[1]
+
+
 def test_a_patient_and_a_study_have_the_same_names_in_every_export_with_a_key_and_others_with_another(
     export: Bonescreen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,9 +193,9 @@ def test_what_is_not_exported_is_named_with_the_reason_and_the_rest_is_exported(
     assert "damaged: not exported: " in done.err, done.err
     assert "marked: not exported: the file says that text is burned into its picture; look at it" in done.err
     assert "3 images not exported: see above" in done.err
-    assert sum(name.endswith(".dcm") for name in _files(tmp_path / "out")) == 5
+    assert sum(name.endswith(".dcm") for name in _files(tmp_path / "out")) == 7
     readme = (tmp_path / "out" / "README.txt").read_text()
-    assert "6 studies, 5 images; 3 images of these studies not exported." in readme
+    assert "7 studies, 7 images; 3 images of these studies not exported." in readme
     assert RESEARCH_NOTICE in readme
     assert "THE PICTURES ARE AS THEY WERE" in readme
 
