@@ -27,7 +27,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from bonescreen.deidentification.profile import EDITION, OVERLAYS, Action, action_of
+from bonescreen.deidentification.profile import EDITION, Action, action_of
 from xray.errors import FileFault
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, Encoding, InflatedStream
@@ -41,7 +41,10 @@ METHOD = f"bonescreen: PS3.15 {EDITION} Basic Profile, pixels as they were"
 _PROFILE_CODE = ("113100", "DCM", "Basic Application Confidentiality Profile")
 """PS3.16 CID 7050; no option of the profile is applied, so no other code."""
 
-_BURNED_IN, _OVERLAY_BIT, _OVERLAY_DATA = Tag(0x0028, 0x0301), 0x0102, 0x3000
+_BURNED_IN = Tag(0x0028, 0x0301)
+_OVERLAYS, _OVERLAY_BIT, _OVERLAY_DATA = 0x6000, 0x0102, 0x3000
+"""The first group of overlays (PS3.5 7.6), and two elements in each group."""
+
 _NAMING_NO_PATIENT = frozenset(
     Tag(keyword)
     for keyword in ("SOPClassUID", "ReferencedSOPClassUID", "CodingSchemeUID", "ContextUID", "MappingResourceUID")
@@ -107,7 +110,7 @@ class DicomFile:
 
     def _is_in_pixels(self, tag: BaseTag) -> bool:
         """Tell whether an element describes an overlay that is in unused bits of the pixels (PS3.3 C.9.2, retired)."""
-        is_overlay = tag.group & 0xFF00 == OVERLAYS and tag.element == _OVERLAY_BIT
+        is_overlay = tag.group & 0xFF00 == _OVERLAYS and tag.element == _OVERLAY_BIT
         return is_overlay and Tag(tag.group, _OVERLAY_DATA) not in self._data_set
 
     def deidentified(self, identity: Identity) -> bytes:
@@ -119,7 +122,7 @@ class DicomFile:
             It cannot be de-identified.
         """
         with _faults():
-            _deidentify(self._data_set, identity.key, self._encoding.explicit)
+            _deidentify(self._data_set, identity.key)
             _name(self._data_set, identity, self._content)
             body = self._elements() + _pixel_element(self._file)
             if self._file.transfer_syntax == DEFLATED:
@@ -172,14 +175,13 @@ def _read_elements(file: RadiographFile, data: bytes) -> Dataset:
     return read_dataset(io.BytesIO(head), not encoding.explicit, encoding.byteorder == "little")
 
 
-def _deidentify(data_set: Dataset, key: bytes, explicit: bool) -> None:
+def _deidentify(data_set: Dataset, key: bytes) -> None:
     for tag in list(data_set.keys()):
         element = data_set.get_item(tag)
         action = action_of(tag)
         vr = _vr(element)
-        if action is Action.KEEP and vr in (VR.SQ, VR.UN):
-            # Reading its value tells whether it holds items.
-            _deidentify_items(data_set, tag, key, explicit)
+        if action is Action.KEEP and (vr == VR.SQ or (vr == VR.UN and dictionary_VR(tag) == VR.SQ)):
+            _deidentify_items(data_set, tag, key)
         elif action is Action.KEEP and dictionary_VR(tag) == VR.SQ:
             # Items that are declared to be something else cannot be looked into.
             del data_set[tag]
@@ -194,12 +196,13 @@ def _deidentify(data_set: Dataset, key: bytes, explicit: bool) -> None:
             del data_set[tag]
 
 
-def _deidentify_items(data_set: Dataset, tag: BaseTag, key: bytes, explicit: bool) -> None:
+def _deidentify_items(data_set: Dataset, tag: BaseTag, key: bytes) -> None:
     element = data_set[tag]
     if element.VR == VR.SQ:
         for item in element.value:
-            _deidentify(item, key, explicit)
-    elif dictionary_VR(tag) == VR.SQ:
+            _deidentify(item, key)
+    else:
+        # pydicom reads items of an unknown VR up to 64 kilobytes.
         del data_set[tag]
 
 

@@ -78,6 +78,7 @@ class Export:
     unmarked: int = 0
     studies: int = 0
     models: set[str] = field(default_factory=set)
+    _held: tuple[int, bytes] | None = field(default=None, repr=False)
 
     def write(self, studies: Iterable[Study], advance: Callable[[int], object]) -> None:
         """Export studies, one after the other; the tables and the README appear when all are done.
@@ -165,8 +166,12 @@ class Export:
         """
         if image.sha256 is None or image.reason is not None:
             raise NotExported("not screened yet" if image.reason is None else reason_text(image.reason))
+        if self._held is not None and self._held[0] == image.image_id:
+            # A study's first image is read for its patient too, perhaps from a service.
+            return self._held[1]
         try:
-            return read_screened(image, self.roots)
+            self._held = (image.image_id, read_screened(image, self.roots))
+            return self._held[1]
         except ChangedFile:
             raise NotExported("the file has changed since it was screened; screen its archive again") from None
         except FileFault as fault:
@@ -294,7 +299,7 @@ WHAT WAS NOT DONE
   not removed. Files that say that there is some, Secondary Captures that do not say that there is none,
   and PNG, JPEG and TIFF files are here only if the person who made this export said that the pictures
   were checked: {unmarked}.
-- What a compressed picture's codestream holds besides the picture, such as a comment, was not removed.
+- What the pixel data hold besides the picture, such as a comment in a compressed one, was not removed.
 - Manufacturer, model and software of the device, body part, view and exposure are kept, as the profile says.
 - The studies are pseudonymous, not anonymous: who has the key and the hospital's records can tell whose
   they are, and who has the same picture can recognise it.

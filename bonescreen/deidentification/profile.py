@@ -43,9 +43,6 @@ _CHOICES = {
 """Where the table leaves a choice: the first that the modules of a radiograph allow (PS3.3 A.2, A.26, A.27), which
 require none of these elements to have a value, and of X/Z to be there."""
 
-CURVES, OVERLAYS = 0x5000, 0x6000
-"""The first groups of curves and of overlays (PS3.5 7.6)."""
-
 _FIRST_GROUP = 0x0008
 """Of a data set: those below are of commands, of the file meta information and of directories."""
 
@@ -55,10 +52,11 @@ _NAMES_AND_TIMES = frozenset({VR.PN, VR.DA, VR.DT, VR.TM})
 def action_of(tag: BaseTag) -> Action:
     """Return what becomes of an element, in the data set or in an item of a sequence.
 
-    More is removed than the table says: the whole of curves and overlays, elements that DICOM's dictionary does not
-    have, of which nobody knows what they hold, and names, dates and times that the table lacks.
+    More is removed than the table says: elements that DICOM's dictionary does not have by this tag (private ones, all
+    of curves and overlays, and those of which nobody knows what they hold), and names, dates and times that the table
+    lacks.
     """
-    if tag.is_private or tag.group < _FIRST_GROUP or tag.group & 0xFF00 in (CURVES, OVERLAYS):
+    if tag.group < _FIRST_GROUP:
         return Action.REMOVE
     listed = _table().get(tag)
     if listed is not None:

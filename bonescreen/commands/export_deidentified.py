@@ -1,4 +1,4 @@
-"""Exports of studies for others than the hospital's own readers."""
+"""De-identified studies, for a colleague or a data set."""
 
 import sys
 from functools import partial
@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from bonescreen.chosen_studies import find_named, find_studies
-from bonescreen.command_group import CommandGroup, PlainCommand
 from bonescreen.commands.arguments import RunOption, as_study_keys
 from bonescreen.context import open_ledger, require_packages, roots_here, settings_here
 from bonescreen.exports.private_file import check_output_folder
@@ -19,10 +18,7 @@ from training.progress import Bar
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
-app = typer.Typer(cls=CommandGroup, help="Export studies with their images.")
 
-
-@app.command(cls=PlainCommand)
 def deidentified(
     output: Annotated[
         Path,
@@ -83,6 +79,9 @@ def deidentified(
         else:
             total, chosen = find_studies(database, run, flagged=flagged)
         roots = roots_here(settings, database)
+        if not total:
+            print_notice("No study is flagged." if flagged else f"Run {run} has no study.")
+            return
         check_output_folder(output, roots, "take the copies for new studies")
         _refuse_full(output)
         # A terminal shows the images that are refused above the bar.
