@@ -16,6 +16,7 @@ from bonescreen.commands import (
     cluster,
     database,
     evaluate,
+    export_deidentified,
     failures,
     forget,
     heatmap,
@@ -37,6 +38,9 @@ from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
+export = typer.Typer(cls=CommandGroup, help="Export studies with their images.")
+export.command("deidentified", cls=PlainCommand)(export_deidentified.deidentified)
+
 GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Screen": {
         "screen": screen.screen,
@@ -52,6 +56,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "heatmap": heatmap.heatmap,
         "failures": failures.failures,
         "report": report.report,
+        "export": export,
         "review": review.app,
     },
     "Web pages": {

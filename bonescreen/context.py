@@ -35,7 +35,7 @@ def require_packages(command: str, *modules: str, extra: str = "tensorflow") -> 
     MissingExtra
         A module is missing; says how to install it.
     """
-    packages = {"sklearn": "scikit-learn"}
+    packages = {"sklearn": "scikit-learn", "dicomanonymizer": "dicom-anonymizer"}
     missing = [packages.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(f"{command} needs {', '.join(missing)}", extra)

@@ -1,8 +1,9 @@
-"""Patients as keyed hashes: they show which images belong to one patient, but not who the patient is."""
+"""Patients as keyed hashes: they show which images belong to one patient, but not who the patient is; UIDs likewise."""
 
 import hashlib
 import hmac
 import re
+import uuid
 from collections.abc import Iterable
 
 MIN_KEY_LENGTH = 16
@@ -25,6 +26,24 @@ def pseudonym(key: bytes, patient: str, issuer: str = "") -> str:
         DICOM's Issuer of Patient ID (0010,0021), as two hospitals may use the same number.
     """
     return hmac.new(key, f"{issuer}\0{patient}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def pseudonymous_uid(key: bytes, uid: str) -> str:
+    """Replace a UID by a keyed one: the same UID always by the same, and nobody without the key can tell of which.
+
+    It is ``2.25.`` and a UUID as a decimal number (PS3.5 B.2), made of the first 16 bytes of an HMAC-SHA256 whose key
+    is derived from the pseudonym key, so that no UID is ever hashed as a patient is.
+
+    Parameters
+    ----------
+    key : bytes
+        The pseudonym key.
+    uid : str
+        DICOM's UID, or another text that identifies what it names.
+    """
+    own_key = hmac.new(key, b"bonescreen UIDs", hashlib.sha256).digest()
+    digest = hmac.new(own_key, uid.encode(errors="surrogatepass"), hashlib.sha256).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
 
 
 def patient_mark(study: str, number: str, name: str = "") -> str | None:

@@ -228,11 +228,12 @@ def _decimal(text: str) -> float:
 
 @dataclass(slots=True)
 class PixelElement:
-    """The head of the pixel data element: tag, VR, and length in bytes or `UNDEFINED_LENGTH`."""
+    """The head of the pixel data element: tag, VR, length in bytes or `UNDEFINED_LENGTH`, and where its head begins."""
 
     tag: int
     vr: bytes
     length: int
+    start: int
 
 
 @dataclass(slots=True)
@@ -301,9 +302,10 @@ class DataSetReader:
                 return None
             check_limit(self._count, MAX_ELEMENTS, "elements before the pixels")
             self._count += 1
+            start = self._reader.position
             vr, length = self._read_head(level.encoding)
             if tag in PIXEL_DATA_TAGS and len(self._levels) == 1:
-                return PixelElement(tag, vr, length)
+                return PixelElement(tag, vr, length, start)
             self._read_element(level, tag, vr, length)
 
     def _close_levels(self) -> None:

@@ -127,16 +127,20 @@ class RadiographFile:
         At the value of the pixel data element.
     data_set : DataSet
         The selected elements.
-    transfer_syntax : str
-        UID; ``""`` if the file has none.
+    transfer_syntax, sop_class : str
+        UIDs; ``""`` if the file has none.
     pixel_element : PixelElement
         The head of the pixel data element.
+    start : int
+        Where in the file the data set begins, deflated or not.
     """
 
     reader: ByteReader
     data_set: DataSet
     transfer_syntax: str
+    sop_class: str
     pixel_element: PixelElement
+    start: int
 
 
 def is_dicom(head: bytes) -> bool:
@@ -231,7 +235,7 @@ def open_radiograph(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> R
         raise read.fault
     if read.pixel_element is None:
         raise FileFault(Reason.NO_PIXELS)
-    return RadiographFile(read.reader, read.data_set, read.syntax, read.pixel_element)
+    return RadiographFile(read.reader, read.data_set, read.syntax, read.sop_class, read.pixel_element, read.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,7 @@ class _ReadDataSet:
     syntax: str
     pixel_element: PixelElement | None
     fault: FileFault | None
+    start: int
 
 
 def _read_data_set(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> _ReadDataSet:
@@ -258,7 +263,7 @@ def _read_data_set(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> _R
         meta_reader = DataSetReader(reader, Encoding(), _META_ELEMENTS)
         meta_reader.read(group=2)
         meta = meta_reader.data_set
-    syntax = meta.text(tags.TRANSFER_SYNTAX_UID)
+    syntax, start = meta.text(tags.TRANSFER_SYNTAX_UID), reader.position
     if syntax == DEFLATED:
         reader = ByteReader(InflatedStream(file, reader.peeked))
     encoding = _encoding(reader.peek(HEAD_BYTES), syntax)
@@ -275,7 +280,7 @@ def _read_data_set(file: BinaryIO, selected: Mapping[int, frozenset[int]]) -> _R
         fault = FileFault(Reason.MULTI_FRAME)
     if fault is None and pixel_element is None:
         fault = FileFault(Reason.NO_PIXELS)
-    return _ReadDataSet(reader, data_set, sop_class, syntax, pixel_element, fault)
+    return _ReadDataSet(reader, data_set, sop_class, syntax, pixel_element, fault, start)
 
 
 def _has_prefix(head: bytes) -> bool:

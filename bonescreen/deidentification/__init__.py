@@ -1,0 +1,1 @@
+"""De-identified copies of studies, for a colleague or a data set."""
