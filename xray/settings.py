@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
+from xray.archive_root import Root, parse_root
 from xray.body_parts import read_site_terms
+from xray.dicomweb import is_service
 from xray.errors import UsageError
 from xray.hours import Hours, parse_hours
 from xray.message import DEFAULT_BATCH_SIZE
@@ -49,9 +51,14 @@ class Settings:
     database_url : str or None
         ``BONESCREEN_DATABASE_URL``, default the embedded database: ``postgresql://user@host/name`` or
         ``sqlite:////folder/file.db``.
-    archives : mapping of str to Path
-        ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``. Workers read below
-        these paths and nowhere else. A path must not contain a comma or end with a space.
+    archives : mapping of str to Path or DicomWebService
+        ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``, or a DICOMweb
+        service, ``name=dicomweb+https://host/dicom-web``. Workers read below these paths, from these services, and
+        nowhere else. A path must not contain a comma or end with a space.
+    dicomweb : Path or None
+        ``BONESCREEN_DICOMWEB``, default none: A TOML file with the users, passwords, token files and certificates of
+        DICOMweb services, a table for each URL (docs/dicomweb.md). Only its owner should be able to read it. It is read
+        again when it changes.
     model : str
         ``BONESCREEN_MODEL``, default ``fracture-4``: The model package, by name or folder.
     engine : str
@@ -102,7 +109,8 @@ class Settings:
     home: Path
     broker_url: str | None
     database_url: str | None
-    archives: Mapping[str, Path]
+    archives: Mapping[str, Root]
+    dicomweb: Path | None
     model: str
     engine: EngineName
     precision: PrecisionName
@@ -134,13 +142,18 @@ class Settings:
         """Where derived inference graphs are kept."""
         return self.home / "graphs"
 
-    def archive_root(self, name: str, scanned_at: str) -> Path | None:
+    def archive_root(self, name: str, scanned_at: str) -> Root | None:
         """Return an archive's root on this host, or None if it is not configured here.
 
         On an embedded database, which only one host uses, the default is the root at which it was scanned.
+
+        Raises
+        ------
+        UsageError
+            It was scanned at a DICOMweb service that may no longer be asked, see `xray.dicomweb.parse_service`.
         """
-        if self.database_url is None:
-            return self.archives.get(name, Path(scanned_at))
+        if name not in self.archives and self.database_url is None:
+            return parse_root(scanned_at, self.dicomweb)
         return self.archives.get(name)
 
 
@@ -152,11 +165,13 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     UsageError
         The value of a setting is not valid; the text names the setting.
     """
+    dicomweb = Path(file).expanduser().absolute() if (file := environ.get("BONESCREEN_DICOMWEB")) else None
     return Settings(
         home=_home(environ.get("BONESCREEN_HOME") or "~/.bonescreen"),
         broker_url=_broker_url(environ.get("BONESCREEN_BROKER_URL") or None),
         database_url=environ.get("BONESCREEN_DATABASE_URL") or None,
-        archives=parse_archives(environ.get("BONESCREEN_ARCHIVES") or ""),
+        archives=parse_archives(environ.get("BONESCREEN_ARCHIVES") or "", dicomweb),
+        dicomweb=dicomweb,
         model=environ.get("BONESCREEN_MODEL") or DEFAULT_MODEL,
         engine=_engine(environ.get("BONESCREEN_ENGINE") or "auto"),
         precision=_precision(environ.get("BONESCREEN_PRECISION") or "auto"),
@@ -174,22 +189,36 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     )
 
 
-def parse_archives(text: str) -> dict[str, Path]:
-    """Read ``name=/path,name=/path``.
+def parse_archives(text: str, dicomweb: Path | None = None) -> dict[str, Root]:
+    """Read ``name=/path,name=dicomweb+https://host/path``.
+
+    Parameters
+    ----------
+    text : str
+    dicomweb : Path or None
+        The file with credentials of DICOMweb services.
 
     Raises
     ------
     UsageError
-        A part does not have that form, a name repeats, or a path is not absolute.
+        A part does not have that form, a name repeats, a path is not absolute, or a service may not be asked.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Root] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, path = part.partition("=")
-        if not equals or not is_archive_name(name) or not path.startswith("/"):
-            raise UsageError(f"BONESCREEN_ARCHIVES: {part!r} is not of the form name=/absolute/path; correct it")
+        if not equals or not is_archive_name(name) or not (path.startswith("/") or is_service(path)):
+            # What is no root may be a URL with a password.
+            shown = repr(part) if "@" not in part else "a part"
+            raise UsageError(
+                f"BONESCREEN_ARCHIVES: {shown} is not of the form name=/absolute/path or "
+                "name=dicomweb+https://host/path; correct it"
+            )
         if name in found:
             raise UsageError(f"BONESCREEN_ARCHIVES names {name!r} twice; give each archive a name of its own")
-        found[name] = Path(path)
+        try:
+            found[name] = parse_root(path, dicomweb)
+        except UsageError as error:
+            raise UsageError(f"BONESCREEN_ARCHIVES, {name}: {error}") from error
     return found
 
 
