@@ -1,10 +1,11 @@
-"""The studies of a run with their images, in the worklist's order, for pictures and reports."""
+"""The studies that somebody chose, by name or as a run's, with their images: for pictures, reports and exports."""
 
 from collections.abc import Iterator
 
 from db.queries import Study
 from db.session import Database
 from db.worklist import WorklistFilter, WorklistRow, study_by_id, worklist
+from xray.errors import UsageError
 
 PAGE = 100
 
@@ -33,3 +34,18 @@ def stream_studies(
         cursor = page.next
         if cursor is None:
             return
+
+
+def in_one_archive(found: list[Study]) -> Study:
+    """Return a study in the newest of the runs that screened it, as `db.queries.find_study` finds them.
+
+    Raises
+    ------
+    UsageError
+        Several archives hold it.
+    """
+    places = {image.archive: study.row.run for study in reversed(found) for image in study.images}
+    if len(places) > 1:
+        where = ", ".join(f"--run {number} ({name})" for name, number in sorted(places.items()))
+        raise UsageError(f"{found[0].row.study!r} is in more than one archive; choose one with: {where}")
+    return found[0]

@@ -16,6 +16,7 @@ from bonescreen.commands import (
     cluster,
     database,
     evaluate,
+    export_dicom,
     failures,
     forget,
     heatmap,
@@ -37,6 +38,9 @@ from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
+EXPORTS = typer.Typer(cls=CommandGroup, help="Write studies and their results for other systems.")
+EXPORTS.command("dicom", cls=PlainCommand)(export_dicom.export_dicom)
+
 GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Screen": {
         "screen": screen.screen,
@@ -53,6 +57,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "failures": failures.failures,
         "report": report.report,
         "review": review.app,
+        "export": EXPORTS,
     },
     "Web pages": {
         "serve": serve.serve,

@@ -61,18 +61,14 @@ def _load(configured: str, digest: str) -> "ModelPackage":
     raise PackageError(f"no package here has the digest {digest}")
 
 
-def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]":
-    """Read and decode the file of an image that was screened.
+def read_screened(image: ImageRow, roots: Mapping[str, Path]) -> bytes:
+    """Read the file of an image, as it was screened.
 
     Parameters
     ----------
     image : ImageRow
     roots : mapping of str to Path
         The archives' roots on this host, by name.
-
-    Returns
-    -------
-    ndarray of uint8, (H, W)
 
     Raises
     ------
@@ -83,15 +79,38 @@ def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]"
     ArchiveOutage
         Its archive has no root on this host, or does not answer.
     """
+    data = read_file(image, roots)
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise ChangedFile
+    return data
+
+
+def read_file(image: ImageRow, roots: Mapping[str, Path]) -> bytes:
+    """Read the file that an image is in now, which may never have been readable as an image.
+
+    Raises
+    ------
+    FileFault, ArchiveOutage
+        As `read_screened`.
+    """
     from xray.archives.files import read_image_file
-    from xray.images.decode import decode
 
     if image.archive not in roots:
         raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
-    data = read_image_file(roots[image.archive], image.image)
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise ChangedFile
-    return decode(data)
+    return read_image_file(roots[image.archive], image.image)
+
+
+def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]":
+    """Read and decode the file of an image that was screened: ``uint8 (H, W)``.
+
+    Raises
+    ------
+    ChangedFile, FileFault, ArchiveOutage
+        As `read_screened`.
+    """
+    from xray.images.decode import decode
+
+    return decode(read_screened(image, roots))
 
 
 def cam_of(image: ImageRow) -> "NDArray[np.float32]":

@@ -1,7 +1,6 @@
 """Heat maps, drawn from the stored class activation map and the original file."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bonescreen.chosen_studies import stream_studies
+from bonescreen.chosen_studies import in_one_archive, stream_studies
 from bonescreen.commands.arguments import RunOption, as_count, as_study_keys
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.exports.private_file import make_private_folders, open_private
+from bonescreen.exports.private_file import check_folder, make_private_folders, open_private
 from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
 from bonescreen.results_table import why_out_of_scope
 from bonescreen.terminal import print_line, print_notice, print_to
@@ -86,8 +85,7 @@ def heatmap(
             require_run(database, run)
         total, chosen = _flagged(database, run, limit) if flagged else _named(database, studies or [], run)
         roots = roots_here(settings, database)
-        _refuse_inside_archive(output, roots)
-        _refuse_file(output)
+        check_folder(output, roots)
         whole = _draw_all(chosen, Drawing(settings, roots, output, own_scale), total)
     if flagged and not total:
         print_notice("No study is flagged.")
@@ -98,7 +96,7 @@ def heatmap(
 
 def _named(database: Database, keys: Sequence[str], run: int | None) -> tuple[int, Iterator[Study]]:
     """Find all studies before any is drawn, so that a wrong name is said at once; each is drawn once."""
-    found = {study.row.study: study for study in (_chosen(find_study(database, key, run)) for key in keys)}
+    found = {study.row.study: study for study in (in_one_archive(find_study(database, key, run)) for key in keys)}
     archives = sorted({image.archive for study in found.values() for image in study.images})
     if len(archives) > 1:
         raise UsageError(
@@ -106,14 +104,6 @@ def _named(database: Database, keys: Sequence[str], run: int | None) -> tuple[in
             "paths; draw each archive's into a folder of its own"
         )
     return len(found), iter(found.values())
-
-
-def _chosen(found: list[Study]) -> Study:
-    places = {image.archive: study.row.run for study in reversed(found) for image in study.images}
-    if len(places) > 1:
-        where = ", ".join(f"--run {number} ({name})" for name, number in sorted(places.items()))
-        raise UsageError(f"{found[0].row.study!r} is in more than one archive; choose one with: {where}")
-    return found[0]
 
 
 def _flagged(database: Database, run: int | None, limit: int | None) -> tuple[int, Iterator[Study]]:
@@ -124,25 +114,6 @@ def _flagged(database: Database, run: int | None, limit: int | None) -> tuple[in
     (summary,) = runs
     studies = (study for _, study in stream_studies(database, WorklistFilter(summary.run, flagged=True), limit))
     return summary.flagged if limit is None else min(limit, summary.flagged), studies
-
-
-def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
-    # Unlike Path.resolve, realpath accepts a link to itself.
-    folder = Path(os.path.realpath(output))
-    for name, root in roots.items():
-        if folder.is_relative_to(os.path.realpath(root)):
-            raise UsageError(
-                f"{output} is in the archive {name}: its next scan would take the pictures for radiographs; "
-                "choose a different folder"
-            )
-
-
-def _refuse_file(output: Path) -> None:
-    for each in (output, *output.parents):
-        if os.path.lexists(each):
-            if not each.is_dir():
-                raise UsageError(f"{each} is not a folder; choose a different one")
-            return
 
 
 @dataclass

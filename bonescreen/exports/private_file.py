@@ -3,7 +3,7 @@
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,35 @@ def check_target(path: Path) -> None:
     if not stat.S_ISREG(mode):
         # A device or a link such as /dev/stdout would be replaced by the file.
         raise UsageError(f"{path} is not a file; choose a different one")
+
+
+def check_folder(folder: Path, roots: Mapping[str, Path]) -> None:
+    """Check that files may be written below a folder, before time is spent on what goes into them.
+
+    Parameters
+    ----------
+    folder : Path
+    roots : mapping of str to Path
+        The archives' roots on this host, by name.
+
+    Raises
+    ------
+    UsageError
+        It is in an archive, or something other than a folder has its name, or that of one above it.
+    """
+    # Unlike Path.resolve, realpath accepts a link to itself.
+    real = Path(os.path.realpath(folder))
+    for name, root in roots.items():
+        if real.is_relative_to(os.path.realpath(root)):
+            raise UsageError(
+                f"{folder} is in the archive {name}: its next scan would take the pictures for radiographs; "
+                "choose a different folder"
+            )
+    for each in (folder, *folder.parents):
+        if os.path.lexists(each):
+            if not each.is_dir():
+                raise UsageError(f"{each} is not a folder; choose a different one")
+            return
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from highdicom.pr.content import GraphicAnnotation, GraphicLayer, GraphicObject,
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from bonescreen.exports.dicom.source import Source
+from bonescreen.exports.dicom.source import MODALITY_LUT_TYPE, RESCALE_TYPE, Source
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.grayscale import usable_windows
@@ -133,20 +133,23 @@ def presentation_state(
 def _modality(header: DataSet) -> ModalityLUTTransformation | None:
     for item in header.items.get(tags.MODALITY_LUT_SEQUENCE, [])[:1]:
         if (table := _table(item)) is not None:
-            kind = item.text(0x00283004) or "US"
+            kind = item.text(MODALITY_LUT_TYPE) or "US"
             return ModalityLUTTransformation(modality_lut=ModalityLUT(kind, *table))
     slope, intercept = (header.decimals(tag)[:1] for tag in (tags.RESCALE_SLOPE, tags.RESCALE_INTERCEPT))
     if not (slope and intercept and np.isfinite([*slope, *intercept]).all() and slope[0]):
         return None
     return ModalityLUTTransformation(
-        rescale_slope=slope[0], rescale_intercept=intercept[0], rescale_type=header.text(0x00281054) or "US"
+        rescale_slope=slope[0], rescale_intercept=intercept[0], rescale_type=header.text(RESCALE_TYPE) or "US"
     )
 
 
 def _voi(header: DataSet) -> SoftcopyVOILUTTransformation | None:
     for item in header.items.get(tags.VOI_LUT_SEQUENCE, [])[:1]:
-        if (table := _table(item)) is not None:
-            return SoftcopyVOILUTTransformation(voi_luts=[VOILUT(*table)])
+        if (table := _table(item)) is not None and table[1].any():
+            first, entries = table
+            # The brightest entry is white, whatever the descriptor says of an entry's bits.
+            stretched = np.rint(entries * (65535 / entries.max())).astype(np.uint16)
+            return SoftcopyVOILUTTransformation(voi_luts=[VOILUT(first, stretched)])
     for center, width in usable_windows(header)[:1]:
         function = header.text(tags.VOI_LUT_FUNCTION).upper()
         known = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else None

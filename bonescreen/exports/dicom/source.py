@@ -45,8 +45,12 @@ REQUIRED = (
 )  # fmt: skip
 """Elements of type 2 (PS3.5 7.4.3): they are there, empty if nothing is known."""
 
-_OTHERS = ("InstanceNumber", "PatientOrientation", "TimezoneOffsetFromUTC")
-_LUT = frozenset({tags.LUT_DESCRIPTOR, tags.LUT_EXPLANATION, tags.LUT_DATA, 0x00283004})
+_OTHERS = ("InstanceNumber", "PatientOrientation", "TimezoneOffsetFromUTC", "LossyImageCompression", "RescaleType")
+_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in ("50", "51", "81", "91", "93", "111", "112", "203"))
+"""Transfer syntaxes that may lose something (PS3.5 A.4)."""
+
+MODALITY_LUT_TYPE, RESCALE_TYPE = 0x00283004, 0x00281054
+_LUT = frozenset({tags.LUT_DESCRIPTOR, tags.LUT_EXPLANATION, tags.LUT_DATA, MODALITY_LUT_TYPE})
 
 
 class NoReference(Exception):
@@ -63,12 +67,15 @@ class Source:
         What is copied of its header, in UTF-8.
     header : DataSet
         The elements of its pixels (`xray.images.dicom.tags.PIXEL_ELEMENTS`), as in the file.
+    is_lossy : bool
+        Whether its pixels have been compressed with loss.
     rows, columns : int
         Of its pixels as they are stored.
     """
 
     described: Dataset
     header: DataSet
+    is_lossy: bool
     rows: int
     columns: int
 
@@ -109,10 +116,10 @@ def read_source(data: bytes) -> Source:
     if not is_dicom(data[:HEAD_BYTES]):
         raise NoReference("is no DICOM file")
     try:
-        header = open_radiograph(io.BytesIO(data), _selected()).data_set
+        file = open_radiograph(io.BytesIO(data), _selected())
     except FileFault as fault:
         raise NoReference(f"has a header that cannot be read ({fault.reason})") from fault
-    described = Dataset()
+    header, described = file.data_set, Dataset()
     described.SpecificCharacterSet = "ISO_IR 192"
     for keyword, name in UIDS.items():
         uid = _text(header, keyword)
@@ -125,7 +132,8 @@ def read_source(data: bytes) -> Source:
     _copy_presentation(header, described)
     rows, columns = header.integer(tags.ROWS) or 0, header.integer(tags.COLUMNS) or 0
     described.Rows, described.Columns = rows, columns
-    source = Source(described, header, rows, columns)
+    is_lossy = _text(header, "LossyImageCompression") == "01" or file.transfer_syntax in _LOSSY
+    source = Source(described, header, is_lossy, rows, columns)
     # A palette is colour too; what is written of an image asks for one sample or three.
     described.SamplesPerPixel = 1 if source.is_gray else 3
     return source
@@ -154,12 +162,13 @@ def _selected() -> dict[int, frozenset[int]]:
     names = (*NAMES, *TEXTS, *DATES, *TIMES, *CHOICES, *UIDS, *_OTHERS)
     plain = dict.fromkeys((_tag(name) for name in names), frozenset[int]())
     luts = dict.fromkeys((tags.MODALITY_LUT_SEQUENCE, tags.VOI_LUT_SEQUENCE), _LUT)
-    return {**tags.HEADER_ELEMENTS, **tags.PIXEL_ELEMENTS, **plain, 0x00281054: frozenset(), **luts}
+    return {**tags.HEADER_ELEMENTS, **tags.PIXEL_ELEMENTS, **plain, **luts}
 
 
 def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
+    if tag is None:
+        raise KeyError(keyword)
     return tag
 
 
