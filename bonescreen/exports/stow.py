@@ -7,8 +7,8 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from xray.errors import ArchiveOutage
 from xray.dicomweb import CONNECT_SECONDS, DicomWebService
+from xray.errors import ArchiveOutage
 
 if TYPE_CHECKING:
     from requests import Response

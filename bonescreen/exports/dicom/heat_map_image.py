@@ -1,7 +1,6 @@
 """The heat map over its image as a Secondary Capture: colour that every viewer shows, with the mark in its pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from highdicom.content import ReferencedImageSequence
@@ -87,24 +86,8 @@ def mark_font(width: int) -> ImageFont.FreeTypeFont:
     raise ValueError(f"no mark fits into {width} pixels")
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What of a patient a picture shows.
-
-    Attributes
-    ----------
-    body_part : str or None
-        A term of Body Part Examined.
-    laterality : str or None
-        ``"L"``, ``"R"`` or another of DICOM's, which a series cannot have.
-    """
-
-    body_part: str | None
-    laterality: str | None
-
-
 def heat_map_image(
-    picture: NDArray[np.uint8], source: Source, shown: Shown, description: str, is_lossy: bool, **shared: object
+    picture: NDArray[np.uint8], source: Source, body_part: str | None, description: str, **shared: object
 ) -> Dataset:
     """Make the Secondary Capture of a picture (PS3.3 A.8.1), lossless and uncompressed.
 
@@ -116,11 +99,10 @@ def heat_map_image(
         RGB.
     source : Source
         The image that it shows.
-    shown : Shown
+    body_part : str or None
+        What it shows, where the header does not say it as the standard has it.
     description : str
         What was done to the image, at most 1,024 characters.
-    is_lossy : bool
-        Whether the image had been compressed with loss, which its pixels keep.
     **shared : object
         As `bonescreen.exports.dicom.shared_elements.shared_arguments` gives them.
     """
@@ -141,20 +123,20 @@ def heat_map_image(
         study_date=described.StudyDate or None,
         study_time=described.StudyTime or None,
         referring_physician_name=described.ReferringPhysicianName,
-        laterality=shown.laterality if shown.laterality in ("L", "R") else None,
         # It asks for one, and the standard takes an empty one.
         patient_orientation=("L", "F"),
         **shared,  # type: ignore[arg-type]
     )
     made.copy_patient_and_study_information(described)
     made.PatientOrientation = described.get("PatientOrientation", "")
-    part = described.get("BodyPartExamined") or shown.body_part
+    part = described.get("BodyPartExamined") or body_part
     if part:
         made.BodyPartExamined = part
     if "BurnedInAnnotation" in described:
         # Whether the pixels identify the patient: the mark does not.
         made.BurnedInAnnotation = described.BurnedInAnnotation
-    if is_lossy:
+    if source.is_lossy:
+        # Once lossy, always (C.7.6.1.1.5).
         made.LossyImageCompression = "01"
     made.DerivationDescription = description
     made.DerivationCodeSequence = [CLASS_ACTIVATION]

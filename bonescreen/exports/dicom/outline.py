@@ -7,6 +7,7 @@ that viewers show: a colour map in a presentation state (pseudo-colour, blending
 
 import pkgutil
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
@@ -26,11 +27,12 @@ from bonescreen.exports.dicom.source import MODALITY_LUT_TYPE, RESCALE_TYPE, Sou
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.grayscale import usable_windows
+from xray.images.dicom.pixels import LEAST_ASPECT
 from xray.images.preprocessing import Preprocessing
-from xray.network.heatmap import evidence_at_image_size
+from xray.network.heatmap import DARK, evidence_at_image_size
 
-LEVEL = 0.5
-"""Share of the model's colour scale that an outline encloses: half of it."""
+LEVEL = DARK
+"""Share of the model's colour scale that an outline encloses: a map that looks empty has no outline."""
 
 _GRID_SIDE = 256
 """Points along the image's long side at which the map, which has a few cells, is followed."""
@@ -80,13 +82,20 @@ def outlines(
 
 
 def presentation_state(
-    source: Source, areas: Sequence[NDArray[np.float64]], text: Sequence[str], window: bool, **shared: object
+    source: Source,
+    shape: tuple[int, int],
+    areas: Sequence[NDArray[np.float64]],
+    text: Sequence[str],
+    window: bool,
+    **shared: object,
 ) -> Dataset:
     """Make the presentation state of an image.
 
     Parameters
     ----------
     source : Source
+    shape : (int, int)
+        Height and width of the decoded image, whose pixels are square.
     areas : sequence of ndarray of float, (N, 2)
         As `outlines` returns them.
     text : sequence of str
@@ -115,9 +124,22 @@ def presentation_state(
         "graphic_layers": [layer],
         **shared,
     }
-    if not source.is_gray:
-        profile = pkgutil.get_data("highdicom", "_icc_profiles/sRGB_v4_ICC_preference.icc")
-        return ColorSoftcopyPresentationState(icc_profile=profile, **common)
+    made = _gray_state(source, window, common) if source.is_gray else _colour_state(common)
+    # Vertical and horizontal size of a stored pixel (C.10.4).
+    sides = shape[0] * source.columns, shape[1] * source.rows
+    if max(sides) > LEAST_ASPECT * min(sides):
+        made.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = [
+            round(1000 * side / min(sides)) for side in sides
+        ]
+    return made
+
+
+def _colour_state(common: dict[str, Any]) -> Dataset:
+    profile = pkgutil.get_data("highdicom", "_icc_profiles/sRGB_v4_ICC_preference.icc")
+    return ColorSoftcopyPresentationState(icc_profile=profile, **common)
+
+
+def _gray_state(source: Source, window: bool, common: dict[str, Any]) -> Dataset:
     voi = _voi(source.header) if window else None
     return GrayscaleSoftcopyPresentationState(
         modality_lut_transformation=_modality(source.header),

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from highdicom.content import CodingSchemeIdentificationItem
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -36,7 +36,7 @@ from bonescreen.exports.dicom.shared_elements import MAKER, RESEARCH_MARK, long_
 from bonescreen.exports.dicom.source import Source
 from db.queries import StudyRow
 from xray.network.card import Card
-from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label, StudyStatus
+from xray.vocabulary import ImageState, Label, StudyStatus
 
 SCHEME = "99BONESCREEN"
 """A private coding scheme: 99 begins those (PS3.16 8)."""
@@ -49,6 +49,7 @@ def _own(value: str, meaning: str) -> CodedConcept:
     return CodedConcept(value, SCHEME, meaning)
 
 
+LOOKED_FOR = _own("LOOKED_FOR", "Finding that was looked for")
 PREDICTED_LABEL = _own("LABEL", "Predicted label")
 STUDY_STATUS = _own("STATUS", "Study status")
 IMAGE_STATE = _own("IMAGE_STATE", "How the image counts in the study's score")
@@ -161,8 +162,9 @@ def study_report(
     )
     # The measurements come last: nobody is to read a number before the mark.
     items = content[0].ContentSequence
-    for text in (f"{RESEARCH_MARK}. {RESEARCH_NOTICE}", *comments):
+    for text in (f"{RESEARCH_MARK}. Made by a program, and verified by nobody.", *comments):
         items.insert(len(items) - 1, _comment(text))
+    _separate(content[0])
     missing = _missing(row, comments)
     made = EnhancedSR(
         evidence=[
@@ -179,6 +181,14 @@ def study_report(
     )
     made.CompletionFlagDescription = long_string(missing or "Every image was read")
     return made
+
+
+def _separate(item: Dataset) -> None:
+    """Have viewers show each item with its name, not all of them as one text."""
+    if "ContinuityOfContent" in item:
+        item.ContinuityOfContent = "SEPARATE"
+    for each in item.get("ContentSequence", []):
+        _separate(each)
 
 
 def _missing(row: StudyRow, comments: Sequence[str]) -> str | None:
@@ -199,10 +209,8 @@ def _study_group(
         algorithm,
         measured=[] if row.score is None else [_number(_PROBABILITY, row.score, mean)],
         threshold=card.study_threshold.value,
-        coded=[
-            (STUDY_STATUS, STATUSES[StudyStatus(row.status)]),
-            *_labels(Label(row.label) if row.label else None, card),
-        ],
+        label=Label(row.label) if row.label else None,
+        counts=(STUDY_STATUS, STATUSES[StudyStatus(row.status)]),
     )
 
 
@@ -217,7 +225,8 @@ def _image_group(
         algorithm,
         measured=[] if image.probability is None else [_number(_PROBABILITY, image.probability)],
         threshold=card.image_threshold.value,
-        coded=[(IMAGE_STATE, STATES[image.state]), *_labels(image.label, card)],
+        label=image.label,
+        counts=(IMAGE_STATE, STATES[image.state]),
         source=SourceImageForMeasurementGroup(described.SOPClassUID, described.SOPInstanceUID),
     )
     items = group[0].ContentSequence
@@ -238,12 +247,17 @@ def _group(
     *,
     measured: Sequence[Measurement],
     threshold: float,
-    coded: Sequence[tuple[CodedConcept, CodedConcept]],
+    label: Label | None,
+    counts: tuple[CodedConcept, CodedConcept],
     source: SourceImageForMeasurementGroup | None = None,
 ) -> MeasurementsAndQualitativeEvaluations:
+    coded = [(LOOKED_FOR, _finding(card)), counts]
+    if label is not None:
+        coded.append((PREDICTED_LABEL, (NORMALITY if card.finding == "abnormality" else LABELS)[label]))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(tracking, name),
-        finding_type=_finding(card),
+        # Who reads only this must not find one where the model has not.
+        finding_type=_finding(card) if label is Label.POSITIVE else None,
         algorithm_id=algorithm,
         measurements=[*measured, _number(_THRESHOLD, threshold)],
         qualitative_evaluations=[QualitativeEvaluation(name, value) for name, value in coded],
@@ -253,12 +267,6 @@ def _group(
 
 def _number(name: Code, value: float, derivation: CodedConcept | None = None) -> Measurement:
     return Measurement(name, round(value, _DECIMALS), codes.UCUM.NoUnits, derivation=derivation)
-
-
-def _labels(label: Label | None, card: Card) -> list[tuple[CodedConcept, CodedConcept]]:
-    if label is None:
-        return []
-    return [(PREDICTED_LABEL, (NORMALITY if card.finding == "abnormality" else LABELS)[label])]
 
 
 def _finding(card: Card) -> CodedConcept:

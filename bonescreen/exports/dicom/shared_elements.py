@@ -19,6 +19,17 @@ MAKER = "bonescreen"
 _SERIES_NUMBERS = {Kind.REPORT: 9001, Kind.HEAT_MAP: 9002, Kind.OUTLINE: 9003}
 """Beyond those of a modality, so that a viewer lists them last."""
 
+_TIMES = tuple(
+    (f"{before}Date{after}", f"{before}Time{after}")
+    for before, after in (
+        ("InstanceCreation", ""),
+        ("Content", ""),
+        ("PresentationCreation", ""),
+        ("", "OfSecondaryCapture"),
+    )
+)
+"""What highdicom sets to now, or leaves out."""
+
 _MAX_LONG_STRING = 64
 """Characters of a description (LO, PS3.5 6.2)."""
 
@@ -34,9 +45,7 @@ def long_string(text: str) -> str:
     return plain if len(plain) <= _MAX_LONG_STRING else f"{plain[: _MAX_LONG_STRING - 3]}..."
 
 
-def shared_arguments(
-    kind: Kind, identity: Identity, sop_instance: str, card: Card, source: Source, changed_at: float
-) -> dict[str, Any]:
+def shared_arguments(kind: Kind, identity: Identity, sop_instance: str, card: Card) -> dict[str, Any]:
     """Return what each class of highdicom takes alike.
 
     Parameters
@@ -47,20 +56,11 @@ def shared_arguments(
         The object's SOP Instance UID.
     card : Card
         Of the model package.
-    source : Source
-        The image that the object is about, or the first of them.
-    changed_at : float
-        When the study's result last changed, in seconds since 1970: the time of all that is written of it.
     """
-    moment = local_time(source, changed_at)
     return {
         "series_instance_uid": identity.series(kind),
         "series_number": _SERIES_NUMBERS[kind],
         "series_description": long_string(f"{RESEARCH_MARK}: {kind}, {model_name(card)}"),
-        "series_date": moment.date(),
-        "series_time": moment.time(),
-        "content_date": moment.date(),
-        "content_time": moment.time(),
         "sop_instance_uid": sop_instance,
         "manufacturer": MAKER,
         "manufacturer_model_name": long_string(model_name(card)),
@@ -80,19 +80,21 @@ def as_file(made: Dataset, source: Source, changed_at: float) -> bytes:
     ----------
     made : Dataset
         As highdicom made it, with the time of now in it.
-    source, changed_at
-        As in `shared_arguments`.
+    source : Source
+        The image that the object is about, or the first of them.
+    changed_at : float
+        When the study's result last changed, in seconds since 1970: the time of all that is written of it.
     """
     moment = local_time(source, changed_at)
-    for keyword in ("InstanceCreation", "PresentationCreation"):
-        if f"{keyword}Date" in made:
-            setattr(made, f"{keyword}Date", moment.strftime("%Y%m%d"))
-            setattr(made, f"{keyword}Time", moment.strftime("%H%M%S"))
-    if "DateOfSecondaryCapture" in made:
-        made.DateOfSecondaryCapture = moment.strftime("%Y%m%d")
-        made.TimeOfSecondaryCapture = moment.strftime("%H%M%S")
+    for date, time in _TIMES:
+        if date in made:
+            setattr(made, date, moment.strftime("%Y%m%d"))
+            setattr(made, time, moment.strftime("%H%M%S"))
+    made.SeriesDate, made.SeriesTime = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
     for equipment in made.get("ContributingEquipmentSequence", []):
         equipment.pop("ContributionDateTime", None)
+    if made.Modality != "SR":
+        made.Laterality = source.described.Laterality
     if "TimezoneOffsetFromUTC" in source.described:
         made.TimezoneOffsetFromUTC = source.described.TimezoneOffsetFromUTC
     for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):

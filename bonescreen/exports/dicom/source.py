@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from xray.errors import FileFault
 from xray.images.dicom import tags
+from xray.images.dicom.anatomy import laterality
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, open_radiograph
 
@@ -214,6 +215,9 @@ def _copy_presentation(header: DataSet, described: Dataset) -> None:
     part = header.text(tags.BODY_PART_EXAMINED).upper()
     if re.fullmatch(r"[A-Z0-9_ ]{1,16}", part):
         described.BodyPartExamined = part
+    side = laterality(header)
+    # A series has one side or another (C.7.3.1); what an image may be besides, both or unpaired, it cannot say.
+    described.Laterality = side if side in ("L", "R") else ""
 
 
 def decoded(header: DataSet, tag: int, *, is_name: bool) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from bonescreen.commands.failures import reason_text
-from bonescreen.exports.dicom.heat_map_image import Shown, draw_picture, heat_map_image
+from bonescreen.exports.dicom.heat_map_image import draw_picture, heat_map_image
 from bonescreen.exports.dicom.identity import Identity, Kind
 from bonescreen.exports.dicom.outline import outlines, presentation_state
 from bonescreen.exports.dicom.report import ReportedImage, report_facts, study_report
@@ -137,7 +137,7 @@ def _made(study: Study, package: ModelPackage, roots: Mapping[str, Path]) -> Stu
             "it holds no DICOM image that anything can refer to" + "".join(f"; {one}" for one in left_out)
         )
     uid = identity.instance(Kind.REPORT, *report_facts(study.row, reported, comments))
-    shared = shared_arguments(Kind.REPORT, identity, uid, card, reported[0].source, _changed_at(study))
+    shared = shared_arguments(Kind.REPORT, identity, uid, card)
     report = study_report(study.row, card, identity, reported, comments, **shared)
     return StudyObjects([_as_object(Kind.REPORT, report, reported[0].source, study), *made], left_out)
 
@@ -145,7 +145,9 @@ def _made(study: Study, package: ModelPackage, roots: Mapping[str, Path]) -> Stu
 def _sources(study: Study, roots: Mapping[str, Path], left_out: list[str], comments: list[str]) -> Iterator[_Found]:
     """Yield the images that objects can refer to, those that count first; say of the others why not."""
     seen = set[str]()
-    for image in sorted(study.images, key=lambda one: (one.state != ImageState.SCORED, one.image)):
+    for image in sorted(
+        study.images, key=lambda one: (one.state != ImageState.SCORED, one.probability is None, one.image)
+    ):
         data = _read(image, roots)
         try:
             if data is None:
@@ -189,30 +191,28 @@ def _pictures(found: _Found, data: bytes, study: Study, card: Card, identity: Id
     """Make the heat map and the outlines of an image."""
     image, source, cam = found.image, found.source, cam_of(found.image)
     gray, preprocessing = decode(data), Preprocessing.from_id(card.preprocessing)
-    of = {"preprocessing": preprocessing, "scale": card.heat_map_scale}
     label = Label(image.label) if image.label else None
     outcome = f"{card.worded(label) if label else image.state}, probability {image.probability:.3f}"
     threshold = f"(an image is positive at {card.image_threshold.value:.3f} or above)"
     model = f"{model_name(card)} ({identity.precision})"
     note = scale_note(cam, card.heat_map_scale, positive=label is Label.POSITIVE, own_scale=False)
     uids = {kind: identity.instance(kind, source.sop_instance, str(image.sha256)) for kind in Kind}
-    shared = {
-        kind: shared_arguments(kind, identity, uids[kind], card, source, _changed_at(study))
-        for kind in (Kind.HEAT_MAP, Kind.OUTLINE)
-    }
+    shared = {kind: shared_arguments(kind, identity, uids[kind], card) for kind in (Kind.HEAT_MAP, Kind.OUTLINE)}
     caption = [f"{outcome} {threshold}", model, *([note] if note else []), RESEARCH_NOTICE]
     picture = draw_picture(gray, cam, preprocessing=preprocessing, scale=card.heat_map_scale, caption=caption)
     description = (
         f"{RESEARCH_MARK}. The image, reduced to 8 bits and this size, under a class activation map of {model}: areas "
         "that raised the score, from low evidence (dark violet) to high evidence (yellow), on one scale for all images."
     )
-    shown = Shown(image.body_part, image.laterality)
-    heat_map = heat_map_image(picture, source, shown, description, source.is_lossy, **shared[Kind.HEAT_MAP])
-    areas = outlines(cam, (gray.shape[0], gray.shape[1]), source, **of)
-    reach = "Outlined: at least half of the heat map's scale" if areas else "No area reaches half of the map's scale"
+    heat_map = heat_map_image(picture, source, image.body_part, description, **shared[Kind.HEAT_MAP])
+    shape = gray.shape[0], gray.shape[1]
+    areas = outlines(cam, shape, source, preprocessing=preprocessing, scale=card.heat_map_scale)
+    reach = (
+        "Outlined: a quarter of the heat map's scale, and more" if areas else "No area reaches a quarter of the scale"
+    )
     window = Repair.WINDOW not in (image.detail or "")
-    text = [RESEARCH_MARK, outcome, model, reach]
-    state = presentation_state(source, areas, text, window, **shared[Kind.OUTLINE])
+    text = [RESEARCH_MARK, outcome, f"Heat map of {model}", reach]
+    state = presentation_state(source, shape, areas, text, window, **shared[Kind.OUTLINE])
     return [
         _as_object(Kind.HEAT_MAP, heat_map, source, study),
         _as_object(Kind.OUTLINE, state, source, study),
