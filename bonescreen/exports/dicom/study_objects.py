@@ -207,9 +207,7 @@ def _pictures(found: _Found, data: bytes, study: Study, card: Card, identity: Id
     heat_map = heat_map_image(picture, source, image.body_part, description, **shared[Kind.HEAT_MAP])
     shape = gray.shape[0], gray.shape[1]
     areas = outlines(cam, shape, source, preprocessing=preprocessing, scale=card.heat_map_scale)
-    reach = (
-        "Outlined: a quarter of the heat map's scale, and more" if areas else "No area reaches a quarter of the scale"
-    )
+    reach = "Outlined: at least a quarter of its scale" if areas else "Nothing reaches a quarter of its scale"
     window = Repair.WINDOW not in (image.detail or "")
     text = [RESEARCH_MARK, outcome, f"Heat map of {model}", reach]
     state = presentation_state(source, shape, areas, text, window, **shared[Kind.OUTLINE])
