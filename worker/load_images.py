@@ -3,13 +3,13 @@
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import BatchImage
 from worker.watchdog import in_work
+from xray.archive_root import Root
 from xray.archives.files import content_digest, read_image_file
 from xray.copies import reduced_picture
 from xray.errors import FileFault
@@ -56,12 +56,12 @@ class LoadedImage:
     repairs: tuple[Repair, ...] = ()
 
 
-def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
+def load_image(root: Root, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
     """Load one image; images of more than `LARGE_IMAGE_PIXELS` are decoded one at a time, to bound memory.
 
     Parameters
     ----------
-    root : Path
+    root : Path or DicomWebService
         The archive's root on this host.
     image : BatchImage
         The image to load.
@@ -97,7 +97,7 @@ def has_memory() -> bool:
     return True
 
 
-def _read(root: Path, image: BatchImage) -> bytes:
+def _read(root: Root, image: BatchImage) -> bytes:
     try:
         return read_image_file(root, image.path, expected=(image.size, image.mtime_ns))
     except FileFault as fault:

@@ -177,6 +177,14 @@ def require_service(service: DicomWebService) -> None:
         raise ArchiveOutage(f"the archive at {service} holds no study that this user may see")
 
 
+def first_text(metadata: Metadata, tag: str) -> str:
+    """Return the first value of an element as text, ``""`` if there is none."""
+    element = metadata.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    first = values[0] if isinstance(values, list) and values else None
+    return str(first).strip() if isinstance(first, str | int) else ""
+
+
 def split_path(path: str) -> tuple[str, str, str]:
     """Return the UIDs of an instance's path.
 

@@ -13,7 +13,7 @@ def upgrade() -> None:
     """Add the table and the column."""
     op.create_table(
         "read_studies",
-        sa.Column("archive_id", sa.BigInteger(), nullable=False),
+        sa.Column("archive_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("mark", sa.String(length=32), nullable=False),
         sa.Column("images", sa.String(length=32), nullable=False),
