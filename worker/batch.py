@@ -198,6 +198,7 @@ class ClaimedBatch:
         that were read before can be read now. If none was read yet, a batch of one image says too little.
         """
         image, reason = self.images[group[0].image_id], group[0].reason
+        why = f"{reason} ({group[0].detail})" if group[0].detail else f"{reason}"
         archive = self.claim.archive
         with in_work(image):
             folder = empty_folder_above(self.root, image.path) if reason is Reason.VANISHED else None
@@ -213,13 +214,13 @@ class ClaimedBatch:
             if not alike or len(self._suspects) == 1:
                 return None
             return (
-                f"every image of a batch of {archive} ({len(self._suspects)}) is {reason}: is the archive "
+                f"every image of a batch of {archive} ({len(self._suspects)}) is {why}: is the archive "
                 "mounted and readable? If it is, scan it again"
             )
         if any(self._is_readable(witness) for witness in witnesses):
             return None
         return (
-            f"an image of {archive} is {reason}, and {path_as_text(witnesses[0].path)}, which was read before, cannot "
+            f"an image of {archive} is {why}, and {path_as_text(witnesses[0].path)}, which was read before, cannot "
             "be read now: is everything mounted and readable? If it is, scan the archive again"
         )
 

@@ -89,8 +89,11 @@ class _Failed(Exception):
 
 @dataclass(frozen=True)
 class _Answer:
+    """What a service answered; `has_end` if HTTP tells where it ends, so that it was not cut off."""
+
     content_type: str
     body: bytes
+    has_end: bool
 
 
 def read_instance(service: DicomWebService, path: str, max_bytes: int) -> bytes:
@@ -122,6 +125,8 @@ def read_instance(service: DicomWebService, path: str, max_bytes: int) -> bytes:
         answer = _ask(service, resource, DICOM, max_bytes=max_bytes + OVERHEAD_BYTES, deadline=deadline)
         try:
             content = content_of(answer.body, answer.content_type, DICOM)
+            if content is answer.body and not answer.has_end:
+                raise DamagedMessage("sent an instance without its length")
         except DamagedMessage as damage:
             raise _Failed(Reason.UNREADABLE, str(damage)) from None
         if len(content) > max_bytes:
@@ -171,8 +176,8 @@ def require_service(service: DicomWebService) -> None:
     try:
         found = _ask_json(service, "studies", [("limit", "1")], deadline)
     except _Failed as failed:
-        text = "there is no DICOMweb service at this URL: check its path" if failed.reason is Reason.VANISHED else ""
-        raise ArchiveOutage(f"the archive at {service} {text or failed.text}") from None
+        text = "is no DICOMweb service (HTTP 404): check its path" if failed.reason is Reason.VANISHED else failed.text
+        raise ArchiveOutage(f"the archive at {service} {text}") from None
     if not found:
         raise ArchiveOutage(f"the archive at {service} holds no study that this user may see")
 
@@ -263,21 +268,22 @@ def _ask(
             with response:
                 if response.status_code not in _BUSY:
                     _check(service, response.status_code)
-                    body = b"" if response.status_code == 204 else _body(response, max_bytes, deadline)
-                    return _Answer(response.headers.get("Content-Type", ""), body)
+                    if response.status_code == 204:
+                        return _Answer("", b"", has_end=True)
+                    body, has_end = _body(response, max_bytes, deadline)
+                    return _Answer(response.headers.get("Content-Type", ""), body, has_end)
                 pause = _retry_after(response.headers.get("Retry-After", ""))
         _turns[service.url] = max(_turns.get(service.url, 0.0), time.monotonic() + pause)
 
 
-def _body(response: "Response", max_bytes: int, deadline: float) -> bytes:
-    """Return the body of an answer; nothing of a larger one than the cap is kept."""
+def _body(response: "Response", max_bytes: int, deadline: float) -> tuple[bytes, bool]:
+    """Return the body of an answer, and whether it has an end; of a body over the cap no more is read."""
     stated = response.headers.get("Content-Length", "")
     chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    if not chunked and not stated.isdecimal():
-        # Where only the connection's end ends it, nobody can tell a whole answer from one that was cut off.
-        raise _Failed(Reason.UNREADABLE, "sent an answer without its length")
+    plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+    length = int(stated) if stated.isdecimal() and not chunked else None
     too_large = _Failed(Reason.TOO_LARGE, f"more than the cap of {max_bytes:,} bytes", again=False)
-    if not chunked and int(stated) > max_bytes:
+    if length is not None and length > max_bytes:
         raise too_large
     body = bytearray()
     for chunk in response.iter_content(CHUNK_BYTES):
@@ -286,10 +292,9 @@ def _body(response: "Response", max_bytes: int, deadline: float) -> bytes:
             raise too_large
         if time.monotonic() > deadline:
             raise _Failed(Reason.UNREADABLE, "did not come to the end of its answer in time")
-    plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
-    if not chunked and plain and len(body) != int(stated):
-        raise _Failed(Reason.UNREADABLE, "ended the answer too early")
-    return bytes(body)
+    if length is not None and plain and len(body) != length:
+        raise _Failed(Reason.UNREADABLE, "ended its answer too early")
+    return bytes(body), chunked or length is not None
 
 
 def _check(service: DicomWebService, status: int) -> None:

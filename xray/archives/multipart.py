@@ -8,7 +8,7 @@ OVERHEAD_BYTES = 2**16
 
 
 class DamagedMessage(Exception):
-    """A message is not what it has to be; the text says in what way, and has nothing of the message."""
+    """A message is not what it has to be; the text says what its sender did, and has nothing of the message."""
 
 
 def content_of(body: bytes, content_type: str, wanted: str) -> bytes:
@@ -38,27 +38,27 @@ def content_of(body: bytes, content_type: str, wanted: str) -> bytes:
         return body
     boundary = kind.get_boundary()
     if kind.get_content_type() != "multipart/related" or not boundary:
-        raise DamagedMessage(f"it sent {_media_type(content_type)} and not multipart/related")
+        raise DamagedMessage(f"sent {_media_type(content_type)} and not multipart/related")
     delimiter = b"--" + boundary.encode("latin-1", "replace")
     start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter, 0, OVERHEAD_BYTES) + 2
     # Searched from its end: pixels are long, and after them comes little.
     end = body.rfind(b"\r\n" + delimiter + b"--", max(0, len(body) - OVERHEAD_BYTES))
     if not body.startswith(delimiter, start) or end < 0:
-        raise DamagedMessage("the message was cut off")
+        raise DamagedMessage("sent a message that ends too early")
     head_start = start + len(delimiter)
     head_end = body.find(b"\r\n\r\n", head_start, head_start + OVERHEAD_BYTES)
     if head_end < 0 or head_end > end:
-        raise DamagedMessage("the message holds no part")
+        raise DamagedMessage("sent a message without a part")
     head = _headers(body[head_start:head_end])
     content = body[head_end + 4 : end]
     if b"\r\n" + delimiter in content:
-        raise DamagedMessage("the message holds several parts, of which one was asked for")
+        raise DamagedMessage("sent several parts, of which one was asked for")
     # RFC 2046 5.1: without a type, it would be a text.
     if _header(head.get("content-type", "")).get_content_type() != wanted:
-        raise DamagedMessage(f"its part is {_media_type(head.get('content-type', ''))} and not {wanted}")
+        raise DamagedMessage(f"sent a part of {_media_type(head.get('content-type', ''))} and not of {wanted}")
     length = head.get("content-length")
     if length is not None and length != str(len(content)):
-        raise DamagedMessage("its part does not have the length that it says")
+        raise DamagedMessage("sent a part that does not have the length that it says")
     return content
 
 
@@ -75,4 +75,4 @@ def _headers(text: bytes) -> dict[str, str]:
 
 def _media_type(content_type: str) -> str:
     found = re.match(r"[a-z]+/[a-z0-9.+-]+", content_type.strip().lower())
-    return found[0] if found else "no media type"
+    return found[0] if found else "something without a media type"
