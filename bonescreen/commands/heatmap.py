@@ -25,6 +25,7 @@ from db.runs import require_run
 from db.session import Database
 from db.worklist import WorklistFilter
 from training.progress import Bar
+from xray.archive_root import Root
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label
@@ -121,7 +122,7 @@ class Drawing:
     """Where and how pictures are drawn, and what is said of each."""
 
     settings: Settings
-    roots: Mapping[str, Path]
+    roots: Mapping[str, Root]
     output: Path
     own_scale: bool
     print_path: Callable[[str], object] = print_line

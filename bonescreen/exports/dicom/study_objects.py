@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydicom.dataset import Dataset
 
@@ -19,6 +18,7 @@ from bonescreen.exports.dicom.source import NoReference, Source, read_source
 from bonescreen.pictures import ChangedFile, cam_of, read_file, read_screened
 from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study
+from xray.archive_root import Root
 from xray.errors import FileFault
 from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
@@ -74,7 +74,7 @@ class _Found:
     data: bytes | None
 
 
-def study_objects(study: Study, package: ModelPackage, roots: Mapping[str, Path]) -> StudyObjects:
+def study_objects(study: Study, package: ModelPackage, roots: Mapping[str, Root]) -> StudyObjects:
     """Make the objects of a study: a report, and of each image with a say a heat map and its outlines.
 
     Parameters
@@ -82,7 +82,7 @@ def study_objects(study: Study, package: ModelPackage, roots: Mapping[str, Path]
     study : Study
     package : ModelPackage
         That it was screened with.
-    roots : mapping of str to Path
+    roots : mapping of str to Path or DicomWebService
         The archives' roots on this host, by name.
 
     Raises
@@ -113,7 +113,7 @@ def _libraries() -> Iterator[None]:
             raise NotExported(f"its images' headers have values that fit no object ({type(error).__name__})") from error
 
 
-def _made(study: Study, package: ModelPackage, roots: Mapping[str, Path]) -> StudyObjects:
+def _made(study: Study, package: ModelPackage, roots: Mapping[str, Root]) -> StudyObjects:
     card, left_out, comments = package.card, list[str](), list[str]()
     made: list[DicomObject] = []
     reported: list[ReportedImage] = []
@@ -142,7 +142,7 @@ def _made(study: Study, package: ModelPackage, roots: Mapping[str, Path]) -> Stu
     return StudyObjects([_as_object(Kind.REPORT, report, reported[0].source, study), *made], left_out)
 
 
-def _sources(study: Study, roots: Mapping[str, Path], left_out: list[str], comments: list[str]) -> Iterator[_Found]:
+def _sources(study: Study, roots: Mapping[str, Root], left_out: list[str], comments: list[str]) -> Iterator[_Found]:
     """Yield the images that objects can refer to, those that count first; say of the others why not."""
     seen = set[str]()
     for image in sorted(
@@ -167,7 +167,7 @@ def _sources(study: Study, roots: Mapping[str, Path], left_out: list[str], comme
         yield _Found(image, source, data if is_drawn else None)
 
 
-def _read(image: ImageRow, roots: Mapping[str, Path]) -> bytes | None:
+def _read(image: ImageRow, roots: Mapping[str, Root]) -> bytes | None:
     """Read an image's file; None for one that never could be read."""
     if image.probability is None:
         try:
