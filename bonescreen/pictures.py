@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db.queries import ImageRow, Study
+from xray.archive_root import Root
 from xray.errors import ArchiveOutage, PackageError, UsageError
 from xray.settings import Settings
 
@@ -61,13 +61,13 @@ def _load(configured: str, digest: str) -> "ModelPackage":
     raise PackageError(f"no package here has the digest {digest}")
 
 
-def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]":
+def read_gray(image: ImageRow, roots: Mapping[str, Root]) -> "NDArray[np.uint8]":
     """Read and decode the file of an image that was screened.
 
     Parameters
     ----------
     image : ImageRow
-    roots : mapping of str to Path
+    roots : mapping of str to Path or DicomWebService
         The archives' roots on this host, by name.
 
     Returns

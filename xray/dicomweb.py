@@ -60,6 +60,11 @@ class DicomWebService:
         """Return it as ``BONESCREEN_ARCHIVES`` names it: ``dicomweb+https://host/path``."""
         return PREFIX + self.url
 
+    @property
+    def name(self) -> str:
+        """The host, with its port if the URL has one: what the service's archive is called by default."""
+        return urlsplit(self.url).netloc
+
     def session(self) -> "Session":
         """Return this process's session: it has the service's credentials and certificates, and keeps connections.
 

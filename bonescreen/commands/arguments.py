@@ -1,9 +1,9 @@
 """Arguments and options that several commands share, checked before they reach a database or a disk."""
 
+import re
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
-from typing import Annotated, TypeVar
+from datetime import date, datetime
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -98,8 +98,8 @@ def as_study_keys(texts: list[str] | None) -> list[str]:
     return [key for text in texts or () if (key := as_study_key(text))]
 
 
-def as_archive(text: str) -> Path:
-    """Read an archive's path; Typer calls it.
+def as_archive(text: str) -> str:
+    """Check an archive's path, name or URL; Typer calls it.
 
     Raises
     ------
@@ -108,15 +108,61 @@ def as_archive(text: str) -> Path:
     """
     if not text:
         raise UsageError("an empty path; give the folder that holds the studies")
-    return Path(text)
+    return text
+
+
+def as_day(text: str) -> date:
+    """Read a day; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("must be a day, such as 2026-11-30") from None
+
+
+def as_modalities(text: str) -> tuple[str, ...]:
+    """Read terms of Modality (0008,0060), joined by commas; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        One cannot be such a term: a code string of at most 16 characters (PS3.5 6.2).
+    """
+    terms = tuple(dict.fromkeys(term.strip().upper() for term in text.split(",")))
+    if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", term) for term in terms):
+        raise typer.BadParameter("must be DICOM's terms, joined by commas, such as CR,DX")
+    return terms
 
 
 ArchivePaths = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="PATH",
         parser=as_archive,
-        help="Folders of studies, zip or tar files of them, single images, or names from BONESCREEN_ARCHIVES.",
+        help="Folders of studies, zip or tar files of them, single images, DICOMweb services (dicomweb+https://...), "
+        "or names from BONESCREEN_ARCHIVES.",
+    ),
+]
+Since = Annotated[
+    date | None,
+    typer.Option(
+        metavar="DATE",
+        parser=as_day,
+        help="Of a DICOMweb service, look only for studies of this date or later.",
+    ),
+]
+Modalities = Annotated[
+    Any,
+    typer.Option(
+        "--modality",
+        metavar="TERMS",
+        parser=as_modalities,
+        help="Of a DICOMweb service, look only for studies with one of these modalities, as in CR,DX.",
     ),
 ]
 LayoutOption = Annotated[

@@ -26,6 +26,7 @@ from db.runs import require_run
 from db.session import Database
 from db.worklist import WorklistFilter
 from training.progress import Bar
+from xray.archive_root import Root
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label
@@ -126,11 +127,11 @@ def _flagged(database: Database, run: int | None, limit: int | None) -> tuple[in
     return summary.flagged if limit is None else min(limit, summary.flagged), studies
 
 
-def _refuse_inside_archive(output: Path, roots: Mapping[str, Path]) -> None:
+def _refuse_inside_archive(output: Path, roots: Mapping[str, Root]) -> None:
     # Unlike Path.resolve, realpath accepts a link to itself.
     folder = Path(os.path.realpath(output))
     for name, root in roots.items():
-        if folder.is_relative_to(os.path.realpath(root)):
+        if isinstance(root, Path) and folder.is_relative_to(os.path.realpath(root)):
             raise UsageError(
                 f"{output} is in the archive {name}: its next scan would take the pictures for radiographs; "
                 "choose a different folder"
@@ -150,7 +151,7 @@ class Drawing:
     """Where and how pictures are drawn, and what is said of each."""
 
     settings: Settings
-    roots: Mapping[str, Path]
+    roots: Mapping[str, Root]
     output: Path
     own_scale: bool
     print_path: Callable[[str], object] = print_line
