@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from db.merge import mark_gone, merge, stage
 from db.runs import ModelVersion, open_run, register_archive, register_model
 from db.scans import begin_scan, close_scan
 from db.store import ImageOutcome, Prediction
+from tests.dicoms import dicom, phantom
 from tests.ledgers import embedded
 from tests.seeding import MODEL
 from xray.archives.archive_file import ArchiveFile, Placement
@@ -20,6 +22,8 @@ from xray.errors import FileFault
 from xray.images.dicom.header import read_header
 from xray.network.package import ModelPackage
 from xray.vocabulary import Reason
+
+STUDY = "1.2.826.0.1.3680043.8.498.1"
 
 CAM = ((1.2, 0.1), (0.0, -1.0))
 """On a scale that ends at 1: high in the upper left."""
@@ -35,6 +39,21 @@ class Screened:
     detail: str = ""
     distance: float | None = None
     patient_mark: str | None = None
+
+
+def hand(number: int = 1, *, study: str = STUDY, pixels: np.ndarray | None = None, **elements: Any) -> bytes:
+    """Return a radiograph of a hand as a DICOM file; another number gives another image."""
+    described = {
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": f"{study}.1",
+        "SOPInstanceUID": f"{study}.1.{number}",
+        "BodyPartExamined": "HAND",
+        "PatientOrientation": ["L", "F"],
+        "BitsStored": 12,
+        "WindowCenter": "1700",
+        "WindowWidth": "3000",
+    }
+    return dicom(phantom(start=200 + number) if pixels is None else pixels, **{**described, **elements})
 
 
 def model_of(package: ModelPackage) -> ModelVersion:

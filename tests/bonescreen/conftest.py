@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bonescreen.cli import main
+from tests.dicom_clinic import Screened, screened_dicoms
 from xray.network.package import ModelPackage
 
 
@@ -21,6 +23,7 @@ class Done:
 
 
 Bonescreen = Callable[..., Done]
+DicomClinic = Callable[..., int]
 
 
 @pytest.fixture
@@ -62,3 +65,16 @@ def bonescreen(capsys: pytest.CaptureFixture[str]) -> Bonescreen:
 def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
     """Return the environment of a process with a home of its own and the tiny model."""
     return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def dicom_clinic(
+    tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> DicomClinic:
+    """Screen DICOM files, by path, with the tiny package; gives the run."""
+    monkeypatch.setenv("BONESCREEN_MODEL", str(tiny_package.path))
+
+    def screen(files: dict[str, Screened], **options: Any) -> int:
+        return screened_dicoms(home, tmp_path / "clinic", tiny_package, files, **options)
+
+    return screen

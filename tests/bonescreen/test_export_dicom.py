@@ -19,9 +19,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from tests.bonescreen.conftest import Bonescreen, Done
-from tests.dicom_clinic import Screened, screened_dicoms
-from tests.dicoms import LOSSLESS, NATIVE, dicom, phantom
+from tests.bonescreen.conftest import Bonescreen, DicomClinic, Done
+from tests.dicom_clinic import STUDY, Screened, hand
+from tests.dicoms import LOSSLESS, NATIVE, phantom
 from tests.pictured import pictured
 from xray.errors import FileFault
 from xray.images.dicom.header import read_header
@@ -29,43 +29,13 @@ from xray.network.heatmap import blend
 from xray.network.package import ModelPackage
 from xray.vocabulary import Reason, Repair
 
-STUDY = "1.2.826.0.1.3680043.8.498.1"
 MARK = "RESEARCH - NOT FOR DIAGNOSIS"
 
 
-def hand(number: int = 1, *, study: str = STUDY, pixels: np.ndarray | None = None, **elements: Any) -> bytes:
-    """Return a radiograph of a hand as a DICOM file; another number gives another image."""
-    described = {
-        "StudyInstanceUID": study,
-        "SeriesInstanceUID": f"{study}.1",
-        "SOPInstanceUID": f"{study}.1.{number}",
-        "BodyPartExamined": "HAND",
-        "PatientOrientation": ["L", "F"],
-        "BitsStored": 12,
-        "WindowCenter": "1700",
-        "WindowWidth": "3000",
-    }
-    return dicom(phantom(start=200 + number) if pixels is None else pixels, **{**described, **elements})
-
-
-Clinic = Callable[..., int]
-
-
 @pytest.fixture
-def clinic(tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> Clinic:
-    """Screen DICOM files with the tiny package; gives the run."""
-    monkeypatch.setenv("BONESCREEN_MODEL", str(tiny_package.path))
-
-    def screen(files: dict[str, Screened], **options: Any) -> int:
-        return screened_dicoms(home, tmp_path / "clinic", tiny_package, files, **options)
-
-    return screen
-
-
-@pytest.fixture
-def two_images(clinic: Clinic) -> int:
+def two_images(dicom_clinic: DicomClinic) -> int:
     """Screen a study of two images: its score is 0.8."""
-    return clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2), 0.7)})
+    return dicom_clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2), 0.7)})
 
 
 def objects(folder: Path, kind: str = "*") -> list[Dataset]:
@@ -156,9 +126,9 @@ def test_the_report_gives_score_label_threshold_and_model_and_each_images_probab
 
 
 def test_a_negative_study_states_no_finding_that_somebody_could_take_for_one(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic({"one.dcm": Screened(hand(), 0.1)})
+    dicom_clinic({"one.dcm": Screened(hand(), 0.1)})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     for group in groups(objects(tmp_path / "out", "report")[0]):
         assert "Finding" not in group
@@ -167,17 +137,17 @@ def test_a_negative_study_states_no_finding_that_somebody_could_take_for_one(
 
 
 def test_a_second_export_writes_the_same_bytes_and_a_changed_result_is_another_report(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     files = {"one.dcm": Screened(hand(1), 0.9)}
-    run = clinic(files)
+    run = dicom_clinic(files)
     for folder in ("first", "second"):
         assert bonescreen("export", "dicom", run, "-o", tmp_path / folder).code == 0
     names = {path.name for path in (tmp_path / "first").rglob("*.dcm")}
     assert names == {path.name for path in (tmp_path / "second").rglob("*.dcm")}
     for path in (tmp_path / "first").rglob("*.dcm"):
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
-    clinic({**files, "two.dcm": Screened(hand(2), 0.7)})
+    dicom_clinic({**files, "two.dcm": Screened(hand(2), 0.7)})
     assert bonescreen("export", "dicom", run, "-o", tmp_path / "third").code == 0
     later = {path.name for path in (tmp_path / "third").rglob("*.dcm")}
     assert {name for name in names if not name.startswith("report")} < later
@@ -185,11 +155,11 @@ def test_a_second_export_writes_the_same_bytes_and_a_changed_result_is_another_r
 
 
 def test_the_heat_maps_pixels_carry_the_mark_and_the_image_under_its_colours(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     from bonescreen.exports.dicom.heat_map_image import mark_font
 
-    clinic({"one.dcm": Screened(hand(BurnedInAnnotation="NO", ImageLaterality="L"), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(BurnedInAnnotation="NO", ImageLaterality="L"), 0.9)})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     (made,) = objects(tmp_path / "out", "heat-map")
     picture = made.pixel_array
@@ -217,10 +187,10 @@ def test_the_heat_maps_pixels_carry_the_mark_and_the_image_under_its_colours(
 
 @pytest.mark.parametrize("shape", [(40, 30), (30, 900), (2000, 1500)])
 def test_the_mark_is_legible_on_an_image_of_any_size(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, shape: tuple[int, int]
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])).astype(np.uint16) % 4000
-    clinic({"one.dcm": Screened(hand(pixels=ramp), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(pixels=ramp), 0.9)})
     assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
     picture = objects(tmp_path / "out", "heat-map")[0].pixel_array
     assert 512 <= picture.shape[1] < 1400
@@ -231,9 +201,9 @@ def test_the_mark_is_legible_on_an_image_of_any_size(
 
 
 def test_outlines_lie_where_the_map_is_high_in_pixels_of_the_stored_image(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic({"one.dcm": Screened(hand(), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     (state,) = objects(tmp_path / "out", "outline")
     (annotation,) = state.GraphicAnnotationSequence
@@ -251,8 +221,10 @@ def test_outlines_lie_where_the_map_is_high_in_pixels_of_the_stored_image(
     assert state.PresentationLUTShape == "IDENTITY"
 
 
-def test_a_dark_map_has_no_outline_and_says_so(bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path) -> None:
-    clinic({"one.dcm": Screened(hand(), 0.9)}, cam=((0.2, 0.1), (0.0, -1.0)))
+def test_a_dark_map_has_no_outline_and_says_so(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)}, cam=((0.2, 0.1), (0.0, -1.0)))
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     (annotation,) = objects(tmp_path / "out", "outline")[0].GraphicAnnotationSequence
     assert "GraphicObjectSequence" not in annotation
@@ -260,18 +232,18 @@ def test_a_dark_map_has_no_outline_and_says_so(bonescreen: Bonescreen, clinic: C
 
 
 def test_a_window_that_does_not_fit_the_pixels_is_not_asked_of_a_viewer(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic({"one.dcm": Screened(hand(), 0.9, detail=str(Repair.WINDOW))})
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9, detail=str(Repair.WINDOW))})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert "SoftcopyVOILUTSequence" not in objects(tmp_path / "out", "outline")[0]
 
 
 def test_an_image_whose_lowest_value_is_white_is_shown_as_it_is_meant(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     pixels = 4095 - phantom()
-    clinic({"one.dcm": Screened(hand(pixels=pixels, PhotometricInterpretation="MONOCHROME1"), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(pixels=pixels, PhotometricInterpretation="MONOCHROME1"), 0.9)})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert objects(tmp_path / "out", "outline")[0].PresentationLUTShape == "INVERSE"
 
@@ -312,10 +284,10 @@ STATUSES: dict[str, tuple[dict[str, Screened], str, str | None, str]] = {
 
 @pytest.mark.parametrize("case", STATUSES)
 def test_a_study_without_a_whole_result_says_so_and_is_never_negative(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, case: str
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, case: str
 ) -> None:
     files, status, label, why = STATUSES[case]
-    clinic(files)
+    dicom_clinic(files)
     assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
     (report,) = objects(tmp_path / "out", "report")
     assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", status)
@@ -332,11 +304,11 @@ def test_a_study_without_a_whole_result_says_so_and_is_never_negative(
 
 
 def test_images_that_are_no_dicom_are_named_and_the_report_says_what_the_score_counts(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     png = BytesIO()
     Image.fromarray(phantom(levels=200, start=1, dtype=np.uint8)).save(png, "PNG")
-    clinic({"one.dcm": Screened(hand(), 0.9), "two.png": Screened(png.getvalue(), 0.7, study=STUDY)})
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9), "two.png": Screened(png.getvalue(), 0.7, study=STUDY)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert done.code == 1
     assert "two.png: left out, as it is no DICOM file" in done.err
@@ -350,7 +322,7 @@ def test_images_that_are_no_dicom_are_named_and_the_report_says_what_the_score_c
 
 
 def test_a_study_without_any_dicom_image_is_an_error_and_the_others_of_a_run_are_exported(
-    bonescreen: Bonescreen, clinic: Clinic, home: Path, tmp_path: Path, tiny_package: ModelPackage
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, home: Path, tmp_path: Path, tiny_package: ModelPackage
 ) -> None:
     pictured(home, tmp_path / "pictures", tiny_package, {"XR_HAND/p/study1_positive": [0.9]}, archive="pictures")
     done = bonescreen("export", "dicom", "XR_HAND/p/study1_positive", "-o", tmp_path / "out")
@@ -359,7 +331,7 @@ def test_a_study_without_any_dicom_image_is_an_error_and_the_others_of_a_run_are
     assert not (tmp_path / "out").exists()
     bmp = BytesIO()
     Image.fromarray(phantom(levels=200, start=1, dtype=np.uint8)).save(bmp, "PNG")
-    run = clinic({"dicom.dcm": Screened(hand(), 0.9), "b.png": Screened(bmp.getvalue(), 0.7, study="9.9")})
+    run = dicom_clinic({"dicom.dcm": Screened(hand(), 0.9), "b.png": Screened(bmp.getvalue(), 0.7, study="9.9")})
     done = bonescreen("export", "dicom", run, "-o", tmp_path / "out")
     assert done.code == 1
     assert "9.9: not exported: it holds no DICOM image" in done.err
@@ -384,10 +356,12 @@ ODD_HEADERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ODD_HEADERS)
-def test_headers_of_the_wild_are_exported(bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, case: str) -> None:
+def test_headers_of_the_wild_are_exported(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, case: str
+) -> None:
     with config.disable_value_validation():
         data = hand(**ODD_HEADERS[case])
-    clinic({"one.dcm": Screened(data, 0.9)})
+    dicom_clinic({"one.dcm": Screened(data, 0.9)})
     study = ODD_HEADERS[case].get("StudyInstanceUID", STUDY)
     done = bonescreen("export", "dicom", study, "-o", tmp_path / "out")
     assert done.code == 0, done.err
@@ -400,9 +374,9 @@ def test_headers_of_the_wild_are_exported(bonescreen: Bonescreen, clinic: Clinic
 
 @pytest.mark.parametrize("syntax", NATIVE)
 def test_images_in_any_encoding_are_exported_alike(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, syntax: str
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, syntax: str
 ) -> None:
-    clinic({"one.dcm": Screened(hand(syntax=NATIVE[syntax], PatientOrientation=["P", "H"]), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(syntax=NATIVE[syntax], PatientOrientation=["P", "H"]), 0.9)})
     assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
     (made,) = objects(tmp_path / "out", "heat-map")
     assert (str(made.PatientName), list(made.PatientOrientation)) == ("Doe^Jane", ["P", "H"])
@@ -411,10 +385,10 @@ def test_images_in_any_encoding_are_exported_alike(
 
 @pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
 def test_an_image_that_nothing_can_refer_to_is_left_out_with_the_reason(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, missing: str
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, missing: str
 ) -> None:
     data = hand(**{missing: None})
-    clinic({"one.dcm": Screened(data, 0.9, study="s")})
+    dicom_clinic({"one.dcm": Screened(data, 0.9, study="s")})
     done = bonescreen("export", "dicom", "s", "-o", tmp_path / "out")
     assert done.code == 1
     name = missing.replace("UID", " UID").replace("Instance", " Instance").replace("SOP ", "SOP ")
@@ -431,18 +405,18 @@ def test_an_image_that_nothing_can_refer_to_is_left_out_with_the_reason(
     ],
 )
 def test_names_are_those_of_the_image_in_any_character_set(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, charset: str | list[str], name: str
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, charset: str | list[str], name: str
 ) -> None:
-    clinic({"one.dcm": Screened(hand(SpecificCharacterSet=charset, PatientName=name), 0.9)})
+    dicom_clinic({"one.dcm": Screened(hand(SpecificCharacterSet=charset, PatientName=name), 0.9)})
     assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
     assert {str(each.PatientName) for each in objects(tmp_path / "out")} == {name}
 
 
 def test_a_name_that_its_character_set_does_not_explain_is_kept_and_never_printed(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     data = hand(PatientName="Mueller^Jane").replace(b"Mueller", b"M\xfcller ")
-    clinic({"one.dcm": Screened(data, 0.9)})
+    dicom_clinic({"one.dcm": Screened(data, 0.9)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert done.code == 0
     assert {str(each.PatientName) for each in objects(tmp_path / "out")} == {"Müller ^Jane"}
@@ -463,9 +437,9 @@ def test_a_changed_file_is_refused_with_the_way_out_and_nothing_of_its_study_is_
 
 
 def test_a_study_of_several_patients_or_of_several_dicom_studies_has_no_place_to_be_filed_in(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic(
+    dicom_clinic(
         {
             "p/one.dcm": Screened(hand(1), 0.9, patient_mark="aaaa0000"),
             "p/two.dcm": Screened(hand(2), 0.9, patient_mark="bbbb1111"),
@@ -482,18 +456,18 @@ def test_a_study_of_several_patients_or_of_several_dicom_studies_has_no_place_to
 
 
 def test_a_study_that_is_not_screened_yet_is_not_exported(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2), None)})
+    dicom_clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2), None)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
     assert "not all of its images are screened yet" in done.err
 
 
 def test_images_with_one_uid_are_one_image_to_an_archive(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2, SOPInstanceUID=f"{STUDY}.1.1"), 0.7)})
+    dicom_clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2, SOPInstanceUID=f"{STUDY}.1.1"), 0.7)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert done.code == 1
     assert "two.dcm: left out, as it has the SOP Instance UID of another image" in done.err
@@ -535,9 +509,9 @@ def test_a_dry_run_prints_what_would_be_written_and_sent_where_and_does_neither(
 
 
 def test_a_number_that_names_a_run_and_a_study_is_asked_about(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
-    run = clinic({"one.dcm": Screened(hand(), 0.9, study="1")})
+    run = dicom_clinic({"one.dcm": Screened(hand(), 0.9, study="1")})
     assert run == 1
     done = bonescreen("export", "dicom", "1", "-o", tmp_path / "out")
     assert done.code == 2
@@ -618,11 +592,11 @@ def _lut() -> Dataset:
 
 @pytest.mark.parametrize("case", VALIDATED)
 def test_dciodvfy_reports_no_error_that_the_image_itself_does_not_have(
-    bonescreen: Bonescreen, clinic: Clinic, tmp_path: Path, case: str
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, case: str
 ) -> None:
     require_debian("dciodvfy")
     with config.disable_value_validation():
-        clinic({"one.dcm": Screened(VALIDATED[case](), 0.9)})
+        dicom_clinic({"one.dcm": Screened(VALIDATED[case](), 0.9)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     # What identifies the patient is copied as it is, right or wrong; all else is right, also where the image lacks it.
