@@ -77,8 +77,8 @@ def outlines(
     lines = contour_generator(z=np.pad(evidence, 1)).lines(LEVEL)
     size = np.array([source.columns, source.rows], np.float64)
     # A point of the grid is the middle of a cell, and the padding has moved it by one.
-    scaled = ((np.asarray(line) - 0.5) * size / (width, height) for line in lines)
-    return [np.round(np.clip(line, 0, size), 2) for line in scaled if len(line) > 2]
+    scaled = [(np.asarray(line, np.float64) - 0.5) * size / (width, height) for line in lines if len(line) > 2]
+    return [np.round(np.clip(line, 0, size), 2).astype(np.float64) for line in scaled]
 
 
 def presentation_state(
