@@ -17,6 +17,7 @@ from db.store import ImageOutcome, Prediction
 from tests.dicoms import dicom, phantom
 from tests.ledgers import embedded
 from tests.seeding import MODEL
+from xray.archive_root import Root
 from xray.archives.archive_file import ArchiveFile, Placement
 from xray.errors import FileFault
 from xray.images.dicom.header import read_header
@@ -63,18 +64,22 @@ def model_of(package: ModelPackage) -> ModelVersion:
 
 def screened_dicoms(
     home: Path,
-    root: Path,
+    root: Root,
     package: ModelPackage,
     files: Mapping[str, Screened],
     *,
     archive: str = "clinic",
     cam: tuple[tuple[float, ...], ...] = CAM,
 ) -> int:
-    """Write files below a root and store their outcomes, as a scan and a worker do; return the run."""
+    """Store the outcomes of files, as a scan and a worker do; return the run.
+
+    The files are written below the root, unless that is a service, which has them already.
+    """
     found = []
     for path, file in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(file.data)
+        if isinstance(root, Path):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(file.data)
         found.append(ArchiveFile(path, len(file.data), 1_000, _placement(path, file)))
     database = embedded(home)
     model = replace(model_of(package), distance_threshold=2.0)

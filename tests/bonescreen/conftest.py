@@ -10,6 +10,7 @@ import pytest
 
 from bonescreen.cli import main
 from tests.dicom_clinic import Screened, screened_dicoms
+from xray.archive_root import Root
 from xray.network.package import ModelPackage
 
 
@@ -74,7 +75,7 @@ def dicom_clinic(
     """Screen DICOM files, by path, with the tiny package; gives the run."""
     monkeypatch.setenv("BONESCREEN_MODEL", str(tiny_package.path))
 
-    def screen(files: dict[str, Screened], **options: Any) -> int:
-        return screened_dicoms(home, tmp_path / "clinic", tiny_package, files, **options)
+    def screen(files: dict[str, Screened], root: Root = tmp_path / "clinic", **options: Any) -> int:
+        return screened_dicoms(home, root, tiny_package, files, **options)
 
     return screen

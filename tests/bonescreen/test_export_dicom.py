@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from tests.bonescreen.conftest import Bonescreen, DicomClinic, Done
+from tests.debian_packages import require_packages
 from tests.dicom_clinic import STUDY, Screened, hand
 from tests.dicoms import LOSSLESS, NATIVE, phantom
 from tests.pictured import pictured
@@ -533,15 +534,6 @@ def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) ->
 # -- Debian's validators ----------------------------------------------------------------------------------------------
 
 
-def require_debian(*programs: str) -> None:
-    """Skip the test if a program is not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
-    missing = [name for name in programs if not Path("/usr/bin", name).exists()]
-    if missing and os.environ.get("BONESCREEN_TEST_DEBIAN"):
-        pytest.fail(f"{missing} not installed: apt-get install dicom3tools dcmtk")
-    if missing:
-        pytest.skip(f"{missing} not installed: apt-get install dicom3tools dcmtk")
-
-
 def errors(path: Path) -> set[str]:
     """Return the errors that dciodvfy reports of a DICOM file."""
     done = subprocess.run(
@@ -594,7 +586,7 @@ def _lut() -> Dataset:
 def test_dciodvfy_reports_no_error_that_the_image_itself_does_not_have(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, case: str
 ) -> None:
-    require_debian("dciodvfy")
+    require_packages("dicom3tools")
     with config.disable_value_validation():
         dicom_clinic({"one.dcm": Screened(VALIDATED[case](), 0.9)})
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
@@ -611,7 +603,7 @@ def test_dciodvfy_reports_no_error_that_the_image_itself_does_not_have(
 def test_dsr2html_prints_the_report_with_a_name_for_each_item(
     bonescreen: Bonescreen, two_images: int, tmp_path: Path
 ) -> None:
-    require_debian("dsr2html")
+    require_packages("dcmtk")
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     (report,) = (tmp_path / "out").rglob("report*.dcm")
     done = subprocess.run(["/usr/bin/dsr2html", str(report), str(tmp_path / "page.html")], check=False)

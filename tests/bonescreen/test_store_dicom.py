@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
+from bonescreen.exports import stow
 from tests.bonescreen.conftest import Bonescreen, DicomClinic
 from tests.dicom_clinic import STUDY, Screened, hand
 from tests.faulty_proxy import FaultyProxy, Kind, status
 from tests.orthanc import PASSWORD, USER, Orthanc
+from xray.dicomweb import parse_service
 
 
 def access(path: Path, url: str, password: str = PASSWORD) -> Path:
@@ -45,6 +47,24 @@ def test_objects_are_stored_in_their_study_and_a_second_time_they_are_the_same(
         assert orthanc.studies() == {STUDY}
         assert sop_instances(orthanc, STUDY) == {f"{STUDY}.1.1", f"{STUDY}.1.2", *made}
         assert orthanc.instances() == 7
+
+
+def test_an_archive_that_is_a_service_gets_its_results_back(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = access(tmp_path / "access.toml", orthanc.dicomweb)
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    orthanc.upload([hand(1)])
+    archive = parse_service(f"dicomweb+{orthanc.dicomweb}", file)
+    dicom_clinic({f"{STUDY}/{STUDY}.1/{STUDY}.1.1": Screened(hand(1), 0.9)}, archive)
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", archive)
+    assert done.code == 0, done.err
+    assert len(sop_instances(orthanc, STUDY)) == 4
+    assert orthanc.studies() == {STUDY}
 
 
 def test_nothing_leaves_this_machine_unless_a_service_is_named(
@@ -198,9 +218,6 @@ def test_no_object_follows_a_service_to_another_address(
 
 
 def test_what_a_service_warns_of_is_said(bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path) -> None:
-    from bonescreen.exports import stow
-    from xray.dicomweb import parse_service
-
     said = {
         "00081199": {
             "vr": "SQ",
