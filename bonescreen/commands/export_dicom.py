@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bonescreen.chosen_studies import in_one_archive, stream_studies
+from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import DryRun, RunOption, as_study_key
 from bonescreen.context import open_ledger, require_packages, roots_here, settings_here
 from bonescreen.exports import stow
-from bonescreen.exports.private_file import check_folder, make_private_folders, open_private
+from bonescreen.exports.private_file import check_output_folder, make_private_folders, open_private
 from bonescreen.pictures import find_package
 from bonescreen.terminal import print_line, print_notice, print_to
 from db.forget import Kind, find_targets
-from db.queries import Study, find_study
-from db.run_queries import run_summary
+from db.queries import Study
 from db.runs import require_run
 from db.session import Database
-from db.worklist import WorklistFilter
 from training.progress import Bar
 from xray.dicomweb import DicomWebService, parse_service
 from xray.errors import UsageError
@@ -80,7 +78,7 @@ def export_dicom(
     with open_ledger(settings) as database:
         total, studies = _chosen(database, what, run)
         roots = roots_here(settings, database)
-        check_folder(output, roots)
+        check_output_folder(output, roots, "read the objects for nothing")
         export = Export(output, service, dry_run)
         # A terminal shows everything above the bar.
         console = Console(stderr=not sys.stdout.isatty())
@@ -111,25 +109,20 @@ def _service(text: str, access: Path | None) -> DicomWebService:
 
 def _chosen(database: Database, what: str | None, run: int | None) -> tuple[int, Iterator[Study]]:
     """Return how many studies are wanted, and the studies."""
-    if what is None:
-        if run is None:
-            raise UsageError("STUDY|RUN is missing; name a study, or give the number of a run (bonescreen runs)")
-        return _of_run(database, run)
     if run is not None:
         require_run(database, run)
-    elif runs := find_targets(database, what, Kind.RUN):
+    if what is None and run is None:
+        raise UsageError("STUDY|RUN is missing; name a study, or give the number of a run (bonescreen runs)")
+    if what is not None and run is None and (runs := find_targets(database, what, Kind.RUN)):
         if any(target.name == what for target in find_targets(database, what, Kind.STUDY)):
             raise UsageError(
                 f"{what!r} is a run and a study; for the run, leave STUDY out and give: --run {what}; for the study, "
                 "give its run with --run"
             )
-        return _of_run(database, runs[0].id)
-    return 1, iter([in_one_archive(find_study(database, what, run))])
-
-
-def _of_run(database: Database, run: int) -> tuple[int, Iterator[Study]]:
-    total = run_summary(database, run).studies
-    return total, (study for _, study in stream_studies(database, WorklistFilter(run), None))
+        what, run = None, runs[0].id
+    if what is None:
+        return find_studies(database, run, flagged=False)
+    return 1, iter(find_named(database, [what], run).values())
 
 
 @dataclass

@@ -12,18 +12,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bonescreen.chosen_studies import in_one_archive, stream_studies
+from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import RunOption, as_count, as_study_keys
 from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
-from bonescreen.exports.private_file import check_folder, make_private_folders, open_private
+from bonescreen.exports.private_file import check_output_folder, make_private_folders, open_private
 from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
 from bonescreen.results_table import why_out_of_scope
 from bonescreen.terminal import print_line, print_notice, print_to
-from db.queries import ImageRow, Study, find_runs, find_study
+from db.queries import ImageRow, Study
 from db.runs import require_run
 from db.session import Database
-from db.worklist import WorklistFilter
 from training.progress import Bar
 from xray.archive_root import Root
 from xray.errors import FileFault, StorageOutage, UsageError
@@ -84,9 +83,12 @@ def heatmap(
     with open_ledger(settings) as database:
         if run is not None:
             require_run(database, run)
-        total, chosen = _flagged(database, run, limit) if flagged else _named(database, studies or [], run)
+        if flagged:
+            total, chosen = find_studies(database, run, flagged=True, limit=limit)
+        else:
+            total, chosen = _named(database, studies or [], run)
         roots = roots_here(settings, database)
-        check_folder(output, roots)
+        check_output_folder(output, roots, "take the pictures for radiographs")
         whole = _draw_all(chosen, Drawing(settings, roots, output, own_scale), total)
     if flagged and not total:
         print_notice("No study is flagged.")
@@ -96,8 +98,7 @@ def heatmap(
 
 
 def _named(database: Database, keys: Sequence[str], run: int | None) -> tuple[int, Iterator[Study]]:
-    """Find all studies before any is drawn, so that a wrong name is said at once; each is drawn once."""
-    found = {study.row.study: study for study in (in_one_archive(find_study(database, key, run)) for key in keys)}
+    found = find_named(database, keys, run)
     archives = sorted({image.archive for study in found.values() for image in study.images})
     if len(archives) > 1:
         raise UsageError(
@@ -105,16 +106,6 @@ def _named(database: Database, keys: Sequence[str], run: int | None) -> tuple[in
             "paths; draw each archive's into a folder of its own"
         )
     return len(found), iter(found.values())
-
-
-def _flagged(database: Database, run: int | None, limit: int | None) -> tuple[int, Iterator[Study]]:
-    runs = find_runs(database, run)
-    if len(runs) > 1:
-        where = ", ".join(f"--run {summary.run} ({summary.archive})" for summary in runs)
-        raise UsageError(f"there is more than one archive; choose one with: {where}")
-    (summary,) = runs
-    studies = (study for _, study in stream_studies(database, WorklistFilter(summary.run, flagged=True), limit))
-    return summary.flagged if limit is None else min(limit, summary.flagged), studies
 
 
 @dataclass

@@ -33,27 +33,28 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path} is not a file; choose a different one")
 
 
-def check_folder(folder: Path, roots: Mapping[str, Root]) -> None:
-    """Check that files may be written below a folder, before time is spent on what goes into them.
+def check_output_folder(folder: Path, roots: Mapping[str, Root], harm: str) -> None:
+    """Check that files may be written below a folder, which need not exist.
 
     Parameters
     ----------
     folder : Path
     roots : mapping of str to Path or DicomWebService
         The archives' roots on this host, by name.
+    harm : str
+        What an archive's next scan would do with the files: ``"take the pictures for radiographs"``.
 
     Raises
     ------
     UsageError
-        It is in an archive, or something other than a folder has its name, or that of one above it.
+        It is in an archive, or something other than a folder has its name or that of one above it.
     """
     # Unlike Path.resolve, realpath accepts a link to itself.
     real = Path(os.path.realpath(folder))
     for name, root in roots.items():
         if isinstance(root, Path) and real.is_relative_to(os.path.realpath(root)):
             raise UsageError(
-                f"{folder} is in the archive {name}: its next scan would take the pictures for radiographs; "
-                "choose a different folder"
+                f"{folder} is in the archive {name}: its next scan would {harm}; choose a different folder"
             )
     for each in (folder, *folder.parents):
         if os.path.lexists(each):
