@@ -40,6 +40,7 @@ class Screened:
     detail: str = ""
     distance: float | None = None
     patient_mark: str | None = None
+    picture: bytes | None = None
 
 
 def hand(number: int = 1, *, study: str = STUDY, pixels: np.ndarray | None = None, **elements: Any) -> bytes:
@@ -127,4 +128,4 @@ def _outcome(image_id: int, file: Screened, cam: tuple[tuple[float, ...], ...]) 
     digest = hashlib.sha256(file.data).digest()
     values = np.array(cam, "<f2")
     prediction = Prediction(0.1, file.found, values.tobytes(), values.shape, file.distance)
-    return ImageOutcome(image_id, digest, prediction, detail=file.detail)
+    return ImageOutcome(image_id, digest, prediction, detail=file.detail, picture=file.picture)

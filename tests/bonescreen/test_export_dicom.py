@@ -304,6 +304,34 @@ def test_a_study_without_a_whole_result_says_so_and_is_never_negative(
     assert len(objects(tmp_path / "out", "heat-map")) == len(objects(tmp_path / "out", "outline")) == len(files) - 1
 
 
+def test_images_that_do_not_count_are_listed_and_said_not_to(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    raw = {"PresentationIntentType": "FOR PROCESSING"}
+    dicom_clinic(
+        {
+            "a.dcm": Screened(hand(1), 0.9, picture=bytes(256)),
+            "b.dcm": Screened(hand(2), 0.1, picture=bytes(256)),
+            "c.dcm": Screened(hand(3, **raw), 0.2, picture=bytes(range(256))),
+        }
+    )
+    assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
+    of_study, *of_images = groups(objects(tmp_path / "out", "report")[0])
+    said = {
+        image["How the image counts in the study's score"][0]: (
+            image["Probability"][0],
+            image["Source of Measurement"][0][-1],
+        )
+        for image in of_images
+    }
+    assert said == {
+        "It counts": ("0.9", "1"),
+        "Copy of another image: it does not count": ("0.1", "2"),
+        "Raw image beside a finished one: it does not count": ("0.2", "3"),
+    }
+    assert of_study["Probability"] == ["0.9"]
+
+
 def test_images_that_are_no_dicom_are_named_and_the_report_says_what_the_score_counts(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
