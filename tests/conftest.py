@@ -19,8 +19,9 @@ from db.migrate import upgrade
 from db.session import Database
 from tests.awaiting import PATIENCE
 from tests.broker import TcpBroker, free_port
+from tests.debian_packages import require_packages
 from tests.faulty_proxy import FaultyProxy
-from tests.orthanc import Orthanc, require_orthanc
+from tests.orthanc import Orthanc
 from tests.reaper import Reaper
 from tests.tiny import write_tiny_package
 from xray.network.package import ModelPackage, load_package
@@ -177,7 +178,7 @@ def broker(tmp_path: Path) -> Iterator[TcpBroker]:
 @pytest.fixture
 def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
     """A running Orthanc with nothing in it, which wants a user and a password."""
-    require_orthanc()
+    require_packages("orthanc", "orthanc-dicomweb")
     server = Orthanc(tmp_path / "orthanc")
     server.start()
     yield server

@@ -115,14 +115,14 @@ def silence() -> Fault:
 
 @dataclass
 class Injected:
-    """A fault, the requests that it meets, and how many of them are left; None: all."""
+    """A fault, the requests that it is for, and how many of them are left; None: all."""
 
     fault: Fault
     kind: Kind | None
     uid: str | None
     times: int | None
 
-    def meets(self, request: Request) -> bool:
+    def applies_to(self, request: Request) -> bool:
         whole = self.uid is None or self.uid in urlsplit(request.path).path.split("/")
         return self.times != 0 and self.kind in (None, request.kind) and whole
 
@@ -174,7 +174,7 @@ class FaultyProxy:
         """Return how many requests of a kind came, with a UID in their path."""
         asked = Injected(status(500), kind, uid, None)
         with self._lock:
-            return sum(map(asked.meets, self.requests))
+            return sum(map(asked.applies_to, self.requests))
 
     def close(self) -> None:
         """Stop."""
@@ -184,11 +184,11 @@ class FaultyProxy:
         self._thread.join()
 
     def register(self, request: Request) -> Fault | None:
-        """Count a request, and return the fault that it meets."""
+        """Count a request, and return the fault that is for it."""
         with self._lock:
             self.requests.append(request)
             for injected in self._injected:
-                if injected.meets(request):
+                if injected.applies_to(request):
                     self.met += 1
                     if injected.times is not None:
                         injected.times -= 1

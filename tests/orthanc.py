@@ -1,34 +1,29 @@
-"""Debian's Orthanc with its DICOMweb plugin: a real archive, which tests fill, kill and restart."""
+"""Debian's Orthanc with its DICOMweb plugin: a real archive, which tests fill, kill and restart.
+
+``python -m tests.orthanc FILE...`` shows DICOM files in its pages, such as results with the image that they belong to;
+with Debian's package orthanc-webviewer their pictures too.
+"""
 
 import base64
 import http.client
 import json
-import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.awaiting import PATIENCE, await_that
 from tests.broker import free_port
 
 PROGRAM = Path("/usr/sbin/Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+VIEWER = Path("/usr/share/orthanc/plugins/libOrthancWebViewer.so")
+
 USER, PASSWORD = "screening", "not-a-secret"
-
-
-def require_orthanc() -> None:
-    """Skip the test if Orthanc is not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
-    if PROGRAM.exists() and PLUGIN.exists():
-        return
-    missing = "Debian's Orthanc is not installed: apt-get install orthanc orthanc-dicomweb"
-    if os.environ.get("BONESCREEN_TEST_DEBIAN"):
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,13 @@ class Orthanc:
         For its configuration, log, index and files.
     password : str or None
         Of `USER`. With None everybody may read and write.
+    plugins : sequence of Path
     """
 
-    def __init__(self, folder: Path, *, password: str | None = PASSWORD) -> None:
+    def __init__(self, folder: Path, *, password: str | None = PASSWORD, plugins: Sequence[Path] = (PLUGIN,)) -> None:
         self.folder = folder
         self.password = password
+        self.plugins = plugins
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,7 +80,7 @@ class Orthanc:
             "DicomServerEnabled": False,
             "AuthenticationEnabled": self.password is not None,
             "RegisteredUsers": {} if self.password is None else {USER: self.password},
-            "Plugins": [str(PLUGIN)],
+            "Plugins": [str(plugin) for plugin in self.plugins],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
         file = self.folder / "orthanc.json"
@@ -91,7 +88,7 @@ class Orthanc:
         with (self.folder / "log").open("ab") as log:
             # With a file named, it reads nothing of /etc/orthanc.
             self._process = subprocess.Popen([PROGRAM, file], cwd=self.folder, stdout=log, stderr=log)
-        await_that(self._answers, 30, "Orthanc answers")
+        await_that(self._responds, 30, "Orthanc answers")
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL)."""
@@ -113,7 +110,7 @@ class Orthanc:
 
     def delete_study(self, study_uid: str) -> None:
         """Delete a study with all its instances."""
-        answer = self.ask("DELETE", f"/studies/{self._own_id(study_uid)}")
+        answer = self.ask("DELETE", f"/studies/{self._own_id(study_uid, 'Study')}")
         assert answer.status == 200, answer.body
 
     def instances(self) -> int:
@@ -127,19 +124,23 @@ class Orthanc:
 
     def study_page(self, study_uid: str) -> str:
         """Return the address of a study in Orthanc Explorer, its page for browsers."""
-        return f"{self.url}/app/explorer.html#study?uuid={self._own_id(study_uid)}"
+        return f"{self.url}/app/explorer.html#study?uuid={self._own_id(study_uid, 'Study')}"
+
+    def viewer_page(self, series_uid: str) -> str:
+        """Return the address of a series of images in the viewer."""
+        return f"{self.url}/web-viewer/app/viewer.html?series={self._own_id(series_uid, 'Series')}"
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request with the credentials to any of its addresses."""
         return ask(self.port, method, path, body, {**authorization(self.password), **(headers or {})})
 
-    def _own_id(self, study_uid: str) -> str:
-        found: list[str] = self.ask("POST", "/tools/lookup", study_uid.encode()).json
-        studies = [one["ID"] for one in found if one["Type"] == "Study"]
-        assert len(studies) == 1, f"{len(studies)} studies have the UID {study_uid}"
-        return studies[0]
+    def _own_id(self, uid: str, level: str) -> str:
+        found: list[dict[str, str]] = self.ask("POST", "/tools/lookup", uid.encode()).json
+        ids = [one["ID"] for one in found if one["Type"] == level]
+        assert len(ids) == 1, f"{len(ids)} with the UID {uid}"
+        return ids[0]
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()
         try:
@@ -164,3 +165,26 @@ def ask(port: int, method: str, path: str, body: bytes = b"", headers: Mapping[s
         return Answer(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
+
+
+def main() -> None:
+    """Show files until Ctrl-C, to everybody on this host."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = Orthanc(Path(folder), password=None, plugins=[one for one in (PLUGIN, VIEWER) if one.exists()])
+        server.start()
+        try:
+            server.upload(map(Path, sys.argv[1:]))
+            for study in sorted(server.studies()):
+                print(server.study_page(study))
+                for series in server.ask("GET", f"/dicom-web/studies/{study}/series").json:
+                    modality, uid = (series[tag]["Value"][0] for tag in ("00080060", "0020000E"))
+                    print(f"  {modality:<3}", server.viewer_page(uid))
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,7 +32,9 @@ PATIENCE_SECONDS = 90.0
 CONNECTIONS = 16
 """Connections to a service that a process keeps open."""
 
-ACCESS_KEYS = frozenset({"user", "password", "token_file", "ca_file", "certificate_file", "plain_http"})
+ACCESS_KEYS = frozenset(
+    {"user", "password", "password_variable", "token_file", "ca_file", "certificate_file", "plain_http"}
+)
 """What ``BONESCREEN_DICOMWEB`` may say of a service."""
 
 
@@ -98,6 +100,8 @@ class Access:
     ----------
     user, password : str or None
         For HTTP's basic authentication.
+    password_variable : str or None
+        The environment variable that holds the password, in place of `password`.
     token_file : str or None
         A file with a bearer token (RFC 6750), read for each request, as tokens are renewed.
     ca_file : str or None
@@ -110,6 +114,7 @@ class Access:
 
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_variable: str | None = None
     token_file: str | None = None
     ca_file: str | None = None
     certificate_file: str | None = None
@@ -193,6 +198,12 @@ def _checked(table: dict[str, Any], where: str) -> Access:
         if not isinstance(value, bool if key == "plain_http" else str):
             raise UsageError(f"{where}: {key} must be {'true or false' if key == 'plain_http' else 'a text'}")
     access = Access(**table)
+    if access.password_variable is not None:
+        if access.password is not None:
+            raise UsageError(f"{where}: it has both a password and a password_variable; remove one of them")
+        access = replace(access, password=os.environ.get(access.password_variable))
+        if not access.password:
+            raise UsageError(f"{where}: the environment has no {access.password_variable}, or an empty one")
     if (access.user is None) != (access.password is None):
         raise UsageError(f"{where}: user and password need each other")
     if access.user is not None and access.token_file is not None:

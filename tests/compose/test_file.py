@@ -32,7 +32,9 @@ REQUIRED = {
     "FLOWER_USER": "u",
     "FLOWER_PASSWORD": "f",
 }
-SERVICES = read_services(example_variables() | REQUIRED)
+OPTIONAL = {"ORTHANC_PASSWORD": "o"}
+SERVICES = read_services(example_variables() | REQUIRED | OPTIONAL)
+DICOMWEB = "/etc/bonescreen/dicomweb.toml"
 EACH = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 
 
@@ -47,14 +49,17 @@ def test_the_file_matches_the_compose_schema() -> None:
 
 
 def test_overrides_in_the_documentation_match_the_compose_schema(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
-    assert blocks
+    pages = [(ROOT / "docs" / name).read_text() for name in ("cluster.md", "dicomweb.md")]
+    blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(blocks) > 2
     for block in blocks:
         (tmp_path / "override.yml").write_text(block)
         done = validate(tmp_path / "override.yml")
         assert done.returncode == 0, block + done.stdout
-        for service in YAML(typ="safe", pure=True).load(block).get("services", {}).values():
-            assert service.get("extends", {}).get("service", "worker") in SERVICES
+        override = YAML(typ="safe", pure=True).load(block)
+        for name, service in override.get("services", {}).items():
+            assert service.get("extends", {}).get("service", name) in SERVICES
+        assert override.get("volumes", {}).keys() <= read_compose_file()["volumes"].keys()
 
 
 def test_every_variable_is_documented_and_no_other() -> None:
@@ -102,10 +107,19 @@ def test_archives_and_models_are_mounted_read_only(service: Service) -> None:
 
 
 @EACH
+def test_what_reads_archives_can_sign_in_to_dicomweb_services(service: Service) -> None:
+    mounted = [mount.source for mount in service.mounts if mount.target == DICOMWEB]
+    reads = "BONESCREEN_ARCHIVES" in service.environ
+    assert service.environ.get("BONESCREEN_DICOMWEB") == (DICOMWEB if reads else None)
+    assert mounted == (["./examples/dicomweb.toml"] if reads else [])
+    assert service.environ.get("ORTHANC_PASSWORD") == ("o" if reads or service.name == "orthanc" else None)
+
+
+@EACH
 def test_a_service_stores_its_data_in_a_volume_that_the_file_declares(service: Service) -> None:
     volumes = {mount.source for mount in service.mounts if "/" not in mount.source}
     assert volumes <= read_compose_file()["volumes"].keys()
-    assert service.name not in ("broker", "database", "flower", "pages") or len(volumes) == 1
+    assert service.name not in ("broker", "database", "flower", "orthanc", "pages") or len(volumes) == 1
 
 
 @EACH
@@ -115,9 +129,17 @@ def test_nothing_is_published_beyond_this_host(service: Service) -> None:
     assert "privileged" not in service.raw
 
 
+def test_orthanc_starts_only_if_asked_for_and_is_reached_by_modalities_where_env_says() -> None:
+    orthanc = SERVICES["orthanc"]
+    assert orthanc.raw["profiles"] == ["orthanc"]
+    assert all("orthanc" not in service.needs for service in SERVICES.values())
+    moved = read_services(example_variables() | REQUIRED | {"DICOM_ADDRESS": "10.0.0.5"})["orthanc"]
+    assert moved.raw["ports"] == ["10.0.0.5:4242:4242", "127.0.0.1:8042:8042"]
+
+
 def test_the_pages_read_the_archive_keep_their_users_and_are_where_env_says() -> None:
     pages = SERVICES["pages"]
-    assert {mount.target for mount in pages.mounts if mount.read_only} == {"/archive", "/models"}
+    assert {mount.target for mount in pages.mounts if mount.read_only} == {"/archive", "/models", DICOMWEB}
     # `cli users add` writes where the pages read.
     assert pages.mounts == SERVICES["cli"].mounts
     assert pages.raw["ports"] == ["127.0.0.1:8000:8000"]
@@ -172,7 +194,7 @@ def test_a_service_has_no_capabilities_and_ours_write_only_to_volumes(service: S
     assert (service.raw.get("read_only"), service.raw.get("tmpfs")) == ((True, ["/tmp"]) if ours else (None, None))
     # PostgreSQL's image starts as root and drops these rights itself.
     assert service.raw.get("cap_drop") == (None if service.name == "database" else ["ALL"])
-    assert service.raw.get("user") == ("valkey" if service.name == "broker" else None)
+    assert service.raw.get("user") == {"broker": "valkey", "orthanc": "orthanc"}.get(service.name)
 
 
 def test_the_databases_volume_is_mounted_where_its_image_stores_data() -> None:
@@ -184,8 +206,8 @@ def test_the_databases_volume_is_mounted_where_its_image_stores_data() -> None:
 
 @EACH
 def test_no_password_is_on_a_command_line(service: Service) -> None:
-    words = set(strings([service.raw.get("command", []), service.raw.get("healthcheck", {})]))
-    secrets = {value for name, value in REQUIRED.items() if name.endswith("PASSWORD")}
+    words = set(strings([service.raw.get(key, []) for key in ("entrypoint", "command", "healthcheck")]))
+    secrets = {value for name, value in (REQUIRED | OPTIONAL).items() if name.endswith("PASSWORD")}
     assert not any(secret in re.split(r"\W+", word) for word in words for secret in secrets)
 
 

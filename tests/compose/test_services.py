@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,22 +16,28 @@ from redis.retry import Retry
 
 from db.run_queries import RunState, run_summary
 from db.session import Database
-from tests.archives import mura_tree
+from tests.archives import image_pixels, mura_tree
 from tests.awaiting import await_that
-from tests.compose.project import example_variables, read_services
+from tests.compose.project import ROOT, example_variables, read_services
 from tests.compose.stand_ins import Machine, postgres_image
+from tests.debian_packages import require_packages
+from tests.orthanc import ask, authorization
+from tests.radiographs import radiograph, study_uid
 from xray.network.package import ModelPackage
+from xray.settings import read_settings
 
 IMAGES = 40
 BROKER_PASSWORD = "b" * 48
 DATABASE_PASSWORD = "d" * 48
 FLOWER_PASSWORD = "f" * 48
+ORTHANC_PASSWORD = "o" * 48
 PAGES_PASSWORD = "p" * 48
 
 
 @pytest.fixture
-def machine(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[Machine]:
-    variables = {
+def variables(tmp_path: Path, tiny_package: ModelPackage) -> dict[str, str]:
+    """Return what an operator has in .env."""
+    return {
         **example_variables(),
         "ARCHIVE": str(tmp_path / "archive"),
         "BROKER_PASSWORD": BROKER_PASSWORD,
@@ -41,7 +48,16 @@ def machine(tmp_path: Path, tiny_package: ModelPackage) -> Iterator[Machine]:
         "MODELS": str(tiny_package.path.parent),
         "BATCH_SIZE": "4",
     }
-    made = Machine(tmp_path / "machine", read_services(variables))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, variables: dict[str, str]) -> Iterator[Machine]:
+    services = {
+        name: service
+        for name, service in read_services(variables).items()
+        if service.raw.get("profiles") != ["orthanc"]
+    }
+    made = Machine(tmp_path / "machine", services)
     yield made
     made.close()
 
@@ -71,6 +87,54 @@ def test_the_services_screen_an_archive_and_health_checks_notice_when_one_is_sto
             database.stop() if name == "database" else machine.stop(name)
             assert not machine.is_healthy(name), f"{name} is stopped"
     assert machine.made_outside_volumes() == []
+
+
+@pytest.fixture
+def with_orthanc(tmp_path: Path, variables: dict[str, str]) -> Iterator[Machine]:
+    """A machine whose .env has an Orthanc, as .env.example explains."""
+    require_packages("orthanc", "orthanc-dicomweb", "dcmtk")
+    access = tmp_path / "dicomweb.toml"
+    extra = {
+        "ARCHIVES": "archive=/archive,orthanc=dicomweb+http://orthanc:8042/dicom-web",
+        "DICOMWEB": str(access),
+        "ORTHANC_PASSWORD": ORTHANC_PASSWORD,
+    }
+    made = Machine(tmp_path / "machine", read_services(variables | extra))
+    # The host's name is that of the service's container.
+    text = (ROOT / variables["DICOMWEB"]).read_text()
+    access.write_text(text.replace("//orthanc:8042/", f"//127.0.0.1:{made.ports['orthanc']}/"))
+    yield made
+    made.close()
+
+
+def test_orthanc_receives_images_and_what_reads_archives_finds_them_there(
+    with_orthanc: Machine, tmp_path: Path
+) -> None:
+    machine = with_orthanc
+    machine.start("orthanc")
+    await_healthy(machine, "orthanc")
+    (tmp_path / "image.dcm").write_bytes(radiograph(image_pixels(1), 1))
+    sent = ["storescu", "-aec", "ORTHANC", "127.0.0.1", str(machine.ports["dicom"]), str(tmp_path / "image.dcm")]
+    subprocess.run(sent, check=True)
+    for name in ("cli", "feeder", "pages", "worker", "worker-cpu"):
+        service = machine.services[name]
+        with pytest.MonkeyPatch.context() as patch:
+            # Where the file of the credentials says that the password is.
+            patch.setenv("ORTHANC_PASSWORD", machine.environ(service)["ORTHANC_PASSWORD"])
+            archives = read_settings(machine.environ(service)).archives
+            studies = archives["orthanc"].client().search_for_studies()
+        assert [study["0020000D"]["Value"] for study in studies] == [[study_uid(1)]], name
+    port = machine.ports["orthanc"]
+    for headers in ({}, authorization(""), authorization(ORTHANC_PASSWORD, "orthanc")):
+        assert ask(port, "GET", "/dicom-web/studies", b"", headers).status == 401
+    assert ORTHANC_PASSWORD not in " ".join(machine.command_lines())
+    machine.stop("orthanc")
+    assert not machine.is_healthy("orthanc")
+
+
+def test_orthanc_does_not_start_without_a_password(tmp_path: Path, variables: dict[str, str]) -> None:
+    done = Machine(tmp_path / "machine", read_services(variables)).run("orthanc")
+    assert (done.returncode, done.stderr) == (1, "set ORTHANC_PASSWORD in .env\n")
 
 
 def await_healthy(machine: Machine, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Debian's Redis, PostgreSQL and PgBouncer; optional on a developer's host, required in CI."""
+"""Debian's Redis, PostgreSQL and PgBouncer."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from tests.archives import NOBODY
 from tests.awaiting import PATIENCE, await_that
 from tests.broker import free_port
+from tests.debian_packages import require_packages
 
 REDIS = Path("/usr/bin/redis-server")
 PGBOUNCER = Path("/usr/sbin/pgbouncer")
@@ -23,13 +23,8 @@ PASSWORD = "not-a-secret"
 
 
 def require_debian_servers() -> None:
-    """Skip the test if they are not installed; with BONESCREEN_TEST_DEBIAN set, as in CI, fail it."""
-    if REDIS.exists() and PGBOUNCER.exists() and _postgres_folders():
-        return
-    missing = "Debian's servers are not installed: apt-get install redis-server postgresql pgbouncer"
-    if os.environ.get("BONESCREEN_TEST_DEBIAN"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    """Skip or fail the test if they are not installed."""
+    require_packages("redis-server", "postgresql", "pgbouncer")
 
 
 def _postgres_folders() -> list[Path]:

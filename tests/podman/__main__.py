@@ -155,11 +155,12 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         built = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-        for name in (*built, ".dockerignore", ".env.example", "Dockerfile", "docker-compose.yml", "examples/archive"):
+        files = (".dockerignore", ".env.example", "Dockerfile", "docker-compose.yml", "examples/dicomweb.toml")
+        for name in (*built, *files, "examples/archive"):
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                folder.mkdir(exist_ok=True)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         self.archive = folder / "examples" / "archive"
         self.originals = sorted(self.archive.glob("*/*/*/*.jpg"))

@@ -89,6 +89,8 @@ def test_patients_data_cross_no_network_in_the_clear_unless_that_is_allowed(tmp_
         ("[URL]\npassword = 's3cret'", "need each other"),
         ("[URL]\nuser = 'me'\npassword = 5", "password must be a text"),
         ("[URL]\nuser = 'me'\npassword = 's3cret'\ntoken_file = '/dev/null'", "both a password and a token_file"),
+        ("[URL]\nuser = 'me'\npassword = 's3cret'\npassword_variable = 'X'", "both a password and a password_variable"),
+        ("[URL]\nuser = 'me'\npassword_variable = 'NO_SUCH'", "the environment has no NO_SUCH"),
         ("[URL]\nca_file = '/no/such.pem'", "/no/such.pem cannot be read"),
     ],
 )
@@ -108,6 +110,19 @@ def test_the_password_is_sent_to_its_own_service_only(tmp_path: Path, asked: tup
     parse_service(f"dicomweb+{url}", access).session().get(url)
     parse_service(f"dicomweb+{url}-other", access).session().get(f"{url}-other")
     assert headers == ["Basic bWU6cMO2", None]
+
+
+def test_a_password_may_be_in_the_variable_that_the_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, list[str | None]]
+) -> None:
+    url, headers = asked
+    access = tmp_path / "dicomweb.toml"
+    access.write_text(f'["{url}"]\nuser = "me"\npassword_variable = "PACS_PASSWORD"\n')
+    monkeypatch.setenv("PACS_PASSWORD", "pö")
+    service = parse_service(f"dicomweb+{url}", access)
+    service.session().get(url)
+    assert headers == ["Basic bWU6cMO2"]
+    assert "pö" not in repr(service) + repr(service.session())
 
 
 def test_a_token_is_read_again_when_it_was_renewed(tmp_path: Path, asked: tuple[str, list[str | None]]) -> None:
