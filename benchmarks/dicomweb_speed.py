@@ -2,10 +2,10 @@
 
     python -m benchmarks.dicomweb_speed /data/images --images 300 --rounds 3 --dicom /data/dicom
 
-Wraps the first pictures of a folder as DX, adds DICOM files if there are some, stores all in Debian's Orthanc on loopback,
-and screens both with `bonescreen screen` in new homes. Each round screens both, in turn first. Prints images/s as `screen` says
-them, from the start of the workers to the last result, relative to the folder: median and range over the rounds.
-Ends with an error if a score differs.
+Wraps the first pictures of a folder as DX, adds DICOM files if there are some, stores all in Debian's Orthanc on
+loopback, and screens both with `bonescreen screen` in new homes. Each round screens both, each first in turn. Prints
+images/s as `screen` says them, from the start of the workers to the last result, and relative to the folder: median and
+range over the rounds. Ends with an error if a score differs.
 """
 
 import argparse
