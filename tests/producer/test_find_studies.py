@@ -106,3 +106,14 @@ def test_a_study_of_two_modalities_that_are_looked_for_comes_once() -> None:
     listing = Listing([both, study(2, "DX"), study(3, "CR"), study(4, "MG")])
     assert sorted(keys(listing, Selection(date(2026, 1, 15), ("CR", "DX")))) == ["1.1", "1.2", "1.3"]
     assert {query.get("StudyDate") for query in listing.queries} == {"20260115-"}
+
+
+def test_a_service_that_ignores_what_is_looked_for_gives_no_other_studies() -> None:
+    class Ignores(Listing):
+        def __call__(self, query: Query) -> list[Metadata]:
+            return super().__call__([item for item in query if item[0] in ("limit", "offset")])
+
+    early: Any = {**study(1), "00080020": {"Value": ["20251231"]}}
+    late: Any = {**study(2), "00080020": {"Value": ["20260115"]}}
+    listing = Ignores([early, late, study(3, "CT"), study(4)])
+    assert keys(listing, Selection(date(2026, 1, 15), ("DX",))) == ["1.2", "1.4"]

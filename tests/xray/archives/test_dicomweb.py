@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.dicomweb import instance, path, service_of, write_access
-from tests.faulty_proxy import Fault, FaultyProxy, Kind, content_type, cut, oversized, silence, status
+from tests.faulty_proxy import Fault, FaultyProxy, Handler, Kind, content_type, cut, oversized, silence, status
 from tests.orthanc import Orthanc
 from xray.archives import dicomweb
 from xray.archives.files import is_readable, read_image_file
@@ -138,12 +138,26 @@ def test_a_path_that_is_no_instances_is_asked_for_nowhere(relative: str) -> None
     assert caught.value.reason is Reason.OUTSIDE_ARCHIVE
 
 
+def damaged_head(handler: Handler) -> None:
+    """Answer with a header that is none, of which urllib3 warns with the URL."""
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 500 no\r\nContent-Length: 0\r\nno header\r\nX: y\r\n\r\n")
+
+
 def test_no_error_and_no_log_line_names_a_study_or_the_password(
     orthanc: Orthanc, service: DicomWebService, faulty_proxy: FaultyProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     said = []
-    every: list[Fault] = [status(500), status(404), status(401), cut(), content_type(), status(429, retry_after=60)]
+    every: list[Fault] = [
+        status(500),
+        status(404),
+        status(401),
+        cut(),
+        content_type(),
+        status(429, retry_after=60),
+        damaged_head,
+    ]
     for fault, kind in itertools.product(every, (Kind.WADO, None)):
         faulty_proxy.inject(fault, kind)
         try:
@@ -155,6 +169,6 @@ def test_no_error_and_no_log_line_names_a_study_or_the_password(
     orthanc.kill()
     with contextlib.suppress(ArchiveOutage):
         read_image_file(service, path(1))
-    assert len(said) == 12
+    assert len(said) == 14
     for named in ("1.2.1", "not-a-secret", "bm90LWEtc2VjcmV0"):
         assert named not in "".join(said) + caplog.text
