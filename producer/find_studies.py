@@ -18,7 +18,8 @@ OVERLAP = 10
 MAX_STEPS_BACK = 100
 """How often a search goes back by a page before it gives up."""
 
-STUDY_UID, MODALITIES_IN_STUDY, INSTANCES_IN_STUDY = "0020000D", "00080061", "00201208"
+STUDY_UID, STUDY_DATE = "0020000D", "00080020"
+MODALITIES_IN_STUDY, INSTANCES_IN_STUDY = "00080061", "00201208"
 
 Query = Sequence[tuple[str, str]]
 """Names and values of a search."""
@@ -48,8 +49,16 @@ def find_studies(search: Search, selection: Selection) -> Iterator[list[Metadata
     for modality in selection.modalities or ("",):
         of_modality = [("ModalitiesInStudy", modality)] if modality else []
         for page in _pages(search, [*date, *of_modality]):
-            yield [study for study in page if earlier.isdisjoint(modalities_of(study))]
+            selected = (study for study in page if _is_selected(study, selection))
+            yield [study for study in selected if earlier.isdisjoint(modalities_of(study))]
         earlier.add(modality)
+
+
+def _is_selected(study: Metadata, selection: Selection) -> bool:
+    """Tell whether a study was looked for, as far as it is described: some services ignore what they do not know."""
+    date, modalities = first_text(study, STUDY_DATE), modalities_of(study)
+    is_early = selection.since is not None and date.isdecimal() and date < f"{selection.since:%Y%m%d}"
+    return not is_early and not (modalities and selection.modalities and modalities.isdisjoint(selection.modalities))
 
 
 def modalities_of(study: Metadata) -> set[str]:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable
 from datetime import date, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from db import queries
+from producer.selection import Selection
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
@@ -125,18 +126,25 @@ def as_day(text: str) -> date:
         raise typer.BadParameter("must be a day, such as 2026-11-30") from None
 
 
-def as_modalities(text: str) -> tuple[str, ...]:
-    """Read terms of Modality (0008,0060), joined by commas; Typer calls it.
+def as_modalities(text: str | None) -> str | None:
+    """Check terms of Modality (0008,0060), joined by commas; Typer calls it.
 
     Raises
     ------
     typer.BadParameter
         One cannot be such a term: a code string of at most 16 characters (PS3.5 6.2).
     """
-    terms = tuple(dict.fromkeys(term.strip().upper() for term in text.split(",")))
-    if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", term) for term in terms):
+    if text is None:
+        return None
+    terms = text.replace(" ", "").upper()
+    if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", term) for term in terms.split(",")):
         raise typer.BadParameter("must be DICOM's terms, joined by commas, such as CR,DX")
     return terms
+
+
+def selected(since: date | None, modality: str | None) -> Selection:
+    """Return which studies of a DICOMweb service `Since` and `Modality` choose."""
+    return Selection(since, tuple(dict.fromkeys(modality.split(","))) if modality else ())
 
 
 ArchivePaths = Annotated[
@@ -156,12 +164,11 @@ Since = Annotated[
         help="Of a DICOMweb service, look only for studies of this date or later.",
     ),
 ]
-Modalities = Annotated[
-    Any,
+Modality = Annotated[
+    str | None,
     typer.Option(
-        "--modality",
         metavar="TERMS",
-        parser=as_modalities,
+        callback=as_modalities,
         help="Of a DICOMweb service, look only for studies with one of these modalities, as in CR,DX.",
     ),
 ]

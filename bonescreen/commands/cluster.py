@@ -14,7 +14,16 @@ import typer
 from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Modalities, Priority, Since, as_port
+from bonescreen.commands.arguments import (
+    ArchivePaths,
+    DryRun,
+    LayoutOption,
+    Modality,
+    Priority,
+    Since,
+    as_port,
+    selected,
+)
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
@@ -26,7 +35,6 @@ from db.heartbeats import Heartbeat, list_heartbeats
 from db.runs import archive_roots
 from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
-from producer.selection import Selection
 from producer.source import Source
 from xray.archive_root import Root
 from xray.errors import BrokerOutage, Outage, UsageError
@@ -44,7 +52,7 @@ def enqueue(
     paths: ArchivePaths,
     layout: LayoutOption = Layout.AUTO,
     since: Since = None,
-    modality: Modalities = (),
+    modality: Modality = None,
     priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -59,7 +67,7 @@ def enqueue(
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
     settings = settings_here()
-    selection = Selection(since, modality)
+    selection = selected(since, modality)
     if dry_run:
         print_plans(settings, paths, layout, selection, for_workers=True)
         return

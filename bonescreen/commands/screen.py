@@ -15,7 +15,16 @@ from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Modalities, Priority, Since, as_score
+from bonescreen.commands.arguments import (
+    ArchivePaths,
+    DryRun,
+    LayoutOption,
+    Modality,
+    Priority,
+    Since,
+    as_score,
+    selected,
+)
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
 from bonescreen.results_table import count_studies, print_studies
@@ -79,7 +88,7 @@ def screen(
         ),
     ] = None,
     since: Since = None,
-    modality: Modalities = (),
+    modality: Modality = None,
     priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -97,7 +106,7 @@ def screen(
     Example: bonescreen screen /data/archive
     """
     settings = settings_here()
-    selection = Selection(since, modality)
+    selection = selected(since, modality)
     if dry_run:
         print_plans(settings, paths, layout, selection, for_workers=False)
         return

@@ -42,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "WORKER_NAME",
         "FLOWER_USER",
         "FLOWER_PASSWORD",
+        "DICOMWEB",
     ):
         monkeypatch.delenv(f"BONESCREEN_{name}", raising=False)
     monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path / "home"))

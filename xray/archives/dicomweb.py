@@ -221,7 +221,7 @@ def _persistently(service: DicomWebService, attempt: Callable[[float], T]) -> T:
         if last.reason is Reason.TOO_LARGE:
             break
         require_service(service)
-        if not last.again or time.monotonic() > deadline:
+        if not last.again or number == ATTEMPTS or time.monotonic() > deadline:
             break
         time.sleep(ATTEMPT_PAUSE_SECONDS * number)
     raise FileFault(last.reason, f"the DICOMweb service {last.text}" if last.again else last.text)
@@ -233,10 +233,11 @@ def _ask_json(
     answer = _ask(service, resource, JSON, query=query, max_bytes=MAX_JSON_BYTES, deadline=deadline)
     if not answer.body:
         return []
+    kind = answer.content_type.partition(";")[0].strip().lower()
     try:
-        found = json.loads(answer.body)
+        found = json.loads(answer.body) if kind in (JSON, "application/json") else None
     except (ValueError, RecursionError):
-        raise _Failed(Reason.UNREADABLE, "sent no JSON") from None
+        found = None
     # Some services send a single object without the array.
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
