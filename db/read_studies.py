@@ -31,7 +31,8 @@ class ReadStudy:
     key : str
         Study Instance UID.
     mark : str
-        Identifies what the service said of it when it was searched for, 32 hexadecimal digits.
+        Identifies what the service said of it when it was searched for, and how headers were read; 32 hexadecimal
+        digits.
     images : sequence of ArchiveFile
         The images that were found in it, each with its placement.
     skipped : Counter of str

@@ -176,7 +176,7 @@ read_studies = Table(
     Column("archive_id", ForeignKey("archives.id"), primary_key=True),
     # Study Instance UID.
     Column("key", Text, primary_key=True),
-    # Identifies what the service said of it when it was searched for.
+    # Identifies what the service said of it when it was searched for, and how its headers were read.
     Column("mark", String(32), nullable=False),
     # Identifies the images that were found in it, and how they were described.
     Column("images", String(32), nullable=False),

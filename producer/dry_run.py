@@ -96,7 +96,7 @@ class CountingSink:
 
     def known_studies(self, marks: dict[str, str]) -> dict[str, ReadStudy]:
         """Return those of some studies that earlier scans read, if the service says the same of them."""
-        return known_studies(*self._known, marks) if self._known and self._use_cache else {}
+        return known_studies(*self._known, marks) if self._known else {}
 
     def staged_studies(self, keys: Sequence[str]) -> set[str]:
         """Return none: a dry run keeps nothing, and counts a study twice that comes twice."""

@@ -100,5 +100,5 @@ def _require_whole(search: Search, query: Query, size: int) -> None:
     if len(search([*query, ("limit", "1")])) < min(size, 2):
         raise ArchiveOutage(
             f"the DICOMweb service ignores the offset of a search, so that only its first {size:,} studies can be "
-            "seen; have that mended, or look for fewer studies by --since or --modality"
+            "seen; have the service corrected, or look for fewer studies by --since or --modality"
         )

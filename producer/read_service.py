@@ -70,7 +70,7 @@ def read_service(source: Source, service: DicomWebService, sink: StudySink) -> I
 
     try:
         for page in find_studies(search_studies, source.selection):
-            yield from _in_groups(_read_page(page, sink, awaited, read), sink)
+            yield from _in_groups(_read_page(page, source.read_mark, sink, awaited, read), sink)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -84,6 +84,7 @@ def _search(service: DicomWebService, query: Query) -> list[Metadata]:
 
 def _read_page(
     page: Sequence[Metadata],
+    read_mark: str,
     sink: StudySink,
     awaited: Callable[["Future[list[Found]]"], list[Found]],
     read: Callable[[Metadata], "Future[list[Found]]"],
@@ -99,7 +100,7 @@ def _read_page(
         if (modalities := modalities_of(study)) and modalities <= OTHER_MODALITIES:
             del studies[key]
             yield [Skipped(key, SkipReason.NO_RADIOGRAPHS)], None
-    marks = {key: mark for key, study in studies.items() if (mark := _mark(study)) is not None}
+    marks = {key: mark for key, study in studies.items() if (mark := _mark(study, read_mark)) is not None}
     known = sink.known_studies(marks)
     # All at once: the pool reads some at a time.
     reading = {key: read(study) for key, study in studies.items() if key not in known}
@@ -133,12 +134,15 @@ def _in_groups(read: Iterator[tuple[list[Found], ReadStudy | None]], sink: Study
     yield group
 
 
-def _mark(study: Metadata) -> str | None:
-    """Identify what a service says of a study; None if that does not tell how many instances the study has."""
+def _mark(study: Metadata, read_mark: str) -> str | None:
+    """Identify what a service says of a study, and how its headers are read.
+
+    None if that does not tell how many instances the study has.
+    """
     if not first_text(study, INSTANCES_IN_STUDY):
         return None
     said = {tag: element for tag, element in study.items() if tag not in _VARIABLE}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([read_mark, said], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _read_study(source: Source, service: DicomWebService, study: Metadata) -> list[Found]:

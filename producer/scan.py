@@ -178,7 +178,7 @@ class LedgerSink:
 
     def known_studies(self, marks: dict[str, str]) -> dict[str, ReadStudy]:
         """Return those of some studies that earlier scans read, if the service says the same of them."""
-        return known_studies(self._database, self._scan.archive_id, marks) if self._use_cache else {}
+        return known_studies(self._database, self._scan.archive_id, marks)
 
     def staged_studies(self, keys: Sequence[str]) -> set[str]:
         """Return those of some studies of which this scan has images already."""

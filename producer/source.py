@@ -81,6 +81,11 @@ class Source:
         read = repr((HEADER_VERSION, kept, sorted(self.site_terms.items())))
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
+    @property
+    def read_mark(self) -> str:
+        """Identifies how the headers of a service's study are read, with the pseudonym key."""
+        return f"{self.header_mark} {'' if self.pseudonym_key is None else key_mark(self.pseudonym_key)}"
+
     def reads_like(self, marks: HeaderMarks) -> bool:
         """Tell whether headers that were read with these marks would be read the same now."""
         same_key = self.pseudonym_key is None or marks.pseudonym_key == key_mark(self.pseudonym_key)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.awaiting import await_that
+from tests.bonescreen.processes import run
 from tests.dicomweb import instance, write_access
 from tests.faults.conftest import MakeStack
 from tests.faults.stack import Archive, Stack
@@ -36,11 +37,11 @@ def stack_of(
     return make
 
 
-def results(stack: Stack, *arguments: str) -> list[dict[str, Any]]:
-    code, text = stack.run("results", "--format", "json", *arguments)
-    assert code == 0, text
-    found: list[dict[str, Any]] = json.loads(text)
-    return [{**one, "run": 0} for one in found]
+def results(stack: Stack) -> list[dict[str, Any]]:
+    done = run(stack.environ, "results", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return sorted(found, key=lambda one: one["study"])
 
 
 def test_a_service_is_screened_to_the_scores_of_the_same_files_in_a_folder(

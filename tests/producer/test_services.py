@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -11,12 +12,12 @@ from db import scans
 from db.forget import Kind, find_targets, forget
 from db.run_queries import run_progress
 from db.session import Database, Now
-from db.tables import images, read_studies
+from db.tables import images, read_studies, studies
 from db.tables import scans as scans_table
 from producer.dry_run import dry_run
 from producer.scan import finish_abandoned_scan, scan_archive
 from producer.scan_summary import ScanReport
-from producer.selection import Selection
+from producer.selection import ALL, Selection
 from producer.source import Source
 from tests.dicomweb import instance, path, service_of
 from tests.faulty_proxy import FaultyProxy, cut, status
@@ -109,6 +110,26 @@ def test_an_image_that_left_a_study_is_gone_though_only_some_studies_are_looked_
     orthanc.upload([instance(1)])
     assert scan(modalities=("DX",)).gone == 1
     assert current(database) == {path(1), path(2)}
+
+
+def test_headers_that_are_to_be_read_otherwise_are_read_again_of_each_study_that_is_found(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, source: Source, database: Database
+) -> None:
+    orthanc.upload([instance(1, StudyDate="20251231", BodyPartExamined="HANDGELENK"), instance(2)])
+
+    def scan(selection: Selection = ALL, **options: Any) -> list[int]:
+        chosen = Source(source.root, selection=selection, **options)
+        scan_archive(database, "pacs", chosen, MODEL, batch_size=4)
+        return metadata_read(faulty_proxy, 1, 2)
+
+    assert scan() == [1, 1]
+    terms = {"HANDGELENK": "WRIST"}
+    assert scan(Selection(date(2026, 1, 1)), site_terms=terms) == [1, 2]
+    assert scan(site_terms=terms) == [2, 2]
+    assert scan(site_terms=terms, pseudonym_key=b"k" * 32) == [3, 3]
+    with database.read() as connection:
+        assert connection.execute(select(images.c.body_part).where(images.c.path == path(1))).scalar_one() == "WRIST"
+        assert None not in connection.execute(select(studies.c.patient)).scalars().all()
 
 
 def test_a_feeder_finishes_a_scan_with_the_selection_that_it_began_with(

@@ -359,8 +359,10 @@ def _outages(service: DicomWebService) -> Iterator[None]:
         causes = list(_causes(error))
         why = next(filter(None, map(_reason, causes)), type(error).__name__)
         if isinstance(error, SSLError):
-            text = f"the archive at {service} has no certificate that this host trusts: {why}; see docs/dicomweb.md"
-            raise ArchiveOutage(text) from None
+            raise ArchiveOutage(
+                f"the archive at {service} and this host do not trust each other ({why}): check its certificate, and "
+                "ca_file and certificate_file in the file of BONESCREEN_DICOMWEB (docs/dicomweb.md)"
+            ) from None
         if isinstance(error, ConnectTimeout) or any(isinstance(cause, NewConnectionError) for cause in causes):
             raise ArchiveOutage(f"the archive at {service} does not answer: {why}") from None
         late = any(isinstance(cause, TimeoutError) for cause in causes)
@@ -374,8 +376,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if cause is None:
             return
         yield cause
-        cause = getattr(cause, "reason", None) or cause.__cause__ or cause.__context__
-        cause = cause if isinstance(cause, BaseException) else None
+        inner = (getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args)
+        cause = next((one for one in inner if isinstance(one, BaseException)), None)
 
 
 def _reason(error: BaseException) -> str | None:
