@@ -17,6 +17,7 @@ from bonescreen.commands import (
     database,
     evaluate,
     export_deidentified,
+    export_dicom,
     failures,
     forget,
     heatmap,
@@ -38,8 +39,9 @@ from bonescreen.terminal import print_error
 from xray.errors import BonescreenError, PackageError, UsageError
 from xray.vocabulary import RESEARCH_NOTICE
 
-export = typer.Typer(cls=CommandGroup, help="Export studies with their images.")
+export = typer.Typer(cls=CommandGroup, help="Write studies for others: results as DICOM, or images de-identified.")
 export.command("deidentified", cls=PlainCommand)(export_deidentified.deidentified)
+export.command("dicom", cls=PlainCommand)(export_dicom.export_dicom)
 
 GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Screen": {

@@ -3,14 +3,19 @@
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from db import migrate
 from db.runs import archive_roots
 from db.session import Database
+from xray.archive_root import Root, parse_root
+from xray.dicomweb import DicomWebService
 from xray.errors import MissingExtra, UsageError
 from xray.settings import Settings, read_settings
+
+PATIENCE_SECONDS = 8.0
+"""How long a DICOMweb service may take to answer a person."""
 
 
 def settings_here() -> Settings:
@@ -63,10 +68,21 @@ def open_ledger(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def roots_here(settings: Settings, database: Database) -> dict[str, Path]:
-    """Map archives to their roots on this host: as configured, and with an embedded database as last scanned."""
+def roots_here(settings: Settings, database: Database) -> dict[str, Root]:
+    """Map archives to their roots on this host: as configured, and with an embedded database as last scanned.
+
+    A DICOMweb service gets `PATIENCE_SECONDS` for an answer, as a person waits for it. One that may no longer be asked
+    (`xray.dicomweb.parse_service`) is left out.
+    """
     scanned = archive_roots(database) if settings.database_url is None else {}
-    return {name: Path(root) for name, root in scanned.items()} | dict(settings.archives)
+    roots: dict[str, Root] = {}
+    for name, text in scanned.items():
+        with suppress(UsageError):
+            roots[name] = parse_root(text, settings.dicomweb)
+    return {
+        name: replace(root, patience=PATIENCE_SECONDS) if isinstance(root, DicomWebService) else root
+        for name, root in {**roots, **settings.archives}.items()
+    }
 
 
 def _upgrade_if_needed(database: Database, *, embedded: bool) -> None:

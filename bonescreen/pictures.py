@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db.queries import ImageRow, Study
+from xray.archive_root import Root
 from xray.errors import ArchiveOutage, PackageError, UsageError
 from xray.settings import Settings
 
@@ -61,13 +61,13 @@ def _load(configured: str, digest: str) -> "ModelPackage":
     raise PackageError(f"no package here has the digest {digest}")
 
 
-def read_screened(image: ImageRow, roots: Mapping[str, Path]) -> bytes:
-    """Read the file of an image that was screened.
+def read_screened(image: ImageRow, roots: Mapping[str, Root]) -> bytes:
+    """Read the file of an image, as it was screened.
 
     Parameters
     ----------
     image : ImageRow
-    roots : mapping of str to Path
+    roots : mapping of str to Path or DicomWebService
         The archives' roots on this host, by name.
 
     Raises
@@ -79,18 +79,35 @@ def read_screened(image: ImageRow, roots: Mapping[str, Path]) -> bytes:
     ArchiveOutage
         Its archive has no root on this host, or does not answer.
     """
-    from xray.archives.files import read_image_file
-
-    if image.archive not in roots:
-        raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
-    data = read_image_file(roots[image.archive], image.image)
+    data = read_file(image, roots)
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise ChangedFile
     return data
 
 
-def read_gray(image: ImageRow, roots: Mapping[str, Path]) -> "NDArray[np.uint8]":
-    """Read and decode the file of an image that was screened: uint8 (H, W); raises as `read_screened`."""
+def read_file(image: ImageRow, roots: Mapping[str, Root]) -> bytes:
+    """Read the file that an image is in now, which may never have been readable as an image.
+
+    Raises
+    ------
+    FileFault, ArchiveOutage
+        As `read_screened`.
+    """
+    from xray.archives.files import read_image_file
+
+    if image.archive not in roots:
+        raise ArchiveOutage(f"the archive {image.archive} has no root on this host; set BONESCREEN_ARCHIVES")
+    return read_image_file(roots[image.archive], image.image)
+
+
+def read_gray(image: ImageRow, roots: Mapping[str, Root]) -> "NDArray[np.uint8]":
+    """Read and decode the file of an image that was screened: ``uint8 (H, W)``.
+
+    Raises
+    ------
+    ChangedFile, FileFault, ArchiveOutage
+        As `read_screened`.
+    """
     from xray.images.decode import decode
 
     return decode(read_screened(image, roots))

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,10 @@ from db.run_queries import FINISHED_STATES, RunSummary
 from db.scans import OpenScan, open_scans
 from db.session import Database
 from db.write_check import write_fault
+from xray.archive_root import Root
+from xray.archives.storage_errors import require_root
+from xray.dicomweb import DicomWebService
+from xray.errors import ArchiveOutage
 from xray.settings import Settings
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Reason, SkipReason, count, describe_skipped
 
@@ -225,7 +228,7 @@ def _process_problems(state: SystemState) -> list[Problem]:
     return found
 
 
-def _root_faults(roots: Mapping[str, Path]) -> dict[str, str]:
+def _root_faults(roots: Mapping[str, Root]) -> dict[str, str]:
     """Return what is wrong with archives' roots, by name; those that do not answer soon are said not to."""
     found: dict[str, str | None] = {}
     # In threads, as a dead network mount never answers.
@@ -242,7 +245,13 @@ def _root_faults(roots: Mapping[str, Path]) -> dict[str, str]:
     return {name: fault for name, fault in {**found, **silent}.items() if fault is not None}
 
 
-def _root_fault(root: Path) -> str | None:
+def _root_fault(root: Root) -> str | None:
+    if isinstance(root, DicomWebService):
+        try:
+            require_root(root)
+        except ArchiveOutage as outage:
+            return f"cannot be read from this host: {outage}"
+        return None
     try:
         if not root.exists():
             return f"is missing on this host ({root})"

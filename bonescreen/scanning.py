@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import typer
@@ -22,7 +21,9 @@ from db.session import Database
 from producer.dry_run import dry_run
 from producer.scan import model_version
 from producer.scan_summary import DryRunReport, ScanReport, ScanSummary
+from producer.selection import Selection
 from producer.source import Source
+from xray.archive_root import Root
 from xray.archives.archive_file import path_as_text
 from xray.errors import ArchiveOutage, BonescreenError, UsageError
 from xray.hours import Hours
@@ -45,7 +46,7 @@ MAX_TERMS = 20
 
 
 def scan_each(
-    archives: Mapping[str, Path], hours: Hours | None, scan: Callable[[str, Path], T]
+    archives: Mapping[str, Root], hours: Hours | None, scan: Callable[[str, Root], T]
 ) -> tuple[list[T], list[BonescreenError]]:
     """Scan archives, each by its name and root, within the hours; if one cannot be scanned, the others still are.
 
@@ -86,14 +87,14 @@ def raise_last(errors: list[BonescreenError]) -> None:
         raise ordered[-1]
 
 
-def report_lines(report: ScanReport, root: Path, scope: Scope) -> Iterator[str]:
+def report_lines(report: ScanReport, root: Root, scope: Scope) -> Iterator[str]:
     """Report in lines what a scan of an archive found; what somebody should check is named.
 
     Parameters
     ----------
     report : ScanReport
         What the scan found.
-    root : Path
+    root : Path or DicomWebService
         The archive's root.
     scope : Scope
         The model's: other images are out of it.
@@ -116,7 +117,7 @@ def raise_if_partial(reports: Sequence[ScanSummary]) -> None:
         raise typer.Exit(PARTIAL_EXIT)
 
 
-def plan_lines(plan: DryRunReport, root: Path, scope: Scope) -> Iterator[str]:
+def plan_lines(plan: DryRunReport, root: Root, scope: Scope) -> Iterator[str]:
     """Report in lines what a scan of an archive would find and a run would screen; as `report_lines`."""
     kinds = ((plan.new, "new"), (plan.changed, "changed"), (plan.unprocessed, "not finished"))
     parts = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
@@ -159,7 +160,9 @@ def skipped_text(skipped: Mapping[str, int]) -> str:
     return "skipped " + ", ".join(describe_skipped(reason, number) for reason, number in ordered)
 
 
-def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, for_workers: bool) -> None:
+def print_plans(
+    settings: Settings, paths: Sequence[str], layout: Layout, selection: Selection, *, for_workers: bool
+) -> None:
     """Print what scanning archives would find, and what the configured model would have to screen.
 
     With `for_workers`, archives that workers elsewhere could not find are refused, as `enqueue` would.
@@ -175,7 +178,7 @@ def print_plans(settings: Settings, paths: Sequence[Path], layout: Layout, *, fo
         if for_workers:
             require_configured(settings, archives)
         plans, errors = scan_each(
-            archives, settings.hours, partial(_plan, settings, database, layout, package, for_workers)
+            archives, settings.hours, partial(_plan, settings, database, layout, selection, package, for_workers)
         )
     print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
@@ -195,10 +198,11 @@ def _plan(
     settings: Settings,
     database: Database | None,
     layout: Layout,
+    selection: Selection,
     package: ModelPackage,
     for_workers: bool,
     name: str,
-    root: Path,
+    root: Root,
 ) -> DryRunReport:
     if database is None:
         precision = choose_precision(package, settings.precision, machine_precisions(settings.engine))
@@ -206,7 +210,7 @@ def _plan(
     else:
         model = model_for_archive(settings, database, package, name, works_here=not for_workers)
     with Console(stderr=True).status(Text(f"Reading {escape_unprintable(str(root))} ...")):
-        plan = dry_run(database, name, Source.configured(root, settings, layout), model.queue)
+        plan = dry_run(database, name, Source.configured(root, settings, layout, selection), model.queue)
     for line in plan_lines(plan, root, package.card.scope):
         print_line(line)
     return plan

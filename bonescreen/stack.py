@@ -13,10 +13,12 @@ from bonescreen.broker import broker_service, broker_url
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
+from xray.archive_root import Root, parse_root
 from xray.archives.layouts import is_utf8
 from xray.archives.members import is_container
 from xray.archives.names import stored_name
 from xray.archives.storage_errors import OUTAGE_ERRNOS
+from xray.dicomweb import DicomWebService
 from xray.errors import ArchiveOutage, StorageOutage, UsageError
 from xray.settings import Settings, fits_in_setting, is_archive_name
 
@@ -71,17 +73,19 @@ def open_database(settings: Settings) -> Database:
     return database
 
 
-def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[Path]) -> dict[str, Path]:
+def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[str]) -> dict[str, Root]:
     """Return distinct names of the archives at several paths, with their roots; raise as `name_archive` does."""
-    named: dict[str, Path] = {}
+    named: dict[str, Root] = {}
     for path in paths:
         name, root = name_archive(settings, {**known, **{name: str(root) for name, root in named.items()}}, path)
         named[name] = root
     return named
 
 
-def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
+def name_archive(settings: Settings, known: Mapping[str, str], path: str | Path) -> tuple[str, Root]:
     """Return the name and root of the archive at a path: its configured name, its earlier one, or its folder's.
+
+    That of a DICOMweb service is the name of its host.
 
     Parameters
     ----------
@@ -89,18 +93,18 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
         Has the configured archives; the name of one may be given in place of its path.
     known : mapping of str to str
         Roots of the archives in the database, by name.
-    path : Path
-        As the user gave it.
+    path : str or Path
+        As the user gave it; or the URL of a service, ``dicomweb+https://host/path``.
 
     Raises
     ------
     UsageError
-        There is nothing at the path, or the path is not UTF-8, or, with a configured database, it cannot be written in
-        BONESCREEN_ARCHIVES, which passes it to the services.
+        There is nothing at the path, or the path is not UTF-8, or the service may not be asked, or, with a configured
+        database, it cannot be written in BONESCREEN_ARCHIVES, which passes it to the services.
     ArchiveOutage
         The storage does not respond.
     """
-    name, root = _named(settings, known, path)
+    name, root = _named(settings, known, str(path))
     if not is_utf8(str(root)):
         raise UsageError(f"the archive's path is not UTF-8; rename the folder: {str(root)!r}")
     if settings.database_url is not None and not fits_in_setting(name, root):
@@ -111,14 +115,17 @@ def name_archive(settings: Settings, known: Mapping[str, str], path: Path) -> tu
     return name, root
 
 
-def _named(settings: Settings, known: Mapping[str, str], path: Path) -> tuple[str, Path]:
-    if str(path) in settings.archives and not os.path.exists(path):
-        return str(path), settings.archives[str(path)]
-    _require_archive(path)
-    root = Path(os.path.realpath(path))
+def _named(settings: Settings, known: Mapping[str, str], text: str) -> tuple[str, Root]:
+    if text in settings.archives and not os.path.exists(text):
+        return text, settings.archives[text]
+    root = parse_root(text, settings.dicomweb)
+    if not isinstance(root, DicomWebService):
+        _require_archive(root)
+        root = Path(os.path.realpath(root))
     for name, configured in settings.archives.items():
         # Unlike Path.resolve, it does not raise for a link to itself.
-        if os.path.realpath(configured) == str(root):
+        place = configured if isinstance(configured, DicomWebService) else os.path.realpath(configured)
+        if str(place) == str(root):
             return name, root
     for name, earlier in known.items():
         # Another mount may write the same path in the other Unicode form.
@@ -164,7 +171,7 @@ def _require_image(path: Path) -> None:
         )
 
 
-def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None:
+def require_configured(settings: Settings, archives: Mapping[str, Root]) -> None:
     """Check that workers on a configured database can find the archives (roots by name) by their names.
 
     Raises
@@ -180,7 +187,7 @@ def require_configured(settings: Settings, archives: Mapping[str, Path]) -> None
             )
 
 
-def with_archives(settings: Settings, more: Mapping[str, Path]) -> Settings:
+def with_archives(settings: Settings, more: Mapping[str, Root]) -> Settings:
     """Add archives to the configured ones, unless the database is embedded: there services read roots from it."""
     return replace(settings, archives={**settings.archives, **more}) if settings.database_url else settings
 

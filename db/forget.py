@@ -46,6 +46,7 @@ from db.tables import (
     images,
     outcomes,
     predictions,
+    read_studies,
     reviews,
     run_counts,
     runs,
@@ -286,6 +287,8 @@ def _forget_studies(database: Database, target: Target, progress: Callable[[int]
             if not study_ids:
                 return
             if target.kind is Kind.STUDY:
+                of_study = read_studies.c.archive_id == target.archive_id, read_studies.c.key == target.name
+                connection.execute(delete(read_studies).where(*of_study))
                 _delete_skipped_beside(connection, target)
             deleted = _delete_studies(connection, target.archive_id, study_ids)
         progress(deleted)
@@ -422,16 +425,17 @@ def _delete_some_batches(connection: Connection, run_id: int) -> int:
 
 
 def _forget_archive(database: Database, target: Target) -> None:
-    of_archive = skipped_files.c.archive_id == target.archive_id
-    query = select(skipped_files.c.path).where(of_archive).order_by(skipped_files.c.path).limit(ROWS_AT_ONCE)
     while True:
         with _locked(database, target) as connection:
-            paths = connection.execute(query).scalars().all()
-            for chunk in chunks(paths):
-                connection.execute(
-                    delete(skipped_files).where(of_archive, one_of(connection, skipped_files.c.path, chunk))
-                )
-            if not paths:
+            left = 0
+            for table, name in ((skipped_files, skipped_files.c.path), (read_studies, read_studies.c.key)):
+                of_archive = table.c.archive_id == target.archive_id
+                query = select(name).where(of_archive).order_by(name).limit(ROWS_AT_ONCE)
+                names = connection.execute(query).scalars().all()
+                for chunk in chunks(names):
+                    connection.execute(delete(table).where(of_archive, one_of(connection, name, chunk)))
+                left += len(names)
+            if not left:
                 connection.execute(delete(archive_counts).where(archive_counts.c.archive_id == target.archive_id))
                 connection.execute(delete(archives).where(archives.c.id == target.archive_id))
                 return

@@ -115,7 +115,8 @@ def merge(database: Database, scan: Scan, digest_of: DigestOf) -> int:
 def mark_gone(database: Database, scan: Scan, unread: Collection[str] = frozenset()) -> int:
     """Mark images that the scan did not find as no longer current, `MERGE_ROWS` ids in each transaction.
 
-    Their results are kept, in case the files come back.
+    Their results are kept, in case the files come back. A scan that looked for some studies only says nothing of
+    others: only images of the studies that it found are marked.
 
     Parameters
     ----------
@@ -481,20 +482,16 @@ def _mark_chunk_gone(connection: Connection, scan: Scan, first: int, last: int, 
 def _select_not_found(scan: Scan, first: int, last: int) -> Select[Any]:
     """Select id, study_id and path of those current images of a range of ids that a scan did not find."""
     study_key = select(studies.c.key).where(studies.c.id == images.c.study_id).correlate(images).scalar_subquery()
-    # A count for the reason of `_matching_images`.
-    found = (
-        select(func.count())
-        .where(
-            scan_entries.c.scan_id == scan.scan_id,
-            scan_entries.c.study_key == study_key,
-            scan_entries.c.path == images.c.path,
-        )
-        .correlate(images)
-        .scalar_subquery()
+    of_study = scan_entries.c.scan_id == scan.scan_id, scan_entries.c.study_key == study_key
+    # Counts for the reason of `_matching_images`.
+    found, of_found_study = (
+        select(func.count()).where(*of_study, *condition).correlate(images).scalar_subquery()
+        for condition in ([scan_entries.c.path == images.c.path], [])
     )
     # The sum keeps planners from reading the whole archive through the index on archive_id.
     in_chunk = images.c.archive_id + 0 == scan.archive_id, images.c.id.between(first, last)
-    return select(images.c.id, images.c.study_id, images.c.path).where(*in_chunk, images.c.current, found == 0)
+    lost = select(images.c.id, images.c.study_id, images.c.path).where(*in_chunk, images.c.current, found == 0)
+    return lost.where(of_found_study > 0) if scan.selection else lost
 
 
 def _is_at_or_below(path: str, paths: Collection[str]) -> bool:

@@ -19,6 +19,7 @@ from db.tables import (
     archive_counts,
     archives,
     batches,
+    read_studies,
     run_counts,
     runs,
     scan_entries,
@@ -37,13 +38,24 @@ DELETE_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Scan:
-    """A lease on an open scan; `token` is its fencing token."""
+    """A lease on an open scan.
+
+    Parameters
+    ----------
+    scan_id, archive_id, run_id : int
+    layout : str
+    token : int
+        Its fencing token.
+    selection : str
+        Which studies it looks for (`producer.selection`); empty for all.
+    """
 
     scan_id: int
     archive_id: int
     run_id: int
     layout: str
     token: int
+    selection: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class ClosedScan:
     skipped: Mapping[str, int]
 
 
-def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Scan | None:
+def begin_scan(database: Database, run_id: int, layout: str, holder: str, selection: str = "") -> Scan | None:
     """Open a scan for a run, or return None if another scan of the archive is open."""
     # Random, as a batch's: no scan that was deleted may be taken for this one.
     token = secrets.randbelow(FIRST_TOKENS)
@@ -83,6 +95,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
                     archive_id=archive_id,
                     run_id=run_id,
                     layout=layout,
+                    selection=selection,
                     token=token,
                     holder=holder,
                     lease_expires_at=Now() + LEASE_SECONDS,
@@ -96,7 +109,7 @@ def begin_scan(database: Database, run_id: int, layout: str, holder: str) -> Sca
             ).scalar_one()
     except IntegrityError:
         return None
-    return Scan(scan_id, archive_id, run_id, layout, token)
+    return Scan(scan_id, archive_id, run_id, layout, token, selection)
 
 
 def open_scans(database: Database, archive_id: int | None = None) -> list[OpenScan]:
@@ -134,7 +147,9 @@ def closed_scan(database: Database, scan_id: int) -> ClosedScan | None:
     return None if row is None else ClosedScan(row.layout, row.found, row.gone, json.loads(row.skipped))
 
 
-def take_over(database: Database, scan_id: int, holder: str, layout: str | None = None) -> Scan | None:
+def take_over(
+    database: Database, scan_id: int, holder: str, layout: str | None = None, selection: str = ""
+) -> Scan | None:
     """Take over an open scan whose lease has expired, to read its archive again from the start.
 
     Parameters
@@ -145,13 +160,15 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
         Host and process id of the new holder.
     layout : str or None
         Replaces the scan's layout and start time, when a user asks for this scan again.
+    selection : str
+        Replaces its selection of studies then.
 
     Returns
     -------
     Scan or None
         None if another process was faster.
     """
-    changed = {} if layout is None else {"layout": layout, "started_at": Now()}
+    changed = {} if layout is None else {"layout": layout, "selection": selection, "started_at": Now()}
     with database.write() as connection:
         row = connection.execute(
             update(scans)
@@ -165,11 +182,11 @@ def take_over(database: Database, scan_id: int, holder: str, layout: str | None 
                 gone=0,
                 **changed,
             )
-            .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token)
+            .returning(scans.c.archive_id, scans.c.run_id, scans.c.layout, scans.c.token, scans.c.selection)
         ).one_or_none()
     if row is None:
         return None
-    taken = Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token)
+    taken = Scan(scan_id, row.archive_id, row.run_id, row.layout, row.token, row.selection)
     _delete_staging_rows(database, taken)
     return taken
 
@@ -296,6 +313,7 @@ def abandon_scan(database: Database, scan: Scan) -> None:
         )
         if not connection.execute(select(used)).scalar_one():
             connection.execute(delete(skipped_files).where(skipped_files.c.archive_id == scan.archive_id))
+            connection.execute(delete(read_studies).where(read_studies.c.archive_id == scan.archive_id))
             connection.execute(delete(archive_counts).where(archive_counts.c.archive_id == scan.archive_id))
             connection.execute(delete(archives).where(archives.c.id == scan.archive_id))
 

@@ -5,6 +5,7 @@
     archives ─┬─ studies ── images          what the producer found
               ├─ archive_counts        how many of them are current
               ├─ skipped_files         files that it opened and skipped, with the reason (stored as `passed_over`)
+              ├─ read_studies          studies of a DICOMweb service, as it last described and read them
               └─ runs ─┬─ scans ── scan_entries (staging, emptied when a scan ends)
     models ────────────┤
                        ├─ batches           the ledger
@@ -168,6 +169,21 @@ skipped_files = Table(
     Column("reason", String(100), nullable=False),
 )
 
+# What `db.read_studies` keeps: a scan asks for no study again of which the service says the same as then.
+read_studies = Table(
+    "read_studies",
+    metadata,
+    Column("archive_id", ForeignKey("archives.id"), primary_key=True),
+    # Study Instance UID.
+    Column("key", Text, primary_key=True),
+    # Identifies what the service said of it when it was searched for, and how its headers were read.
+    Column("mark", String(32), nullable=False),
+    # Identifies the images that were found in it, and how they were described.
+    Column("images", String(32), nullable=False),
+    # How many of its instances were skipped, by reason, as JSON.
+    Column("skipped", Text, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -188,6 +204,8 @@ scans = Table(
     Column("archive_id", ForeignKey("archives.id"), nullable=False),
     Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
     Column("layout", String(20), nullable=False),
+    # Which studies of a DICOMweb service it looks for (`producer.selection`), as JSON; empty for all.
+    Column("selection", Text, nullable=False, server_default=""),
     Column("token", Integer, nullable=False),
     Column("lease_expires_at", Double, nullable=False),
     Column("holder", String(200), nullable=False),

@@ -5,13 +5,13 @@ import threading
 import time
 import traceback
 from datetime import datetime
-from pathlib import Path
 
 from db.scans import OpenScan, open_scans
 from db.session import Database
 from producer.scan import finish_abandoned_scan
 from producer.source import Source
-from xray.errors import BonescreenError, Outage, TakenOver
+from xray.archive_root import Root
+from xray.errors import BonescreenError, Outage, TakenOver, UsageError
 from xray.message import LEASE_SECONDS
 from xray.settings import Settings
 
@@ -57,7 +57,11 @@ class AbandonedScans:
         for archive in self._problems.keys() - abandoned.keys():
             self._problems.pop(archive)
         for archive, scan in abandoned.items():
-            root = self._settings.archive_root(archive, scan.root)
+            try:
+                root = self._settings.archive_root(archive, scan.root)
+            except UsageError as error:
+                self._problems[archive] = str(error)
+                continue
             if root is None:
                 continue
             thread = self._threads.get(archive)
@@ -69,7 +73,7 @@ class AbandonedScans:
                 # It would have renewed the scan's lease.
                 self._problems[archive] = f"the archive at {root} does not answer: its scan waits"
 
-    def _finish(self, scan: OpenScan, root: Path) -> None:
+    def _finish(self, scan: OpenScan, root: Root) -> None:
         source = Source.configured(root, self._settings)
         try:
             finish_abandoned_scan(self._database, scan.scan_id, source, self._holder)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from db.read_studies import ReadStudy, known_studies
 from db.runs import archive_layout
 from db.scan_cache import (
     ScanCache,
@@ -18,6 +19,7 @@ from db.session import Database
 from producer.layout_detection import choose_layout
 from producer.read_archive import read_archive
 from producer.scan_summary import DryRunReport
+from producer.selection import ALL
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.files import file_digest, is_readable
@@ -50,7 +52,7 @@ def dry_run(database: Database | None, name: str, source: Source, queue: str) ->
     report = DryRunReport(source.layout)
     sink = CountingSink(known, queue, report, source)
     read_archive(source, sink, report)
-    if known:
+    if known and source.selection == ALL:
         unread = sum(current_images(*known, path) for path in report.unread)
         report.gone = current_images(*known) - sink.current - unread
     return report
@@ -91,6 +93,17 @@ class CountingSink:
     def current_paths(self, paths: Sequence[str]) -> set[str]:
         """Return those of some paths that are current images."""
         return current_paths(*self._known, paths) if self._known else set()
+
+    def known_studies(self, marks: dict[str, str]) -> dict[str, ReadStudy]:
+        """Return those of some studies that earlier scans read, if the service says the same of them."""
+        return known_studies(*self._known, marks) if self._known else {}
+
+    def staged_studies(self, keys: Sequence[str]) -> set[str]:
+        """Return none: a dry run keeps nothing, and counts a study twice that comes twice."""
+        return set()
+
+    def remember_studies(self, read: Sequence[ReadStudy]) -> None:
+        """Do nothing: a dry run writes nothing."""
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Count new, changed, unprocessed and processed images."""

@@ -1,15 +1,16 @@
 """Folders that held images at the last scan and are empty now, as a mount point is whose mount is away."""
 
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from db.merge import paths_not_found
 from db.scans import Scan, folders_found_empty
 from db.session import Database
+from xray.archive_root import Root
 from xray.archives.empty_folders import empty_folder_above
 
 
-def emptied_folders(database: Database, scan: Scan, root: Path) -> set[str]:
+def emptied_folders(database: Database, scan: Scan, root: Root) -> set[str]:
     """Return the folders that held several images and are empty, unless the archive's last scan found them empty too.
 
     The images of the returned ones are not gone yet: with the mount they come back. If somebody emptied a folder on
@@ -20,8 +21,8 @@ def emptied_folders(database: Database, scan: Scan, root: Path) -> set[str]:
     database : Database
     scan : Scan
         A scan whose files are merged.
-    root : Path
-        The archive's root.
+    root : Path or DicomWebService
+        The archive's root; a service has no folders.
 
     Raises
     ------

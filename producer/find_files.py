@@ -43,9 +43,9 @@ def find_files(source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
     if source.layout is Layout.MANIFEST:
         yield from _postpone_recent(_listed(source), source, wait)
         return
-    for found in _postpone_recent(_tree(source.root), source, wait):
+    for found in _postpone_recent(_tree(source.path), source, wait):
         if isinstance(found, ArchiveFile):
-            yield from _members(source.root, found)
+            yield from _members(source.path, found)
         else:
             yield found
 
@@ -63,7 +63,7 @@ def _tree(root: Path) -> Iterator[ArchiveFile | Skipped]:
 def _listed(source: Source) -> Iterator[ArchiveFile]:
     for row in checked_rows(source):
         try:
-            version = file_version(source.root, row.image)
+            version = file_version(source.path, row.image)
         except FileFault:
             # It becomes an image that fails, so that its study is incomplete.
             version = MISSING
@@ -88,11 +88,11 @@ def _postpone_recent(
 def _unchanged(files: list[ArchiveFile], source: Source, wait: Wait) -> Iterator[ArchiveFile | Skipped]:
     source.wait_until_quiet(max((file.mtime_ns for file in files), default=0), wait)
     for file in files:
-        version = _version_now(source.root, file.path)
+        version = _version_now(source.path, file.path)
         if file.placement is not None or version == file.version:
             yield file
         elif version is None:
-            yield Skipped(file.path or source.root.name, SkipReason.STILL_WRITTEN)
+            yield Skipped(file.path or source.path.name, SkipReason.STILL_WRITTEN)
         else:
             # With the version that it had before, it fails as changed if it is screened.
             yield replace(file, lost=SkipReason.STILL_WRITTEN)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path, PurePath, PurePosixPath
 
+from producer.selection import ALL
 from producer.source import Source
 from producer.walk import list_root
 from xray.archives.archive_file import ArchiveFile, Placement
@@ -15,6 +16,7 @@ from xray.archives.files import is_below_root, is_single_file, open_image
 from xray.archives.layouts import MANIFEST_NAME, RASTER_SUFFIXES, is_hidden, placement_from_path
 from xray.archives.members import is_container
 from xray.archives.storage_errors import skip_reason
+from xray.dicomweb import DicomWebService
 from xray.errors import ContainerFault, FileFault, UsageError
 from xray.images.dicom.header import HEAD_BYTES, is_dicom
 from xray.vocabulary import Layout
@@ -45,14 +47,21 @@ def choose_layout(name: str, source: Source, earlier: str | None) -> Source:
     Raises
     ------
     UsageError
-        The user asks for a different layout than that of the earlier scan, or there is nothing to scan.
+        The user asks for a different layout than that of the earlier scan, or for a layout of a service or some studies
+        of a folder, or there is nothing to scan.
     ArchiveOutage
         The storage does not answer.
     """
-    if source.layout is not Layout.AUTO and is_single_file(source.root):
+    if isinstance(source.root, DicomWebService):
+        if source.layout not in (Layout.AUTO, Layout.DICOM):
+            raise UsageError(f"{source.root} is a DICOMweb service, which knows its studies; leave out --layout")
+        source = replace(source, layout=Layout.DICOM)
+    elif source.selection != ALL:
+        raise UsageError(f"{source.root} is no DICOMweb service; --since and --modality are for those only")
+    elif source.layout is not Layout.AUTO and is_single_file(source.root):
         raise UsageError(f"{source.root} is one image; --layout is for folders, zips and tars")
     if earlier is None:
-        chosen = detect_layout(source.root) if source.layout is Layout.AUTO else source.layout
+        chosen = detect_layout(source.path) if source.layout is Layout.AUTO else source.layout
     elif source.layout in (Layout.AUTO, Layout(earlier)):
         chosen = Layout(earlier)
     else:

@@ -25,15 +25,15 @@ def require_manifest(source: Source, wait: Wait) -> None:
     """
     try:
         _require_quiet(source, wait)
-        with open_image(source.root, MANIFEST_NAME) as file:
+        with open_image(source.path, MANIFEST_NAME) as file:
             images = count_images(file)
     except FileFault as fault:
         raise UsageError(
-            f"the layout manifest needs a {MANIFEST_NAME} in {source.root}, which cannot be read ({fault}); "
+            f"the layout manifest needs a {MANIFEST_NAME} in {source.path}, which cannot be read ({fault}); "
             "its columns are study,image[,label,body_part,view,patient]"
         ) from fault
     if images == 0:
-        raise UsageError(f"{MANIFEST_NAME} in {source.root} lists no image; nothing was changed")
+        raise UsageError(f"{MANIFEST_NAME} in {source.path} lists no image; nothing was changed")
 
 
 def checked_rows(source: Source) -> Iterator[ManifestRow]:
@@ -51,7 +51,7 @@ def checked_rows(source: Source) -> Iterator[ManifestRow]:
     # A temporary database without a name: SQLite moves it from memory to a file when it grows. The garbage collector
     # may close it in another thread.
     connection = sqlite3.connect("", check_same_thread=False)
-    with closing(connection) as index, open_image(source.root, MANIFEST_NAME) as file:
+    with closing(connection) as index, open_image(source.path, MANIFEST_NAME) as file:
         try:
             index.execute("CREATE TABLE images (path TEXT PRIMARY KEY) WITHOUT ROWID")
             index.execute("CREATE TABLE labels (study TEXT PRIMARY KEY, label TEXT NOT NULL) WITHOUT ROWID")
@@ -86,7 +86,7 @@ def _stored_path(source: Source, image: str) -> str:
         return image
     try:
         # If the archive holds two files whose names differ in their form only, each is meant as it is written.
-        return stored if is_same_file(source.root, image, stored) else image
+        return stored if is_same_file(source.path, image, stored) else image
     except FileFault:
         return stored
 
@@ -96,11 +96,11 @@ def _require_quiet(source: Source, wait: Wait) -> None:
     source.wait_until_quiet(before[1], wait)
     # With half of a manifest, the images of the other half would be marked as gone.
     if _manifest_version(source) != before:
-        raise UsageError(f"{MANIFEST_NAME} in {source.root} is still being written; scan again when it is complete")
+        raise UsageError(f"{MANIFEST_NAME} in {source.path} is still being written; scan again when it is complete")
 
 
 def _manifest_version(source: Source) -> tuple[int, int]:
-    return file_version(source.root, "" if source.root.is_file() else MANIFEST_NAME)
+    return file_version(source.path, "" if source.path.is_file() else MANIFEST_NAME)
 
 
 def _listed_twice(source: Source, image: str) -> UsageError:
@@ -119,7 +119,7 @@ def _two_labels(source: Source, study: str) -> UsageError:
 
 
 def _rows(source: Source) -> Iterator[ManifestRow]:
-    with open_image(source.root, MANIFEST_NAME) as file:
+    with open_image(source.path, MANIFEST_NAME) as file:
         yield from (row for row in read_manifest(file) if isinstance(row, ManifestRow))
 
 

@@ -7,10 +7,12 @@ from typing import Protocol, TypeVar
 from db.scan_cache import ScanCache
 from producer.find_files import find_files
 from producer.manifest_checks import require_manifest
+from producer.read_service import StudySink, read_service
 from producer.scan_summary import ScanSummary
-from producer.source import Source
+from producer.source import Source, Wait
 from producer.study_grouping import Found, group_in_studies
 from xray.archives.archive_file import ArchiveFile, Skipped
+from xray.dicomweb import DicomWebService
 from xray.vocabulary import Layout, SkipReason
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ KEPT = frozenset({SkipReason.STILL_WRITTEN, SkipReason.UNREADABLE})
 """Reasons that a file cannot be read that mostly pass."""
 
 
-class ScanSink(Protocol):
+class ScanSink(StudySink, Protocol):
     """What happens to the files that are found."""
 
     def known_files(self, files: Sequence[ArchiveFile]) -> ScanCache:
@@ -36,9 +38,6 @@ class ScanSink(Protocol):
 
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Take the images and the skipped files of a group."""
-
-    def keep_alive(self) -> None:
-        """Do what must be done every few seconds while nothing is found."""
 
 
 def read_archive(
@@ -69,17 +68,25 @@ def read_archive(
         time.sleep(seconds)
         sink.keep_alive()
 
-    if source.layout is Layout.MANIFEST:
-        require_manifest(source, wait)
-    size = GROUP_HEADERS if source.layout is Layout.DICOM else GROUP_FILES
-    for found in _groups(find_files(source, wait), size):
-        grouped = _keep_earlier(group_in_studies(source, found, sink.known_files), sink)
+    if isinstance(source.root, DicomWebService):
+        groups = read_service(source, source.root, sink)
+    else:
+        groups = _read_files(source, sink, wait)
+    for grouped in groups:
         summary.add(grouped)
         sink.add(
             [one for one in grouped if isinstance(one, ArchiveFile)],
             [one for one in grouped if isinstance(one, Skipped)],
         )
         progress(summary.found)
+
+
+def _read_files(source: Source, sink: ScanSink, wait: Wait) -> Iterator[list[Found]]:
+    if source.layout is Layout.MANIFEST:
+        require_manifest(source, wait)
+    size = GROUP_HEADERS if source.layout is Layout.DICOM else GROUP_FILES
+    for found in _groups(find_files(source, wait), size):
+        yield _keep_earlier(group_in_studies(source, found, sink.known_files), sink)
 
 
 def _keep_earlier(grouped: list[Found], sink: ScanSink) -> list[Found]:

@@ -12,6 +12,7 @@ from db import merge, scans
 from db.describe_studies import studies_of_several_patients
 from db.ledger import count_open_batches
 from db.passing_failures import forget_passing_failures
+from db.read_studies import ReadStudy, known_studies, remember_studies, staged_studies
 from db.runs import ModelVersion, archive_layout, open_run, register_archive, register_model, set_priority
 from db.scan_cache import (
     HeaderMarks,
@@ -29,6 +30,7 @@ from producer.emptied_folders import emptied_folders
 from producer.layout_detection import choose_layout
 from producer.read_archive import read_archive
 from producer.scan_summary import MAX_WARNINGS, ScanReport
+from producer.selection import ALL, Selection
 from producer.source import Source
 from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.files import file_digest, is_readable
@@ -174,6 +176,18 @@ class LedgerSink:
         """Return those of some paths that are current images."""
         return current_paths(self._database, self._scan.archive_id, paths)
 
+    def known_studies(self, marks: dict[str, str]) -> dict[str, ReadStudy]:
+        """Return those of some studies that earlier scans read, if the service says the same of them."""
+        return known_studies(self._database, self._scan.archive_id, marks)
+
+    def staged_studies(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some studies of which this scan has images already."""
+        return staged_studies(self._database, self._scan.scan_id, keys)
+
+    def remember_studies(self, read: Sequence[ReadStudy]) -> None:
+        """Save how studies were read."""
+        remember_studies(self._database, self._scan.archive_id, read)
+
     def add(self, images: Sequence[ArchiveFile], skipped: Sequence[Skipped]) -> None:
         """Stage images, and save why files were skipped that had to be opened."""
         merge.stage(self._database, self._scan, images)
@@ -186,12 +200,12 @@ class LedgerSink:
 
 def _begin(database: Database, archive_id: int, run_id: int, source: Source) -> Scan:
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    while (scan := scans.begin_scan(database, run_id, source.layout, holder)) is None:
+    while (scan := scans.begin_scan(database, run_id, source.layout, holder, str(source.selection))) is None:
         for other in scans.open_scans(database, archive_id):
             if not other.expired:
                 _await_expiry(database, archive_id, other)
             asked = source.layout if other.run_id == run_id else None
-            taken = scans.take_over(database, other.scan_id, holder, asked)
+            taken = scans.take_over(database, other.scan_id, holder, asked, str(source.selection))
             if taken is not None and taken.run_id == run_id:
                 return taken
             if taken is not None:
@@ -238,11 +252,12 @@ def _follow(database: Database, scan: Scan, progress: Callable[[int], None]) -> 
 def _read_and_merge(
     database: Database, scan: Scan, source: Source, progress: Callable[[int], None], *, detected: bool = False
 ) -> ScanReport:
-    source = replace(source, layout=Layout(scan.layout))
+    source = replace(source, layout=Layout(scan.layout), selection=Selection.parse(scan.selection))
     report = ScanReport(source.layout, run_id=scan.run_id)
     try:
         read_archive(source, LedgerSink(database, scan, source), report, progress)
-        if report.found == report.missing:
+        # That a service has no new study is nothing unusual.
+        if report.found == report.missing and source.selection == ALL:
             raise UsageError(_nothing_found(source, report))
     except KeyboardInterrupt:
         # Of a scan that another process has taken over, too, it is the user who wants no more of it.

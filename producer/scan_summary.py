@@ -39,7 +39,7 @@ UNREAD = frozenset(
 )
 """Reasons that leave open what a file, folder or container holds: images known there are not gone."""
 
-EXPECTED = frozenset({SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE})
+EXPECTED = frozenset({SkipReason.HIDDEN, SkipReason.NOT_AN_IMAGE, SkipReason.NO_RADIOGRAPHS})
 """Reasons without a warning; behind all others there may be images that somebody wants to screen."""
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.scan_cache import HeaderMarks
+from producer.selection import ALL, Selection
+from xray.archive_root import Root
+from xray.dicomweb import DicomWebService
 from xray.images.dicom.header import ACCESSION, HEADER_VERSION, STUDY_DATE
 from xray.pseudonym import key_mark
 from xray.settings import Settings
@@ -25,8 +28,8 @@ class Source:
 
     Parameters
     ----------
-    root : Path
-        A folder, a container (zip or tar), or a single image.
+    root : Path or DicomWebService
+        A folder, a container (zip or tar), a single image, or a DICOMweb service.
     layout : Layout
         How its files are grouped in studies.
     quiet_seconds : float
@@ -37,19 +40,39 @@ class Source:
         The site's own terms for body parts.
     keep : frozenset of str
         What is stored of headers only if it is asked for, see `xray.settings.Settings`.
+    selection : Selection
+        Which studies of a service are looked for.
     """
 
-    root: Path
+    root: Root
     layout: Layout = Layout.AUTO
     quiet_seconds: float = 0.0
     pseudonym_key: bytes | None = field(default=None, repr=False)
     site_terms: Mapping[str, str] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
+    selection: Selection = ALL
 
     @classmethod
-    def configured(cls, root: Path, settings: Settings, layout: Layout = Layout.AUTO) -> "Source":
+    def configured(
+        cls, root: Root, settings: Settings, layout: Layout = Layout.AUTO, selection: Selection = ALL
+    ) -> "Source":
         """Return the archive at a root, to be read as the settings say."""
-        return cls(root, layout, settings.quiet_seconds, settings.pseudonym_key, settings.site_terms, settings.keep)
+        return cls(
+            root,
+            layout,
+            settings.quiet_seconds,
+            settings.pseudonym_key,
+            settings.site_terms,
+            settings.keep,
+            selection,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The root of an archive that is no service."""
+        if isinstance(self.root, DicomWebService):
+            raise TypeError("a DICOMweb service has no path on this host")
+        return self.root
 
     @property
     def header_mark(self) -> str:
@@ -57,6 +80,11 @@ class Source:
         kept = sorted(self.keep & {ACCESSION, STUDY_DATE})
         read = repr((HEADER_VERSION, kept, sorted(self.site_terms.items())))
         return hashlib.sha256(read.encode()).hexdigest()[:16]
+
+    @property
+    def read_mark(self) -> str:
+        """Identifies how the headers of a service's study are read, with the pseudonym key."""
+        return f"{self.header_mark} {'' if self.pseudonym_key is None else key_mark(self.pseudonym_key)}"
 
     def reads_like(self, marks: HeaderMarks) -> bool:
         """Tell whether headers that were read with these marks would be read the same now."""

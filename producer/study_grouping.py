@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from db.scan_cache import ScanCache
 from producer.source import Source
@@ -54,7 +55,7 @@ def group_in_studies(
     Outage
         The archive or the database does not answer.
     """
-    if is_single_file(source.root):
+    if is_single_file(source.path):
         return [_group_single_file(source, one) if isinstance(one, ArchiveFile) else one for one in found]
     if source.layout is not Layout.DICOM:
         grouped = [_group_by_path(source, one) if isinstance(one, ArchiveFile) else one for one in found]
@@ -62,6 +63,30 @@ def group_in_studies(
     known = known_files([one for one in found if isinstance(one, ArchiveFile) and is_utf8(one.path)])
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
         return list(pool.map(lambda one: _group_by_header(source, one, known), found))
+
+
+def group_instance(source: Source, file: ArchiveFile, header: BinaryIO, study: str) -> Found:
+    """Set the placement of an instance of a DICOMweb service from its header, or skip what is not a radiograph.
+
+    Parameters
+    ----------
+    source : Source
+        The archive.
+    file : ArchiveFile
+        The instance.
+    header : BinaryIO
+        Its header as a DICOM file, see `xray.images.dicom.metadata.header_file`.
+    study : str
+        The study in which the service has it.
+    """
+    try:
+        return replace(file, placement=_placement(source, file, header, study))
+    except FileFault as fault:
+        grouped = _skip_or_fail(file, fault)
+    # The study is known whatever is wrong with the header, and remembered as a whole.
+    if isinstance(grouped, Skipped):
+        return replace(grouped, opened=None)
+    return replace(grouped, placement=Placement(study))
 
 
 def _group_single_file(source: Source, file: ArchiveFile) -> Found:
@@ -78,7 +103,7 @@ def _group_single_file(source: Source, file: ArchiveFile) -> Found:
 
 def _group_by_path(source: Source, file: ArchiveFile) -> Found:
     # A file that a manifest lists is an image, whatever its name.
-    placement = file.placement or placement_from_path(file.path, source.layout, source.root)
+    placement = file.placement or placement_from_path(file.path, source.layout, source.path)
     if isinstance(placement, SkipReason):
         return Skipped(file.path, placement)
     part = placement.body_part
@@ -158,11 +183,15 @@ def _read_header(source: Source, file: ArchiveFile) -> Found:
 
 def _read_placement(source: Source, file: ArchiveFile, study: str | None = None) -> Placement | None:
     """Read the header of a file, or return None if it is not DICOM; a study that is given is the file's."""
-    with open_image(source.root, file.path) as stream:
+    with open_image(source.path, file.path) as stream:
         if not is_dicom(stream.read(HEAD_BYTES)):
             return None
         stream.seek(0)
-        header = read_header(stream, source.pseudonym_key, source.site_terms, source.keep, study)
+        return _placement(source, file, stream, study)
+
+
+def _placement(source: Source, file: ArchiveFile, stream: BinaryIO, study: str | None) -> Placement:
+    header = read_header(stream, source.pseudonym_key, source.site_terms, source.keep, study)
     return Placement(
         header.study or file.path,
         header.body_part,

@@ -1,11 +1,10 @@
 """A claimed batch: its images, the outcomes that are not stored yet, and whether a failure may be its archive's."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from db import ledger
 from db.ledger import BatchImage, Claim
@@ -14,10 +13,12 @@ from db.scan_cache import archive_id_of, current_images
 from db.session import Database
 from db.store import ImageOutcome
 from worker.watchdog import in_work
+from xray.archive_root import Root
 from xray.archives.archive_file import path_as_text
 from xray.archives.empty_folders import empty_folder_above
 from xray.archives.files import read_image_file
-from xray.errors import ArchiveOutage, BonescreenError, FileFault
+from xray.archives.storage_errors import require_root
+from xray.errors import ArchiveOutage, BonescreenError, FileFault, UsageError
 from xray.settings import Settings
 from xray.vocabulary import Reason
 
@@ -59,7 +60,7 @@ class ClaimedBatch:
 
     Attributes
     ----------
-    root : Path
+    root : Path or DicomWebService
         The archive's root on this host.
     images : dict of int to BatchImage
         Its images that were unprocessed when it was claimed, by id.
@@ -113,7 +114,7 @@ class ClaimedBatch:
 
         def ask() -> None:
             with suppress(BonescreenError, OSError):
-                os.stat(self.root)
+                require_root(self.root)
                 near = [*self._read, *images_read_near(self._database, self.claim.run_id, hung)]
                 others = [image for image in (*near, *self.images.values()) if image != hung]
                 # If all of them are hung, it is not one image's fault.
@@ -197,6 +198,7 @@ class ClaimedBatch:
         that were read before can be read now. If none was read yet, a batch of one image says too little.
         """
         image, reason = self.images[group[0].image_id], group[0].reason
+        why = f"{reason} ({group[0].detail})" if group[0].detail else f"{reason}"
         archive = self.claim.archive
         with in_work(image):
             folder = empty_folder_above(self.root, image.path) if reason is Reason.VANISHED else None
@@ -212,13 +214,13 @@ class ClaimedBatch:
             if not alike or len(self._suspects) == 1:
                 return None
             return (
-                f"every image of a batch of {archive} ({len(self._suspects)}) is {reason}: is the archive "
+                f"every image of a batch of {archive} ({len(self._suspects)}) is {why}: is the archive "
                 "mounted and readable? If it is, scan it again"
             )
         if any(self._is_readable(witness) for witness in witnesses):
             return None
         return (
-            f"an image of {archive} is {reason}, and {path_as_text(witnesses[0].path)}, which was read before, cannot "
+            f"an image of {archive} is {why}, and {path_as_text(witnesses[0].path)}, which was read before, cannot "
             "be read now: is everything mounted and readable? If it is, scan the archive again"
         )
 
@@ -239,11 +241,14 @@ class ClaimedBatch:
         return self._checked[image]
 
 
-def _root(settings: Settings, claim: Claim) -> Path:
-    root = settings.archive_root(claim.archive, claim.scanned_at)
+def _root(settings: Settings, claim: Claim) -> Root:
+    try:
+        root = settings.archive_root(claim.archive, claim.scanned_at)
+    except UsageError as error:
+        raise ArchiveOutage(str(error)) from error
     if root is None:
         raise ArchiveOutage(
             f"the archive {claim.archive!r} has no root on this host; "
-            f"add it to BONESCREEN_ARCHIVES={claim.archive}=/path"
+            f"add it to BONESCREEN_ARCHIVES={claim.archive}=/path, or =dicomweb+https://host/path"
         )
     return root

@@ -3,15 +3,17 @@
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import BatchImage
 from worker.watchdog import in_work
+from xray.archive_root import Root
 from xray.archives.files import content_digest, read_image_file
 from xray.copies import reduced_picture
+from xray.cpus import usable_cpus
+from xray.dicomweb import is_service
 from xray.errors import FileFault
 from xray.images.decode import open_image
 from xray.images.preprocessing import Preprocessing, load
@@ -22,7 +24,22 @@ LARGE_IMAGE_PIXELS = 20_000_000
 
 ORDINARY_IMAGE_PIXELS = 4_000_000
 
+DECODERS = max(2, usable_cpus())
+"""Images that are decoded at once."""
+
+FETCHES = 8
+"""Instances that are fetched from a DICOMweb service meanwhile: it answers late rather than slowly."""
+
 _large_image_lock = threading.Lock()
+_decoding = threading.BoundedSemaphore(DECODERS)
+
+
+def loading_threads(root: str) -> int:
+    """Return how many threads load the images of an archive, by its root's text.
+
+    Those who read files are no more than decode: files mostly come from this host's memory or disk.
+    """
+    return DECODERS + FETCHES if is_service(root) else DECODERS
 
 
 @dataclass(frozen=True)
@@ -56,12 +73,12 @@ class LoadedImage:
     repairs: tuple[Repair, ...] = ()
 
 
-def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
+def load_image(root: Root, image: BatchImage, preprocessing: Preprocessing) -> LoadedImage:
     """Load one image; images of more than `LARGE_IMAGE_PIXELS` are decoded one at a time, to bound memory.
 
     Parameters
     ----------
-    root : Path
+    root : Path or DicomWebService
         The archive's root on this host.
     image : BatchImage
         The image to load.
@@ -78,10 +95,11 @@ def load_image(root: Path, image: BatchImage, preprocessing: Preprocessing) -> L
         with in_work(image):
             data = _read(root, image)
         digest = content_digest(data)
-        opened = open_image(data)
-        with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), in_work(image):
-            pixels = load(opened, preprocessing)
-        return LoadedImage(image, digest, pixels, reduced_picture(pixels), repairs=opened.repairs)
+        with _decoding:
+            opened = open_image(data)
+            with _large_image_lock if opened.pixel_count > LARGE_IMAGE_PIXELS else nullcontext(), in_work(image):
+                pixels = load(opened, preprocessing)
+            return LoadedImage(image, digest, pixels, reduced_picture(pixels), repairs=opened.repairs)
     except FileFault as fault:
         return LoadedImage(image, digest, fault=fault)
     except MemoryError:
@@ -97,7 +115,7 @@ def has_memory() -> bool:
     return True
 
 
-def _read(root: Path, image: BatchImage) -> bytes:
+def _read(root: Root, image: BatchImage) -> bytes:
     try:
         return read_image_file(root, image.path, expected=(image.size, image.mtime_ns))
     except FileFault as fault:

@@ -24,9 +24,8 @@ from db.store import ImageOutcome, Prediction, predicted_contents
 from worker.archive_outages import OUTAGE_SECONDS, ArchiveOutages
 from worker.batch import ClaimedBatch, ClaimLost
 from worker.lease_renewal import LeaseRenewer
-from worker.load_images import LoadedImage, has_memory, load_image
+from worker.load_images import LoadedImage, has_memory, load_image, loading_threads
 from worker.watchdog import in_work, slow_images
-from xray.cpus import usable_cpus
 from xray.errors import ArchiveOutage, DatabaseOutage, EngineOutage, Outage, StorageOutage
 from xray.images.preprocessing import Preprocessing
 from xray.message import queue_name
@@ -283,7 +282,7 @@ class _Task:
     def run(self, claim: Claim) -> TaskSummary:
         self._first = claim
         with (
-            ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="decode") as decoders,
+            ThreadPoolExecutor(loading_threads(claim.scanned_at), thread_name_prefix="decode") as decoders,
             ThreadPoolExecutor(1, thread_name_prefix="infer") as inference,
         ):
             try:

@@ -4,6 +4,7 @@ No credentials are ever in a URL, as that is stored with the archive, shown and 
 in `xray.archives.dicomweb`.
 """
 
+import logging
 import os
 import re
 import threading
@@ -59,6 +60,11 @@ class DicomWebService:
     def __str__(self) -> str:
         """Return it as ``BONESCREEN_ARCHIVES`` names it: ``dicomweb+https://host/path``."""
         return PREFIX + self.url
+
+    @property
+    def name(self) -> str:
+        """The host, with its port if the URL has one: what the service's archive is called by default."""
+        return urlsplit(self.url).netloc
 
     def session(self) -> "Session":
         """Return this process's session: it has the service's credentials and certificates, and keeps connections.
@@ -245,6 +251,8 @@ def _new_session(service: DicomWebService) -> "Session":
     from requests.auth import HTTPBasicAuth
 
     access = read_access(service)
+    # Its warnings have the URLs of studies.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     session = Session()
     # Neither a proxy nor a ~/.netrc of this host's environment: patients' data go to the configured service alone.
     session.trust_env = False

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from xray.archive_root import Root, parse_root
 from xray.body_parts import read_site_terms
-from xray.dicomweb import is_service
+from xray.dicomweb import DicomWebService, is_service
 from xray.errors import UsageError
 from xray.hours import Hours, parse_hours
 from xray.message import DEFAULT_BATCH_SIZE
@@ -222,12 +222,13 @@ def parse_archives(text: str, dicomweb: Path | None = None) -> dict[str, Root]:
     return found
 
 
-def fits_in_setting(name: str, root: Path) -> bool:
+def fits_in_setting(name: str, root: Root) -> bool:
     """Tell whether an archive written into ``BONESCREEN_ARCHIVES`` is read back the same."""
     text = f"{name}={root}"
     try:
         text.encode()
-        return "\n" not in text and parse_archives(text) == {name: root}
+        access = root.access if isinstance(root, DicomWebService) else None
+        return "\n" not in text and parse_archives(text, access) == {name: root}
     except (UnicodeEncodeError, UsageError):
         return False
 

@@ -206,6 +206,7 @@ class SkipReason(StrEnum):
     MULTI_FRAME = "multi-frame DICOM"
     NO_PIXELS = "DICOM without pixels"
     EMPTIED_FOLDER = "emptied folder"
+    NO_RADIOGRAPHS = "without radiographs"
 
 
 SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
@@ -243,6 +244,7 @@ SKIP_TEXT: dict[SkipReason, tuple[str, str]] = {
         "folder that held images and is empty now",
         "folders that held images and are empty now",
     ),
+    SkipReason.NO_RADIOGRAPHS: ("study or series without radiographs", "studies and series without radiographs"),
 }
 """Each reason as a noun, for one file and for several."""
 

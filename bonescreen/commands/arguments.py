@@ -1,13 +1,14 @@
 """Arguments and options that several commands share, checked before they reach a database or a disk."""
 
+import re
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
+from datetime import date, datetime
 from typing import Annotated, TypeVar
 
 import typer
 
 from db import queries
+from producer.selection import Selection
 from xray.errors import UsageError
 from xray.vocabulary import Layout
 
@@ -98,8 +99,8 @@ def as_study_keys(texts: list[str] | None) -> list[str]:
     return [key for text in texts or () if (key := as_study_key(text))]
 
 
-def as_archive(text: str) -> Path:
-    """Read an archive's path; Typer calls it.
+def as_archive(text: str) -> str:
+    """Check an archive's path, name or URL; Typer calls it.
 
     Raises
     ------
@@ -108,15 +109,67 @@ def as_archive(text: str) -> Path:
     """
     if not text:
         raise UsageError("an empty path; give the folder that holds the studies")
-    return Path(text)
+    return text
+
+
+def as_day(text: str) -> date:
+    """Read a day; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("must be a day, such as 2026-11-30") from None
+
+
+def as_modalities(text: str | None) -> str | None:
+    """Check terms of Modality (0008,0060), joined by commas; Typer calls it.
+
+    Raises
+    ------
+    typer.BadParameter
+        One cannot be such a term: a code string of at most 16 characters (PS3.5 6.2).
+    """
+    if text is None:
+        return None
+    terms = text.replace(" ", "").upper()
+    if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", term) for term in terms.split(",")):
+        raise typer.BadParameter("must be DICOM's terms, joined by commas, such as CR,DX")
+    return terms
+
+
+def selected(since: date | None, modality: str | None) -> Selection:
+    """Return which studies of a DICOMweb service `Since` and `Modality` choose."""
+    return Selection(since, tuple(dict.fromkeys(modality.split(","))) if modality else ())
 
 
 ArchivePaths = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="PATH",
         parser=as_archive,
-        help="Folders of studies, zip or tar files of them, single images, or names from BONESCREEN_ARCHIVES.",
+        help="Folders of studies, zip or tar files of them, single images, DICOMweb services (dicomweb+https://...), "
+        "or names from BONESCREEN_ARCHIVES.",
+    ),
+]
+Since = Annotated[
+    date | None,
+    typer.Option(
+        metavar="DATE",
+        parser=as_day,
+        help="Of a DICOMweb service, look only for studies of this date or later.",
+    ),
+]
+Modality = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TERMS",
+        callback=as_modalities,
+        help="Of a DICOMweb service, look only for studies with one of these modalities, as in CR,DX.",
     ),
 ]
 LayoutOption = Annotated[

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,16 @@ import typer
 from bonescreen.broker import broker_socket, is_ready
 from bonescreen.broker import broker_url as embedded_broker_url
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Priority, as_port
+from bonescreen.commands.arguments import (
+    ArchivePaths,
+    DryRun,
+    LayoutOption,
+    Modality,
+    Priority,
+    Since,
+    as_port,
+    selected,
+)
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
@@ -28,6 +36,7 @@ from db.runs import archive_roots
 from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
 from producer.source import Source
+from xray.archive_root import Root
 from xray.errors import BrokerOutage, Outage, UsageError
 from xray.log_lines import configure_logging
 from xray.network.open_engine import require_engine
@@ -42,6 +51,8 @@ log = logging.getLogger(__name__)
 def enqueue(
     paths: ArchivePaths,
     layout: LayoutOption = Layout.AUTO,
+    since: Since = None,
+    modality: Modality = None,
     priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -56,8 +67,9 @@ def enqueue(
     Example: BONESCREEN_ARCHIVES=hospital=/data/archive bonescreen enqueue hospital
     """
     settings = settings_here()
+    selection = selected(since, modality)
     if dry_run:
-        print_plans(settings, paths, layout, for_workers=True)
+        print_plans(settings, paths, layout, selection, for_workers=True)
         return
     package = load_package(settings.model)
     if settings.database_url is None:
@@ -66,8 +78,8 @@ def enqueue(
     archives = name_archives(settings, archive_roots(database), paths)
     require_configured(settings, archives)
 
-    def scan(name: str, root: Path) -> ScanReport:
-        source = Source.configured(root, settings, layout)
+    def scan(name: str, root: Root) -> ScanReport:
+        source = Source.configured(root, settings, layout, selection)
         # With a database of its own, this machine does the work too.
         model = model_for_archive(settings, database, package, name, works_here=settings.database_url is None)
         report = scan_archive(database, name, source, model, batch_size=settings.batch_size, priority=priority)

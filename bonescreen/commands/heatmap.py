@@ -24,6 +24,7 @@ from db.queries import ImageRow, Study
 from db.runs import require_run
 from db.session import Database
 from training.progress import Bar
+from xray.archive_root import Root
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label
@@ -112,7 +113,7 @@ class Drawing:
     """Where and how pictures are drawn, and what is said of each."""
 
     settings: Settings
-    roots: Mapping[str, Path]
+    roots: Mapping[str, Root]
     output: Path
     own_scale: bool
     print_path: Callable[[str], object] = print_line

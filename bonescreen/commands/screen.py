@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
@@ -16,7 +15,16 @@ from rich.text import Text
 
 from bonescreen.broker import broker_socket, wait_for_broker
 from bonescreen.choose_model import model_for_archive
-from bonescreen.commands.arguments import ArchivePaths, DryRun, LayoutOption, Priority, as_score
+from bonescreen.commands.arguments import (
+    ArchivePaths,
+    DryRun,
+    LayoutOption,
+    Modality,
+    Priority,
+    Since,
+    as_score,
+    selected,
+)
 from bonescreen.context import settings_here
 from bonescreen.progress import RunProgress
 from bonescreen.results_table import count_studies, print_studies
@@ -33,7 +41,9 @@ from db.runs import archive_roots
 from db.session import Database
 from producer.scan import scan_archive
 from producer.scan_summary import ScanReport
+from producer.selection import Selection
 from producer.source import Source
+from xray.archive_root import Root
 from xray.errors import Outage
 from xray.network.open_engine import require_engine
 from xray.network.package import ModelPackage, load_package
@@ -77,10 +87,12 @@ def screen(
             help="Use this study threshold, from 0 to 1, instead of the model's in the table at the end.",
         ),
     ] = None,
+    since: Since = None,
+    modality: Modality = None,
     priority: Priority = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Screen folders of X-ray studies, or single images, for fractures.
+    """Screen folders of X-ray studies, single images, or the studies of a DICOMweb service, for fractures.
 
     Shows progress, and ends with a table of studies and a summary. You can stop it with Ctrl-C at any time: finished
     results are saved, and the same command continues. Only new and changed files are screened. If one folder cannot be
@@ -94,8 +106,9 @@ def screen(
     Example: bonescreen screen /data/archive
     """
     settings = settings_here()
+    selection = selected(since, modality)
     if dry_run:
-        print_plans(settings, paths, layout, for_workers=False)
+        print_plans(settings, paths, layout, selection, for_workers=False)
         return
     require_engine(settings.engine)
     console = Console(stderr=True)
@@ -106,9 +119,9 @@ def screen(
         database = open_database(settings)
         archives = name_archives(settings, archive_roots(database), paths)
         settings = with_archives(settings, archives)
-        job = Job(settings, database, package, console, _command(paths, layout, threshold, priority))
+        job = Job(settings, database, package, console, _command(paths, layout, threshold, selection, priority))
         with _interruptible(job):
-            reports, errors = scan_each(archives, settings.hours, partial(_scan, job, layout, priority))
+            reports, errors = scan_each(archives, settings.hours, partial(_scan, job, layout, selection, priority))
             unfinished = [_is_unfinished(job, archive) for archive in job.scanned]
             seconds = _work(job) if any(unfinished) else 0.0
     summaries = [run_summary(database, archive.run) for archive in job.scanned]
@@ -126,12 +139,16 @@ def screen(
     raise_if_partial(reports)
 
 
-def _command(paths: Sequence[Path], layout: Layout, threshold: float | None, priority: int | None) -> str:
+def _command(
+    paths: Sequence[str], layout: Layout, threshold: float | None, selection: Selection, priority: int | None
+) -> str:
     """Return the command that continues this one."""
     options = ["--layout", layout] if layout is not Layout.AUTO else []
     options += ["--threshold", f"{threshold}"] if threshold is not None else []
+    options += ["--since", selection.since.isoformat()] if selection.since else []
+    options += ["--modality", ",".join(selection.modalities)] if selection.modalities else []
     options += ["--priority", f"{priority}"] if priority is not None else []
-    return " ".join(["bonescreen", "screen", *(quote(word) for word in (*map(str, paths), *options))])
+    return " ".join(["bonescreen", "screen", *(quote(word) for word in (*paths, *options))])
 
 
 @contextmanager
@@ -150,7 +167,7 @@ def _interruptible(job: Job) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _scan(job: Job, layout: Layout, priority: int | None, name: str, root: Path) -> ScanReport:
+def _scan(job: Job, layout: Layout, selection: Selection, priority: int | None, name: str, root: Root) -> ScanReport:
     with job.console.status(Text(f"Scanning {escape_unprintable(str(root))} ...")) as status:
 
         def found(images: int) -> None:
@@ -160,7 +177,7 @@ def _scan(job: Job, layout: Layout, priority: int | None, name: str, root: Path)
         report = scan_archive(
             job.database,
             name,
-            Source.configured(root, job.settings, layout),
+            Source.configured(root, job.settings, layout, selection),
             model,
             batch_size=job.settings.batch_size,
             priority=priority,

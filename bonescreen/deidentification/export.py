@@ -21,6 +21,7 @@ from bonescreen.pictures import ChangedFile, read_screened
 from db.queries import ImageRow, Study
 from db.scan_cache import archive_id_of, header_marks
 from db.session import Database
+from xray.archive_root import Root
 from xray.errors import FileFault
 from xray.images.decode import decode
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
@@ -68,7 +69,7 @@ class Export:
     """
 
     database: Database
-    roots: Mapping[str, Path]
+    roots: Mapping[str, Root]
     key: bytes = field(repr=False)
     folder: Path
     pictures_checked: bool

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from xray.archive_root import Root
 from xray.errors import StorageOutage, UsageError
 
 
@@ -32,13 +33,13 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path} is not a file; choose a different one")
 
 
-def check_output_folder(folder: Path, roots: Mapping[str, Path], harm: str) -> None:
+def check_output_folder(folder: Path, roots: Mapping[str, Root], harm: str) -> None:
     """Check that files may be written below a folder, which need not exist.
 
     Parameters
     ----------
     folder : Path
-    roots : mapping of str to Path
+    roots : mapping of str to Path or DicomWebService
         The archives' roots on this host, by name.
     harm : str
         What an archive's next scan would do with the files: ``"take the pictures for radiographs"``.
@@ -51,7 +52,7 @@ def check_output_folder(folder: Path, roots: Mapping[str, Path], harm: str) -> N
     # Unlike Path.resolve, realpath accepts a link to itself.
     real = Path(os.path.realpath(folder))
     for name, root in roots.items():
-        if real.is_relative_to(os.path.realpath(root)):
+        if isinstance(root, Path) and real.is_relative_to(os.path.realpath(root)):
             raise UsageError(
                 f"{folder} is in the archive {name}: its next scan would {harm}; choose a different folder"
             )

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,6 +29,7 @@ from db.reviews import NOTE_CHARACTERS, agreement
 from db.run_queries import RunSummary
 from db.session import Database
 from db.worklist import WorklistFilter
+from xray.archive_root import Root
 from xray.errors import ArchiveOutage
 from xray.printable import escape_unprintable
 from xray.settings import Settings
@@ -83,7 +83,7 @@ def write_report(
     database: Database,
     run: RunSummary,
     settings: Settings,
-    roots: Mapping[str, Path],
+    roots: Mapping[str, Root],
     file: BinaryIO,
     *,
     flagged: bool,
@@ -176,7 +176,7 @@ def _by_population(metrics: "Sequence[Metric]") -> "list[tuple[str, list[Metric]
 def _studies(
     studies: Iterator[Study],
     package: "ModelPackage | None",
-    roots: Mapping[str, Path],
+    roots: Mapping[str, Root],
     run: RunSummary,
     drawn: Drawn,
     step: Callable[[int], object],

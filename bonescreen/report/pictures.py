@@ -4,13 +4,13 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonescreen.commands.failures import reason_text
 from bonescreen.pictures import ChangedFile, cam_of, read_gray
 from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study
+from xray.archive_root import Root
 from xray.errors import FileFault
 from xray.vocabulary import ImageState, Label
 
@@ -61,7 +61,7 @@ class ReportImage:
 
 
 def report_images(
-    study: Study, package: "ModelPackage | None", roots: Mapping[str, Path]
+    study: Study, package: "ModelPackage | None", roots: Mapping[str, Root]
 ) -> tuple[list[ReportImage], int]:
     """Return a study's images, those that count first, and how many more it has.
 
@@ -76,7 +76,7 @@ def report_images(
 
 
 def _report_image(
-    image: ImageRow, study: Study, package: "ModelPackage | None", roots: Mapping[str, Path]
+    image: ImageRow, study: Study, package: "ModelPackage | None", roots: Mapping[str, Root]
 ) -> ReportImage:
     from xray.network.heatmap import is_dark, scale_note
 

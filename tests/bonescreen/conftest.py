@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bonescreen.cli import main
+from tests.dicom_clinic import Screened, screened_dicoms
+from xray.archive_root import Root
 from xray.network.package import ModelPackage
 
 
@@ -21,6 +24,7 @@ class Done:
 
 
 Bonescreen = Callable[..., Done]
+DicomClinic = Callable[..., int]
 
 
 @pytest.fixture
@@ -38,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "WORKER_NAME",
         "FLOWER_USER",
         "FLOWER_PASSWORD",
+        "DICOMWEB",
     ):
         monkeypatch.delenv(f"BONESCREEN_{name}", raising=False)
     monkeypatch.setenv("BONESCREEN_HOME", str(tmp_path / "home"))
@@ -62,3 +67,16 @@ def bonescreen(capsys: pytest.CaptureFixture[str]) -> Bonescreen:
 def environ(home: Path, tiny_package: ModelPackage) -> dict[str, str]:
     """Return the environment of a process with a home of its own and the tiny model."""
     return {**os.environ, "BONESCREEN_HOME": str(home), "BONESCREEN_MODEL": str(tiny_package.path), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def dicom_clinic(
+    tmp_path: Path, home: Path, tiny_package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> DicomClinic:
+    """Screen DICOM files, by path, with the tiny package; gives the run."""
+    monkeypatch.setenv("BONESCREEN_MODEL", str(tiny_package.path))
+
+    def screen(files: dict[str, Screened], root: Root = tmp_path / "clinic", **options: Any) -> int:
+        return screened_dicoms(home, root, tiny_package, files, **options)
+
+    return screen

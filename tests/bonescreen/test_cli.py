@@ -158,7 +158,7 @@ def test_a_configured_database_without_tables_asks_for_the_upgrade(
     done = bonescreen("runs")
     assert done.code == 2
     assert "run: bonescreen db upgrade" in done.err
-    assert "is at revision 0009" in bonescreen("db", "upgrade").out
+    assert "is at revision 0010" in bonescreen("db", "upgrade").out
     assert "is up to date" in bonescreen("db", "upgrade").out
     assert bonescreen("runs").code == 0
 

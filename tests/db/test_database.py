@@ -127,7 +127,7 @@ def test_upgrading_while_batches_are_sent_and_claimed_leaves_the_sent_ones_to_be
                     ),
                     {"n": number, "state": state, "sent": sent_at, "worker": worker, "until": sent_at},
                 )
-        assert upgrade(database) == ("0006", "0009")
+        assert upgrade(database) == ("0006", "0010")
         assert [claim.batch_id for _ in range(2) if (claim := claim_next(database, "q", "new"))] == [1, 2]
         assert claim_next(database, "q", "new") is None
         assert recover_expired(database) == 1, "the one that an earlier worker had claimed"
@@ -150,7 +150,7 @@ def test_upgrading_repeats_labels_and_body_parts_in_results_that_were_stored_bef
                 "(1, 1, 'scored', 0.9, true, 1, 0), (1, 2, 'scored', 0.1, false, 1, 0)",
             ):
                 connection.execute(text(statement))
-        assert upgrade(database) == ("0007", "0009")
+        assert upgrade(database) == ("0007", "0010")
         for wanted, keys in (
             (WorklistFilter(1), ["known", "unknown"]),
             (WorklistFilter(1, body_part="WRIST", human_label=Label.POSITIVE), ["known"]),

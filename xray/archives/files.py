@@ -1,4 +1,4 @@
-"""Read a file of an archive: only below its root, never blocking, and bounded by size."""
+"""Read a file of an archive: only below its root or from its DICOMweb service, never blocking, and bounded by size."""
 
 import hashlib
 import os
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from xray.archive_root import Root
+from xray.archives import dicomweb
 from xray.archives.archive_file import MTIME_TOLERANCE_NS
 from xray.archives.containers import is_same_member, member_version, open_member, read_member
 from xray.archives.members import is_container
 from xray.archives.names import names_on_disk, needs_lookup, stored_name
 from xray.archives.regular_files import clamp_to_int64, open_regular_file, read_at
 from xray.archives.storage_errors import file_fault, require_root
+from xray.dicomweb import DicomWebService
 from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason
 
@@ -21,24 +24,25 @@ MAX_BYTES = 256 * 1024 * 1024
 
 
 def read_image_file(
-    root: Path, relative: str, *, expected: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
+    root: Root, relative: str, *, expected: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
 ) -> bytes:
-    """Read a whole file below an archive's root, or a member of a zip or tar below it.
+    """Read a whole file below an archive's root, or a member of a zip or tar below it, or an instance of a service.
 
     A zip or tar is read like a folder: the first regular file on the path whose name ends in .zip or .tar, or the root
     itself. The rest of the path is the member's name.
 
     Parameters
     ----------
-    root : Path
+    root : Path or DicomWebService
         The archive's root on this host.
     relative : str
-        The image's path below it, POSIX; for a member, the container's path and the member's path in it.
+        The image's path below it, POSIX; for a member, the container's path and the member's path in it; for an
+        instance, the UIDs of study, series and instance.
     expected : tuple of (int, int), optional
         The version (`ArchiveFile.version`) that the file had when it was scanned, and must still have after it was
-        read. A file's time may differ by `MTIME_TOLERANCE_NS`, a member's may not.
+        read. A file's time may differ by `MTIME_TOLERANCE_NS`, a member's may not. An instance has only one.
     max_bytes : int
-        Maximum size of the file, checked before anything is read.
+        Maximum size of the file, checked before anything is read, or while a service sends it.
 
     Returns
     -------
@@ -50,8 +54,10 @@ def read_image_file(
         This one file is missing, not a regular file, not readable, too large, changed since the scan, or not below
         the root.
     ArchiveOutage
-        The root is missing, empty, or neither a folder nor a container; or the storage does not answer.
+        The root is missing, empty, or neither a folder nor a container; or the storage or service does not answer.
     """
+    if isinstance(root, DicomWebService):
+        return dicomweb.read_instance(root, relative, max_bytes)
     try:
         path, member = _resolve(root, relative)
         if member is not None:
@@ -142,8 +148,10 @@ def file_version(root: Path, relative: str) -> tuple[int, int]:
         raise file_fault(root, relative, error) from error
 
 
-def is_readable(root: Path, relative: str, version: tuple[int, int]) -> bool:
+def is_readable(root: Root, relative: str, version: tuple[int, int]) -> bool:
     """Tell whether a file or member below an archive's root can be opened, and has a version (`ArchiveFile.version`).
+
+    An instance of a service is read.
 
     Raises
     ------
@@ -151,6 +159,8 @@ def is_readable(root: Path, relative: str, version: tuple[int, int]) -> bool:
         As in `read_image_file`.
     """
     try:
+        if isinstance(root, DicomWebService):
+            return bool(read_image_file(root, relative))
         with open_image(root, relative):
             return file_version(root, relative) == version
     except FileFault:
@@ -180,8 +190,8 @@ def content_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def file_digest(root: Path, relative: str) -> bytes | None:
-    """Return the SHA-256 of a file below an archive's root or of a member, or None if it cannot be read.
+def file_digest(root: Root, relative: str) -> bytes | None:
+    """Return the SHA-256 of a file, a member or an instance of an archive, or None if it cannot be read.
 
     Raises
     ------

@@ -5,6 +5,9 @@ import os
 import stat
 from pathlib import Path
 
+from xray.archive_root import Root
+from xray.archives.dicomweb import require_service
+from xray.dicomweb import DicomWebService
 from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason, SkipReason
 
@@ -71,12 +74,15 @@ def raise_if_outage(root: Path, error: OSError) -> None:
         raise ArchiveOutage(f"the archive at {root} does not answer: {error.strerror}") from error
 
 
-def require_root(root: Path) -> None:
-    """Raise `ArchiveOutage` unless an archive's root is a folder or a file that holds something.
+def require_root(root: Root) -> None:
+    """Raise `ArchiveOutage` unless an archive's root is a folder, a file or a service that holds something.
 
     An empty root counts as unavailable: a mount point without its mount is empty, and so is a file whose copy has not
     begun.
     """
+    if isinstance(root, DicomWebService):
+        require_service(root)
+        return
     problem = _root_problem(root)
     if problem is not None:
         raise ArchiveOutage(f"the archive at {root} {problem}")

@@ -207,7 +207,7 @@ def render_heat_map(
     canvas.paste(Image.fromarray(image), (MARGIN, MARGIN))
     canvas.paste(Image.fromarray(overlay), (2 * MARGIN + width, MARGIN))
     draw = ImageDraw.Draw(canvas)
-    _draw_legend(canvas, draw, (3 * MARGIN + 2 * width, MARGIN), height, font, own_scale=own_scale)
+    draw_legend(canvas, draw, (3 * MARGIN + 2 * width, MARGIN), height, font, own_scale=own_scale)
     for number, text in enumerate(lines):
         draw.text((MARGIN, height + 2 * MARGIN + number * line), text, fill=(230, 230, 230), font=font)
     return canvas
@@ -259,7 +259,7 @@ def _to_uint8(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return rounded
 
 
-def _draw_legend(
+def draw_legend(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],

@@ -174,21 +174,25 @@ def _candidates(data_set: DataSet, values: Values, stored: Values) -> Iterator[V
         # The brightest entry is white. Descriptors often say 16 bits where the entries have 12 to 15.
         if looked_up is not None and looked_up.max() > 0:
             yield looked_up / looked_up.max()
-    centers, widths = data_set.decimals(tags.WINDOW_CENTER), data_set.decimals(tags.WINDOW_WIDTH)
-    windows = list(zip(centers, widths, strict=False))
-    function = data_set.text(tags.VOI_LUT_FUNCTION).upper()
-    least = 1e-9 if function in ("SIGMOID", "LINEAR_EXACT") else 1.0
-    ordered = [
-        (center, width)
-        for center, width in _in_order(windows, data_set.texts(tags.WINDOW_EXPLANATION))
-        if math.isfinite(center) and math.isfinite(width) and least <= width < 1e12 and abs(center) < 1e12
-    ]
+    function, ordered = data_set.text(tags.VOI_LUT_FUNCTION).upper(), usable_windows(data_set)
     for center, width in ordered:
         yield _window(values, center, width, function)
     if values is not stored:
         # Some writers mean the stored values, before they are rescaled.
         for center, width in ordered:
             yield _window(stored, center, width, function)
+
+
+def usable_windows(data_set: DataSet) -> list[tuple[float, float]]:
+    """Return center and width of a header's windows that can be applied, the one to show first (PS3.3 C.11.2.1.2)."""
+    centers, widths = data_set.decimals(tags.WINDOW_CENTER), data_set.decimals(tags.WINDOW_WIDTH)
+    windows = list(zip(centers, widths, strict=False))
+    least = 1e-9 if data_set.text(tags.VOI_LUT_FUNCTION).upper() in ("SIGMOID", "LINEAR_EXACT") else 1.0
+    return [
+        (center, width)
+        for center, width in _in_order(windows, data_set.texts(tags.WINDOW_EXPLANATION))
+        if math.isfinite(center) and math.isfinite(width) and least <= width < 1e12 and abs(center) < 1e12
+    ]
 
 
 def _in_order(views: list[T], explanations: list[str]) -> list[T]:

@@ -55,6 +55,16 @@ MULTI_FRAME_SECONDARY_CAPTURES = frozenset(f"{SECONDARY_CAPTURE}.{end}" for end 
 MODALITIES = frozenset({"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"})
 """Modality terms of projection radiographs (PS3.3 C.7.3.1.1.1)."""
 
+OTHER_MODALITIES = frozenset({
+    "ANN", "AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CT", "CTPROTOCOL", "DMS", "DOC", "ECG", "EEG", "EMG", "EOG", "EPS",
+    "ES", "FID", "GM", "HC", "HD", "IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MR", "NM", "OAM", "OCT",
+    "OP", "OPM", "OPTBSV", "OPTENF", "OPV", "OSS", "PLAN", "POS", "PR", "PT", "PX3D", "REG", "RESP", "RTDOSE",
+    "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR",
+    "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XAPROTOCOL", "XC",
+})  # fmt: skip
+"""Modality terms of what is no projection radiograph: the others of PS3.3 C.7.3.1.1.1. Left out are ``OT``,
+``OPT`` (which some write for orthopantomograms) and what the standard does not know: these may be radiographs."""
+
 _MODALITY_SYNONYMS = {
     **dict.fromkeys(("DR", "XR", "RX", "X-RAY", "XRAY"), "DX"), **dict.fromkeys(("DF", "CF"), "RF"), "DS": "XA",
     **dict.fromkeys(("OPG", "OPT", "PAN"), "PX"), "DM": "MG",

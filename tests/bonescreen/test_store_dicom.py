@@ -1,0 +1,233 @@
+"""`bonescreen export dicom --store`: objects are sent to a real Orthanc, and to services that refuse them."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from bonescreen.exports import stow
+from tests.bonescreen.conftest import Bonescreen, DicomClinic
+from tests.dicom_clinic import STUDY, Screened, hand
+from tests.faulty_proxy import FaultyProxy, Kind, status
+from tests.orthanc import PASSWORD, USER, Orthanc
+from xray.dicomweb import parse_service
+
+
+def access(path: Path, url: str, password: str = PASSWORD) -> Path:
+    """Write the file with the credentials of a service."""
+    path.write_text(f'["{url}"]\nuser = "{USER}"\npassword = "{password}"\n')
+    return path
+
+
+def sop_instances(orthanc: Orthanc, study: str) -> set[str]:
+    """Return the SOP Instance UIDs of a study in Orthanc."""
+    answer = orthanc.ask("GET", f"/dicom-web/studies/{study}/instances", headers={"Accept": "application/dicom+json"})
+    return {one["00080018"]["Value"][0] for one in answer.json}
+
+
+def test_objects_are_stored_in_their_study_and_a_second_time_they_are_the_same(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", orthanc.dicomweb)))
+    images = [hand(1), hand(2)]
+    orthanc.upload(images)
+    dicom_clinic({"one.dcm": Screened(images[0], 0.9), "two.dcm": Screened(images[1], 0.7)})
+    for _ in range(2):
+        done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{orthanc.dicomweb}")
+        assert done.code == 0, done.err
+        assert f"dicomweb+{orthanc.dicomweb} has 5" in done.err
+        assert PASSWORD not in done.out + done.err
+        made = {str(dcmread(path).SOPInstanceUID) for path in (tmp_path / "out").rglob("*.dcm")}
+        assert orthanc.studies() == {STUDY}
+        assert sop_instances(orthanc, STUDY) == {f"{STUDY}.1.1", f"{STUDY}.1.2", *made}
+        assert orthanc.instances() == 7
+
+
+def test_an_archive_that_is_a_service_gets_its_results_back(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = access(tmp_path / "access.toml", orthanc.dicomweb)
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    orthanc.upload([hand(1)])
+    archive = parse_service(f"dicomweb+{orthanc.dicomweb}", file)
+    dicom_clinic({f"{STUDY}/{STUDY}.1/{STUDY}.1.1": Screened(hand(1), 0.9)}, archive)
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", archive)
+    assert done.code == 0, done.err
+    assert len(sop_instances(orthanc, STUDY)) == 4
+    assert orthanc.studies() == {STUDY}
+
+
+def test_nothing_leaves_this_machine_unless_a_service_is_named(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    url = "http://127.0.0.1:9/dicom-web"
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", url)))
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
+    assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "dry", "--store", f"dicomweb+{url}", "--dry-run")
+    assert done.code == 0, done.err
+    assert not asked
+
+
+def test_wrong_credentials_stop_the_export_and_are_not_shown(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = access(tmp_path / "access.toml", orthanc.dicomweb, "open-sesame")
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(wrong))
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{orthanc.dicomweb}")
+    assert done.code == 1
+    assert "refuses these credentials (HTTP 401); correct them in the file that BONESCREEN_DICOMWEB names" in done.err
+    assert "open-sesame" not in done.out + done.err
+    assert orthanc.instances() == 0
+
+
+def test_a_service_that_is_busy_stops_the_export_which_can_be_repeated(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    faulty_proxy: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", faulty_proxy.dicomweb)))
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    faulty_proxy.inject(status(503, retry_after=60), Kind.STOW)
+    store = ("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{faulty_proxy.dicomweb}")
+    done = bonescreen(*store)
+    assert done.code == 1
+    assert "takes nothing now (HTTP 503); try again later" in done.err
+    faulty_proxy.heal()
+    assert bonescreen(*store).code == 0
+    assert orthanc.instances() == 3
+
+
+def test_a_service_that_does_not_answer_is_named(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    store = "dicomweb+http://127.0.0.1:9/dicom-web"
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", store)
+    assert done.code == 1
+    assert f"{store} does not answer" in done.err
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", "https://me:secret@host/dicom-web")
+    assert done.code == 2
+    assert "--store: the URL of a DICOMweb service has a '@'" in done.err
+    assert "secret" not in done.err
+
+
+class Service:
+    """A DICOMweb service that gives one answer to all that is stored."""
+
+    def __init__(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+        self.stored: list[bytes] = []
+
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                service.stored.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(code)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+        self.url = f"dicomweb+http://127.0.0.1:{self._server.server_address[1]}/dicom-web"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service with the answer that the test asks for."""
+    opened = Service(*request.param)
+    yield opened
+    opened.close()
+
+
+def failed(reason: int) -> dict[str, Any]:
+    """Return an answer that refuses an object without saying which one."""
+    return {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
+
+
+def answer(code: int, said: object, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """Return an answer of a service in JSON."""
+    return code, json.dumps(said).encode(), {"Content-Type": "application/dicom+json; charset=utf-8", **headers}
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        (answer(409, failed(0x0122)), "it does not take objects of this SOP class (0122)"),
+        (answer(202, [failed(0xA7FF)]), "it is out of resources (A7FF)"),
+        (answer(200, failed(0xC001)), "it cannot understand the object (C001)"),
+        (answer(200, failed(0x9999)), "it does not say why (9999)"),
+        (answer(413, {}), "the object is too large for it (HTTP 413)"),
+        ((202, b"<html>", {"Content-Type": "text/html"}), "it does not say that it has stored it (HTTP 202)"),
+        (
+            answer(400, [1, {"00081198": 5, "00081199": {"Value": "x"}}]),
+            "it does not understand the request (HTTP 400)",
+        ),
+    ],
+    indirect=["service"],
+)
+def test_each_object_that_a_service_refuses_is_named_with_the_reason(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path, why: str
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 1
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        assert f"{path}: refused: {why}" in done.err
+    assert f"{service.url} has 0." in done.err
+    assert "3 objects refused: see above." in done.err
+    assert len(service.stored) == 3
+
+
+@pytest.mark.parametrize("service", [answer(302, {}, Location="http://127.0.0.1:9/elsewhere")], indirect=True)
+def test_no_object_follows_a_service_to_another_address(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 1
+    assert "stores nothing at this address (HTTP 302)" in done.err
+    assert len(service.stored) == 1
+
+
+def test_what_a_service_warns_of_is_said(bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path) -> None:
+    said = {
+        "00081199": {
+            "vr": "SQ",
+            "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081196": {"vr": "US", "Value": [0xB006]}}],
+        }
+    }
+    opened = Service(*answer(202, said))
+    try:
+        warning = stow.store(parse_service(opened.url), "1.2", b"an object")
+    finally:
+        opened.close()
+    assert warning == "it has left out elements of it (B006)"
+    assert b"an object" in opened.stored[0]

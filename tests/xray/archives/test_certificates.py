@@ -1,0 +1,77 @@
+"""A DICOMweb service and this host trust each other by the certificates that the file of credentials names."""
+
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from xray.archives.dicomweb import require_service
+from xray.dicomweb import parse_service
+from xray.errors import ArchiveOutage
+
+FOUND = b'[{"0020000D": {"vr": "UI", "Value": ["1.2"]}}]'
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every search with one study."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", str(len(FOUND)))
+        self.end_headers()
+        self.wfile.write(FOUND)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[bool], str]]:
+    """Start a service with the certificate ``own.pem``, which wants a client's if it is told to; return its URL."""
+    extension = ["-addext", "subjectAltName=DNS:localhost"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "own.pem"]
+    subprocess.run(["openssl", "req", "-x509", *kind, *files, *extension], check=True, capture_output=True)
+    (tmp_path / "client.pem").write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "own.pem").read_bytes())
+    servers: list[HTTPServer] = []
+
+    def start(wants_certificate: bool) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "own.pem", tmp_path / "key.pem")
+        if wants_certificate:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(tmp_path / "own.pem")
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"https://localhost:{server.server_port}/dicom-web"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(url: str, access: Path, *lines: str) -> None:
+    access.write_text("\n".join([f'["{url}"]', *lines]))
+    require_service(parse_service(f"dicomweb+{url}", access))
+
+
+def test_a_service_is_asked_only_if_its_certificate_is_trusted(serve: Callable[[bool], str], tmp_path: Path) -> None:
+    url, authority = serve(False), f'ca_file = "{tmp_path / "own.pem"}"'
+    with pytest.raises(ArchiveOutage, match=r"self-signed certificate.*ca_file"):
+        ask(url, tmp_path / "without.toml")
+    ask(url, tmp_path / "with.toml", authority)
+
+
+def test_a_service_that_wants_a_clients_certificate_gets_it(serve: Callable[[bool], str], tmp_path: Path) -> None:
+    url, authority = serve(True), f'ca_file = "{tmp_path / "own.pem"}"'
+    with pytest.raises(ArchiveOutage, match=r"certificate required.*certificate_file"):
+        ask(url, tmp_path / "without.toml", authority)
+    ask(url, tmp_path / "with.toml", authority, f'certificate_file = "{tmp_path / "client.pem"}"')
