@@ -97,7 +97,7 @@ def write_report(
     database : Database
     run : RunSummary
     settings : Settings
-    roots : mapping of str to Path
+    roots : mapping of str to Path or DicomWebService
         The archives' roots on this host.
     file : BinaryIO
         Open for writing; a study's pictures are written before the next one's are drawn.
