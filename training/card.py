@@ -158,7 +158,7 @@ def make_readme(card: Card) -> str:
     precisions = "\n".join(_precision_lines(card)) if card.precisions else "No other precision is allowed."
     return f"""# {card.name}, version {card.version}
 
-{card.backbone} with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
+{_network_text(card)}
 Predicts for a radiograph the probability of "{card.wording}", with a class activation map (CAM).
 
 **{RESEARCH_NOTICE}**
@@ -169,8 +169,8 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 - image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
 - study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
 - probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}) (Platt scaling)
-- heat maps: the colour scale ends at a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the largest
-  values in held-out positive images
+- heat maps: the colour scale ends at a CAM value of {card.heat_map_scale:.3f}, which half of the held-out positive
+  images reach
 
 ## Metrics
 
@@ -200,6 +200,16 @@ The settings are those of the recipe with this name and version (`bonescreen tra
 {card.command}
 ```
 """
+
+
+def _network_text(card: Card) -> str:
+    dense = f"three dense layers ({card.head[0]}, {card.head[1]}, 1)"
+    if card.pyramid is None:
+        return f"{card.backbone} with global average pooling and {dense}."
+    return (
+        f"{card.backbone} with attention over a finer map ({card.pyramid})\n"
+        f"and over the last map, whose global average is used too, and {dense}."
+    )
 
 
 def _pointing_text(card: Card) -> str:
