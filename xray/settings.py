@@ -15,7 +15,7 @@ from xray.message import DEFAULT_BATCH_SIZE
 from xray.pseudonym import MIN_KEY_LENGTH
 from xray.vocabulary import KEEP
 
-DEFAULT_MODEL = "fracture-4"
+DEFAULT_MODEL = "fracture-5"
 DEFAULT_QUIET_SECONDS = 10
 MAX_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]
@@ -53,7 +53,7 @@ class Settings:
         ``BONESCREEN_ARCHIVES``, default none: Archives on this machine, ``name=/path,name=/path``. Workers read below
         these paths and nowhere else. A path must not contain a comma or end with a space.
     model : str
-        ``BONESCREEN_MODEL``, default ``fracture-4``: The model package, by name or folder.
+        ``BONESCREEN_MODEL``, default ``fracture-5``: The model package, by name or folder.
     engine : str
         ``BONESCREEN_ENGINE``, default ``auto``: ``openvino``, ``keras``, or ``auto``: Keras where it has a GPU, else
         OpenVINO.
