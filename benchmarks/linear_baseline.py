@@ -1,8 +1,9 @@
 """``python -m benchmarks.linear_baseline FRACATLAS WEIGHTS OUT``: the recipe ``fracture`` against a linear baseline.
 
-The baseline is logistic regression on pooled features of the frozen backbone with the same input, in the same folds.
-Its penalty is the best of several on the reported predictions themselves, which favours the baseline. ``OUT`` is the
-``--out`` of ``bonescreen train fracture``, with the other model's ``predictions.csv``.
+The baseline is logistic regression on pooled features of a frozen DenseNet-169 at 224 pixels, in the same folds. Its
+penalty is the best of several on the reported predictions themselves, which favours the baseline. ``WEIGHTS`` are
+DenseNet-169's of ImageNet; ``OUT`` is the ``--out`` of ``bonescreen train fracture``, with the other model's
+``predictions.csv``.
 """
 
 import sys
@@ -25,7 +26,7 @@ from training.evaluate.predictions import Predictions
 from training.fit.inputs import TrainingInputs
 from training.fit.learner import Learner
 from training.progress import Progress
-from training.recipes import Augmentation, find_recipe
+from training.recipes import Augmentation, Stage, find_recipe
 from training.train import PREDICTIONS
 from xray.images.preprocessing import Preprocessing
 from xray.network.keras_engine import prepare_backend
@@ -53,7 +54,17 @@ def main(data: Path, weights: Path, out: Path) -> None:
     listed = read_dataset(data)
     trained = Predictions.read(out / PREDICTIONS)
     for geometry in ("pad", "squash"):
-        recipe = replace(trained_recipe, input_size=224, geometry=geometry, views=1, augmentation=Augmentation())
+        recipe = replace(
+            trained_recipe,
+            backbone="DenseNet169",
+            input_size=224,
+            geometry=geometry,
+            pyramid=None,
+            location_weight=0.0,
+            stages=(Stage(trainable_layers=0, epochs=1, learning_rate=1e-3),),
+            views=1,
+            augmentation=Augmentation(),
+        )
         dataset, images, _ = load_images(listed, Preprocessing(224, geometry), out / "cache", Progress())
         pooled = TrainingInputs(dataset, images, Learner(recipe, weights), out / "cache", Progress()).pooled
         folds = assign_folds(dataset.labels, dataset.groups, recipe.folds, recipe.seed)

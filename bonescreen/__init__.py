@@ -1,7 +1,7 @@
 """Bulk screening of X-ray archives for bone fractures. For research only, not for diagnosis.
 
 >>> import bonescreen
->>> model = bonescreen.load_model("fracture-4")
+>>> model = bonescreen.load_model("fracture-5")
 >>> model.predict("wrist.png").probability  # doctest: +SKIP
 0.412
 

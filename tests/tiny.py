@@ -150,7 +150,7 @@ def write_quantized_package(path: Path, package: ModelPackage) -> ModelPackage:
 
 
 def _allowed(precision: Precision) -> LowerPrecision:
-    return LowerPrecision(str(precision), TOLERANCE, "random images", 0.5, 0.5, 1.0, 0.0, 0.0)
+    return LowerPrecision(str(precision), TOLERANCE, "random images", 0.5, 0.5, 1.0, 0.0, 0.0, None, None, None)
 
 
 def some_images(count: int, size: int = SIZE) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ IMAGENET = TrainingData(
     name="ImageNet (ILSVRC 2012)",
     role="initial weights of the backbone, as published with Keras Applications",
     licence="weights: as Keras Applications states for the backbone, BSD-3-Clause for DenseNet (Copyright (c) 2016, "
-    "Zhuang Liu; text in bonescreen's LICENSES); the images are not included",
+    "Zhuang Liu; text: https://github.com/liuzhuang13/DenseNet); the images are not included",
     terms="ImageNet grants access to its images for non-commercial research and education",
     attribution="Russakovsky et al. 2015, IJCV; weights: converted by Keras Applications",
 )
@@ -53,6 +53,14 @@ FRACATLAS_LIMITS = (
     "In the training data, images with casts, splints or metal often show a fracture, so the model may respond to "
     "these instead of the fracture.",
 )
+
+LOOKED_AT = {
+    "fracture-5": "Thirty held-out maps were looked at beside the marked boxes. 25 point at the fracture, also in "
+    "casts, in children, and beside plates, whose metal stays dark. Of the five others, one points at the end of a "
+    "nail, two at a joint (elbow, wrist), one into an image full of bright specks, and one, of a shoulder, is dark. "
+    "Faint areas without a mark, mostly in casts and at joints, are common.",
+}
+"""What people have seen on the held-out maps of a recipe's run, by its package's name: ``maps.html`` shows them."""
 
 METRIC_DECIMALS = 4
 
@@ -158,7 +166,7 @@ def make_readme(card: Card) -> str:
     precisions = "\n".join(_precision_lines(card)) if card.precisions else "No other precision is allowed."
     return f"""# {card.name}, version {card.version}
 
-{card.backbone} with global average pooling and three dense layers ({card.head[0]}, {card.head[1]}, 1).
+{_network_text(card)}
 Predicts for a radiograph the probability of "{card.wording}", with a class activation map (CAM).
 
 **{RESEARCH_NOTICE}**
@@ -169,8 +177,8 @@ Predicts for a radiograph the probability of "{card.wording}", with a class acti
 - image threshold: {card.image_threshold.value:.4f} ({card.image_threshold.chosen})
 - study threshold: {card.study_threshold.value:.4f} ({card.study_threshold.chosen})
 - probability = sigmoid({card.calibration.slope:.4f} x logit {card.calibration.intercept:+.4f}) (Platt scaling)
-- heat maps: the colour scale ends at a CAM value of {card.heat_map_scale:.3f}, the 95th percentile of the largest
-  values in held-out positive images
+- heat maps: the colour scale ends at a CAM value of {card.heat_map_scale:.3f}, which half of the held-out positive
+  images reach
 
 ## Metrics
 
@@ -202,6 +210,16 @@ The settings are those of the recipe with this name and version (`bonescreen tra
 """
 
 
+def _network_text(card: Card) -> str:
+    dense = f"three dense layers ({card.head[0]}, {card.head[1]}, 1)"
+    if card.pyramid is None:
+        return f"{card.backbone} with global average pooling and {dense}."
+    return (
+        f"{card.backbone} with attention over a finer map ({card.pyramid})\n"
+        f"and over the last map, whose global average is used too, and {dense}."
+    )
+
+
 def _pointing_text(card: Card) -> str:
     if not any(metric.name == POINTING_GAME for metric in card.metrics):
         return ""
@@ -230,13 +248,27 @@ An image whose features are at a distance of more than {distance.threshold:.3f} 
 
 
 def _precision_lines(card: Card) -> Iterator[str]:
-    yield "| precision | measured on | AUROC | in float32 | same label | logits differ by, mean | at most |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| precision | measured on | AUROC | pointing game | same label | same scope | logits differ by, mean | "
+        "at most |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
     for each in card.precisions:
         yield (
-            f"| `{each.precision}` | {each.population} | {each.auroc:.4f} | {each.fp32_auroc:.4f} | "
-            f"{100 * each.same_label:.1f} % | {each.mean_difference:.3f} | {each.largest_difference:.2f} |"
+            f"| `{each.precision}` | {each.population} | {each.auroc:.4f} (`fp32` {each.fp32_auroc:.4f}) | "
+            f"{_pointing_in(each)} | {100 * each.same_label:.1f} % | {_percent(each.same_scope)} | "
+            f"{each.mean_difference:.3f} | {each.largest_difference:.2f} |"
         )
+
+
+def _pointing_in(measured: LowerPrecision) -> str:
+    if measured.pointing_game is None or measured.fp32_pointing_game is None:
+        return "-"
+    return f"{measured.pointing_game:.3f} (`fp32` {measured.fp32_pointing_game:.3f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _refused(measured: LowerPrecision) -> str:
@@ -292,7 +324,7 @@ def _limits(config: TrainingConfig, evaluation: ModelEvaluation, dataset: Datase
     limits = [
         f"{RESEARCH_NOTICE} The model misses findings and flags normal images: read the metrics.",
         "The metrics are of held-out images of one data set; they may be different in other archives.",
-        _map_limit(evaluation),
+        " ".join(filter(None, (_map_limit(evaluation), _looked_at(recipe, dataset)))),
         f"Trained and evaluated with {count(len(dataset), 'image')}; unreadable images, left out: {unreadable}.",
     ]
     if recipe.folds:
@@ -319,6 +351,11 @@ def _map_limit(evaluation: ModelEvaluation) -> str:
         f"A heat map shows what raised the score. In {100 * game:.0f} % of the positive images with a marked finding, "
         f"{evaluation.how}, its greatest cell lies on that or near it; in the others it lies elsewhere."
     )
+
+
+def _looked_at(recipe: Recipe, dataset: Dataset) -> str:
+    published = RECIPES.get(recipe.name) == recipe and dataset.terms is FRACATLAS
+    return LOOKED_AT.get(recipe.package_name, "") if published else ""
 
 
 def _changed_settings(recipe: Recipe) -> list[str]:

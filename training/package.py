@@ -18,6 +18,7 @@ from training.fit.learner import COMPONENTS, Learner
 from training.fit.precisions import PrecisionComparison
 from training.recipes import Recipe
 from xray.errors import StorageOutage
+from xray.images.preprocessing import Preprocessing
 from xray.network.builder import build_network, network_weights
 from xray.network.card import LowerPrecision
 from xray.network.keras_engine import compile_forward
@@ -71,7 +72,7 @@ def write_model_package(
     lower_golden: dict[Precision, Golden] = {}
     try:
         if precisions is not None:
-            measured = precisions.compare(evaluation.calibration, evaluation.image_threshold.value, evaluation.how)
+            measured = precisions.compare(evaluation, Preprocessing(config.recipe.input_size, config.recipe.geometry))
             lower_golden = precisions.golden(golden.images)
             extra |= precisions.files()
         card = make_card(config, evaluation, dataset, unreadable, measured)

@@ -339,9 +339,8 @@ FRACTURE = Recipe(
     version="5",
     command="bonescreen train fracture --data fracatlas --weights efficientnet-lite2-9656183e.pth",
     data="FracAtlas with its annotations, all parts (3,002 readable images, 592 fractured, 56 groups)",
-    measured="not as a whole yet. On the first two of five folds (606 images, 97 fractured; 612, 149) an AUROC of "
-    "0.919 and 0.949. Version 4, the model in the installation, has 0.884 on the first; 16 minutes a fold on 2 "
-    "cores, 2026-11-30",
+    measured="out of fold, all images AUROC 0.929 [0.904, 0.946], upper limb 0.915 [0.891, 0.935], maps that point at "
+    "the fracture 84 % [79, 87]; about 100 minutes on 2 cores of an AMD EPYC beside other work, 2026-11-30",
     body_parts=(),
     backbone="EfficientNetLite2",
     input_size=448,

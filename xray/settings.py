@@ -17,7 +17,7 @@ from xray.message import DEFAULT_BATCH_SIZE
 from xray.pseudonym import MIN_KEY_LENGTH
 from xray.vocabulary import KEEP
 
-DEFAULT_MODEL = "fracture-4"
+DEFAULT_MODEL = "fracture-5"
 DEFAULT_QUIET_SECONDS = 10
 MAX_QUIET_SECONDS = 3600
 EngineName = Literal["auto", "openvino", "keras"]
@@ -60,7 +60,7 @@ class Settings:
         DICOMweb services, a table for each URL (docs/dicomweb.md). Only its owner should be able to read it. It is read
         again when it changes.
     model : str
-        ``BONESCREEN_MODEL``, default ``fracture-4``: The model package, by name or folder.
+        ``BONESCREEN_MODEL``, default ``fracture-5``: The model package, by name or folder.
     engine : str
         ``BONESCREEN_ENGINE``, default ``auto``: ``openvino``, ``keras``, or ``auto``: Keras where it has a GPU, else
         OpenVINO.

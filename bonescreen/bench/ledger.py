@@ -43,7 +43,8 @@ FAILED_EVERY = 100
 BATCH_IMAGES = 64
 INSERT_ROWS = 50_000
 START_SECONDS = 120
-CAM = b"\x00\x3c" * 49
+CAM_SIDE = 28
+CAM = b"\x00\x3c" * CAM_SIDE**2
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def _write_outcomes(database: Database, run_id: int, model_id: int, image_count:
         with database.write() as connection:
             digests = ((i.image_id, _digest(i.image_id), 0) for _, i in read)
             _insert(connection, contents, digests, ("id", "sha256", "frame"))
-            predicted = ((i.image_id, model_id, 0.1, s.probability, CAM, 7, 7) for s, i in read)
+            predicted = ((i.image_id, model_id, 0.1, s.probability, CAM, CAM_SIDE, CAM_SIDE) for s, i in read)
             columns = ("content_id", "model_id", "logit", "probability", "cam", "cam_rows", "cam_columns")
             _insert(connection, predictions, predicted, columns)
             rows = (
@@ -406,7 +407,7 @@ def _outcome(image_id: int) -> ImageOutcome:
     if image_id % FAILED_EVERY == 0:
         return ImageOutcome(image_id, reason=Reason.CORRUPT)
     probability = image_id * 2_654_435_761 % 2**32 / 2**32
-    return ImageOutcome(image_id, _digest(image_id), Prediction(0.1, probability, CAM, (7, 7)))
+    return ImageOutcome(image_id, _digest(image_id), Prediction(0.1, probability, CAM, (CAM_SIDE, CAM_SIDE)))
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------

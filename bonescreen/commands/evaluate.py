@@ -95,7 +95,7 @@ def evaluate(
     If the package records which images it was trained on, only the test part of the data is evaluated. Where the data
     say where the findings lie, it also measures whether the maps point at them, and draws 30 maps: maps.html.
 
-    Example: bonescreen evaluate fracture-4 --data fracatlas -o measured --aim sensitivity:0.95
+    Example: bonescreen evaluate fracture-5 --data fracatlas -o measured --aim sensitivity:0.95
     """
     require_packages("evaluate", "sklearn", "matplotlib", "jinja2")
     from training.data.leakage import PARTS, select_part

@@ -53,7 +53,7 @@ def layers(
     down (Adebayo et al. 2018), and parts of the image are deleted and inserted in the order of the map (Petsiuk et al.
     2018).
 
-    Example: bonescreen layers fracture-4 wrist.png -o explained --layer pool4_relu --layer relu
+    Example: bonescreen layers fracture-5 wrist.png -o explained --layer block14_add --layer top_bn_relu6
     """
     require_packages("layers", "tensorflow", "matplotlib", "jinja2")
     if not list_layers and (not images or output is None):

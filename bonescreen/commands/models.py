@@ -50,7 +50,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
     Also the licence and terms of the data that it was trained on: read these before you pass a model on.
 
-    Example: bonescreen models show fracture-4
+    Example: bonescreen models show fracture-5
     """
     from xray.network.package import load_package
 
@@ -68,7 +68,7 @@ def verify(name: Name) -> None:
 
     Every file is checked against its digest, and the network's outputs against those in the package.
 
-    Example: bonescreen models verify fracture-4
+    Example: bonescreen models verify fracture-5
     """
     from xray.network.open_engine import open_engine
     from xray.network.openvino_graph import check_graph, holds_graph
@@ -149,6 +149,8 @@ def _print_card(package: "ModelPackage") -> None:
                 f"    {each.precision}  AUROC {each.auroc:.4f} (fp32 {each.fp32_auroc:.4f}), same label "
                 f"{100 * each.same_label:.1f} %"
             )
+            if each.pointing_game is not None and each.fp32_pointing_game is not None:
+                print_line(f"          pointing game {each.pointing_game:.3f} (fp32 {each.fp32_pointing_game:.3f})")
     print_line("")
     print_line("Limits", "bold")
     included = any(RESEARCH_NOTICE in limit for limit in card.limits)

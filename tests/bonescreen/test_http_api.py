@@ -170,7 +170,7 @@ def test_models_and_their_cards_are_described(script: Visitor, tiny_package: Mod
     card = ask(script, f"/models/{tiny_package.digest}")
     assert (card["name"], card["wording"]) == ("tiny", "positive: fracture")
     assert ask(script, f"/models/{'ab' * 32}", 404)["detail"]
-    ask(script, "/models/fracture-4", 422)
+    ask(script, "/models/fracture-5", 422)
 
 
 @pytest.mark.parametrize("path", ["/runs/9", "/runs/9/studies", "/runs/1/studies/99", "/runs/9/failures", "/nothing"])

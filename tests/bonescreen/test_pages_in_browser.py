@@ -333,7 +333,7 @@ def test_without_the_model_package_images_are_zoomed_and_enlarged_all_the_same(
 ) -> None:
     home = tmp_path / "home"
     screen(home, tmp_path / "clinic", served.package).close()
-    with serve(home, load_package("fracture-4")) as url:
+    with serve(home, load_package("fracture-5")) as url:
         context = browser.new_context(base_url=url, viewport=DESKTOP)
         complaints = _complaints(context)
         page = context.new_page()

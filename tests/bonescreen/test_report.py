@@ -142,7 +142,7 @@ def test_a_report_is_written_although_the_archive_is_away(bonescreen: Bonescreen
 def test_without_the_model_package_images_are_shown_alone(
     bonescreen: Bonescreen, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BONESCREEN_MODEL", "fracture-4")
+    monkeypatch.setenv("BONESCREEN_MODEL", "fracture-5")
     html, done = _write(bonescreen, tmp_path)
     assert done.code == 0
     assert html.count("data:image/jpeg;base64,") == 4

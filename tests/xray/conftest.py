@@ -17,7 +17,7 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 @pytest.fixture(scope="session")
 def shipped_package() -> ModelPackage:
     """Load the model package that is part of the product."""
-    return load_package("fracture-4")
+    return load_package("fracture-5")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ AIMS = (ThresholdAim(), ThresholdAim(0.95))
 POINTING_GAME, MAP_MASS = "pointing game", "map mass inside findings"
 """Metrics of a card; see :mod:`training.evaluate.pointing`."""
 
-HEAT_MAP_PERCENTILE = 95
 LEAST_HEAT_MAP_SCALE = 1e-3
 """For a network whose map is never positive: it has nothing to draw, and needs a scale all the same."""
 
@@ -154,7 +153,9 @@ def _predictions(held_out: HeldOutSet, calibration: Calibration) -> Predictions:
 
 
 def heat_map_scale(cam_maxima: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Return the CAM value that few positive images exceed, so that images without evidence stay dark.
+    """Return the greatest CAM value that half of the positive images reach, so that images without evidence stay dark.
+
+    Not a value that few reach: finer maps have narrow peaks of very different heights, and most would look empty.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def heat_map_scale(cam_maxima: NDArray[np.float64], labels: NDArray[np.bool_]) -
     labels : ndarray of bool, (N,)
         Human labels.
     """
-    return float(np.percentile(cam_maxima[labels], HEAT_MAP_PERCENTILE))
+    return float(np.median(cam_maxima[labels]))
 
 
 def card_metrics(evaluation: Evaluation, aims: Sequence[ThresholdAim], data: str, how: str) -> tuple[Metric, ...]:

@@ -67,8 +67,9 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.bool_], compo
 
 def update_distance(learner: Learner, inputs: TrainingInputs, train: NDArray[np.intp], progress: Progress) -> None:
     """Fit the distance of a trained network to its n training images without augmentation, and round it as stored."""
-    forward = compile_forward(learner.pooling_model(), BATCH)
-    pooled = np.empty((len(train), learner.backbone.output_shape[-1]), np.float32)
+    model = learner.distance_features_model()
+    forward = compile_forward(model, BATCH)
+    pooled = np.empty((len(train), model.output_shape[-1]), np.float32)
     with progress.bar("features of the training images", len(train)) as advance:
         for place, batch in padded_batches(train, BATCH):
             count = place.stop - place.start

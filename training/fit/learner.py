@@ -110,6 +110,11 @@ class Learner:
         features = keras.Input(self._trainable_part.input_shape[1:])
         return keras.Model(features, _pool(self._feature_maps(features)[0]), name="pooling")
 
+    def distance_features_model(self) -> keras.Model:
+        """Return the frozen layers' features to those that the distance compares ``(N, C)``: of the earliest map."""
+        features = keras.Input(self._trainable_part.input_shape[1:])
+        return keras.Model(features, _pool(self._feature_maps(features)[-1]), name="distance_features")
+
     def classifier(self, stage: Stage) -> keras.Model:
         """Return the model that a stage trains, with its layers frozen or unfrozen.
 
@@ -135,7 +140,7 @@ class Learner:
         features = keras.Input(self._trainable_part.input_shape[1:])
         maps = self._feature_maps(features)
         outputs = self.inference_model.get_layer("head")(*head_inputs(self.inference_model, maps))
-        distances = self.inference_model.get_layer("distance")(maps[0])
+        distances = self.inference_model.get_layer("distance")(maps[-1])
         return keras.Model(features, (*outputs, distances), name="inference_from_features")
 
     @property

@@ -1,4 +1,4 @@
-"""What a network loses in lower precisions: its logits for held-out images in each, and which ones a package allows."""
+"""What a network loses in lower precisions on held-out images, and which ones a package allows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,14 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from training.data.dataset import Dataset
+from training.evaluate.held_out import ModelEvaluation
 from training.evaluate.metrics import auroc
+from training.evaluate.pointing import measure_pointing
+from training.evaluate.predictions import NetworkOutputs, infer_outputs
 from training.fit.quantize import CALIBRATION_IMAGES, find_quantization
 from training.progress import Progress
-from xray.network.card import Calibration, LowerPrecision
+from xray.images.preprocessing import Preprocessing
+from xray.network.card import LowerPrecision
 from xray.network.int8 import INT8_FILE, Quantization, quantization_bytes, quantize_graph
 from xray.network.openvino_engine import OpenVINOEngine
 from xray.network.openvino_graph import GRAPH_FILE, GRAPH_WEIGHTS_FILE, read_graph
@@ -25,8 +29,6 @@ MAX_AUROC_LOSS = 0.005
 GOLDEN_TOLERANCES = {Precision.BF16: 0.25, Precision.INT8: 0.1}
 """In logits. Measured on the golden images of fracture-4: bfloat16 by AVX-512's instructions, emulated, and by
 TensorFlow differ by up to 0.11, INT8 on CPUs with VNNI not at all, INT8 where products of 8 bits overflow by 1.03."""
-
-CHUNK = 64
 
 
 class PrecisionComparison:
@@ -49,7 +51,9 @@ class PrecisionComparison:
         self._weights = graph.with_name(WEIGHTS_FILE)
         self._quantization: Quantization = {}
         precisions = [each for each in Precision if each in computable_precisions(cpu_flags())]
-        self._logits = {each: np.full(len(images), np.nan, np.float32) for each in precisions}
+        self._outputs: dict[Precision, list[tuple[NDArray[np.intp], NetworkOutputs]]] = {
+            each: [] for each in precisions
+        }
 
     def quantize(self, weights: Sequence[NDArray[np.float32]], train: NDArray[np.intp]) -> None:
         """Find the INT8 quantization of a network from some of its n training images."""
@@ -62,44 +66,54 @@ class PrecisionComparison:
     ) -> None:
         """Quantize a network with some of its n training images, and infer m held-out ones in each precision."""
         self.quantize(weights, train)
-        with self._progress.bar("lower precisions", len(self._logits) * len(held_out)) as advance:
-            for precision, logits in self._logits.items():
-                engine = self._engine(precision)
-                for start in range(0, len(held_out), CHUNK):
-                    chunk = held_out[start : start + CHUNK]
-                    logits[chunk] = engine.infer(self._images[chunk]).logits
-                    advance(len(chunk))
+        with self._progress.bar("lower precisions", len(self._outputs) * len(held_out)) as advance:
+            for precision, outputs in self._outputs.items():
+                found = infer_outputs(self._engine(precision), self._images[held_out], advance)
+                outputs.append((held_out, found))
 
-    def compare(self, calibration: Calibration, threshold: float, how: str) -> list[LowerPrecision]:
+    def compare(self, evaluation: ModelEvaluation, preprocessing: Preprocessing) -> list[LowerPrecision]:
         """Compare each lower precision with float32, on all images that were measured.
 
         Parameters
         ----------
-        calibration : Calibration
-            From logits to probabilities.
-        threshold : float
-            The image threshold, a probability.
-        how : str
-            How the images were held out, such as ``"out of fold"``.
+        evaluation : ModelEvaluation
+            Has calibration, image threshold and largest distance, and how the images were held out.
+        preprocessing : Preprocessing
+            How the images became the network's input.
         """
-        reference = self._logits[Precision.FP32]
-        measured = np.isfinite(reference)
-        labels, reference = self._dataset.labels[measured], reference[measured]
-        population = f"{self._dataset.terms.name}, images (n={len(labels)}, positive {labels.sum()}), {how}"
+        places = np.sort(np.concatenate([places for places, _ in self._outputs[Precision.FP32]]))
+        measured = np.isin(np.arange(len(self._dataset)), places)
+        dataset = self._dataset.select(measured)
+        population = (
+            f"{dataset.terms.name}, images (n={len(dataset)}, positive {dataset.labels.sum()}), {evaluation.how}"
+        )
+        reference = NetworkOutputs.join(self._outputs[Precision.FP32])
         found = []
-        for precision in self._logits.keys() - {Precision.FP32}:
-            logits = self._logits[precision][measured]
-            same = (calibration.apply(logits) >= threshold) == (calibration.apply(reference) >= threshold)
-            difference = np.abs(logits - reference)
+        for precision in self._outputs.keys() - {Precision.FP32}:
+            outputs = NetworkOutputs.join(self._outputs[precision])
+            difference = np.abs(outputs.logits - reference.logits)
+            pointing, fp32_pointing = (
+                measure_pointing(dataset, each.cams, preprocessing) for each in (outputs, reference)
+            )
             lower = LowerPrecision(
                 precision=str(precision),
                 tolerance=GOLDEN_TOLERANCES[precision],
                 population=population,
-                auroc=round(auroc(labels, logits), 4),
-                fp32_auroc=round(auroc(labels, reference), 4),
-                same_label=round(float(same.mean()), 4),
+                auroc=round(auroc(dataset.labels, outputs.logits), 4),
+                fp32_auroc=round(auroc(dataset.labels, reference.logits), 4),
+                same_label=_share_alike(
+                    *(
+                        evaluation.calibration.apply(each.logits) >= evaluation.image_threshold.value
+                        for each in (outputs, reference)
+                    )
+                ),
                 mean_difference=round(float(difference.mean()), 4),
                 largest_difference=round(float(difference.max()), 4),
+                pointing_game=round(pointing[0].game.value, 4) if pointing else None,
+                fp32_pointing_game=round(fp32_pointing[0].game.value, 4) if fp32_pointing else None,
+                same_scope=_share_alike(
+                    *(each.distances > evaluation.distance.threshold for each in (outputs, reference))
+                ),
             )
             self._progress.say(
                 f"{precision}: AUROC {lower.auroc:.4f} (float32 {lower.fp32_auroc:.4f}), same label "
@@ -111,7 +125,7 @@ class PrecisionComparison:
     def golden(self, images: NDArray[np.uint8]) -> dict[Precision, Golden]:
         """Return the golden outputs in each lower precision of the network that was quantized last."""
         found = {}
-        for precision in self._logits.keys() - {Precision.FP32}:
+        for precision in self._outputs.keys() - {Precision.FP32}:
             outputs = self._engine(precision).infer(images)
             found[precision] = Golden(
                 images, outputs.logits, outputs.cams, GOLDEN_TOLERANCES[precision], outputs.distances
@@ -131,6 +145,10 @@ class PrecisionComparison:
         if precision is Precision.INT8:
             quantize_graph(model, self._quantization)
         return OpenVINOEngine(model, precision)
+
+
+def _share_alike(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return round(float((one == other).mean()), 4)
 
 
 def is_allowed(measured: LowerPrecision) -> bool:

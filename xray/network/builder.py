@@ -221,14 +221,17 @@ def build_network(
     images, scaled = network_input(backbone, input_size, data_format=data_format)
     built = _build_backbone(application, input_size, data_format, backbone_weights)
     if pyramid is None:
-        feature_maps = [built(scaled)]
+        earliest = built(scaled)
+        feature_maps = [earliest]
     else:
         built = _with_layer_output(built, pyramid.layer)
-        coarse, fine = built(scaled)
-        feature_maps = [coarse, _build_pyramid(coarse.shape, fine.shape, pyramid, data_format)([coarse, fine])]
+        coarse, earliest = built(scaled)
+        feature_maps = [coarse, _build_pyramid(coarse.shape, earliest.shape, pyramid, data_format)([coarse, earliest])]
     outputs = CamHead(head, data_format, name="head")(*feature_maps)
     if components is not None:
-        outputs = (*outputs, FeatureDistance(components, data_format, name="distance")(feature_maps[0]))
+        # Beside a finer map the last one becomes sparse: that of most images, and of most pictures of other things,
+        # is zero throughout.
+        outputs = (*outputs, FeatureDistance(components, data_format, name="distance")(earliest))
     return keras.Model(images, outputs, name="bonescreen")
 
 

@@ -24,6 +24,9 @@ _FIELDS_SINCE: dict[int, dict[str, Any]] = {
 """What earlier cards lack, by the version that added it: they allow float32 alone, know plain radiographs, have the CAM
 of the backbone's last feature map, and do not tell how unlike the training images an image is."""
 
+_PRECISION_FIELDS_SINCE_4 = {"pointing_game": None, "fp32_pointing_game": None, "same_scope": None}
+"""What lower precisions on earlier cards lack: there, maps were not compared, and no image was out of scope."""
+
 MAX_LOWER_PRECISION_TOLERANCE = 0.3
 """In logits."""
 
@@ -164,6 +167,11 @@ class LowerPrecision:
         Share of images with the same label at the image threshold, 0 to 1.
     mean_difference, largest_difference : float
         Absolute differences of the logits.
+    pointing_game, fp32_pointing_game : float or None
+        Share of positive images whose map points at the marked finding, in this precision and in float32, 0 to 1, see
+        :mod:`training.evaluate.pointing`; None where no finding is marked.
+    same_scope : float or None
+        Share of images that are in scope by their distance in both or in neither, 0 to 1; None where there is none.
     """
 
     precision: str
@@ -174,6 +182,9 @@ class LowerPrecision:
     same_label: float
     mean_difference: float
     largest_difference: float
+    pointing_game: float | None
+    fp32_pointing_game: float | None
+    same_scope: float | None
 
     def __post_init__(self) -> None:
         """Refuse what is no lower precision, or a tolerance out of range."""
@@ -366,6 +377,10 @@ class Card:
         if isinstance(raw, dict) and raw.get("schema") in range(1, SCHEMA):
             for version, fields in _FIELDS_SINCE.items():
                 raw |= fields if raw["schema"] < version else {}
+            if raw["schema"] < 4 and isinstance(raw.get("precisions"), list):
+                raw["precisions"] = [
+                    each | _PRECISION_FIELDS_SINCE_4 if isinstance(each, dict) else each for each in raw["precisions"]
+                ]
             raw["schema"] = SCHEMA
         if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
             raise PackageError(f"schema version {raw.get('schema')!r} is not known (known: {SCHEMA})")

@@ -63,7 +63,7 @@ class FeatureDistance(keras.layers.Layer):  # type: ignore[misc]
         Parameters
         ----------
         feature_map : tensor, (N, h, w, C) or (N, C, h, w)
-            The backbone's last feature map.
+            The backbone's last feature map, or the one that a finer map begins with.
 
         Returns
         -------

@@ -10,33 +10,30 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tests.xray.network.cam_oracle import HeadWeights, head_forward
+from tests.xray.network.cam_oracle import HeadWeights, attended_forward, head_forward
 from xray.errors import UsageError
 from xray.network.builder import backbone_function, backbone_names, build_network, load_network
 from xray.network.package import ModelPackage
 
 
 class SplitNetwork:
-    """The shipped network, split before its head and run once on the golden images."""
+    """A package's network, split before its head and run once on the golden images."""
 
     def __init__(self, package: ModelPackage) -> None:
         self.network = load_network(package)
         self.head = self.network.get_layer("head")
         self.images = package.golden().images
-        feature_map = keras.Model(self.network.input, self.head.input)(self.images, training=False)
-        with tf.GradientTape() as tape:
-            tape.watch(feature_map)
-            logits, cams = self.head(feature_map)
-        gradient = tape.gradient(logits, feature_map).numpy()
-        self.feature_map: NDArray[Any] = feature_map.numpy()
-        self.logits: NDArray[Any] = logits.numpy()
-        self.cams: NDArray[Any] = cams.numpy()
-        self.grad_cams = np.einsum("nhwc,nc->nhw", self.feature_map, gradient.mean(axis=(1, 2)))
+        maps = keras.Model(self.network.input, self.head.input)(self.images, training=False)
+        self.maps: list[NDArray[Any]] = [each.numpy() for each in (maps if isinstance(maps, list) else [maps])]
+        self.logits, self.cams = (each.numpy() for each in self.head(*self.maps))
 
     def oracle(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         kernels = tuple(kernel.numpy() for kernel in self.head.kernels)
         biases = tuple(bias.numpy() for bias in self.head.biases)
-        return head_forward(self.feature_map, HeadWeights(kernels, biases))  # type: ignore[arg-type]
+        weights = HeadWeights(kernels, biases)  # type: ignore[arg-type]
+        if len(self.maps) == 1:
+            return head_forward(self.maps[0], weights)
+        return attended_forward(*self.maps, self.head.attention_kernel.numpy(), weights)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +41,24 @@ def shipped(shipped_package: ModelPackage) -> SplitNetwork:
     return SplitNetwork(shipped_package)
 
 
-def test_the_shipped_cam_is_h_times_w_grad_cam_before_its_relu(shipped: SplitNetwork) -> None:
-    _, h, w = shipped.cams.shape
-    assert (h, w) == (7, 7)
-    np.testing.assert_allclose(
-        shipped.cams, h * w * shipped.grad_cams, rtol=1e-4, atol=1e-4 * np.abs(shipped.cams).max()
-    )
+def test_without_a_finer_map_the_cam_is_h_times_w_grad_cam_before_its_relu(tiny_package: ModelPackage) -> None:
+    tiny = SplitNetwork(tiny_package)
+    feature_map = tf.constant(tiny.maps[0])
+    with tf.GradientTape() as tape:
+        tape.watch(feature_map)
+        logits, cams = tiny.head(feature_map)
+    gradient = tape.gradient(logits, feature_map).numpy()
+    grad_cams = np.einsum("nhwc,nc->nhw", tiny.maps[0], gradient.mean(axis=(1, 2)))
+    _, h, w = cams.shape
+    assert h * w > 1
+    assert np.abs(grad_cams).max() > 0
+    np.testing.assert_allclose(cams, h * w * grad_cams, rtol=1e-4, atol=1e-4 * float(np.abs(cams).max()))
 
 
-def test_the_shipped_cam_has_both_signs(shipped: SplitNetwork) -> None:
+def test_the_shipped_cam_is_finer_than_the_last_feature_map_and_has_both_signs(shipped: SplitNetwork) -> None:
+    last, finer = shipped.maps
+    assert shipped.cams.shape[1:] == finer.shape[1:3] == (28, 28)
+    assert last.shape[1:3] == (14, 14)
     assert shipped.cams.min() < 0 < shipped.cams.max()
 
 
@@ -68,9 +74,9 @@ def test_the_shipped_head_agrees_with_the_numpy_oracle(shipped: SplitNetwork) ->
 
 
 def test_the_whole_network_gives_what_its_parts_give(shipped: SplitNetwork) -> None:
-    logits, cams = shipped.network(shipped.images, training=False)
-    np.testing.assert_allclose(logits, shipped.logits, atol=1e-5)
-    np.testing.assert_allclose(cams, shipped.cams, atol=1e-4)
+    logits, cams, _ = shipped.network(shipped.images, training=False)
+    np.testing.assert_allclose(logits, shipped.logits, atol=1e-4)
+    np.testing.assert_allclose(cams, shipped.cams, atol=1e-4 * np.abs(shipped.cams).max())
 
 
 def test_head_and_cam_stay_float32_in_a_half_precision_network() -> None:
@@ -93,9 +99,10 @@ def test_a_backbone_channels_first_has_the_same_weights_and_outputs_of_the_same_
 
 def test_the_shipped_weights_give_the_golden_outputs_channels_first_too(shipped_package: ModelPackage) -> None:
     golden = shipped_package.golden()
-    logits, cams = load_network(shipped_package, data_format="channels_first")(golden.images, training=False)
-    np.testing.assert_allclose(logits, golden.logits, atol=1e-4)
-    np.testing.assert_allclose(cams, golden.cams, atol=1e-3)
+    logits, cams, distances = load_network(shipped_package, data_format="channels_first")(golden.images, training=False)
+    np.testing.assert_allclose(logits, golden.logits, atol=1e-3)
+    np.testing.assert_allclose(cams, golden.cams, atol=1e-3 * np.abs(golden.cams).max())
+    np.testing.assert_allclose(distances, golden.distances, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

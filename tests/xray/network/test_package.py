@@ -192,7 +192,7 @@ def test_a_card_that_is_nested_too_deeply_is_refused(copy: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_installed_ones() -> None:
-    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-4"):
+    with pytest.raises(PackageError, match=r"no model package named 'nothing'; installed: .*fracture-5"):
         load_package("nothing")
 
 
