@@ -86,8 +86,8 @@ def grad_cam(activation: NDArray[np.floating], gradient: NDArray[np.floating]) -
     .. math:: \alpha_k = \frac{1}{hw} \sum_{ij} \frac{\partial y}{\partial A_{ijk}}, \qquad
        \mathrm{cam}_{ij} = \sum_k \alpha_k A_{ijk}
 
-    with the logit :math:`y`. At the feature map it is the network's own map divided by :math:`hw`. Negative values
-    lower the logit; the paper's ReLU, which hides them, is applied where the map is drawn.
+    with the logit :math:`y`. At the feature map it is the network's own map divided by :math:`hw`, unless that is of a
+    finer one. Negative values lower the logit; the paper's ReLU, which hides them, is applied where the map is drawn.
 
     Parameters
     ----------
@@ -197,11 +197,17 @@ def explain_images(
         yield ImageExplanation(image, outputs.logit, float(card.probability(outputs.logit)), outputs.cam, explained)
 
 
+def has_fixed_scale(layer: BackboneLayer, card: Card) -> bool:
+    """Tell whether the card's scale applies to Grad-CAM at a layer: where it is the network's own map, divided."""
+    return layer.kind is LayerKind.FEATURE_MAP and card.pyramid is None
+
+
 def grad_cam_scale(layer: BackboneLayer, explanations: Sequence[ImageExplanation], card: Card) -> float:
     """Return the Grad-CAM value that gets the top colour, not negative.
 
-    At the feature map it is the card's fixed scale, as in screening. Other layers have no fixed scale: there it is the
-    largest value over the given images, so that these can be compared with one another.
+    At the feature map it is the card's fixed scale, as in screening, unless the network's own map is a finer one. Other
+    layers have no fixed scale: there it is the largest value over the given images, so that these can be compared with
+    one another.
 
     Parameters
     ----------
@@ -212,7 +218,7 @@ def grad_cam_scale(layer: BackboneLayer, explanations: Sequence[ImageExplanation
     card : Card
         For its ``heat_map_scale``.
     """
-    if layer.kind is LayerKind.FEATURE_MAP:
+    if has_fixed_scale(layer, card):
         return card.heat_map_scale / (layer.height * layer.width)
     maxima = [each.grad_cam.max() for one in explanations for each in one.layers if each.layer == layer]
     return max(0.0, float(np.max(maxima)))

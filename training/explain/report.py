@@ -11,12 +11,12 @@ from typing import Any
 from PIL import Image
 
 from training.explain.drawing import deletion_insertion_figure, draw_layer, draw_map_rows, randomisation_figure
-from training.explain.grad_cam import ImageExplanation, LayerExplanation, grad_cam_scale
-from training.explain.layers import LayerKind
+from training.explain.grad_cam import ImageExplanation, LayerExplanation, grad_cam_scale, has_fixed_scale
 from training.explain.map_check import MapCheck
 from training.progress import Progress
 from training.report_page import encode_image, figure_png, render_page, write_report
 from xray.images.preprocessing import Preprocessing
+from xray.network.card import Card
 from xray.network.package import ModelPackage
 from xray.thresholds import label_of
 from xray.vocabulary import RESEARCH_NOTICE
@@ -84,11 +84,11 @@ def layer_title(explained: LayerExplanation) -> str:
     return f"{explained.layer.name}, {explained.layer.kind}, {explained.layer.shape}"
 
 
-def scale_text(explained: LayerExplanation) -> str:
+def scale_text(explained: LayerExplanation, card: Card) -> str:
     """Describe the scales of Grad-CAM and of the channels in a picture."""
     cam = (
         "Grad-CAM is on the model's fixed scale"
-        if explained.layer.kind is LayerKind.FEATURE_MAP
+        if has_fixed_scale(explained.layer, card)
         else "The Grad-CAM scale ends at the largest value over the images of this report: compare images, not layers"
     )
     return (
@@ -187,7 +187,7 @@ def report_page(report: ExplainReport, pictures: Mapping[str, bytes]) -> str:
             "layers": [
                 {
                     "title": layer_title(explained),
-                    "scales": scale_text(explained),
+                    "scales": scale_text(explained, report.package.card),
                     "picture": _webp(pictures[picture_file(number, explanation, explained)]),
                 }
                 for explained in explanation.layers
@@ -229,7 +229,7 @@ def _layer_pictures(report: ExplainReport, progress: Progress) -> dict[str, byte
             scale = grad_cam_scale(explained.layer, report.explanations, card)
             caption = [
                 f"{explanation.image.name}: {prediction_text(explanation, report)}",
-                f"{layer_title(explained)} of {card.name} {card.version}. {scale_text(explained)}",
+                f"{layer_title(explained)} of {card.name} {card.version}. {scale_text(explained, card)}",
                 RESEARCH_NOTICE,
             ]
             drawn = draw_layer(explanation.image, explained.grad_cam, scale, explained.channels, preprocessing, caption)

@@ -28,7 +28,9 @@ MAX_AUROC_LOSS = 0.005
 
 GOLDEN_TOLERANCES = {Precision.BF16: 0.25, Precision.INT8: 0.1}
 """In logits. Measured on the golden images of fracture-4: bfloat16 by AVX-512's instructions, emulated, and by
-TensorFlow differ by up to 0.11, INT8 on CPUs with VNNI not at all, INT8 where products of 8 bits overflow by 1.03."""
+TensorFlow differ by up to 0.11, INT8 on CPUs with VNNI not at all, INT8 where products of 8 bits overflow by 1.03. On
+those of fracture-5, bfloat16 by AVX-512's instructions and by TensorFlow differ by 0.17, and the CAMs of half of them
+by at most 0.14 of their mean; of a CAM that is transposed or mirrored it is over 0.7."""
 
 
 class PrecisionComparison:

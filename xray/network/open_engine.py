@@ -101,7 +101,8 @@ def check_golden(package: ModelPackage, engine: Engine) -> None:
     """
     golden = package.golden(engine.precision)
     try:
-        engine.infer(golden.images).check_agrees(golden.inference, golden.tolerance)
+        rounded = engine.precision is not Precision.FP32
+        engine.infer(golden.images).check_agrees(golden.inference, golden.tolerance, rounded=rounded)
     except PackageError as error:
         raise PackageError(
             f"{package.path}: engine {engine.name} does not give the golden outputs in {engine.precision}: {error}"

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tests.tiny import CARD, FINER_MAP, HEAD, SIZE, random_weight, some_images
-from training.explain.grad_cam import GradCam
+from training.explain.grad_cam import GradCam, has_fixed_scale
 from training.explain.layers import drawable_layers
 from training.explain.randomisation import network_stages, random_network
 from xray.network.builder import build_from_card, build_network
@@ -51,3 +51,9 @@ def test_a_random_network_has_the_stages_of_the_network_that_the_card_describes(
     ]
     assert shapes[0] == shapes[1]
     assert sum(map(len, shapes[0].values())) == len(build_from_card(card).weights)
+
+
+def test_the_scale_of_a_finer_map_is_not_that_of_grad_cam_at_the_last_feature_map() -> None:
+    last = drawable_layers(network())[-1]
+    assert has_fixed_scale(last, CARD)
+    assert not has_fixed_scale(last, replace(CARD, pyramid=FINER_MAP))

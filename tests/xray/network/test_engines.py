@@ -21,6 +21,7 @@ from xray.errors import PackageError, StorageOutage, UsageError
 from xray.network.open_engine import open_engine, require_engine
 from xray.network.openvino_graph import check_graph, derive_graph
 from xray.network.package import ModelPackage, load_package, write_package
+from xray.vocabulary import Precision
 
 ROOT = Path(__file__).parents[3]
 
@@ -116,6 +117,19 @@ def test_engines_agree_on_the_shipped_package_to_a_thousandth_in_probability(
     probability = shipped_package.card.probability
     np.testing.assert_allclose(probability(one.logits), probability(other.logits), atol=1e-3)
     assert np.abs(one.cams - other.cams).max() < 1e-3 * np.abs(other.cams).max()
+
+
+def test_two_implementations_of_bfloat16_agree_on_the_golden_outputs_of_the_shipped_package(
+    shipped_package: ModelPackage, graph_cache: Path
+) -> None:
+    golden = shipped_package.golden(Precision.BF16)
+    # Opened by its check of the golden outputs, which Intel's instructions wrote.
+    found = open_engine(shipped_package, "keras", graph_cache, Precision.BF16).infer(golden.images)
+    assert not np.array_equal(found.logits, golden.logits)
+    for wrong in (golden.cams.transpose(0, 2, 1), golden.cams[:, ::-1], golden.cams[::-1]):
+        mistaken = dataclasses.replace(golden.inference, cams=np.ascontiguousarray(wrong))
+        with pytest.raises(PackageError, match="cams differ"):
+            mistaken.check_agrees(golden.inference, golden.tolerance, rounded=True)
 
 
 def test_a_graph_is_derived_once_and_then_taken_from_the_cache(tiny_package: ModelPackage, tmp_path: Path) -> None:
