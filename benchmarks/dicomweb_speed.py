@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
+
 from tests.dicomweb import write_access
 from tests.orthanc import Orthanc
 from tests.radiographs import radiograph
@@ -43,7 +45,6 @@ def main() -> None:
         orthanc.start()
         try:
             orthanc.upload(files)
-            # Of two files with one SOP Instance UID, Orthanc has kept the first.
             print(f"{len(files)} files, {orthanc.instances()} instances")
             _compare(folder, orthanc, chosen.rounds)
         finally:
@@ -55,8 +56,13 @@ def _write_files(folder: Path, data: Path, images: int, dicom: Path | None) -> l
     pictures = [file for file in sorted(data.rglob("*")) if file.suffix.lower() in PICTURES][:images]
     for number, picture in enumerate(pictures, 1):
         (folder / f"{number:05}.dcm").write_bytes(radiograph(picture, number))
+    known = set()
     for file in sorted(dicom.iterdir()) if dicom else ():
-        shutil.copy(file, folder / file.name)
+        # Of files with one SOP Instance UID, Orthanc keeps the first, and a folder would have another study.
+        instance = dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+        if instance not in known:
+            known.add(instance)
+            shutil.copy(file, folder / file.name)
     return sorted(folder.iterdir())
 
 

@@ -80,11 +80,13 @@ class _Failed(Exception):
         What the service did: ``answers HTTP 500``.
     again : bool
         Whether it may be different the next time.
+    foreign : bool
+        Whether something else than a DICOMweb service may have answered, as at a wrong path.
     """
 
-    def __init__(self, reason: Reason, text: str, *, again: bool = True) -> None:
+    def __init__(self, reason: Reason, text: str, *, again: bool = True, foreign: bool = False) -> None:
         super().__init__(text)
-        self.reason, self.text, self.again = reason, text, again
+        self.reason, self.text, self.again, self.foreign = reason, text, again, foreign
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ def require_service(service: DicomWebService) -> None:
         found = _ask_json(service, "studies", [("limit", "1")], deadline)
     except _Failed as failed:
         text = "is no DICOMweb service (HTTP 404): check its path" if failed.reason is Reason.VANISHED else failed.text
-        raise ArchiveOutage(f"the archive at {service} {text}") from None
+        hint = ": is it the URL of a DICOMweb service? check its path" if failed.foreign else ""
+        raise ArchiveOutage(f"the archive at {service} {text}{hint}") from None
     if not found:
         raise ArchiveOutage(f"the archive at {service} holds no study that this user may see")
 
@@ -241,7 +244,7 @@ def _ask_json(
     # Some services send a single object without the array.
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise _Failed(Reason.UNREADABLE, "sent no DICOM JSON")
+        raise _Failed(Reason.UNREADABLE, "sent no DICOM JSON", foreign=True)
     return found
 
 
@@ -318,7 +321,8 @@ def _check(service: DicomWebService, status: int) -> None:
         raise _Failed(Reason.VANISHED, "", again=False)
     if status == 403:
         raise _Failed(Reason.UNREADABLE, "does not let this user read it (HTTP 403)")
-    raise _Failed(Reason.UNREADABLE, f"answers HTTP {status}")
+    # Orthanc answers 400 above its DICOMweb path.
+    raise _Failed(Reason.UNREADABLE, f"answers HTTP {status}", foreign=status == 400)
 
 
 def _wait_for_turn(service: DicomWebService, until: float) -> float:

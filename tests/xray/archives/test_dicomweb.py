@@ -80,7 +80,7 @@ def test_what_befalls_the_whole_service_is_an_outage_that_says_what_to_do(
         (status(500), "HTTP 500"),
         (status(502), "HTTP 502"),
         (cut(), "broke the connection"),
-        (content_type(), "sent no DICOM JSON"),
+        (content_type(), "sent no DICOM JSON: .*check its path"),
         (status(429, retry_after=60), "busy: it asks for a pause of (59|60) s"),
     ]
     for fault, said in faults:
@@ -127,6 +127,12 @@ def test_a_wrong_password_is_an_outage_until_the_file_has_the_right_one(
 def test_a_service_that_holds_nothing_is_an_outage(orthanc: Orthanc, faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
     with pytest.raises(ArchiveOutage, match="no study that this user may see"):
         require_root(service_of(faulty_proxy, tmp_path))
+
+
+def test_a_url_without_the_path_of_dicomweb_is_told_to_check_it(orthanc: Orthanc, tmp_path: Path) -> None:
+    above = parse_service(f"dicomweb+{orthanc.url}", write_access(tmp_path, orthanc.url))
+    with pytest.raises(ArchiveOutage, match=r"HTTP 400: .*check its path"):
+        require_root(above)
 
 
 @pytest.mark.parametrize(
