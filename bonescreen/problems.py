@@ -144,7 +144,10 @@ def read_system_state(settings: Settings, database: Database, runs: Sequence[Run
 def find_problems(state: SystemState) -> list[Problem]:
     """List the problems, causes before their consequences."""
     found = [
-        Problem(f"The archive {name} {fault}.", "Mount or connect it again; the run then continues by itself.")
+        Problem(
+            f"The archive {name} {fault}.",
+            "Mount it again, or see that its service answers; the run then continues by itself.",
+        )
         for name, fault in state.archives.items()
     ]
     if state.database is not None:
