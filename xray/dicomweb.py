@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 from xray.errors import ArchiveOutage, UsageError
 
 if TYPE_CHECKING:
-    from dicomweb_client import DICOMwebClient
     from requests import PreparedRequest, Session
 
 PREFIX = "dicomweb+"
@@ -79,18 +78,6 @@ class DicomWebService:
         except UsageError as error:
             # It was right when the process started, so that it may soon be right again.
             raise ArchiveOutage(str(error)) from error
-
-    def client(self) -> "DICOMwebClient":
-        """Return a client of the library dicomweb-client on `session`.
-
-        Raises
-        ------
-        ArchiveOutage
-            As `session`.
-        """
-        from dicomweb_client import DICOMwebClient
-
-        return DICOMwebClient(self.url, self.session(), timeout=(CONNECT_SECONDS, self.patience))
 
 
 @dataclass(frozen=True)

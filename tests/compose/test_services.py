@@ -23,6 +23,7 @@ from tests.compose.stand_ins import Machine, postgres_image
 from tests.debian_packages import require_packages
 from tests.orthanc import ask, authorization
 from tests.radiographs import radiograph, study_uid
+from xray.archives.dicomweb import search
 from xray.network.package import ModelPackage
 from xray.settings import read_settings
 
@@ -122,7 +123,7 @@ def test_orthanc_receives_images_and_what_reads_archives_finds_them_there(
             # Where the file of the credentials says that the password is.
             patch.setenv("ORTHANC_PASSWORD", machine.environ(service)["ORTHANC_PASSWORD"])
             archives = read_settings(machine.environ(service)).archives
-            studies = archives["orthanc"].client().search_for_studies()
+            studies = search(archives["orthanc"], "studies")
         assert [study["0020000D"]["Value"] for study in studies] == [[study_uid(1)]], name
     port = machine.ports["orthanc"]
     for headers in ({}, authorization(""), authorization(ORTHANC_PASSWORD, "orthanc")):

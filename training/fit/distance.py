@@ -67,7 +67,7 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.bool_], compo
 
 def update_distance(learner: Learner, inputs: TrainingInputs, train: NDArray[np.intp], progress: Progress) -> None:
     """Fit the distance of a trained network to its n training images without augmentation, and round it as stored."""
-    model = learner.distance_features_model()
+    model = learner.pooling_model()
     forward = compile_forward(model, BATCH)
     pooled = np.empty((len(train), model.output_shape[-1]), np.float32)
     with progress.bar("features of the training images", len(train)) as advance:

@@ -106,14 +106,12 @@ class Learner:
         return keras.Model(images, features, name="frozen")
 
     def pooling_model(self) -> keras.Model:
-        """Return the rest of the backbone with pooling: the frozen layers' features to pooled features ``(N, C)``."""
-        features = keras.Input(self._trainable_part.input_shape[1:])
-        return keras.Model(features, _pool(self._feature_maps(features)[0]), name="pooling")
+        """Return the rest of the backbone with pooling: the frozen layers' features to pooled features ``(N, C)``.
 
-    def distance_features_model(self) -> keras.Model:
-        """Return the frozen layers' features to those that the distance compares ``(N, C)``: of the earliest map."""
+        They are of the last map or, with a finer map, of the one that it begins with, which the distance compares.
+        """
         features = keras.Input(self._trainable_part.input_shape[1:])
-        return keras.Model(features, _pool(self._feature_maps(features)[-1]), name="distance_features")
+        return keras.Model(features, _pool(self._feature_maps(features)[-1]), name="pooling")
 
     def classifier(self, stage: Stage) -> keras.Model:
         """Return the model that a stage trains, with its layers frozen or unfrozen.
