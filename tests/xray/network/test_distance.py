@@ -11,11 +11,15 @@ import pytest
 
 from tests.tiny import some_images, stored_weights
 from tests.xray.network.distance_oracle import distance_of
+from training.evaluate.scope import drawn_pictures
 from xray.errors import PackageError
+from xray.images.decode import open_image
+from xray.images.preprocessing import Preprocessing, load
 from xray.network.builder import load_network
 from xray.network.card import Card
 from xray.network.open_engine import open_engine
 from xray.network.package import ModelPackage, file_sha256, load_package, write_package
+from xray.thresholds import is_unlike
 
 
 def test_both_layouts_give_the_distance_of_the_pooled_features(tiny_package: ModelPackage) -> None:
@@ -98,3 +102,22 @@ def _pinned_again(path: Path, name: str) -> ModelPackage:
     raw["files"][name] = file_sha256(path / name)
     (path / "card.json").write_text(json.dumps(raw))
     return load_package(path)
+
+
+def test_the_shipped_model_has_radiographs_in_scope_and_drawn_pictures_not(
+    shipped_package: ModelPackage, graph_cache: Path
+) -> None:
+    card = shipped_package.card
+    engine = open_engine(shipped_package, "openvino", graph_cache)
+    preprocessing = Preprocessing.from_id(card.preprocessing)
+    examples = sorted((Path(__file__).parents[3] / "examples/archive").rglob("*positive/*.jpg"))
+    assert len(examples) == 8
+    radiographs = np.stack([load(open_image(example.read_bytes()), preprocessing) for example in examples])
+    found = engine.infer(radiographs).distances
+    assert found is not None
+    assert not any(is_unlike(float(distance), card.distance_threshold) for distance in found)
+    for kind, pictures in drawn_pictures(card.input_size).items():
+        if kind != "shapes":
+            unlike = engine.infer(pictures[:4]).distances
+            assert unlike is not None
+            assert all(is_unlike(float(distance), card.distance_threshold) for distance in unlike), kind
