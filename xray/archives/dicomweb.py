@@ -6,6 +6,7 @@ URL of a study: it names the patient's study, and errors are logged.
 """
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,11 +83,15 @@ class _Failed(Exception):
         Whether it may be different the next time.
     foreign : bool
         Whether something else than a DICOMweb service may have answered, as at a wrong path.
+    refused : bool
+        Whether the connection was broken, as some services do to a client without a certificate.
     """
 
-    def __init__(self, reason: Reason, text: str, *, again: bool = True, foreign: bool = False) -> None:
+    def __init__(
+        self, reason: Reason, text: str, *, again: bool = True, foreign: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(text)
-        self.reason, self.text, self.again, self.foreign = reason, text, again, foreign
+        self.reason, self.text, self.again, self.foreign, self.refused = reason, text, again, foreign, refused
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,10 @@ def require_service(service: DicomWebService) -> None:
     except _Failed as failed:
         text = "is no DICOMweb service (HTTP 404): check its path" if failed.reason is Reason.VANISHED else failed.text
         hint = ": is it the URL of a DICOMweb service? check its path" if failed.foreign else ""
+        if failed.refused and service.url.startswith("https:") and not service.session().cert:
+            hint = (
+                "; if it wants a client's certificate, name it as certificate_file in the file of BONESCREEN_DICOMWEB"
+            )
         raise ArchiveOutage(f"the archive at {service} {text}{hint}") from None
     if not found:
         raise ArchiveOutage(f"the archive at {service} holds no study that this user may see")
@@ -362,7 +371,8 @@ def _outages(service: DicomWebService) -> Iterator[None]:
         # Without the library's text and its chain, which have the URL.
         causes = list(_causes(error))
         why = next(filter(None, map(_reason, causes)), type(error).__name__)
-        if isinstance(error, SSLError):
+        # A connection that ends without a word says nothing of certificates.
+        if isinstance(error, SSLError) and not any(isinstance(cause, ssl.SSLEOFError) for cause in causes):
             raise ArchiveOutage(
                 f"the archive at {service} and this host do not trust each other ({why}): check its certificate, and "
                 "ca_file and certificate_file in the file of BONESCREEN_DICOMWEB (docs/dicomweb.md)"
@@ -371,7 +381,7 @@ def _outages(service: DicomWebService) -> Iterator[None]:
             raise ArchiveOutage(f"the archive at {service} does not answer: {why}") from None
         late = any(isinstance(cause, TimeoutError) for cause in causes)
         text = "sent nothing for too long" if late else f"broke the connection: {why}"
-        raise _Failed(Reason.UNREADABLE, text) from None
+        raise _Failed(Reason.UNREADABLE, text, refused=not late) from None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -59,15 +59,14 @@ def root(tmp_path: Path) -> Path:
 def test_a_folder_that_is_swapped_with_a_link_to_the_outside_gives_no_byte_from_there(root: Path, image: str) -> None:
     read: Counter[bytes] = Counter()
     with swapping(root / "clinic", root / "elsewhere"):
-        while read.total() < READS:
+        # How often the folder is there when it is looked for depends on the machine.
+        while read.total() < READS or not read[b"inside"] or not read[b""]:
             try:
                 read[read_image_file(root, f"clinic/study/{image}")] += 1
                 with open_image(root, f"clinic/study/{image}") as stream:
                     read[stream.read()] += 1
             except FileFault:
                 read[b""] += 1
-    assert read[b"inside"] > READS / 100
-    assert read[b""] > 0
     assert read[b"secret"] == 0
 
 
