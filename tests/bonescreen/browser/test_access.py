@@ -3,14 +3,18 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from bonescreen.pages.users import add_user
+from bonescreen.pages.users import add_user, remove_user
 from tests.awaiting import PATIENCE
+from tests.bonescreen.browser.screened_pages import DESKTOP, serve
 from tests.bonescreen.page_server import PASSWORD, USER, PageServer, page_server
+from tests.bonescreen.screened_archive import screen
 from tests.ledgers import screened
+from xray.network.package import ModelPackage
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +27,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
 
 
 @pytest.fixture
-def page(server: PageServer) -> Iterator[Page]:
+def page(browser: Browser, server: PageServer) -> Iterator[Page]:
     """A browser's page of somebody who is not signed in."""
-    with sync_playwright() as playwright:
-        # Debian's own, whose sandbox does not start as root.
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page(base_url=f"http://localhost:{server.port}")
-        page.set_default_timeout(10_000 * PATIENCE)
-        yield page
-        browser.close()
+    with browser.new_context(base_url=f"http://localhost:{server.port}") as context:
+        context.set_default_timeout(10_000 * PATIENCE)
+        yield context.new_page()
 
 
 def sign_in(page: Page) -> None:
@@ -98,3 +98,25 @@ def test_signing_out_leads_back_to_sign_in(page: Page) -> None:
     expect(page.get_by_label("Password")).to_be_visible()
     page.goto("/runs/1")
     expect(page.get_by_label("Password")).to_be_visible()
+
+
+def test_a_page_left_open_leads_to_where_to_sign_in_once_its_person_may_no_longer_see_it(
+    browser: Browser, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    screen(home, tmp_path / "clinic", tiny_package).close()
+    add_user(home, "ada", "a long password")
+    with serve(home, tiny_package) as url:
+        context = browser.new_context(base_url=url, viewport=DESKTOP)
+        page = context.new_page()
+        page.goto("/runs/1?body_part=WRIST")
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("a long password")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#count")).to_contain_text("3 studies")
+        page.wait_for_load_state()
+        remove_user(home, "ada")
+        page.get_by_label("Body part").select_option("HAND")
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert page.get_by_text("WRIST").count() == 0
+        context.close()
