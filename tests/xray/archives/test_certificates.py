@@ -88,12 +88,12 @@ def test_a_service_that_wants_a_clients_certificate_gets_it(
 
 def test_a_connection_that_ends_in_the_handshake_is_broken_and_says_nothing_of_trust(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=hang_up, args=[server], daemon=True).start()
+        threading.Thread(target=end_without_a_word, args=[server], daemon=True).start()
         with pytest.raises(ArchiveOutage, match=r"broke the connection.*wants a client's certificate"):
             ask(f"https://localhost:{server.getsockname()[1]}/dicom-web", tmp_path / "own.toml")
 
 
-def hang_up(server: socket.socket) -> None:
+def end_without_a_word(server: socket.socket) -> None:
     """End one connection after its first bytes, without a word."""
     connection, _ = server.accept()
     with connection:
