@@ -166,9 +166,16 @@ def _searched_ranges(database: Database, scan: Scan) -> Iterator[tuple[int, int]
     if sum(blocks.values()) == found:
         return
     for block in blocks:
-        end = (block + 1) * BLOCK_IDS
-        for first in range(block * BLOCK_IDS, end, MERGE_ROWS):
-            yield first, min(first + MERGE_ROWS, end) - 1
+        # Other archives may have most of a block's ids.
+        ends = select(func.min(images.c.id), func.max(images.c.id)).where(
+            images.c.id.between(block * BLOCK_IDS, (block + 1) * BLOCK_IDS - 1),
+            images.c.archive_id + 0 == scan.archive_id,
+            images.c.current,
+        )
+        with database.read() as connection:
+            lowest, highest = connection.execute(ends).one()
+        for first in range(lowest, highest + 1, MERGE_ROWS):
+            yield first, min(first + MERGE_ROWS - 1, highest)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def postgres_server(runtime: Path) -> Iterator["PostgresServer"]:
 
         # It gives a start ten seconds.
         patch.setattr(postgres_server, "pg_ctl", partial(_with_longer_timeout, postgres_server.pg_ctl))
+        # Tests kill the server, never the kernel, which has what the server wrote.
+        patch.setattr(postgres_server, "initdb", partial(_without_fsync, postgres_server.initdb))
         server = get_server(Path(folder) / "postgres")
         try:
             yield server
@@ -105,6 +107,10 @@ def _with_longer_timeout(
     pg_ctl: Callable[..., str], *arguments: Any, timeout: float | None = None, **named: Any
 ) -> str:
     return pg_ctl(*arguments, timeout=timeout and timeout * PATIENCE, **named)
+
+
+def _without_fsync(initdb: Callable[..., str], arguments: list[str], **named: Any) -> str:
+    return initdb([*arguments, "--no-sync", "--set=fsync=off"], **named)
 
 
 @pytest.fixture
