@@ -28,7 +28,7 @@ from benchmarks.worklist import OTHER_RUN, RUN, filters
 from bonescreen.bench.machine import describe_machine
 from db.run_queries import run_summary
 from db.session import Database
-from db.worklist import WorklistFilter
+from db.worklist_search import WorklistFilter
 
 START_SECONDS = 60.0
 WARM_UP = 200

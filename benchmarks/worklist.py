@@ -27,7 +27,8 @@ from db.counts import BLOCK_IDS
 from db.reviews import add_review, agreement, reviews_of
 from db.session import Database
 from db.tables import study_results
-from db.worklist import WorklistFilter, count_worklist, neighbours, study_by_id, worklist
+from db.worklist import count_worklist, neighbours, study_by_id, worklist
+from db.worklist_search import WorklistFilter
 from xray.vocabulary import Decision, Label, StudyStatus
 
 RUN, WAITING_RUN, OTHER_RUN = 1, 2, 3

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from db.queries import Study, find_runs, find_study
 from db.session import Database
-from db.worklist import WorklistFilter, WorklistRow, study_by_id, worklist
+from db.worklist import WorklistRow, study_by_id, worklist
+from db.worklist_search import WorklistFilter
 from xray.errors import UsageError
 
 PAGE = 100

@@ -20,7 +20,8 @@ from db.reviews import NOTE_CHARACTERS, REVIEWER_CHARACTERS, add_review, agreeme
 from db.reviews import Review as StoredReview
 from db.run_queries import RunState, RunSummary, list_runs
 from db.session import Database
-from db.worklist import WorklistFilter, study_by_id, worklist
+from db.worklist import study_by_id, worklist
+from db.worklist_search import WorklistFilter
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, Decision, ImageState, Label, StudyStatus
 

@@ -11,7 +11,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from bonescreen.pages.dependencies import Run
-from db.worklist import WorklistFilter
+from db.worklist_search import WorklistFilter
 from xray.errors import UsageError
 from xray.vocabulary import Label, StudyStatus
 

@@ -28,7 +28,7 @@ from db.report_queries import count_scores
 from db.reviews import NOTE_CHARACTERS, agreement
 from db.run_queries import RunSummary
 from db.session import Database
-from db.worklist import WorklistFilter
+from db.worklist_search import WorklistFilter
 from xray.archive_root import Root
 from xray.errors import ArchiveOutage
 from xray.printable import escape_unprintable

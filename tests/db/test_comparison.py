@@ -8,7 +8,8 @@ import pytest
 
 from db.comparison import ComparedStudy, LabelCounts, compare_runs, count_labels, score_pairs
 from db.session import Database
-from db.worklist import WorklistFilter, worklist
+from db.worklist import worklist
+from db.worklist_search import WorklistFilter
 from tests.ledgers import fill
 from tests.seeding import MODEL
 from xray.errors import UsageError

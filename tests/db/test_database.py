@@ -18,7 +18,8 @@ from db.migrate import check, upgrade
 from db.recovery import recover_expired
 from db.session import Database
 from db.tables import images, metadata, studies
-from db.worklist import WorklistFilter, worklist
+from db.worklist import worklist
+from db.worklist_search import WorklistFilter
 from tests.archives import as_plain_user, folder_for_others
 from tests.seeding import found_file, found_files, scan
 from xray.errors import DatabaseOutage, UsageError

@@ -26,7 +26,8 @@ from db.sqlite_file import erase_deleted, sqlite_path
 from db.store import ImageOutcome, predicted_contents
 from db.tables import batches, contents, metadata, outcomes, predictions
 from db.tables import scans as scans_table
-from db.worklist import WorklistFilter, worklist
+from db.worklist import worklist
+from db.worklist_search import WorklistFilter
 from tests.awaiting import PATIENCE
 from tests.ledgers import fill
 from tests.recount import kept_counts, recount

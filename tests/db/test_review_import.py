@@ -7,7 +7,8 @@ import pytest
 from db.review_import import Decided, add_reviews, find_by_keys
 from db.reviews import add_review, stream_reviews
 from db.session import Database
-from db.worklist import WorklistFilter, worklist
+from db.worklist import worklist
+from db.worklist_search import WorklistFilter
 from tests.ledgers import NEGATIVE, POSITIVE, fill
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus

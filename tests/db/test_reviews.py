@@ -15,7 +15,8 @@ from db.reviews import (
     stream_reviews,
 )
 from db.session import Database
-from db.worklist import WorklistFilter, worklist
+from db.worklist import worklist
+from db.worklist_search import WorklistFilter
 from tests.ledgers import INCOMPLETE, NEGATIVE, NOT_ASSESSABLE, OUT_OF_SCOPE, POSITIVE, fill
 from xray.errors import UsageError
 from xray.vocabulary import Decision, Label, StudyStatus

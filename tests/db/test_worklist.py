@@ -19,7 +19,8 @@ from db.runs import open_run, register_archive, register_model
 from db.session import Database
 from db.store import ImageOutcome
 from db.tables import reviews, study_results
-from db.worklist import WorklistFilter, WorklistPage, count_worklist, neighbours, study_by_id, worklist
+from db.worklist import WorklistPage, count_worklist, neighbours, study_by_id, worklist
+from db.worklist_search import WorklistFilter
 from tests.conftest import new_postgres_database
 from tests.ledgers import fill
 from tests.seeding import MODEL, finish_batches, found_files, scored
