@@ -174,8 +174,10 @@ def _searched_ranges(database: Database, scan: Scan) -> Iterator[tuple[int, int]
         )
         with database.read() as connection:
             lowest, highest = connection.execute(ends).one()
-        for first in range(lowest, highest + 1, MERGE_ROWS):
-            yield first, min(first + MERGE_ROWS - 1, highest)
+        # None if they were forgotten meanwhile.
+        if lowest is not None:
+            for first in range(lowest, highest + 1, MERGE_ROWS):
+                yield first, min(first + MERGE_ROWS - 1, highest)
 
 
 @dataclass(frozen=True)
