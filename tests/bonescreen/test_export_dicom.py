@@ -184,6 +184,14 @@ def test_a_number_that_names_a_run_and_a_study_is_asked_about(
     assert bonescreen("export", "dicom", "-o", tmp_path / "out").code == 2
 
 
+def test_a_number_that_names_neither_a_run_nor_a_study_is_said_to(
+    bonescreen: Bonescreen, two_images: int, tmp_path: Path
+) -> None:
+    done = bonescreen("export", "dicom", "99", "-o", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert "there is no run 99, and no study whose name ends with it; see: bonescreen runs" in done.err
+
+
 def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     script = "import sys; sys.modules['highdicom'] = None\nfrom bonescreen.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", script, "export", "dicom", "s", "-o", str(tmp_path / "out")]
