@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from tests.bonescreen.conftest import Bonescreen, DicomClinic
 from tests.bonescreen.dicom_objects import MARK, objects
 from tests.dicom_clinic import STUDY, Screened, hand
+from xray.images.preprocessing import Preprocessing
 from xray.network.heatmap import blend
 
 
@@ -56,3 +57,19 @@ def test_the_mark_is_legible_on_an_image_of_any_size(
     columns = np.flatnonzero(yellow.any(axis=0))
     assert columns[-1] - columns[0] > 0.8 * picture.shape[1]
     assert np.flatnonzero(yellow.any(axis=1)).size >= 15
+
+
+def test_a_models_name_is_drawn_as_escape_sequences_where_the_font_lacks_characters() -> None:
+    from bonescreen.exports.dicom.heat_map_image import draw_picture
+
+    drawn = [
+        draw_picture(
+            np.zeros((64, 64), np.uint8),
+            np.ones((2, 2)),
+            preprocessing=Preprocessing(64, "pad"),
+            scale=1.0,
+            caption=[name],
+        )
+        for name in ("H\u00fcfte 1", "H\\xfcfte 1")
+    ]
+    assert np.array_equal(*drawn)
