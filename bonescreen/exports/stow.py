@@ -35,6 +35,9 @@ REASONS = {
 }
 """What services say of an object that they refuse (PS3.18 table 10.5.3-1, PS3.4 annex B.2.3)."""
 
+ALREADY_STORED = frozenset({0x0111, 0xB00E})
+"""What services say of an object that they have: *duplicate SOP instance* (PS3.7 annex C), or Microsoft's own code."""
+
 WARNINGS = {
     0xB000: "it has changed elements of it",
     0xB006: "it has left out elements of it",
@@ -83,6 +86,9 @@ def store(service: DicomWebService, sop_instance: str, data: bytes, say: Callabl
     items = _answer(response)
     for item in items.get(_FAILED, []):
         if _text(item, _INSTANCE) in (sop_instance, ""):
+            if _number(item, _REASON) in ALREADY_STORED:
+                # With this UID it can only be the same object.
+                return None
             raise Refused(_reason(item, _REASON, REASONS))
     if not 200 <= response.status_code < 300:
         raise Refused(f"{_STATUSES.get(response.status_code, 'an error')} (HTTP {response.status_code})")
@@ -166,9 +172,13 @@ def _text(item: dict[str, Any], tag: str) -> str:
     return str(values[0]) if isinstance(values, list) and values else ""
 
 
-def _reason(item: dict[str, Any], tag: str, known: dict[int, str]) -> str:
+def _number(item: dict[str, Any], tag: str) -> int:
     text = _text(item, tag)
-    code = int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _reason(item: dict[str, Any], tag: str, known: dict[int, str]) -> str:
+    code = _number(item, tag)
     # Of the codes A9xx and Cxxx, the last digits are the service's own.
     words = known.get(code) or known.get(code & 0xFF00) or known.get(code & 0xF000) or "it does not say why"
     return f"{words} ({code:04X})"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from tests.bonescreen.conftest import Bonescreen, DicomClinic
 from tests.bonescreen.dicom_objects import MARK, objects
@@ -48,6 +49,44 @@ def test_a_window_that_does_not_fit_the_pixels_is_not_asked_of_a_viewer(
     dicom_clinic({"one.dcm": Screened(hand(), 0.9, detail=str(Repair.WINDOW))})
     bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
     assert "SoftcopyVOILUTSequence" not in objects(tmp_path / "out", "outline")[0]
+
+
+def test_a_lookup_table_maps_the_same_values_with_as_many_bits(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    luts = {}
+    for kind in ("ModalityLUTSequence", "VOILUTSequence"):
+        luts[kind] = Dataset()
+        luts[kind].add_new("LUTDescriptor", "SS", [4096, -2048, 12])
+        luts[kind].add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
+    luts["ModalityLUTSequence"].ModalityLUTType = "OD"
+    pixels = phantom().astype(np.int16) - 2000
+    sequences = {kind: [lut] for kind, lut in luts.items()}
+    dicom_clinic({"one.dcm": Screened(hand(pixels=pixels, BitsStored=16, **sequences), 0.9)})
+    assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
+    (state,) = objects(tmp_path / "out", "outline")
+    assert list(state.ModalityLUTSequence[0].LUTDescriptor) == [4096, -2048, 12]
+    assert state.ModalityLUTSequence[0].LUTData == luts["ModalityLUTSequence"].LUTData
+    # The brightest entry of the other is white, whatever its descriptor says.
+    (voi,) = state.SoftcopyVOILUTSequence[0].VOILUTSequence
+    assert list(voi.LUTDescriptor) == [4096, -2048, 16]
+    assert np.frombuffer(voi.LUTData, "<u2").max() == 65535
+
+
+def test_a_lookup_table_of_packed_entries_is_read_as_it_is_for_screening(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    lut = Dataset()
+    lut.LUTDescriptor = [256, 0, 8]
+    lut.add_new("LUTData", "OW", np.arange(256, dtype=np.uint8).tobytes())
+    pixels = phantom(levels=200, start=1, dtype=np.uint8).astype(np.uint16)
+    dicom_clinic(
+        {"one.dcm": Screened(hand(pixels=pixels, WindowCenter=None, WindowWidth=None, VOILUTSequence=[lut]), 0.9)}
+    )
+    assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
+    (voi,) = objects(tmp_path / "out", "outline")[0].SoftcopyVOILUTSequence[0].VOILUTSequence
+    assert list(voi.LUTDescriptor) == [256, 0, 16]
+    assert np.array_equal(np.frombuffer(voi.LUTData, "<u2"), 257 * np.arange(256))
 
 
 def test_an_image_whose_lowest_value_is_white_is_shown_as_it_is_meant(

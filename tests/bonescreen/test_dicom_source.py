@@ -84,6 +84,15 @@ def test_names_are_those_of_the_image_in_any_character_set(
     assert {str(each.PatientName) for each in objects(tmp_path / "out")} == {name}
 
 
+def test_of_several_names_of_the_patient_the_first_is_written(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(PatientName=["Doe^Jane", "Roe^Jane"]), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert {str(each.PatientName) for each in objects(tmp_path / "out")} == {"Doe^Jane"}
+
+
 def test_a_name_that_its_character_set_does_not_explain_is_kept_and_never_printed(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:

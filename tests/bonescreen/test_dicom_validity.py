@@ -56,6 +56,9 @@ VALIDATED: dict[str, Callable[[], bytes]] = {
         WindowWidth=None,
     ),
     "a VOI LUT": lambda: hand(WindowCenter=None, WindowWidth=None, VOILUTSequence=[_lut()]),
+    "de-identified by a method that only a code names": lambda: hand(
+        PatientIdentityRemoved="YES", DeidentificationMethodCodeSequence=[_code()]
+    ),
     "values that are too long": lambda: hand(AccessionNumber="7" * 30),
 }
 
@@ -65,6 +68,13 @@ def _lut() -> Dataset:
     lut.LUTDescriptor = [4096, 0, 12]
     lut.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
     return lut
+
+
+def _code() -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = "113100", "DCM"
+    code.CodeMeaning = "Basic Application Confidentiality Profile"
+    return code
 
 
 @pytest.mark.parametrize("case", VALIDATED)

@@ -280,6 +280,16 @@ def test_each_object_that_a_service_refuses_is_named_with_the_reason(
     assert len(service.stored) == 3
 
 
+@pytest.mark.parametrize("service", [answer(409, failed(0x0111)), answer(409, failed(0xB00E))], indirect=True)
+def test_an_object_that_a_service_has_already_is_not_refused(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 0, done.err
+    assert f"{service.url} has 3." in done.err
+
+
 @pytest.mark.parametrize("service", [answer(302, {}, Location="http://127.0.0.1:9/elsewhere")], indirect=True)
 def test_no_object_follows_a_service_to_another_address(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
