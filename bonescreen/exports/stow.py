@@ -49,6 +49,7 @@ _STATUSES = {
     409: "it refuses the object",
     413: "the object is too large for it",
     415: "it does not take such objects",
+    500: "it fails at the object",
 }
 
 
@@ -146,7 +147,11 @@ def _post(service: DicomWebService, data: bytes) -> "Response":
         )
     if status in (404, 405, 501) or 300 <= status < 400:
         raise ArchiveOutage(f"{service} stores nothing at this address (HTTP {status}); check it with --store")
-    if status >= 500 and status not in BUSY:
+    if status == 200 and response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        # As a sign-in before the service does.
+        raise ArchiveOutage(f"{service} answers with a web page and stores nothing; check its address and credentials")
+    # 500 may be the fault of one object, for which the others are not to wait.
+    if status > 500 and status not in BUSY:
         raise ArchiveOutage(f"{service} takes nothing now (HTTP {status}); try again later: what it has, it keeps")
     return response
 

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from tests.bonescreen.conftest import Bonescreen, DicomClinic, Done
-from tests.bonescreen.dicom_objects import MARK, objects
+from tests.bonescreen.dicom_objects import MARK, content, objects
 from tests.dicom_clinic import STUDY, Screened, hand
 from tests.dicoms import phantom
 from tests.pictured import pictured
@@ -135,6 +135,22 @@ def test_images_with_one_uid_are_one_image_to_an_archive(
     assert done.code == 1
     assert "two.dcm: left out, as it has the SOP Instance UID of another image" in done.err
     assert len(objects(tmp_path / "out")) == 3
+
+
+def test_a_file_of_several_frames_is_left_out_and_the_report_says_that_its_study_holds_it(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
+) -> None:
+    frames = hand(2, NumberOfFrames="2")
+    dicom_clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(frames, Reason.MULTI_FRAME, study=STUDY)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out")
+    assert done.code == 1
+    why = "it cannot be read as a radiograph (the file holds more than one frame)"
+    assert f"two.dcm: left out, as {why}" in done.err
+    (report,) = objects(tmp_path / "out", "report")
+    assert (report.CompletionFlag, content(report)["Comment"][1:]) == (
+        "PARTIAL",
+        [f"The study holds an image that is not listed here, as {why}."],
+    )
 
 
 def test_objects_are_no_radiographs_to_the_next_scan(bonescreen: Bonescreen, two_images: int, tmp_path: Path) -> None:

@@ -259,6 +259,7 @@ def answer(code: int, said: object, **headers: str) -> tuple[int, bytes, dict[st
         (answer(200, failed(0xC001)), "it cannot understand the object (C001)"),
         (answer(200, failed(0x9999)), "it does not say why (9999)"),
         (answer(413, {}), "the object is too large for it (HTTP 413)"),
+        (answer(500, {}), "it fails at the object (HTTP 500)"),
         ((202, b"<html>", {"Content-Type": "text/html"}), "it does not say that it has stored it (HTTP 202)"),
         (
             answer(400, [1, {"00081198": 5, "00081199": {"Value": "x"}}]),
@@ -288,6 +289,17 @@ def test_an_object_that_a_service_has_already_is_not_refused(
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
     assert done.code == 0, done.err
     assert f"{service.url} has 3." in done.err
+
+
+@pytest.mark.parametrize("service", [(200, b"<html>Sign in", {"Content-Type": "text/html"})], indirect=True)
+def test_a_web_page_is_no_answer_of_a_service_that_stores(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 1
+    assert f"{service.url} answers with a web page and stores nothing" in done.err
+    assert len(service.stored) == 1
 
 
 @pytest.mark.parametrize("service", [answer(302, {}, Location="http://127.0.0.1:9/elsewhere")], indirect=True)

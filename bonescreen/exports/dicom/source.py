@@ -21,6 +21,7 @@ from xray.images.dicom import tags
 from xray.images.dicom.anatomy import laterality
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, open_radiograph
+from xray.vocabulary import reason_text
 
 NAMES = ("PatientName", "ReferringPhysicianName")
 TEXTS = (
@@ -122,7 +123,7 @@ def read_source(data: bytes) -> Source:
     try:
         file = open_radiograph(io.BytesIO(data), _selected())
     except FileFault as fault:
-        raise NoReference(f"has a header that cannot be read ({fault.reason})") from fault
+        raise NoReference(f"cannot be read as a radiograph ({reason_text(fault.reason)})") from fault
     header, described = file.data_set, Dataset()
     described.SpecificCharacterSet = "ISO_IR 192"
     for keyword, name in UIDS.items():
