@@ -15,6 +15,7 @@ from bonescreen.exports.private_file import check_output_folder
 from bonescreen.terminal import print_line, print_notice, print_to
 from db.runs import require_run
 from training.progress import Bar
+from xray.dicomweb import PATIENCE_SECONDS
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
@@ -78,7 +79,7 @@ def deidentified(
             total, chosen = len(named), iter(named.values())
         else:
             total, chosen = find_studies(database, run, flagged=flagged)
-        roots = roots_here(settings, database)
+        roots = roots_here(settings, database, patience=PATIENCE_SECONDS)
         if not total:
             print_notice("No study is flagged." if flagged else f"Run {run} has no study.")
             return

@@ -25,7 +25,7 @@ from db.queries import Study
 from db.runs import require_run
 from db.session import Database
 from training.progress import Bar
-from xray.dicomweb import DicomWebService, is_service, parse_service
+from xray.dicomweb import PATIENCE_SECONDS, DicomWebService, is_service, parse_service
 from xray.errors import Outage, UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
@@ -78,7 +78,7 @@ def export_dicom(
     service = None if store is None else _service(store, settings.dicomweb)
     with open_ledger(settings) as database:
         total, studies = _chosen(database, what, run)
-        roots = roots_here(settings, database)
+        roots = roots_here(settings, database, patience=PATIENCE_SECONDS)
         check_output_folder(output, roots, "read the objects for nothing")
         export = Export(output, service, dry_run)
         # A terminal shows everything above the bar.

@@ -73,6 +73,29 @@ def test_an_archive_that_is_a_service_gets_its_results_back(
     assert orthanc.studies() == {STUDY}
 
 
+@pytest.mark.parametrize("kind", ["dicom", "deidentified"])
+def test_an_archive_that_is_busy_gets_the_pause_that_it_asks_for_though_a_person_would_not_wait(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    faulty_proxy: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    file = access(tmp_path / "access.toml", faulty_proxy.dicomweb)
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    monkeypatch.setenv("BONESCREEN_PSEUDONYM_KEY", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setattr("bonescreen.context.PATIENCE_SECONDS", 0.5)
+    orthanc.upload([hand(1)])
+    archive = parse_service(f"dicomweb+{faulty_proxy.dicomweb}", file)
+    dicom_clinic({f"{STUDY}/{STUDY}.1/{STUDY}.1.1": Screened(hand(1), 0.9)}, archive)
+    faulty_proxy.inject(status(503, retry_after=1), Kind.WADO, times=1)
+    done = bonescreen("export", kind, STUDY, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == (3 if kind == "dicom" else 1)
+
+
 def test_nothing_leaves_this_machine_unless_a_service_is_named(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
