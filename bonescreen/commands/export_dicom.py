@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import DryRun, RunOption, as_study_key
+from bonescreen.commands.stopping import telling_how_far
 from bonescreen.context import open_ledger, require_packages, roots_here, settings_here
 from bonescreen.exports import stow
 from bonescreen.exports.private_file import check_output_folder, make_private_folders, open_private
@@ -26,7 +26,7 @@ from db.runs import require_run
 from db.session import Database
 from training.progress import Bar
 from xray.dicomweb import PATIENCE_SECONDS, DicomWebService, is_service, parse_service
-from xray.errors import Outage, UsageError
+from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def export_dicom(
         if console.is_interactive:
             export.print_path = partial(print_to, console) if sys.stdout.isatty() else print_line
             export.say = partial(print_to, console) if sys.stderr.isatty() else print_notice
-        with _telling_how_far(export, total), Bar(console, "Exporting", total, unit="study") as bar:
+        told = telling_how_far(partial(export.tell_how_far, total))
+        with told, Bar(console, "Exporting", total, unit="study") as bar:
             for study in studies:
                 try:
                     made = study_objects(study, find_package(study, settings), roots)
@@ -109,18 +110,6 @@ def _service(text: str, access: Path | None) -> DicomWebService:
     if not is_service(text):
         raise UsageError(f"--store: {text} lacks what a DICOMweb service begins with; write {service}")
     return service
-
-
-@contextmanager
-def _telling_how_far(export: "Export", total: int) -> Iterator[None]:
-    """Say how far an export came that is interrupted, or that an outage ends."""
-    try:
-        yield
-    except (KeyboardInterrupt, Outage) as stopped:
-        export.tell_how_far(total)
-        if isinstance(stopped, Outage):
-            raise
-        raise typer.Exit(130) from None
 
 
 def _chosen(database: Database, what: str | None, run: int | None) -> tuple[int, Iterator[Study]]:
