@@ -108,7 +108,7 @@ def _service(text: str, access: Path | None) -> DicomWebService:
     except UsageError as error:
         raise UsageError(f"--store: {error}") from error
     if not is_service(text):
-        raise UsageError(f"--store: {text} lacks what a DICOMweb service begins with; write {service}")
+        raise UsageError(f"--store: {text} does not begin with dicomweb+; write {service}")
     return service
 
 

@@ -77,14 +77,16 @@ def test_a_lookup_table_of_packed_entries_is_read_as_it_is_for_screening(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path
 ) -> None:
     lut = Dataset()
-    lut.LUTDescriptor = [256, 0, 8]
+    lut.LUTDescriptor, lut.ModalityLUTType = [256, 0, 8], "OD"
     lut.add_new("LUTData", "OW", np.arange(256, dtype=np.uint8).tobytes())
     pixels = phantom(levels=200, start=1, dtype=np.uint8).astype(np.uint16)
-    dicom_clinic(
-        {"one.dcm": Screened(hand(pixels=pixels, WindowCenter=None, WindowWidth=None, VOILUTSequence=[lut]), 0.9)}
-    )
+    luts = {"ModalityLUTSequence": [lut], "VOILUTSequence": [lut]}
+    dicom_clinic({"one.dcm": Screened(hand(pixels=pixels, WindowCenter=None, WindowWidth=None, **luts), 0.9)})
     assert bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out").code == 0
-    (voi,) = objects(tmp_path / "out", "outline")[0].SoftcopyVOILUTSequence[0].VOILUTSequence
+    (state,) = objects(tmp_path / "out", "outline")
+    (modality,) = state.ModalityLUTSequence
+    assert (list(modality.LUTDescriptor), modality.LUTData) == ([256, 0, 8], lut.LUTData)
+    (voi,) = state.SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(voi.LUTDescriptor) == [256, 0, 16]
     assert np.array_equal(np.frombuffer(voi.LUTData, "<u2"), 257 * np.arange(256))
 

@@ -159,7 +159,9 @@ def _modality(header: DataSet) -> ModalityLUTTransformation | None:
     for item in header.items.get(tags.MODALITY_LUT_SEQUENCE, [])[:1]:
         if (table := lut_table(item, is_signed=_is_signed(header))) is not None:
             first, entries = table
-            lut = ModalityLUT(item.text(MODALITY_LUT_TYPE) or "US", first % 2**16, entries.astype(np.uint16))
+            # Entries that share a word stay so.
+            native = entries.astype(np.uint16) if entries.itemsize == 2 else entries
+            lut = ModalityLUT(item.text(MODALITY_LUT_TYPE) or "US", first % 2**16, native)
             # As many bits as the image says, as without a window they are the range of grays.
             bits = next(iter(item.integers(tags.LUT_DESCRIPTOR)[2:]), 16)
             fits = int(entries.max()).bit_length() <= bits <= 16
