@@ -62,6 +62,6 @@ def _seconds(retry_after: str, otherwise: float) -> float:
     else:
         try:
             seconds = (parsedate_to_datetime(retry_after).astimezone(UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             seconds = otherwise
     return min(max(seconds, BUSY_SECONDS), MAX_RETRY_AFTER_SECONDS)
