@@ -25,7 +25,7 @@ from db.queries import Study
 from db.runs import require_run
 from db.session import Database
 from training.progress import Bar
-from xray.dicomweb import PATIENCE_SECONDS, DicomWebService, is_service, parse_service
+from xray.dicomweb import PATIENCE_SECONDS, DicomWebService, is_service, parse_service, read_access
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
@@ -105,6 +105,7 @@ def export_dicom(
 def _service(text: str, access: Path | None) -> DicomWebService:
     try:
         service = parse_service(text, access)
+        read_access(service)
     except UsageError as error:
         raise UsageError(f"--store: {error}") from error
     if not is_service(text):

@@ -225,6 +225,21 @@ def test_a_service_is_named_as_an_archive_is_and_without_a_password(
         assert "secret" not in done.err
 
 
+def test_credentials_that_cannot_be_used_are_said_before_anything_is_written(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    url = "http://127.0.0.1:9/dicom-web"
+    file = access(tmp_path / "access.toml", url)
+    file.write_text(file.read_text() + 'token_file = "/nowhere"\n')
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{url}")
+    assert (done.code, done.out) == (2, "")
+    assert "it has both a password and a token_file; remove one of them" in done.err
+    assert PASSWORD not in done.err
+    assert not (tmp_path / "out").exists()
+
+
 class Service:
     """A DICOMweb service that gives one answer to all that is stored."""
 
