@@ -68,11 +68,16 @@ def open_ledger(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def roots_here(settings: Settings, database: Database) -> dict[str, Root]:
+def roots_here(settings: Settings, database: Database, *, patience: float = PATIENCE_SECONDS) -> dict[str, Root]:
     """Map archives to their roots on this host: as configured, and with an embedded database as last scanned.
 
-    A DICOMweb service gets `PATIENCE_SECONDS` for an answer, as a person waits for it. One that may no longer be asked
-    (`xray.dicomweb.parse_service`) is left out.
+    Parameters
+    ----------
+    settings : Settings
+    database : Database
+    patience : float
+        Seconds that a DICOMweb service gets for an answer; by default as many as a person waits. One that may no longer
+        be asked (`xray.dicomweb.parse_service`) is left out.
     """
     scanned = archive_roots(database) if settings.database_url is None else {}
     roots: dict[str, Root] = {}
@@ -80,7 +85,7 @@ def roots_here(settings: Settings, database: Database) -> dict[str, Root]:
         with suppress(UsageError):
             roots[name] = parse_root(text, settings.dicomweb)
     return {
-        name: replace(root, patience=PATIENCE_SECONDS) if isinstance(root, DicomWebService) else root
+        name: replace(root, patience=patience) if isinstance(root, DicomWebService) else root
         for name, root in {**roots, **settings.archives}.items()
     }
 

@@ -13,7 +13,7 @@ from bonescreen.context import roots_here
 from bonescreen.stack import is_home_locked
 from db.failures import count_failures, count_repairs
 from db.heartbeats import Heartbeat, list_heartbeats
-from db.run_queries import FINISHED_STATES, RunSummary
+from db.run_queries import FINISHED_STATES, RunSummary, list_runs, run_summary
 from db.scans import OpenScan, open_scans
 from db.session import Database
 from db.write_check import write_fault
@@ -118,6 +118,14 @@ class SystemState:
 def is_open(run: RunSummary) -> bool:
     """Return whether a run is not finished."""
     return run.state not in FINISHED_STATES
+
+
+def chosen_runs(database: Database, run: int | None) -> list[RunSummary]:
+    """Summarise one run; or, by default, all that are not finished, or the newest if there are none."""
+    if run is not None:
+        return [run_summary(database, run)]
+    listed = list_runs(database)
+    return [summary for summary in listed if is_open(summary)] or listed[:1]
 
 
 def read_system_state(settings: Settings, database: Database, runs: Sequence[RunSummary]) -> SystemState:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from rich.text import Text
 
-from bonescreen.commands.runs import percent
 from bonescreen.problems import is_open
 from bonescreen.terminal import print_line, print_table
 from db import queries
@@ -32,7 +31,7 @@ def run_heading(run: RunSummary, threshold: float | None = None) -> str:
     own = f"{run.study_threshold:.3f}"
     used = own if threshold is None else f"{threshold:.3f} (the model's own: {own})"
     text = f"Run {run.run}: {run.archive}, {run.model} ({run.precision}), study threshold {used}"
-    return text + (f" ({run.state}, {percent(run)} % processed)" if is_open(run) else "")
+    return text + (f" ({run.state}, {run.percent} % processed)" if is_open(run) else "")
 
 
 def outcome_text(row: StudyRow, finding: str) -> Text:

@@ -58,6 +58,11 @@ class RunSummary:
     precision: str
     priority: int
 
+    @property
+    def percent(self) -> int:
+        """How much of it is processed, rounded down: 100 is all of it."""
+        return 100 * self.processed // self.images if self.images else 0
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -106,6 +106,17 @@ def test_trainings_subpackages_share_modules_that_import_none_of_them() -> None:
     assert {name for name in below if package_of(name).startswith("training.")} == set()
 
 
+def test_only_the_command_line_imports_the_commands() -> None:
+    above = {"bonescreen.cli", *(module for module in imports() if module.startswith("bonescreen.commands"))}
+    users = {module for module, names in imports().items() if any(_is_command(name) for name in ours(names))}
+    assert "bonescreen.cli" in users
+    assert users <= above
+
+
+def _is_command(module: str) -> bool:
+    return module.startswith("bonescreen.commands")
+
+
 def test_the_database_imports_only_the_shared_words_of_xray() -> None:
     members = [module for module in imports() if package_of(module) == "db"]
     names = {name for module in members for name in ours(imports()[module]) if name.startswith("xray.")}

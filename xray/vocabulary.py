@@ -276,6 +276,11 @@ UNSEEN = frozenset(SKIP_REMEDY)
 """Reasons that leave a part of an archive unseen: it may hold images that somebody wants to screen."""
 
 
+def reason_text(reason: str) -> str:
+    """Say in words why an image has no prediction."""
+    return REASON_TEXT[Reason(reason)] if reason in set(Reason) else "unknown to this version of bonescreen"
+
+
 def describe_skipped(reason: str, number: int) -> str:
     """Describe skipped files as text, as in "2 files that are not images".
 

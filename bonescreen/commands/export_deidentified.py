@@ -10,11 +10,13 @@ from rich.console import Console
 
 from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import RunOption, as_study_keys
+from bonescreen.commands.stopping import telling_how_far
 from bonescreen.context import open_ledger, require_packages, roots_here, settings_here
 from bonescreen.exports.private_file import check_output_folder
 from bonescreen.terminal import print_line, print_notice, print_to
 from db.runs import require_run
 from training.progress import Bar
+from xray.dicomweb import PATIENCE_SECONDS
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
@@ -78,7 +80,7 @@ def deidentified(
             total, chosen = len(named), iter(named.values())
         else:
             total, chosen = find_studies(database, run, flagged=flagged)
-        roots = roots_here(settings, database)
+        roots = roots_here(settings, database, patience=PATIENCE_SECONDS)
         if not total:
             print_notice("No study is flagged." if flagged else f"Run {run} has no study.")
             return
@@ -88,7 +90,13 @@ def deidentified(
         console = Console(stderr=True)
         say = partial(print_to, console) if console.is_interactive and sys.stderr.isatty() else print_notice
         export = Export(database, roots, settings.pseudonym_key, output, pictures_checked, say)
-        with Bar(console, "Exporting", total, unit="study") as bar:
+
+        def tell() -> None:
+            print_notice(f"Stopped: {export.studies:,} of {count(total, 'study')} done.")
+            if output.is_dir() and any(output.iterdir()):
+                print_notice(f"{output} is not complete: delete it, and start again.")
+
+        with telling_how_far(tell), Bar(console, "Exporting", total, unit="study") as bar:
             export.write(chosen, bar.advance)
     print_line(f"{output}: {count(export.studies, 'study')}, {count(export.exported, 'image')}")
     if export.exported:

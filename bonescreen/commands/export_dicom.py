@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import DryRun, RunOption, as_study_key
+from bonescreen.commands.stopping import telling_how_far
 from bonescreen.context import open_ledger, require_packages, roots_here, settings_here
 from bonescreen.exports import stow
 from bonescreen.exports.private_file import check_output_folder, make_private_folders, open_private
@@ -24,7 +25,7 @@ from db.queries import Study
 from db.runs import require_run
 from db.session import Database
 from training.progress import Bar
-from xray.dicomweb import DicomWebService, parse_service
+from xray.dicomweb import PATIENCE_SECONDS, DicomWebService, is_service, parse_service, read_access
 from xray.errors import UsageError
 from xray.vocabulary import RESEARCH_NOTICE, count
 
@@ -77,7 +78,7 @@ def export_dicom(
     service = None if store is None else _service(store, settings.dicomweb)
     with open_ledger(settings) as database:
         total, studies = _chosen(database, what, run)
-        roots = roots_here(settings, database)
+        roots = roots_here(settings, database, patience=PATIENCE_SECONDS)
         check_output_folder(output, roots, "read the objects for nothing")
         export = Export(output, service, dry_run)
         # A terminal shows everything above the bar.
@@ -85,7 +86,8 @@ def export_dicom(
         if console.is_interactive:
             export.print_path = partial(print_to, console) if sys.stdout.isatty() else print_line
             export.say = partial(print_to, console) if sys.stderr.isatty() else print_notice
-        with Bar(console, "Exporting", total, unit="study") as bar:
+        told = telling_how_far(partial(export.tell_how_far, total))
+        with told, Bar(console, "Exporting", total, unit="study") as bar:
             for study in studies:
                 try:
                     made = study_objects(study, find_package(study, settings), roots)
@@ -102,9 +104,13 @@ def export_dicom(
 
 def _service(text: str, access: Path | None) -> DicomWebService:
     try:
-        return parse_service(text, access)
+        service = parse_service(text, access)
+        read_access(service)
     except UsageError as error:
         raise UsageError(f"--store: {error}") from error
+    if not is_service(text):
+        raise UsageError(f"--store: {text} does not begin with dicomweb+; write {service}")
+    return service
 
 
 def _chosen(database: Database, what: str | None, run: int | None) -> tuple[int, Iterator[Study]]:
@@ -122,6 +128,10 @@ def _chosen(database: Database, what: str | None, run: int | None) -> tuple[int,
         what, run = None, runs[0].id
     if what is None:
         return find_studies(database, run, flagged=False)
+    if run is None and what.isdecimal() and not find_targets(database, what, Kind.STUDY):
+        raise UsageError(
+            f"there is no run {what}, and no study whose name ends with it; see: bonescreen runs, bonescreen results"
+        )
     return 1, iter(find_named(database, [what], run).values())
 
 
@@ -173,7 +183,6 @@ class Export:
         for line in made.left_out:
             self.say(line)
         self.left_out += len(made.left_out)
-        self.studies += 1
         for each in made.objects:
             self.objects += 1
             path = self.output / _folder(each.study) / f"{each.kind.replace(' ', '-')}-{each.sop_instance}.dcm"
@@ -187,10 +196,11 @@ class Export:
             self.print_path(str(path))
             if self.service is not None:
                 self._send(each, path, self.service)
+        self.studies += 1
 
     def _send(self, each: "DicomObject", path: Path, service: DicomWebService) -> None:
         try:
-            warning = stow.store(service, each.sop_instance, each.data)
+            warning = stow.store(service, each.sop_instance, each.data, self.say)
         except stow.Refused as why:
             self.refused += 1
             self.say(f"{path}: refused: {why}")
@@ -199,13 +209,18 @@ class Export:
         if warning:
             self.say(f"{path}: stored, with a warning: {warning}")
 
+    def tell_how_far(self, total: int) -> None:
+        """Say how many of so many studies were done before the export was stopped, and what to do."""
+        self.say(f"Stopped: {self.studies + self.not_exported:,} of {count(total, 'study')} done{self._sent()}.")
+        if not self.dry_run:
+            self.say(
+                "Run the same command again: it makes the same objects, and those that are there stay as they are."
+            )
+
     def summarize(self) -> None:
         """Say what was done."""
         done = "Would write" if self.dry_run else "Wrote"
-        sent = ""
-        if self.service is not None:
-            sent = f"; would send them to {self.service}" if self.dry_run else f"; {self.service} has {self.stored:,}"
-        self.say(f"{done} {count(self.objects, 'object')} of {count(self.studies, 'study')}{sent}.")
+        self.say(f"{done} {count(self.objects, 'object')} of {count(self.studies, 'study')}{self._sent()}.")
         for number, thing, words in (
             (self.not_exported, "study", "not exported"),
             (self.left_out, "image", "left out"),
@@ -213,6 +228,11 @@ class Export:
         ):
             if number:
                 self.say(f"{count(number, thing)} {words}: see above.")
+
+    def _sent(self) -> str:
+        if self.service is None:
+            return ""
+        return f"; would send them to {self.service}" if self.dry_run else f"; {self.service} has {self.stored:,}"
 
 
 def _folder(study: str) -> str:

@@ -14,7 +14,7 @@ from bonescreen.exports.json_text import write_objects
 from bonescreen.terminal import print_line, print_table
 from db.failures import FailureRow, count_failures, list_failures
 from db.runs import require_run
-from xray.vocabulary import REASON_TEXT, Reason, count
+from xray.vocabulary import count, reason_text
 
 TABLE_ROWS = 50
 
@@ -55,11 +55,6 @@ def failures(
         print_line(f"{count(number, 'image')} {reason}: {reason_text(reason)}")
     commands = ", ".join(f"bonescreen retry {number}" for number in runs)
     print_line(f"Once the files are repaired, read them again with: {commands}")
-
-
-def reason_text(reason: str) -> str:
-    """Say in words why an image has no prediction."""
-    return REASON_TEXT[Reason(reason)] if reason in set(Reason) else "unknown to this version of bonescreen"
 
 
 def _row(row: FailureRow) -> list[str]:

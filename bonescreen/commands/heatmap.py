@@ -14,7 +14,6 @@ from rich.console import Console
 
 from bonescreen.chosen_studies import find_named, find_studies
 from bonescreen.commands.arguments import RunOption, as_count, as_study_keys
-from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, roots_here, settings_here
 from bonescreen.exports.private_file import check_output_folder, make_private_folders, open_private
 from bonescreen.pictures import ChangedFile, cam_of, find_package, read_gray
@@ -27,7 +26,7 @@ from training.progress import Bar
 from xray.archive_root import Root
 from xray.errors import FileFault, StorageOutage, UsageError
 from xray.settings import Settings
-from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label
+from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label, reason_text
 
 ENDING = ".heatmap.png"
 LONGEST_NAME = 255

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.context import require_packages, settings_here
 from bonescreen.terminal import print_line, print_notice, print_table
 from xray.errors import ArchiveOutage, FileFault, UsageError
-from xray.vocabulary import RESEARCH_NOTICE
+from xray.vocabulary import RESEARCH_NOTICE, reason_text
 
 if TYPE_CHECKING:
     from training.explain.input_images import InputImage

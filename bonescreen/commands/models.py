@@ -9,9 +9,8 @@ import typer
 from bonescreen.command_group import CommandGroup, PlainCommand
 from bonescreen.commands.arguments import Json
 from bonescreen.context import settings_here
+from bonescreen.installed_models import list_models
 from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
-from xray.errors import PackageError
-from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, UNLIKE
 
 if TYPE_CHECKING:
@@ -89,25 +88,6 @@ def verify(name: Name) -> None:
         if precision not in served:
             print_line(f"Not checked in {precision}: this machine does not compute it, or BONESCREEN_PRECISION is set.")
     print_line(f"{package.card.name} {package.card.version} is OK.")
-
-
-def list_models(settings: Settings) -> list[dict[str, Any]]:
-    """Describe the installed model packages and the configured one, as `--json` writes them."""
-    from xray.network.package import installed_packages, load_package
-
-    installed = installed_packages()
-    listed = []
-    for name in installed if settings.model in installed else [settings.model, *installed]:
-        entry: dict[str, Any] = {"name": name, "in_use": name == settings.model, "problem": None}
-        try:
-            package = load_package(name)
-        except PackageError as error:
-            listed.append({**entry, "problem": str(error)})
-            continue
-        card = package.card
-        about = {"version": card.version, "finding": card.finding, "body_parts": list(card.body_parts)}
-        listed.append({**entry, **about, "digest": package.digest, "path": str(package.path)})
-    return listed
 
 
 def _row(package: dict[str, Any]) -> list[str]:

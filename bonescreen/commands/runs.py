@@ -1,17 +1,16 @@
 """Runs: list them, cancel, resume and retry them."""
 
 from dataclasses import asdict
-from shlex import quote
 
 from bonescreen.commands.arguments import Json, RunNumber
 from bonescreen.context import open_ledger, settings_here
+from bonescreen.continue_run import next_step, retry_failures
 from bonescreen.problems import is_open
 from bonescreen.terminal import local_time, print_line, print_notice, print_table, utc_time, write_json
 from db import ledger, scans
 from db.run_queries import RunState, RunSummary, list_runs, run_summary
 from db.session import Database
 from xray.errors import UsageError
-from xray.settings import Settings
 from xray.vocabulary import RESEARCH_NOTICE, count
 
 
@@ -89,31 +88,13 @@ def retry(run: RunNumber) -> None:
     print_line(next_step(settings, summary))
 
 
-def retry_failures(database: Database, run: RunSummary) -> int:
-    """Let a run's failed images be read again; return how many.
-
-    Raises
-    ------
-    UsageError
-        The run is cancelled.
-    """
-    if run.state is RunState.CANCELLED:
-        raise UsageError(f"run {run.run} is cancelled; first: bonescreen resume {run.run}")
-    return ledger.retry(database, run.run)
-
-
 def run_json(run: RunSummary) -> dict[str, object]:
     """Return a run as `--json` writes it."""
-    return {**asdict(run), "percent": percent(run), "created_at": utc_time(run.created_at)}
-
-
-def percent(run: RunSummary) -> int:
-    """Return how much of a run is processed, rounded down: 100 is all of it."""
-    return 100 * run.processed // run.images if run.images else 0
+    return {**asdict(run), "percent": run.percent, "created_at": utc_time(run.created_at)}
 
 
 def _row(run: RunSummary) -> list[str]:
-    state = f"{run.state} {percent(run)} %" if is_open(run) or run.processed < run.images else run.state
+    state = f"{run.state} {run.percent} %" if is_open(run) or run.processed < run.images else run.state
     numbers = [f"{n:,}" for n in (run.images, run.failed, run.flagged)]
     return [str(run.run), state, *numbers, local_time(run.created_at), f"{run.model} ({run.precision})", run.archive]
 
@@ -125,10 +106,3 @@ def _refuse_while_scanned(database: Database, run: int) -> None:
             raise UsageError(
                 f"run {run} is being scanned by {scan.holder}; stop that scan (Ctrl-C) or let it end, then cancel"
             )
-
-
-def next_step(settings: Settings, run: RunSummary) -> str:
-    """Say what continues a run that has open batches again."""
-    if settings.broker_url is None:
-        return f"If no screen is running, run: bonescreen screen {quote(run.root)}"
-    return f"Workers continue with it. Watch them with: bonescreen status {run.run}"

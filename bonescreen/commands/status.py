@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from bonescreen.commands.arguments import Json, as_count
-from bonescreen.commands.runs import percent, run_json
+from bonescreen.commands.runs import run_json
 from bonescreen.context import open_ledger, settings_here
-from bonescreen.problems import Problem, SystemState, find_problems, is_open, read_system_state
+from bonescreen.problems import Problem, SystemState, chosen_runs, find_problems, read_system_state
 from bonescreen.scanning import skipped_text
 from bonescreen.terminal import print_line, print_table, print_wrapped, write_json
 from db.heartbeats import Heartbeat
-from db.run_queries import RunState, RunSummary, list_runs, run_summary
-from db.session import Database
+from db.run_queries import RunState, RunSummary
 from xray.errors import DatabaseOutage, StorageOutage
 from xray.vocabulary import count
 
@@ -69,14 +68,6 @@ def status(
         raise typer.Exit(1)
 
 
-def chosen_runs(database: Database, run: int | None) -> list[RunSummary]:
-    """Summarise one run; or, by default, all that are not finished, or the newest if there are none."""
-    if run is not None:
-        return [run_summary(database, run)]
-    listed = list_runs(database)
-    return [summary for summary in listed if is_open(summary)] or listed[:1]
-
-
 def _as_json(facts: SystemState, found: Sequence[Problem]) -> dict[str, object]:
     return {
         "ok": not any(problem.blocking for problem in found),
@@ -105,7 +96,7 @@ def _print(facts: SystemState, found: Sequence[Problem]) -> None:
 
 def _print_run(run: RunSummary, facts: SystemState) -> None:
     state = "stopped" if facts.is_stopped(run) else run.state
-    print_line(f"Run {run.run}: {state}, {percent(run)} % processed", "bold")
+    print_line(f"Run {run.run}: {state}, {run.percent} % processed", "bold")
     failed = ", ".join(f"{number:,} {reason}" for reason, number in facts.failures[run.run].items())
     processed = f"{run.processed:,} of {count(run.images, 'image')} processed, {run.failed:,} failed"
     lines = (

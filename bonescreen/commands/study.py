@@ -5,7 +5,6 @@ from dataclasses import asdict
 from rich.text import Text
 
 from bonescreen.commands.arguments import Json, RunOption, StudyKey
-from bonescreen.commands.failures import reason_text
 from bonescreen.context import open_ledger, settings_here
 from bonescreen.exports.columns import columns_of, record
 from bonescreen.results_table import outcome_text, run_heading, score_text, why_out_of_scope
@@ -13,7 +12,7 @@ from bonescreen.terminal import print_line, print_notice, print_table, print_wra
 from db.queries import ImageRow, Study, StudyRow, find_study
 from db.run_queries import RunSummary, run_summary
 from db.runs import require_run
-from xray.vocabulary import FOR_PROCESSING, RESEARCH_NOTICE, ImageState, count
+from xray.vocabulary import FOR_PROCESSING, RESEARCH_NOTICE, ImageState, count, reason_text
 
 
 def study(study: StudyKey, run: RunOption = None, as_json: Json = False) -> None:

@@ -27,7 +27,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from bonescreen.deidentification.profile import EDITION, Action, action_of
+from bonescreen.deidentification.profile import EDITION, NAMES_AND_TIMES, Action, action_of
 from xray.errors import FileFault
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, Encoding, InflatedStream
@@ -185,6 +185,8 @@ def _deidentify(data_set: Dataset, key: bytes) -> None:
         elif action is Action.KEEP and dictionary_VR(tag) == VR.SQ:
             # Items that are declared to be something else cannot be looked into.
             del data_set[tag]
+        elif action is Action.KEEP and tag not in _NAMING_NO_PATIENT and _hides(vr, dictionary_VR(tag)):
+            del data_set[tag]
         elif action is Action.REPLACE_UID or (vr == VR.UI and action in (Action.KEEP, Action.DUMMY)):
             _replace_uids(data_set, tag, key, vr)
         elif action is Action.EMPTY:
@@ -194,6 +196,11 @@ def _deidentify(data_set: Dataset, key: bytes) -> None:
         elif action is not Action.KEEP:
             # Of sequences with D none is a radiograph's, and a dummy of one would say what nobody reported.
             del data_set[tag]
+
+
+def _hides(declared: str, known: str) -> bool:
+    """Tell whether a UID is declared to be something else, or something else to be a name, a date or a time."""
+    return declared != known and (known == VR.UI or declared in NAMES_AND_TIMES)
 
 
 def _deidentify_items(data_set: Dataset, tag: BaseTag, key: bytes) -> None:

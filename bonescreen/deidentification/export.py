@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.deidentification.dicom_file import DicomFile, Identity
 from bonescreen.deidentification.profile import EDITION
 from bonescreen.exports.csv_text import cell
@@ -26,7 +25,7 @@ from xray.errors import FileFault
 from xray.images.decode import decode
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, read_header
 from xray.pseudonym import key_mark, pseudonym, pseudonymous_uid
-from xray.vocabulary import RESEARCH_NOTICE, count
+from xray.vocabulary import RESEARCH_NOTICE, count, reason_text
 
 README, STUDIES, IMAGES = "README.txt", "studies.csv", "images.csv"
 

@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cache
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_is_retired, dictionary_VR
 from pydicom.tag import BaseTag
 from pydicom.valuerep import VR
 
@@ -46,24 +46,29 @@ require none of these elements to have a value, and of X/Z to be there."""
 _FIRST_GROUP = 0x0008
 """Of a data set: those below are of commands, of the file meta information and of directories."""
 
-_NAMES_AND_TIMES = frozenset({VR.PN, VR.DA, VR.DT, VR.TM})
+NAMES_AND_TIMES = frozenset({VR.PN, VR.DA, VR.DT, VR.TM})
+_TEXTS = frozenset({VR.LO, VR.SH, VR.LT, VR.ST, VR.UT, VR.UC})
+
+_DATES_IN_WORDS = frozenset({0x00100033, 0x00100034})
+"""The patient's dates of birth and death in another calendar, which the table lacks."""
 
 
 def action_of(tag: BaseTag) -> Action:
     """Return what becomes of an element, in the data set or in an item of a sequence.
 
     More is removed than the table says: elements that DICOM's dictionary does not have by this tag (private ones, all
-    of curves and overlays, and those of which nobody knows what they hold), and names, dates and times that the table
-    lacks.
+    of curves and overlays, and those of which nobody knows what they hold), and, if the table lacks them, names, dates
+    and times, and texts that DICOM has retired, among which are numbers of orders.
     """
     if tag.group < _FIRST_GROUP:
         return Action.REMOVE
     listed = _table().get(tag)
     if listed is not None:
         return listed
-    if not dictionary_has_tag(tag) or dictionary_VR(tag) in _NAMES_AND_TIMES:
+    if not dictionary_has_tag(tag) or tag in _DATES_IN_WORDS:
         return Action.REMOVE
-    return Action.KEEP
+    vr = dictionary_VR(tag)
+    return Action.REMOVE if vr in NAMES_AND_TIMES or (vr in _TEXTS and dictionary_is_retired(tag)) else Action.KEEP
 
 
 @cache

@@ -4,14 +4,20 @@ One at a time, as the answer to several may be one error without saying which it
 """
 
 import json
+import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from xray.archives.pauses import BUSY, BUSY_SECONDS, keep_pause, pause_of
 from xray.dicomweb import CONNECT_SECONDS, DicomWebService
 from xray.errors import ArchiveOutage
 
 if TYPE_CHECKING:
     from requests import Response
+
+MAX_PAUSED_SECONDS = 300.0
+"""How long one object may wait in all for a service that is busy."""
 
 JSON = "application/dicom+json"
 _FAILED, _REFERENCED = "00081198", "00081199"
@@ -29,6 +35,9 @@ REASONS = {
 }
 """What services say of an object that they refuse (PS3.18 table 10.5.3-1, PS3.4 annex B.2.3)."""
 
+ALREADY_STORED = frozenset({0x0111, 0xB00E})
+"""What services say of an object that they have: *duplicate SOP instance* (PS3.7 annex C), or Microsoft's own code."""
+
 WARNINGS = {
     0xB000: "it has changed elements of it",
     0xB006: "it has left out elements of it",
@@ -40,6 +49,7 @@ _STATUSES = {
     409: "it refuses the object",
     413: "the object is too large for it",
     415: "it does not take such objects",
+    500: "it fails at the object",
 }
 
 
@@ -47,8 +57,8 @@ class Refused(Exception):
     """A service does not store an object; the text says why and reads on from "refused: "."""
 
 
-def store(service: DicomWebService, sop_instance: str, data: bytes) -> str | None:
-    """Send one object to a service, and check that it has it.
+def store(service: DicomWebService, sop_instance: str, data: bytes, say: Callable[[str], object]) -> str | None:
+    """Send one object to a service, and check that it has it; while the service is busy, wait.
 
     Parameters
     ----------
@@ -57,6 +67,8 @@ def store(service: DicomWebService, sop_instance: str, data: bytes) -> str | Non
         Its SOP Instance UID.
     data : bytes
         The file.
+    say : callable
+        Takes a line that says what is waited for, and how long at most.
 
     Returns
     -------
@@ -68,12 +80,16 @@ def store(service: DicomWebService, sop_instance: str, data: bytes) -> str | Non
     Refused
         It refuses this object.
     ArchiveOutage
-        It does not answer, not now, or not to these credentials: it would not take the next object either.
+        It does not answer, is busy for too long, or refuses these credentials: it would not take the next object
+        either.
     """
-    response = _post(service, data)
+    response = _post_in_turn(service, data, say)
     items = _answer(response)
     for item in items.get(_FAILED, []):
         if _text(item, _INSTANCE) in (sop_instance, ""):
+            if _number(item, _REASON) in ALREADY_STORED:
+                # With this UID it can only be the same object.
+                return None
             raise Refused(_reason(item, _REASON, REASONS))
     if not 200 <= response.status_code < 300:
         raise Refused(f"{_STATUSES.get(response.status_code, 'an error')} (HTTP {response.status_code})")
@@ -83,6 +99,22 @@ def store(service: DicomWebService, sop_instance: str, data: bytes) -> str | Non
     if response.status_code == 200:
         return None
     raise Refused(f"it does not say that it has stored it (HTTP {response.status_code})")
+
+
+def _post_in_turn(service: DicomWebService, data: bytes, say: Callable[[str], object]) -> "Response":
+    until, otherwise, waited = time.monotonic() + MAX_PAUSED_SECONDS, BUSY_SECONDS, False
+    while True:
+        if pause := pause_of(service, until):
+            if not waited:
+                say(f"{service} is busy: waiting as it asks, {MAX_PAUSED_SECONDS:.0f} s at most")
+            time.sleep(pause)
+            waited = True
+        response = _post(service, data)
+        if response.status_code not in BUSY:
+            return response
+        keep_pause(service, response.headers.get("Retry-After", ""), otherwise)
+        # An object of some megabytes is not sent every second.
+        otherwise *= 2
 
 
 def _post(service: DicomWebService, data: bytes) -> "Response":
@@ -115,7 +147,11 @@ def _post(service: DicomWebService, data: bytes) -> "Response":
         )
     if status in (404, 405, 501) or 300 <= status < 400:
         raise ArchiveOutage(f"{service} stores nothing at this address (HTTP {status}); check it with --store")
-    if status == 429 or status >= 500:
+    if status == 200 and response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        # As a sign-in before the service does.
+        raise ArchiveOutage(f"{service} answers with a web page and stores nothing; check its address and credentials")
+    # 500 may be the fault of one object, for which the others are not to wait.
+    if status > 500 and status not in BUSY:
         raise ArchiveOutage(f"{service} takes nothing now (HTTP {status}); try again later: what it has, it keeps")
     return response
 
@@ -141,9 +177,13 @@ def _text(item: dict[str, Any], tag: str) -> str:
     return str(values[0]) if isinstance(values, list) and values else ""
 
 
-def _reason(item: dict[str, Any], tag: str, known: dict[int, str]) -> str:
+def _number(item: dict[str, Any], tag: str) -> int:
     text = _text(item, tag)
-    code = int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _reason(item: dict[str, Any], tag: str, known: dict[int, str]) -> str:
+    code = _number(item, tag)
     # Of the codes A9xx and Cxxx, the last digits are the service's own.
     words = known.get(code) or known.get(code & 0xFF00) or known.get(code & 0xF000) or "it does not say why"
     return f"{words} ({code:04X})"

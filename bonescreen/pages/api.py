@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from bonescreen.commands.models import list_models
-from bonescreen.commands.runs import percent, retry_failures
+from bonescreen.continue_run import retry_failures
+from bonescreen.installed_models import list_models
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
 from bonescreen.pages.errors import CHANGES, CONFLICT, CREDENTIALS, EVERYWHERE, NOT_FOUND
 from bonescreen.pictures import package_of
@@ -429,7 +429,7 @@ def get_card(digest: Annotated[str, Path(pattern="^[0-9a-f]{64}$")], settings: C
 
 def _run(run: RunSummary) -> RunOut:
     values = {name: value for name, value in asdict(run).items() if name in RunOut.model_fields}
-    return RunOut(**{**values, "percent": percent(run), "created_at": datetime.fromtimestamp(run.created_at, UTC)})
+    return RunOut(**{**values, "percent": run.percent, "created_at": datetime.fromtimestamp(run.created_at, UTC)})
 
 
 def _study(database: Database, run: int, study_id: int) -> Study:

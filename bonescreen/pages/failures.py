@@ -7,8 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from bonescreen.commands.failures import reason_text
-from bonescreen.commands.runs import next_step, retry_failures
+from bonescreen.continue_run import next_step, retry_failures
 from bonescreen.pages.dependencies import Configured, Ledger, Run
 from bonescreen.pages.rendering import render
 from db.failures import ListedFailure, count_failures, page_of_failures
@@ -17,7 +16,7 @@ from db.run_queries import RunSummary
 from db.session import Database
 from xray.errors import UsageError
 from xray.settings import Settings
-from xray.vocabulary import REASON_REMEDY, Reason
+from xray.vocabulary import REASON_REMEDY, Reason, reason_text
 
 FIRST_ROWS = 10
 PAGE_ROWS = 100

@@ -16,7 +16,6 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.context import roots_here
 from bonescreen.pages.dependencies import Number
 from bonescreen.pages.errors import CREDENTIALS, EVERYWHERE, Problem, Responses
@@ -27,7 +26,7 @@ from db.session import Database
 from db.worklist import study_by_id
 from xray.errors import ArchiveOutage, FileFault, UsageError
 from xray.settings import Settings
-from xray.vocabulary import ImageState, Reason
+from xray.vocabulary import ImageState, Reason, reason_text
 
 if TYPE_CHECKING:
     import numpy as np

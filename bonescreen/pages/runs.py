@@ -8,10 +8,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bonescreen.commands.status import chosen_runs
 from bonescreen.pages.dependencies import Configured, Ledger
 from bonescreen.pages.rendering import render
-from bonescreen.problems import Problem, find_problems, is_open, read_system_state
+from bonescreen.problems import Problem, chosen_runs, find_problems, is_open, read_system_state
 from db.run_queries import list_runs
 from db.session import Database
 from xray.settings import Settings

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Form, HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.pages.dependencies import Configured, Ledger, Number, Reviewer, Run
 from bonescreen.pages.rendering import render
 from bonescreen.pages.users import check_name
@@ -26,7 +25,7 @@ from db.session import Database
 from db.worklist import neighbours, study_by_id
 from xray.errors import UsageError
 from xray.settings import Settings
-from xray.vocabulary import FOR_PROCESSING, Decision, ImageState, Label, StudyStatus, count
+from xray.vocabulary import FOR_PROCESSING, Decision, ImageState, Label, StudyStatus, count, reason_text
 
 if TYPE_CHECKING:
     from xray.network.card import Card

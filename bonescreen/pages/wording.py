@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
-from bonescreen.commands.runs import percent
 from bonescreen.results_table import outcome_text, score_text
 from bonescreen.terminal import local_time
 from db.queries import KEPT_COLUMN, StudyRow
@@ -56,7 +55,6 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "path": _path,
     "sentence": _sentence,
     "score": score_text,
-    "percent": percent,
     "when": local_time,
     "counted": count,
     "whole": lambda number: f"{number:,}",

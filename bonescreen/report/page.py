@@ -14,8 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bonescreen.chosen_studies import stream_studies
-from bonescreen.commands.failures import reason_text
-from bonescreen.commands.runs import percent
 from bonescreen.pictures import package_of
 from bonescreen.problems import is_open
 from bonescreen.report.histogram import draw_histogram
@@ -33,7 +31,7 @@ from xray.archive_root import Root
 from xray.errors import ArchiveOutage
 from xray.printable import escape_unprintable
 from xray.settings import Settings
-from xray.vocabulary import REASON_REMEDY, RESEARCH_NOTICE, Decision, Reason, StudyStatus, count
+from xray.vocabulary import REASON_REMEDY, RESEARCH_NOTICE, Decision, Reason, StudyStatus, count, reason_text
 
 if TYPE_CHECKING:
     from xray.network.card import Metric
@@ -132,7 +130,7 @@ def _summary(database: Database, run: RunSummary, package: "ModelPackage | None"
     return {
         "notice": RESEARCH_NOTICE,
         "run": run,
-        "unfinished": f"{run.state}, {percent(run)} % processed" if _is_unfinished(run) else None,
+        "unfinished": f"{run.state}, {run.percent} % processed" if _is_unfinished(run) else None,
         "written_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "counts": count_studies(database, ResultFilter(run=run.run)),
         "histogram": draw_histogram(count_scores(database, run.run, BINS), run.study_threshold),

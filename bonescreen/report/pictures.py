@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.pictures import ChangedFile, cam_of, read_gray
 from bonescreen.results_table import why_out_of_scope
 from db.queries import ImageRow, Study
 from xray.archive_root import Root
 from xray.errors import FileFault
-from xray.vocabulary import ImageState, Label
+from xray.vocabulary import ImageState, Label, reason_text
 
 if TYPE_CHECKING:
     import numpy as np

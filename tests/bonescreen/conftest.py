@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bonescreen.cli import main
-from tests.dicom_clinic import Screened, screened_dicoms
+from tests.dicom_clinic import Screened, hand, screened_dicoms
 from xray.archive_root import Root
 from xray.network.package import ModelPackage
 
@@ -80,3 +80,9 @@ def dicom_clinic(
         return screened_dicoms(home, root, tiny_package, files, **options)
 
     return screen
+
+
+@pytest.fixture
+def two_images(dicom_clinic: DicomClinic) -> int:
+    """Screen a study of two images: its score is 0.8."""
+    return dicom_clinic({"one.dcm": Screened(hand(1), 0.9), "two.dcm": Screened(hand(2), 0.7)})

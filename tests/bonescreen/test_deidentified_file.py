@@ -176,6 +176,9 @@ LOOKED_FOR = (
     "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "StudyDescription",
     "SeriesDescription", "ProtocolName", "ImageComments", "DeviceSerialNumber", "StudyID",
     "RequestedProcedureDescription", "DerivationDescription", "RequestingPhysician",
+    "PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar", "PlacerOrderNumberProcedure",
+    "FillerOrderNumberProcedure", "PlacerOrderNumberImagingServiceRequestRetired",
+    "FillerOrderNumberImagingServiceRequestRetired", "RequestedProcedureDescriptionTrial",
 )  # fmt: skip
 
 
@@ -319,6 +322,21 @@ def test_a_sequence_that_is_declared_to_be_something_else_is_not_kept_unread(vr:
         source = source[: at + 2] + size.to_bytes(2, "little") + source[at + 8 :]
     assert b"SECRET" in source
     assert b"SECRET" not in deidentified(source)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr"),
+    [("AssertionUID", "LO"), ("BodyPartExamined", "PN"), ("ViewPosition", "DT")],
+)
+def test_a_uid_or_a_name_that_is_declared_to_be_something_else_is_not_kept(keyword: str, vr: str) -> None:
+    value = "19480321" if vr == "DT" else "1.3.9999.1"
+    described = data_set(phantom())
+    described[Tag(keyword)] = DataElement(Tag(keyword), vr, value)
+    described.PixelData = phantom().tobytes()
+    described["PixelData"].VR = "OW"
+    source = written(described)
+    assert any(part in source for part in SECRETS)
+    assert not any(part in deidentified(source) for part in SECRETS)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,21 @@ def test_what_is_not_exported_is_named_with_the_reason_and_the_rest_is_exported(
     assert "THE PICTURES ARE AS THEY WERE" in readme
 
 
+def test_an_export_that_an_outage_stops_says_that_its_folder_is_not_complete(
+    clinic: Clinic, export: Bonescreen, tmp_path: Path
+) -> None:
+    # Of two archives, one is away.
+    clinic.root.rename(tmp_path / "away")
+    try:
+        done = export("picture.png", "1.2.77.1", "-o", tmp_path / "out", "--pictures-checked")
+    finally:
+        (tmp_path / "away").rename(clinic.root)
+    assert done.code == 1
+    assert "Stopped: 1 of 2 studies done." in done.err
+    assert f"{tmp_path / 'out'} is not complete: delete it, and start again." in done.err
+    assert [Path(name).suffix for name in _files(tmp_path / "out")] == [".png"]
+
+
 def test_pictures_that_somebody_has_checked_are_exported_those_without_a_header_as_a_bare_png(
     export: Bonescreen, tmp_path: Path
 ) -> None:

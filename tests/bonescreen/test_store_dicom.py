@@ -1,8 +1,11 @@
 """`bonescreen export dicom --store`: objects are sent to a real Orthanc, and to services that refuse them."""
 
 import json
+import signal
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,10 +15,13 @@ import pytest
 from pydicom import dcmread
 
 from bonescreen.exports import stow
+from tests.awaiting import PATIENCE, await_that
 from tests.bonescreen.conftest import Bonescreen, DicomClinic
+from tests.bonescreen.processes import BONESCREEN
 from tests.dicom_clinic import STUDY, Screened, hand
-from tests.faulty_proxy import FaultyProxy, Kind, status
+from tests.faulty_proxy import Fault, FaultyProxy, Handler, Kind, silence, status
 from tests.orthanc import PASSWORD, USER, Orthanc
+from xray.archives import pauses
 from xray.dicomweb import parse_service
 
 
@@ -67,6 +73,29 @@ def test_an_archive_that_is_a_service_gets_its_results_back(
     assert orthanc.studies() == {STUDY}
 
 
+@pytest.mark.parametrize("kind", ["dicom", "deidentified"])
+def test_an_archive_that_is_busy_gets_the_pause_that_it_asks_for_though_a_person_would_not_wait(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    faulty_proxy: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    file = access(tmp_path / "access.toml", faulty_proxy.dicomweb)
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    monkeypatch.setenv("BONESCREEN_PSEUDONYM_KEY", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setattr("bonescreen.context.PATIENCE_SECONDS", 0.5)
+    orthanc.upload([hand(1)])
+    archive = parse_service(f"dicomweb+{faulty_proxy.dicomweb}", file)
+    dicom_clinic({f"{STUDY}/{STUDY}.1/{STUDY}.1.1": Screened(hand(1), 0.9)}, archive)
+    faulty_proxy.inject(status(503, retry_after=1), Kind.WADO, times=1)
+    done = bonescreen("export", kind, STUDY, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == (3 if kind == "dicom" else 1)
+
+
 def test_nothing_leaves_this_machine_unless_a_service_is_named(
     bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +123,30 @@ def test_wrong_credentials_stop_the_export_and_are_not_shown(
     assert orthanc.instances() == 0
 
 
-def test_a_service_that_is_busy_stops_the_export_which_can_be_repeated(
+@pytest.mark.parametrize("busy", [status(503, retry_after=1), status(429)])
+def test_a_service_that_is_busy_is_waited_for_as_it_asks(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    faulty_proxy: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: Fault,
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", faulty_proxy.dicomweb)))
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    faulty_proxy.inject(busy, Kind.STOW, times=2)
+    began = time.monotonic()
+    service = f"dicomweb+{faulty_proxy.dicomweb}"
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service)
+    assert done.code == 0, done.err
+    assert time.monotonic() - began >= 2
+    assert done.err.count(f"{service} is busy: waiting as it asks, 300 s at most") == 1
+    assert faulty_proxy.count(Kind.STOW) == 5
+    assert orthanc.instances() == 3
+
+
+def test_a_service_that_is_busy_for_too_long_ends_the_export_which_can_be_repeated(
     bonescreen: Bonescreen,
     dicom_clinic: DicomClinic,
     orthanc: Orthanc,
@@ -104,14 +156,49 @@ def test_a_service_that_is_busy_stops_the_export_which_can_be_repeated(
 ) -> None:
     monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", faulty_proxy.dicomweb)))
     dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
-    faulty_proxy.inject(status(503, retry_after=60), Kind.STOW)
+    faulty_proxy.inject(passed_on, Kind.STOW, times=1)
+    faulty_proxy.inject(status(503, retry_after=6_000), Kind.STOW)
     store = ("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{faulty_proxy.dicomweb}")
     done = bonescreen(*store)
     assert done.code == 1
-    assert "takes nothing now (HTTP 503); try again later" in done.err
+    assert "is busy: it asks for a pause of 600 s more" in done.err
+    assert f"Stopped: 0 of 1 study done; {store[-1]} has 1." in done.err
+    assert "Run the same command again" in done.err
+    faulty_proxy.heal()
+    pauses._turns.clear()
+    assert bonescreen(*store).code == 0
+    assert orthanc.instances() == 3
+
+
+def test_an_interrupted_export_says_how_far_it_came_and_the_same_command_completes_it(
+    bonescreen: Bonescreen,
+    dicom_clinic: DicomClinic,
+    orthanc: Orthanc,
+    faulty_proxy: FaultyProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(access(tmp_path / "access.toml", faulty_proxy.dicomweb)))
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    faulty_proxy.inject(passed_on, Kind.STOW, times=1)
+    faulty_proxy.inject(silence(), Kind.STOW)
+    store = ("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{faulty_proxy.dicomweb}")
+    with subprocess.Popen([*BONESCREEN, *map(str, store)], stderr=subprocess.PIPE, text=True) as process:
+        await_that(lambda: faulty_proxy.count(Kind.STOW) == 2, 30, "the second object is sent")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30 * PATIENCE)[1]
+    assert process.returncode == 130
+    assert f"Stopped: 0 of 1 study done; {store[-1]} has 1." in said
+    assert "Run the same command again: it makes the same objects" in said
+    assert "Traceback" not in said
     faulty_proxy.heal()
     assert bonescreen(*store).code == 0
     assert orthanc.instances() == 3
+
+
+def passed_on(handler: Handler) -> None:
+    """Answer a request as if there were no fault."""
+    handler.answer(handler.forward())
 
 
 def test_a_service_that_does_not_answer_is_named(
@@ -122,10 +209,35 @@ def test_a_service_that_does_not_answer_is_named(
     done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", store)
     assert done.code == 1
     assert f"{store} does not answer" in done.err
-    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", "https://me:secret@host/dicom-web")
-    assert done.code == 2
-    assert "--store: the URL of a DICOMweb service has a '@'" in done.err
-    assert "secret" not in done.err
+
+
+def test_a_service_is_named_as_an_archive_is_and_without_a_password(
+    bonescreen: Bonescreen, home: Path, tmp_path: Path
+) -> None:
+    for url, why in (
+        ("https://me:secret@host/dicom-web", "--store: the URL of a DICOMweb service has a '@'"),
+        ("https://host/dicom-web", "write dicomweb+https://host/dicom-web"),
+        ("objects", "'objects' is not the URL of a DICOMweb service; write dicomweb+https://host/dicom-web"),
+    ):
+        done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", url)
+        assert (done.code, done.out) == (2, "")
+        assert why in done.err
+        assert "secret" not in done.err
+
+
+def test_credentials_that_cannot_be_used_are_said_before_anything_is_written(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    url = "http://127.0.0.1:9/dicom-web"
+    file = access(tmp_path / "access.toml", url)
+    file.write_text(file.read_text() + 'token_file = "/nowhere"\n')
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", str(file))
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", f"dicomweb+{url}")
+    assert (done.code, done.out) == (2, "")
+    assert "it has both a password and a token_file; remove one of them" in done.err
+    assert PASSWORD not in done.err
+    assert not (tmp_path / "out").exists()
 
 
 class Service:
@@ -185,6 +297,7 @@ def answer(code: int, said: object, **headers: str) -> tuple[int, bytes, dict[st
         (answer(200, failed(0xC001)), "it cannot understand the object (C001)"),
         (answer(200, failed(0x9999)), "it does not say why (9999)"),
         (answer(413, {}), "the object is too large for it (HTTP 413)"),
+        (answer(500, {}), "it fails at the object (HTTP 500)"),
         ((202, b"<html>", {"Content-Type": "text/html"}), "it does not say that it has stored it (HTTP 202)"),
         (
             answer(400, [1, {"00081198": 5, "00081199": {"Value": "x"}}]),
@@ -204,6 +317,27 @@ def test_each_object_that_a_service_refuses_is_named_with_the_reason(
     assert f"{service.url} has 0." in done.err
     assert "3 objects refused: see above." in done.err
     assert len(service.stored) == 3
+
+
+@pytest.mark.parametrize("service", [answer(409, failed(0x0111)), answer(409, failed(0xB00E))], indirect=True)
+def test_an_object_that_a_service_has_already_is_not_refused(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 0, done.err
+    assert f"{service.url} has 3." in done.err
+
+
+@pytest.mark.parametrize("service", [(200, b"<html>Sign in", {"Content-Type": "text/html"})], indirect=True)
+def test_a_web_page_is_no_answer_of_a_service_that_stores(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, service: Service, tmp_path: Path
+) -> None:
+    dicom_clinic({"one.dcm": Screened(hand(), 0.9)})
+    done = bonescreen("export", "dicom", STUDY, "-o", tmp_path / "out", "--store", service.url)
+    assert done.code == 1
+    assert f"{service.url} answers with a web page and stores nothing" in done.err
+    assert len(service.stored) == 1
 
 
 @pytest.mark.parametrize("service", [answer(302, {}, Location="http://127.0.0.1:9/elsewhere")], indirect=True)
@@ -226,7 +360,7 @@ def test_what_a_service_warns_of_is_said(bonescreen: Bonescreen, dicom_clinic: D
     }
     opened = Service(*answer(202, said))
     try:
-        warning = stow.store(parse_service(opened.url), "1.2", b"an object")
+        warning = stow.store(parse_service(opened.url), "1.2", b"an object", print)
     finally:
         opened.close()
     assert warning == "it has left out elements of it (B006)"

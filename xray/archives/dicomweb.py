@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from xray.archives.multipart import OVERHEAD_BYTES, DamagedMessage, content_of
+from xray.archives.pauses import BUSY, keep_pause, pause_of
 from xray.dicomweb import CONNECT_SECONDS, DicomWebService
 from xray.errors import ArchiveOutage, FileFault
 from xray.vocabulary import Reason
@@ -46,12 +45,6 @@ CHECK_SECONDS = 15.0
 MAX_PAUSED_SECONDS = 20.0
 """A request waits so long where a service asks for a pause; a longer one is an outage, until it is over."""
 
-MAX_RETRY_AFTER_SECONDS = 600.0
-"""A service that asks for a longer pause is asked again after this one."""
-
-BUSY_SECONDS = 1.0
-"""The pause after an answer that asks for one and does not say how long."""
-
 MAX_JSON_BYTES = 128 * 1024 * 1024
 """Of one answer in JSON: the metadata of some 20,000 instances."""
 
@@ -63,12 +56,8 @@ _ACCEPTED = {
     DICOM: {"Accept": f'multipart/related; type="{DICOM}"; transfer-syntax=*', "Accept-Encoding": "identity"},
     JSON: {"Accept": f"{JSON}, application/json;q=0.5"},
 }
-_BUSY = (429, 503)
 _GONE = (404, 410)
 _GATEWAY = (502, 504)
-
-_turns: dict[str, float] = {}
-"""When (`time.monotonic`) services that asked for a pause may be asked again, by URL."""
 
 
 class _Failed(Exception):
@@ -268,7 +257,9 @@ def _ask(
 ) -> _Answer:
     paused = 0.0
     while True:
-        paused += _wait_for_turn(service, min(deadline, time.monotonic() + MAX_PAUSED_SECONDS - paused))
+        pause = pause_of(service, min(deadline, time.monotonic() + MAX_PAUSED_SECONDS - paused))
+        time.sleep(pause)
+        paused += pause
         with _outages(service):
             response = service.session().get(
                 f"{service.url}/{resource}",
@@ -279,14 +270,13 @@ def _ask(
                 allow_redirects=False,
             )
             with response:
-                if response.status_code not in _BUSY:
+                if response.status_code not in BUSY:
                     _check(service, response.status_code)
                     if response.status_code == 204:
                         return _Answer("", b"", has_end=True)
                     body, has_end = _body(response, max_bytes, deadline)
                     return _Answer(response.headers.get("Content-Type", ""), body, has_end)
-                pause = _retry_after(response.headers.get("Retry-After", ""))
-        _turns[service.url] = max(_turns.get(service.url, 0.0), time.monotonic() + pause)
+                keep_pause(service, response.headers.get("Retry-After", ""))
 
 
 def _body(response: "Response", max_bytes: int, deadline: float) -> tuple[bytes, bool]:
@@ -332,30 +322,6 @@ def _check(service: DicomWebService, status: int) -> None:
         raise _Failed(Reason.UNREADABLE, "does not let this user read it (HTTP 403)")
     # Orthanc answers 400 above its DICOMweb path.
     raise _Failed(Reason.UNREADABLE, f"answers HTTP {status}", foreign=status == 400)
-
-
-def _wait_for_turn(service: DicomWebService, until: float) -> float:
-    """Wait while a service has asked for a pause, no longer than `until`; return how many seconds."""
-    began = time.monotonic()
-    turn = _turns.get(service.url, 0.0)
-    if turn <= began:
-        return 0.0
-    if turn > until:
-        raise ArchiveOutage(f"the archive at {service} is busy: it asks for a pause of {turn - began:.0f} s more")
-    time.sleep(turn - began)
-    return time.monotonic() - began
-
-
-def _retry_after(text: str) -> float:
-    """Return the seconds of a header Retry-After, which has a number or a date (RFC 9110 10.2.3)."""
-    if text.strip().isdecimal():
-        seconds = float(text)
-    else:
-        try:
-            seconds = (parsedate_to_datetime(text).astimezone(UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            seconds = BUSY_SECONDS
-    return min(max(seconds, BUSY_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
 @contextmanager

@@ -199,9 +199,7 @@ def render_heat_map(
     font = ImageFont.load_default(FONT_SIZE)
     legend_width = BAR_WIDTH + 6 * FONT_SIZE
     line = round(FONT_SIZE * 1.4)
-    # The font that comes with Pillow has ASCII only: it draws one and the same box for all other characters.
-    texts = [escape_unprintable(text).encode("ascii", "backslashreplace").decode() for text in caption]
-    lines = [wrapped for text in texts for wrapped in wrap_text(text, 2 * width + legend_width + MARGIN, font)]
+    lines = [wrapped for text in caption for wrapped in wrap_text(text, 2 * width + legend_width + MARGIN, font)]
     canvas = Image.new(
         "RGB", (2 * width + legend_width + 4 * MARGIN, height + line * len(lines) + 3 * MARGIN), (16, 16, 16)
     )
@@ -283,9 +281,13 @@ def draw_legend(
 
 
 def wrap_text(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Break a line at spaces, and words longer than a line within, so that it fits into `width` pixels of a font."""
+    """Break a line at spaces, and words longer than a line within, so that it fits into `width` pixels of a font.
+
+    The font that comes with Pillow has ASCII only, and draws one and the same box for any other character: these become
+    escape sequences.
+    """
     lines = [""]
-    for word in text.split():
+    for word in escape_unprintable(text).encode("ascii", "backslashreplace").decode().split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer

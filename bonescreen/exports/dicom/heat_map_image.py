@@ -47,7 +47,7 @@ def draw_picture(
     scale : float
         The CAM value at the top of the colour scale; from the model's card.
     caption : sequence of str
-        Lines of text, in ASCII.
+        Lines of text.
 
     Returns
     -------

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from db.queries import Study
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever something else is written into the objects, as they are then other objects, with other UIDs."""
 
 

@@ -7,7 +7,7 @@ that viewers show: a colour map in a presentation state (pseudo-colour, blending
 
 import pkgutil
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from contourpy import contour_generator
@@ -21,15 +21,18 @@ from highdicom.pr import (
 )
 from highdicom.pr.content import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from bonescreen.exports.dicom.source import MODALITY_LUT_TYPE, RESCALE_TYPE, Source
 from xray.images.dicom import tags
 from xray.images.dicom.data_set import DataSet
-from xray.images.dicom.grayscale import usable_windows
+from xray.images.dicom.grayscale import lut_table, usable_windows
 from xray.images.dicom.pixels import LEAST_ASPECT
 from xray.images.preprocessing import Preprocessing
 from xray.network.heatmap import DARK, evidence_at_image_size
+
+T = TypeVar("T", ModalityLUT, VOILUT)
 
 LEVEL = DARK
 """Share of the model's colour scale that an outline encloses: a map that looks empty has no outline."""
@@ -154,9 +157,15 @@ def _gray_state(source: Source, window: bool, common: dict[str, Any]) -> Dataset
 
 def _modality(header: DataSet) -> ModalityLUTTransformation | None:
     for item in header.items.get(tags.MODALITY_LUT_SEQUENCE, [])[:1]:
-        if (table := _table(item)) is not None:
-            kind = item.text(MODALITY_LUT_TYPE) or "US"
-            return ModalityLUTTransformation(modality_lut=ModalityLUT(kind, *table))
+        if (table := lut_table(item, is_signed=_is_signed(header))) is not None:
+            first, entries = table
+            # Entries that share a word stay so.
+            native = entries.astype(np.uint16) if entries.itemsize == 2 else entries
+            lut = ModalityLUT(item.text(MODALITY_LUT_TYPE) or "US", first % 2**16, native)
+            # As many bits as the image says, as without a window they are the range of grays.
+            bits = next(iter(item.integers(tags.LUT_DESCRIPTOR)[2:]), 16)
+            fits = int(entries.max()).bit_length() <= bits <= 16
+            return ModalityLUTTransformation(modality_lut=_described(lut, first, bits if fits else 16))
     slope, intercept = (header.decimals(tag)[:1] for tag in (tags.RESCALE_SLOPE, tags.RESCALE_INTERCEPT))
     if not (slope and intercept and np.isfinite([*slope, *intercept]).all() and slope[0]):
         return None
@@ -167,11 +176,12 @@ def _modality(header: DataSet) -> ModalityLUTTransformation | None:
 
 def _voi(header: DataSet) -> SoftcopyVOILUTTransformation | None:
     for item in header.items.get(tags.VOI_LUT_SEQUENCE, [])[:1]:
-        if (table := _table(item)) is not None and table[1].any():
+        if (table := lut_table(item, is_signed=_is_signed(header))) is not None and table[1].any():
             first, entries = table
             # The brightest entry is white, whatever the descriptor says of an entry's bits.
             stretched = np.rint(entries * (65535 / entries.max())).astype(np.uint16)
-            return SoftcopyVOILUTTransformation(voi_luts=[VOILUT(first, stretched)])
+            lut = VOILUT(first % 2**16, stretched)
+            return SoftcopyVOILUTTransformation(voi_luts=[_described(lut, first, 16)])
     for center, width in usable_windows(header)[:1]:
         function = header.text(tags.VOI_LUT_FUNCTION).upper()
         known = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else None
@@ -179,11 +189,19 @@ def _voi(header: DataSet) -> SoftcopyVOILUTTransformation | None:
     return None
 
 
-def _table(item: DataSet) -> tuple[int, NDArray[np.uint16]] | None:
-    """Return the first value that a lookup table maps and its entries; None for one that a state cannot have."""
-    descriptor = item.integers(tags.LUT_DESCRIPTOR)
-    data = item.values.get(tags.LUT_DATA, b"")
-    words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if item.encoding.byteorder == "little" else ">u2")
-    if len(descriptor) < 3 or words.size != (descriptor[0] or 65536):
-        return None
-    return descriptor[1], words.astype(np.uint16)
+def _is_signed(header: DataSet) -> bool:
+    """Tell whether values that are looked up can be negative."""
+    return (
+        header.integer(tags.PIXEL_REPRESENTATION) == 1
+        or min(header.decimals(tags.RESCALE_INTERCEPT)[:1], default=0) < 0
+    )
+
+
+def _described(lut: T, first: int, bits: int) -> T:
+    """Say of a lookup table how many bits its entries have, and which value it begins with, if that is negative."""
+    count = int(lut.LUTDescriptor[0])
+    if first < 0:
+        # Of VR SS, in which the number of entries is written as if it were signed too (C.11.1.1).
+        count = (count + 2**15) % 2**16 - 2**15
+    lut[tags.LUT_DESCRIPTOR] = DataElement(tags.LUT_DESCRIPTOR, "SS" if first < 0 else "US", [count, first, bits])
+    return lut

@@ -97,7 +97,7 @@ def as_file(made: Dataset, source: Source, changed_at: float) -> bytes:
         made.Laterality = source.described.Laterality
     if "TimezoneOffsetFromUTC" in source.described:
         made.TimezoneOffsetFromUTC = source.described.TimezoneOffsetFromUTC
-    for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+    for keyword in ("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"):
         if keyword in source.described:
             setattr(made, keyword, source.described[keyword].value)
     file = io.BytesIO()

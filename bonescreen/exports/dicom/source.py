@@ -21,6 +21,7 @@ from xray.images.dicom import tags
 from xray.images.dicom.anatomy import laterality
 from xray.images.dicom.data_set import DataSet
 from xray.images.dicom.header import HEAD_BYTES, is_dicom, open_radiograph
+from xray.vocabulary import reason_text
 
 NAMES = ("PatientName", "ReferringPhysicianName")
 TEXTS = (
@@ -51,6 +52,9 @@ _LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in ("50", "51", "81", "9
 """Transfer syntaxes that may lose something (PS3.5 A.4)."""
 
 MODALITY_LUT_TYPE, RESCALE_TYPE = 0x00283004, 0x00281054
+_CODE = {"CodeValue": 16, "CodingSchemeDesignator": 16, "CodeMeaning": 64}
+"""The elements of a code, and their lengths."""
+
 _LUT = frozenset({tags.LUT_DESCRIPTOR, tags.LUT_EXPLANATION, tags.LUT_DATA, MODALITY_LUT_TYPE})
 
 
@@ -119,7 +123,7 @@ def read_source(data: bytes) -> Source:
     try:
         file = open_radiograph(io.BytesIO(data), _selected())
     except FileFault as fault:
-        raise NoReference(f"has a header that cannot be read ({fault.reason})") from fault
+        raise NoReference(f"cannot be read as a radiograph ({reason_text(fault.reason)})") from fault
     header, described = file.data_set, Dataset()
     described.SpecificCharacterSet = "ISO_IR 192"
     for keyword, name in UIDS.items():
@@ -163,7 +167,8 @@ def _selected() -> dict[int, frozenset[int]]:
     names = (*NAMES, *TEXTS, *DATES, *TIMES, *CHOICES, *UIDS, *_OTHERS)
     plain = dict.fromkeys((_tag(name) for name in names), frozenset[int]())
     luts = dict.fromkeys((tags.MODALITY_LUT_SEQUENCE, tags.VOI_LUT_SEQUENCE), _LUT)
-    return {**tags.HEADER_ELEMENTS, **tags.PIXEL_ELEMENTS, **plain, **luts}
+    codes = {_tag("DeidentificationMethodCodeSequence"): frozenset(map(_tag, _CODE))}
+    return {**tags.HEADER_ELEMENTS, **tags.PIXEL_ELEMENTS, **plain, **luts, **codes}
 
 
 def _tag(keyword: str) -> int:
@@ -180,6 +185,9 @@ def _text(header: DataSet, keyword: str) -> str:
 def _copy_patient_and_study(header: DataSet, described: Dataset) -> None:
     for keyword in (*NAMES, *TEXTS):
         text = decoded(header, _tag(keyword), is_name=keyword in NAMES)
+        if keyword in NAMES:
+            # An image is of one patient: of several names, only the first can be written.
+            text = text.split("\\")[0]
         if text or keyword in REQUIRED:
             setattr(described, keyword, text)
     for keyword in DATES:
@@ -192,9 +200,22 @@ def _copy_patient_and_study(header: DataSet, described: Dataset) -> None:
         text = _text(header, keyword).upper()
         if text in choices or keyword in REQUIRED:
             setattr(described, keyword, text if text in choices else "")
+    methods = header.items.get(_tag("DeidentificationMethodCodeSequence"), [])
+    if codes := [code for code in map(_code, methods) if code is not None]:
+        described.DeidentificationMethodCodeSequence = codes
     offset = _text(header, "TimezoneOffsetFromUTC")
     if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", offset):
         described.TimezoneOffsetFromUTC = offset
+
+
+def _code(item: DataSet) -> Dataset | None:
+    code = Dataset()
+    for keyword, length in _CODE.items():
+        text = _text(item, keyword)
+        if not (0 < len(text) <= length and text.isascii()):
+            return None
+        setattr(code, keyword, text)
+    return code
 
 
 def _date(text: str) -> str:

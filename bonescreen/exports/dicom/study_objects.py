@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from bonescreen.commands.failures import reason_text
 from bonescreen.exports.dicom.heat_map_image import draw_picture, heat_map_image
 from bonescreen.exports.dicom.identity import Identity, Kind
 from bonescreen.exports.dicom.outline import outlines, presentation_state
@@ -25,7 +24,7 @@ from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
 from xray.network.heatmap import scale_note
 from xray.network.package import ModelPackage
-from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label, Repair, StudyStatus
+from xray.vocabulary import RESEARCH_NOTICE, ImageState, Label, Repair, StudyStatus, reason_text
 
 # Both log and warn of values that they take over, among them patients' names.
 for _library in ("highdicom", "pydicom"):

@@ -12,7 +12,7 @@ import pytest
 from tests.dicomweb import instance, path, service_of, write_access
 from tests.faulty_proxy import Fault, FaultyProxy, Handler, Kind, content_type, cut, oversized, silence, status
 from tests.orthanc import Orthanc
-from xray.archives import dicomweb
+from xray.archives import dicomweb, pauses
 from xray.archives.files import is_readable, read_image_file
 from xray.archives.storage_errors import require_root
 from xray.dicomweb import DicomWebService, parse_service
@@ -29,7 +29,7 @@ def service(orthanc: Orthanc, faulty_proxy: FaultyProxy, tmp_path: Path) -> Dico
 @pytest.fixture(autouse=True)
 def _without_pauses() -> Iterator[None]:
     yield
-    dicomweb._turns.clear()
+    pauses._turns.clear()
 
 
 def test_an_instance_is_read_as_it_was_stored(service: DicomWebService) -> None:
@@ -171,7 +171,7 @@ def test_no_error_and_no_log_line_names_a_study_or_the_password(
         except (FileFault, ArchiveOutage) as error:
             said.append("".join(traceback.format_exception(error)))
         faulty_proxy.heal()
-        dicomweb._turns.clear()
+        pauses._turns.clear()
     orthanc.kill()
     with contextlib.suppress(ArchiveOutage):
         read_image_file(service, path(1))

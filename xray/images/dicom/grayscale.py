@@ -214,13 +214,31 @@ def _window(values: Values, center: float, width: float, function: str) -> Value
 
 def _look_up(item: DataSet, values: Values) -> Values | None:
     """Look values up in a modality or VOI LUT; None if it is unusable."""
+    table = lut_table(item, is_signed=bool(values.min() < 0))
+    if table is None:
+        return None
+    first, entries = table
+    places = np.clip(np.rint(values) - first, 0, entries.size - 1).astype(np.int64)
+    looked_up: Values = entries[places].astype(np.float64)
+    return looked_up
+
+
+def lut_table(item: DataSet, *, is_signed: bool) -> tuple[int, NDArray[np.unsignedinteger]] | None:
+    """Return the first value that a modality or VOI LUT maps, and its entries; None if it is unusable.
+
+    Parameters
+    ----------
+    item : DataSet
+        Of Modality LUT Sequence or VOI LUT Sequence.
+    is_signed : bool
+        Whether the values that are looked up can be negative: the first value mapped is signed then.
+    """
     # C.11.1.1: number of entries (0 for 65,536), first value mapped, bits of an entry.
     descriptor = item.integers(tags.LUT_DESCRIPTOR)
     if len(descriptor) < 2:
         return None
     count, first = descriptor[0] or 65536, descriptor[1]
-    # The first value mapped is signed if the values are.
-    if values.min() < 0 and first >= 2**15:
+    if is_signed and first >= 2**15:
         first -= 2**16
     data = item.values.get(tags.LUT_DATA, b"")
     words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if item.encoding.byteorder == "little" else ">u2")
@@ -228,11 +246,7 @@ def _look_up(item: DataSet, values: Values) -> Values | None:
     packed = (count + 1) // 2 == words.size < count
     # Beyond the entries that are there the last one counts, also where the descriptor promises more.
     entries = words.astype("<u2").view(np.uint8)[:count] if packed else words[:count]
-    if not entries.size:
-        return None
-    places = np.clip(np.rint(values) - first, 0, entries.size - 1).astype(np.int64)
-    looked_up: Values = entries[places].astype(np.float64)
-    return looked_up
+    return (first, entries) if entries.size else None
 
 
 def _first(numbers: list[float], default: float) -> float:
