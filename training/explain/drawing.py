@@ -60,15 +60,40 @@ def draw_layer(
     height, width = image.gray.shape
     font = ImageFont.load_default(FONT_SIZE)
     parts = [
-        ("radiograph", Image.fromarray(image.gray).convert("RGB")),
-        ("Grad-CAM", Image.fromarray(overlay(image, cam, scale, preprocessing))),
-        ("", _legend(height, scale, font)),
+        *_radiograph_and_map(image, "Grad-CAM", cam, scale, preprocessing, font),
         (
             f"the {len(channels.numbers)} most active channels",
             _channel_grid(channels, height, width, preprocessing, font),
         ),
     ]
     return _side_by_side(parts, caption, font)
+
+
+def draw_map(
+    image: InputImage, cam: NDArray[np.floating], scale: float, preprocessing: Preprocessing, caption: Sequence[str]
+) -> Image.Image:
+    """Draw an image, and the image under the network's own map with a legend.
+
+    Parameters
+    ----------
+    image : InputImage
+        The radiograph.
+    cam : ndarray of float, (h, w)
+        Signed class activation map; negative values are not drawn.
+    scale : float
+        The value that gets the top colour; from the model's card.
+    preprocessing : Preprocessing
+        How the image became the network's input.
+    caption : sequence of str
+        Lines below the pictures.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, on white.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    return _side_by_side(_radiograph_and_map(image, "the model's map", cam, scale, preprocessing, font), caption, font)
 
 
 def overlay(
@@ -128,6 +153,21 @@ def draw_map_rows(
             picture.thumbnail((MAP_SIDE, MAP_SIDE))
             canvas.paste(picture, (column * step, LABEL + row * step))
     return canvas
+
+
+def _radiograph_and_map(
+    image: InputImage,
+    title: str,
+    cam: NDArray[np.floating],
+    scale: float,
+    preprocessing: Preprocessing,
+    font: Font,
+) -> list[tuple[str, Image.Image]]:
+    return [
+        ("radiograph", Image.fromarray(image.gray).convert("RGB")),
+        (title, Image.fromarray(overlay(image, cam, scale, preprocessing))),
+        ("", _legend(image.gray.shape[0], scale, font)),
+    ]
 
 
 def _channel_grid(channels: Channels, height: int, width: int, preprocessing: Preprocessing, font: Font) -> Image.Image:
