@@ -1,6 +1,7 @@
 """Pictures and plots of explanations: layers beside the radiograph, and the results of the map check."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -188,11 +189,12 @@ def _channel_grid(channels: Channels, height: int, width: int, preprocessing: Pr
 
 def _legend(height: int, scale: float, font: Font) -> Image.Image:
     """Draw the bar with the colours as they look over mid-gray, from no evidence (bottom) to `scale` (top)."""
-    legend = Image.new("RGB", (BAR + 5 * FONT_SIZE, height), PAPER)
+    top = f">= {scale:.3g}"
+    legend = Image.new("RGB", (BAR + 8 + ceil(font.getlength(top)), height), PAPER)
     evidence = np.repeat(np.linspace(1, 0, height)[:, None], BAR, axis=1)
     legend.paste(Image.fromarray(blend(np.full((height, BAR, 3), 96, np.uint8), evidence)), (0, 0))
     draw = ImageDraw.Draw(legend)
-    draw.text((BAR + 4, 0), f">= {scale:.2g}", fill=INK, font=font, anchor="lt")
+    draw.text((BAR + 4, 0), top, fill=INK, font=font, anchor="lt")
     draw.text((BAR + 4, height), "0", fill=INK, font=font, anchor="lb")
     return legend
 
