@@ -120,8 +120,8 @@ def test_the_models_own_map_is_drawn_first_with_the_cells_of_a_finer_map(
         drawn = np.asarray(Image.open(out / own["picture"]).convert("RGB"))
         heat = overlay(square, cam, package.card.heat_map_scale, preprocessing)
         top, left = GAP + LABEL, 2 * GAP + square.gray.shape[1]
-        shown = drawn[top : top + heat.shape[0], left : left + heat.shape[1]]
-        assert np.abs(shown.astype(int) - heat).max() <= 2
+        heat_map = drawn[top : top + heat.shape[0], left : left + heat.shape[1]]
+        assert np.abs(heat_map.astype(int) - heat).max() <= 2
         assert np.abs(heat - square.gray[..., None].astype(int)).max() > 20
     page = (out / "layers.html").read_text()
     assert page.index("The model&#39;s map, 4 x 4 cells") < page.index("conv_pw_13_relu, feature map, 2 x 2")

@@ -132,9 +132,9 @@ def picture_file(number: int, explanation: ImageExplanation, explained: LayerExp
     return _file_name(number, explanation, explained.layer.name)
 
 
-def _file_name(number: int, explanation: ImageExplanation, shown: str) -> str:
+def _file_name(number: int, explanation: ImageExplanation, part: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", explanation.image.name)[-LONGEST_STEM:]
-    return f"{number:03d}-{stem}.{shown}.png"
+    return f"{number:03d}-{stem}.{part}.png"
 
 
 def report_numbers(report: ExplainReport) -> dict[str, Any]:

@@ -119,13 +119,13 @@ def test_annotations_that_contradict_the_data_are_left_out_and_named(fracatlas: 
         assert f"left out the annotations of images that are {why}: 1 ({image})" in notes
 
 
-@pytest.mark.parametrize(("spacing", "shown"), [([0.1, 0.1], (96, 64)), ([0.2, 0.1], (96, 32))])
+@pytest.mark.parametrize(("spacing", "size"), [([0.1, 0.1], (96, 64)), ([0.2, 0.1], (96, 32))])
 def test_annotations_of_a_dicom_image_must_have_its_proportions_with_square_pixels(
-    tmp_path: Path, spacing: list[float], shown: tuple[int, int]
+    tmp_path: Path, spacing: list[float], size: tuple[int, int]
 ) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom(phantom()[:96, :64], ImagerPixelSpacing=spacing))
     (tmp_path / "manifest.csv").write_text("study,image,label\ns1,a.dcm,positive\n")
-    height, width = shown
+    height, width = size
     for factor, left_out in ((1, False), (2, True)):
         listed = coco([("a.dcm", 4 * width * factor, 4 * height)], marked(0, [width, height, width, height]))
         (tmp_path / "annotations.json").write_text(listed)
@@ -134,7 +134,7 @@ def test_annotations_of_a_dicom_image_must_have_its_proportions_with_square_pixe
         named = "left out the annotations of images that are of other proportions than the file says: 1 (a.dcm)"
         assert (named in " ".join(dataset.notes)) is left_out
         readable, _, _ = load_images(dataset, Preprocessing(64, "pad"), tmp_path / "cache", Progress())
-        assert readable.examples[0].size == shown
+        assert readable.examples[0].size == size
 
 
 @pytest.mark.parametrize(

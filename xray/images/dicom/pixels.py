@@ -469,7 +469,7 @@ def _colour_to_gray(stored: _Stored, photometric: str) -> NDArray[np.uint8]:
 
 
 def _make_square(gray: NDArray[np.uint8], data_set: DataSet) -> NDArray[np.uint8]:
-    height, width = _square_size(*gray.shape, data_set)
+    height, width = _square_size(gray.shape[0], gray.shape[1], data_set)
     if (height, width) == gray.shape:
         return gray
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
