@@ -92,7 +92,8 @@ def test_a_run_writes_a_package_that_the_worker_loads_with_a_complete_card(
     readme = (package.path / "README.md").read_text()
     assert f"| {alarms} | {100 * shares[alarms]:.1f} % |" in readme
     printed = capsys.readouterr().out
-    assert "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001" in printed
+    line = "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001"
+    assert line in printed.splitlines(), "the recipe is printed a setting a line"
     assert "stage 2/2, epoch 1/3: loss" in printed
 
 
