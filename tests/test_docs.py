@@ -11,6 +11,7 @@ import typer
 
 from bonescreen.cli import GROUPS, app
 from bonescreen.reference import reference
+from xray.network.package import load_package
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "commands.md").read_text()
@@ -98,3 +99,32 @@ def test_an_example_parses(where: str, example: str) -> None:
         group = group.commands[words.pop(0)]
     if words not in (["--help"], ["--version"]):
         group.make_context(where, words)
+
+
+def test_the_numbers_in_plain_words_are_those_of_the_models_card() -> None:
+    card = load_package("fracture-5").card
+    page = re.sub(r"\s+", " ", (ROOT / "docs" / "model.md").read_text())
+    measured = {each.name: each for each in reversed(card.metrics) if "images (n=3002" in each.population}
+    found, cleared, found_below, cleared_below = (
+        measured[f"{name} at {at}"].value
+        for at in ("0.280 (Youden)", "0.044 (sensitivity 0.95)")
+        for name in ("sensitivity", "specificity")
+    )
+    pointing = next(each.value for each in card.metrics if each.name == "pointing game")
+
+    def precision(prevalence: float) -> float:
+        return found * prevalence / (found * prevalence + (1 - cleared) * (1 - prevalence))
+
+    for words in (
+        f"Of 100 fractured images it calls {100 * found:.0f} positive and misses {100 - 100 * found:.0f}. "
+        f"Of 100 others it calls {100 - 100 * cleared:.0f} positive.",
+        f"(`screen --threshold 0.044`) it misses {100 - 100 * found_below:.0f} of 100, and calls "
+        f"{100 - 100 * cleared_below:.0f} of 100 others positive.",
+        f"and {100 * precision(592 / 3002):.0f} of 100 positive images are fractured",
+        f"it would be {100 * precision(1 / 20):.0f} of 100",
+        f"**AUROC {measured['AUROC'].value:.3f}**",
+        f"in {100 * measured['AUROC'].value:.0f} of 100 pairs",
+        f"In {100 * pointing:.0f} of 100 fractured images its greatest cell lies on the marked fracture",
+        f"in the other {100 - 100 * pointing:.0f} it lies elsewhere",
+    ):
+        assert words in page

@@ -77,7 +77,8 @@ def train(config: TrainingConfig) -> tuple[ModelPackage, ModelEvaluation | None]
         _require_same_command(config)
         _delete_partial_files(config)
         _set_up_keras(config)
-        progress.say(f"{recipe}\n")
+        for line in (*str(recipe).splitlines(), ""):
+            progress.say(line)
 
         _check_dataset(config, progress)
         learner = Learner(recipe, config.initial_weights)

@@ -31,7 +31,10 @@ def layers(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A layer to draw, repeatable. By default one for each resolution."),
+        typer.Option(
+            metavar="NAME",
+            help="A layer to draw beside the model's map, repeatable. By default one for each resolution.",
+        ),
     ] = None,
     list_layers: Annotated[bool, typer.Option("--list", help="List the layers that can be drawn.")] = False,
     channels: Annotated[
@@ -46,11 +49,12 @@ def layers(
         ),
     ] = False,
 ) -> None:
-    """Explain a model's predictions: activations and Grad-CAM at its layers, as a page with pictures.
+    """Explain a model's predictions: its map, and activations and Grad-CAM at its layers, as a page with pictures.
 
-    Grad-CAM (Selvaraju et al. 2017) is computed for the logit. With --check the weights are randomised from the head
-    down (Adebayo et al. 2018), and parts of the image are deleted and inserted in the order of the map (Petsiuk et al.
-    2018).
+    For each image it draws the model's own map first, as screening shows it. Then each layer: Grad-CAM, the areas that
+    raised the logit by way of that layer (Selvaraju et al. 2017), and the channels that vary most. With --check the
+    weights are randomised from the head down (Adebayo et al. 2018), and parts of the image are deleted and inserted in
+    the order of the map (Petsiuk et al. 2018).
 
     Example: bonescreen layers fracture-5 wrist.png -o explained --layer block14_add --layer top_bn_relu6
     """
@@ -69,7 +73,7 @@ def layers(
     drawable = drawable_layers(network)
     chosen = find_layers(drawable, layer) if layer else default_layers(drawable)
     if list_layers or not images or output is None:
-        _print_layers(drawable, chosen)
+        _print_layers(drawable, chosen, network.outputs[1].shape[1:])
         return
     unreadable = _explain(package, network, chosen, images, output, channels=channels, with_check=check)
     print_notice(RESEARCH_NOTICE)
@@ -77,13 +81,16 @@ def layers(
         raise typer.Exit(1)
 
 
-def _print_layers(drawable: "Sequence[BackboneLayer]", chosen: "Sequence[BackboneLayer]") -> None:
+def _print_layers(
+    drawable: "Sequence[BackboneLayer]", chosen: "Sequence[BackboneLayer]", map_shape: tuple[int, int]
+) -> None:
     rows = [
         ("*" if each in chosen else " ", each.name, each.kind, f"{each.height} x {each.width}", str(each.channels))
         for each in drawable
     ]
     print_table(("", "layer", "kind", " height x width", " channels"), rows)
-    print_notice("The layers marked * are drawn.")
+    height, width = map_shape
+    print_notice(f"The layers marked * are drawn, and first the model's own map of {height} x {width} cells.")
 
 
 def _explain(

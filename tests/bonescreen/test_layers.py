@@ -8,6 +8,11 @@ import pytest
 from PIL import Image
 
 from tests.bonescreen.conftest import Bonescreen
+from tests.tiny import write_tiny_package
+from training.explain.drawing import GAP, LABEL, overlay
+from training.explain.input_images import read_input_image
+from xray.images.preprocessing import Preprocessing
+from xray.network.builder import load_network
 from xray.network.package import ModelPackage
 from xray.vocabulary import RESEARCH_NOTICE
 
@@ -92,6 +97,34 @@ def test_images_of_one_name_are_distinguished_by_their_folders(
     pictures = [image["layers"][0]["picture"] for image in numbers["images"]]
     assert pictures[0] == "001-patient0_study1_positive_image1.png.conv_pw_13_relu.png"
     assert all((tmp_path / "explained" / picture).is_file() for picture in pictures)
+
+
+def test_the_models_own_map_is_drawn_first_with_the_cells_of_a_finer_map(
+    bonescreen: Bonescreen, home: Path, radiographs: list[Path], tmp_path: Path
+) -> None:
+    package = write_tiny_package(tmp_path / "finer", finer_map=True)
+    out = tmp_path / "explained"
+    listed = bonescreen("layers", package.path, "--list")
+    assert "first the model's own map of 4 x 4 cells" in listed.err
+    done = bonescreen("layers", package.path, *radiographs[:2], "-o", out, "--layer", "conv_pw_13_relu")
+    assert done.code == 0
+    preprocessing = Preprocessing.from_id(package.card.preprocessing)
+    squares = [read_input_image(path, "", preprocessing) for path in radiographs[:2]]
+    cams = np.asarray(load_network(package)(np.stack([each.square for each in squares]), training=False)[1])
+    numbers = json.loads((out / "layers.json").read_text())
+    for image, square, cam in zip(numbers["images"], squares, cams, strict=True):
+        own = image["map"]
+        assert own["shape"] == [4, 4]
+        assert own["greatest"] == pytest.approx(cam.max(), rel=1e-3)
+        assert own["scale"] == package.card.heat_map_scale
+        drawn = np.asarray(Image.open(out / own["picture"]).convert("RGB"))
+        heat = overlay(square, cam, package.card.heat_map_scale, preprocessing)
+        top, left = GAP + LABEL, 2 * GAP + square.gray.shape[1]
+        heat_map = drawn[top : top + heat.shape[0], left : left + heat.shape[1]]
+        assert np.abs(heat_map.astype(int) - heat).max() <= 2
+        assert np.abs(heat - square.gray[..., None].astype(int)).max() > 20
+    page = (out / "layers.html").read_text()
+    assert page.index("The model&#39;s map, 4 x 4 cells") < page.index("conv_pw_13_relu, feature map, 2 x 2")
 
 
 def test_the_map_is_checked_on_request(

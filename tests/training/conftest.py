@@ -47,8 +47,13 @@ def fracatlas(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mura(tmp_path: Path) -> Path:
+    """Write folders in MURA's layout; see `write_mura`."""
+    return write_mura(tmp_path)
+
+
+def write_mura(parent: Path) -> Path:
     """Write folders in MURA's layout: 24 patients with a study of two images, every other one positive."""
-    folder = tmp_path / "mura" / "MURA-v1.1"
+    folder = parent / "mura" / "MURA-v1.1"
     rng = np.random.default_rng(1)
     for patient in range(24):
         label = ("negative", "positive")[patient % 2]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.training.conftest import write_mura
 from tests.training.recipes import FROZEN_HEAD, SMALL, small_config
+from training.config import TrainingConfig
 from training.data.dataset import Role
 from training.data.read_dataset import read_dataset
 from training.data.split import read_split
+from training.evaluate.held_out import ModelEvaluation
 from training.evaluate.metrics import auroc
 from training.evaluate.predictions import Predictions
 from training.recipes import Stage
@@ -24,12 +28,30 @@ from xray.errors import StorageOutage, TrainingFailure, UsageError
 from xray.images.decode import decode
 from xray.images.preprocessing import Preprocessing
 from xray.network.open_engine import open_engine
-from xray.network.package import load_package
+from xray.network.package import ModelPackage, load_package
 
 # Keras 3.15 saves weights through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 SHORT = dataclasses.replace(SMALL, stages=(Stage(0, 1, 1e-3),))
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A training run of the recipe `SHORT` that has finished, for several tests, which must not change it."""
+
+    config: TrainingConfig
+    package: ModelPackage
+    evaluation: ModelEvaluation
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory, backbone_weights: Path) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("short")
+    config = small_config(write_mura(folder), backbone_weights, folder / "out", SHORT)
+    package, evaluation = train(config)
+    assert evaluation is not None
+    return FinishedRun(config, package, evaluation)
 
 
 def stored_weights(package: Path) -> list[bytes]:
@@ -70,15 +92,17 @@ def test_a_run_writes_a_package_that_the_worker_loads_with_a_complete_card(
     readme = (package.path / "README.md").read_text()
     assert f"| {alarms} | {100 * shares[alarms]:.1f} % |" in readme
     printed = capsys.readouterr().out
-    assert "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001" in printed
+    line = "stage 2 = train the top 12 backbone layers and the head, 3 epochs, initial learning rate 0.001"
+    assert line in printed.splitlines(), "the recipe is printed a setting a line"
     assert "stage 2/2, epoch 1/3: loss" in printed
 
 
 def test_a_finished_run_returns_its_package_and_another_runs_package_is_refused(
-    mura: Path, backbone_weights: Path, tmp_path: Path
+    short_run: FinishedRun, tmp_path: Path
 ) -> None:
-    config = small_config(mura, backbone_weights, tmp_path / "out", SHORT)
-    trained, _ = train(config)
+    shutil.copytree(short_run.config.out, tmp_path / "out")
+    config = dataclasses.replace(short_run.config, out=tmp_path / "out")
+    trained = load_package(config.package_path)
     files = {path: path.stat().st_mtime_ns for path in trained.path.iterdir()}
     again, evaluation = train(config)
     assert (again.digest, evaluation) == (trained.digest, None)
@@ -101,12 +125,8 @@ def test_a_finished_run_returns_its_package_and_another_runs_package_is_refused(
         train(config)
 
 
-def test_metrics_on_the_card_have_four_decimals_and_thresholds_are_exact(
-    mura: Path, backbone_weights: Path, tmp_path: Path
-) -> None:
-    package, evaluation = train(small_config(mura, backbone_weights, tmp_path / "out", SHORT))
-    assert evaluation
-    card = package.card
+def test_metrics_on_the_card_have_four_decimals_and_thresholds_are_exact(short_run: FinishedRun) -> None:
+    evaluation, card = short_run.evaluation, short_run.package.card
     assert (card.image_threshold, card.study_threshold) == (evaluation.image_threshold, evaluation.study_threshold)
     assert card.calibration == evaluation.calibration
     for rounded, exact in zip(card.metrics, evaluation.metrics, strict=True):
@@ -122,7 +142,7 @@ def test_cross_validation_predicts_every_image_out_of_fold_and_then_trains_on_al
         for number in range(0, 60, 3)
     ]
     (fracatlas / "fractures.json").write_text(json.dumps(marks))
-    recipe = dataclasses.replace(SMALL, folds=3, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
+    recipe = dataclasses.replace(SMALL, folds=2, patience=0, average=2, stages=(Stage(0, 8, 3e-3), Stage(6, 3, 1e-3)))
     package, evaluation = train(small_config(fracatlas, backbone_weights, tmp_path / "out", recipe))
     predictions = Predictions.read(tmp_path / "out" / "predictions.csv")
     assert len(predictions) == 59
@@ -168,16 +188,23 @@ def test_a_network_can_be_trained_with_new_augmentation_in_each_epoch(
     assert auroc(predictions.labels, predictions.probabilities) > 0.9, "bright halves are easy to classify"
 
 
-@pytest.mark.parametrize("recipe", ["small", "frozen-head"])
+@pytest.mark.parametrize(
+    ("recipe", "kills"),
+    [
+        ("small", ("stage 1/2, epoch 2/4", "stage 2/2, epoch 1/3")),
+        # Between the two epochs whose weights it averages.
+        ("frozen-head", ("stage 2/2, epoch 2/3",)),
+    ],
+)
 def test_a_killed_run_continues_and_ends_with_the_weights_of_an_uninterrupted_run_to_the_bit(
-    recipe: str, mura: Path, backbone_weights: Path, tmp_path: Path
+    recipe: str, kills: tuple[str, ...], mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "tests.training.recipes", recipe, str(mura), str(backbone_weights)]
     uninterrupted = subprocess.run(
         [*command, str(tmp_path / "uninterrupted")], capture_output=True, text=True, check=False
     )
     assert uninterrupted.returncode == 0, uninterrupted.stderr
-    for kill_after in ("stage 1/2, epoch 2/4", "stage 2/2, epoch 1/3"):
+    for kill_after in kills:
         with subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout
             assert any(kill_after in line for line in run.stdout), "the run ended before it could be killed"
@@ -190,17 +217,11 @@ def test_a_killed_run_continues_and_ends_with_the_weights_of_an_uninterrupted_ru
     assert "stage 1/2, epoch 1/4" not in resumed.stdout
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_at_once_with_advice(
+def test_a_loss_that_is_not_a_number_ends_the_run_at_once_with_advice_and_no_other_run_continues_it(
     mura: Path, backbone_weights: Path, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 50, 1e30),))
-    with pytest.raises(TrainingFailure, match=r"is not a number in stage 1, epoch \d+: check the images with"):
-        train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
-
-
-def test_a_checkpoint_of_another_run_is_refused(mura: Path, backbone_weights: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(SMALL, patience=0, stages=(Stage(0, 1, 1e-3), Stage(0, 40, 1e30)))
-    with pytest.raises(TrainingFailure):
+    with pytest.raises(TrainingFailure, match=r"is not a number in stage 2, epoch \d+: check the images with"):
         train(small_config(mura, backbone_weights, tmp_path / "out", recipe))
     with pytest.raises(UsageError, match=r"belongs to a run with a different recipe, data, weights"):
         train(small_config(mura, backbone_weights, tmp_path / "out", dataclasses.replace(recipe, batch_size=4)))
@@ -246,19 +267,22 @@ def test_weights_of_another_network_and_images_of_one_class_are_refused_before_t
 
 
 def test_initial_weights_can_be_a_packages_unless_it_was_trained_on_held_out_images(
-    mura: Path, backbone_weights: Path, tmp_path: Path
+    short_run: FinishedRun, tmp_path: Path
 ) -> None:
-    first, _ = train(small_config(mura, backbone_weights, tmp_path / "first", SHORT))
-    again = dataclasses.replace(small_config(mura, backbone_weights, tmp_path / "second", SHORT), initial_weights=first)
-    second, _ = train(again)
-    roles = [data.role for data in second.card.training_data]
-    assert "initial weights of the backbone, from the package small 1" in roles[1]
-    other_split = dataclasses.replace(again, out=tmp_path / "third", recipe=dataclasses.replace(SHORT, seed=7))
+    first = short_run.package
+    other_split = dataclasses.replace(
+        short_run.config,
+        out=tmp_path / "second",
+        recipe=dataclasses.replace(SHORT, seed=7),
+        initial_weights=first,
+    )
     with pytest.raises(UsageError, match=r"cannot be used.* The model was trained on \d+ of these"):
         train(other_split)
-    train(dataclasses.replace(other_split, split=read_split(first.path / "split.csv")))
+    second, _ = train(dataclasses.replace(other_split, split=read_split(first.path / "split.csv")))
+    roles = [data.role for data in second.card.training_data]
+    assert "initial weights of the backbone, from the package small 1" in roles[1]
     another = dataclasses.replace(
-        again, out=tmp_path / "fourth", recipe=dataclasses.replace(SHORT, backbone="MobileNetV2")
+        other_split, out=tmp_path / "third", recipe=dataclasses.replace(SHORT, backbone="MobileNetV2")
     )
     with pytest.raises(UsageError, match="has the backbone MobileNet, the recipe MobileNetV2"):
         train(another)

@@ -12,7 +12,6 @@ from training.data.dataset import Dataset
 from xray.archives.files import read_image_file
 from xray.errors import FileFault, UsageError
 from xray.images.decode import open_image
-from xray.images.raster import RasterImage
 from xray.vocabulary import count
 
 OUTSIDE_PIXELS = 2.0
@@ -144,12 +143,11 @@ def _have_same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _size(root: Path, image: str) -> tuple[int, int] | None:
-    """Return an image's height and width; None if it is DICOM, or cannot be read."""
+    """Return an image's height and width; None if it cannot be read."""
     try:
-        opened = open_image(read_image_file(root, image))
+        return open_image(read_image_file(root, image)).size
     except FileFault:
         return None
-    return opened.size if isinstance(opened, RasterImage) else None
 
 
 def _annotation(entry: _Entry, height: int, width: int) -> Annotation:

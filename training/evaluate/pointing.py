@@ -32,7 +32,8 @@ class MapPoint:
     x, y : float
         Centre of the greatest cell, as fractions of the network's input.
     is_hit : bool
-        Whether it lies on a finding's box, or within `TOLERANCE` of it.
+        Whether it lies on a finding's box, or within `TOLERANCE` of it. A map that is the same everywhere points
+        nowhere, and is no hit.
     hit_area : float
         The share of the image that would be a hit.
     mass : float
@@ -171,7 +172,7 @@ def find_point(example: Example, cam: NDArray[np.floating], preprocessing: Prepr
     return MapPoint(
         x,
         y,
-        any(x0 <= image_x <= x1 and y0 <= image_y <= y1 for x0, y0, x1, y1 in near),
+        bool(cam.max() > cam.min()) and any(x0 <= image_x <= x1 and y0 <= image_y <= y1 for x0, y0, x1, y1 in near),
         float(within.sum(dtype=np.int64) / pixels),
         mass,
         float(inside.sum(dtype=np.int64) / pixels),

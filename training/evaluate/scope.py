@@ -109,7 +109,7 @@ def other_pictures(folders: Sequence[Path], preprocessing: Preprocessing) -> dic
 def read_pictures(folder: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Read the pictures in a folder and those below it as screening does; equal ones count once.
 
-    Files that screening refuses are left out: they get no score.
+    Files that cannot be read, and those that screening refuses, are left out: they get no score.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def read_pictures(folder: Path, preprocessing: Preprocessing) -> NDArray[np.uint
         if path.is_file():
             try:
                 picture = load(open_image(path.read_bytes()), preprocessing)
-            except FileFault:
+            except (FileFault, OSError):
                 continue
             found[picture.tobytes()] = picture
     if not found:

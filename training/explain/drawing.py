@@ -1,6 +1,7 @@
 """Pictures and plots of explanations: layers beside the radiograph, and the results of the map check."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -60,15 +61,40 @@ def draw_layer(
     height, width = image.gray.shape
     font = ImageFont.load_default(FONT_SIZE)
     parts = [
-        ("radiograph", Image.fromarray(image.gray).convert("RGB")),
-        ("Grad-CAM", Image.fromarray(overlay(image, cam, scale, preprocessing))),
-        ("", _legend(height, scale, font)),
+        *_radiograph_and_map(image, "Grad-CAM", cam, scale, preprocessing, font),
         (
             f"the {len(channels.numbers)} most active channels",
             _channel_grid(channels, height, width, preprocessing, font),
         ),
     ]
     return _side_by_side(parts, caption, font)
+
+
+def draw_map(
+    image: InputImage, cam: NDArray[np.floating], scale: float, preprocessing: Preprocessing, caption: Sequence[str]
+) -> Image.Image:
+    """Draw an image, and the image under the network's own map with a legend.
+
+    Parameters
+    ----------
+    image : InputImage
+        The radiograph.
+    cam : ndarray of float, (h, w)
+        Signed class activation map; negative values are not drawn.
+    scale : float
+        The value that gets the top colour; from the model's card.
+    preprocessing : Preprocessing
+        How the image became the network's input.
+    caption : sequence of str
+        Lines below the pictures.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, on white.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    return _side_by_side(_radiograph_and_map(image, "the model's map", cam, scale, preprocessing, font), caption, font)
 
 
 def overlay(
@@ -130,6 +156,21 @@ def draw_map_rows(
     return canvas
 
 
+def _radiograph_and_map(
+    image: InputImage,
+    title: str,
+    cam: NDArray[np.floating],
+    scale: float,
+    preprocessing: Preprocessing,
+    font: Font,
+) -> list[tuple[str, Image.Image]]:
+    return [
+        ("radiograph", Image.fromarray(image.gray).convert("RGB")),
+        (title, Image.fromarray(overlay(image, cam, scale, preprocessing))),
+        ("", _legend(image.gray.shape[0], scale, font)),
+    ]
+
+
 def _channel_grid(channels: Channels, height: int, width: int, preprocessing: Preprocessing, font: Font) -> Image.Image:
     columns = int(np.ceil(np.sqrt(len(channels.numbers))))
     rows = -(-len(channels.numbers) // columns)
@@ -148,11 +189,12 @@ def _channel_grid(channels: Channels, height: int, width: int, preprocessing: Pr
 
 def _legend(height: int, scale: float, font: Font) -> Image.Image:
     """Draw the bar with the colours as they look over mid-gray, from no evidence (bottom) to `scale` (top)."""
-    legend = Image.new("RGB", (BAR + 5 * FONT_SIZE, height), PAPER)
+    top = f">= {scale:.3g}"
+    legend = Image.new("RGB", (BAR + 8 + ceil(font.getlength(top)), height), PAPER)
     evidence = np.repeat(np.linspace(1, 0, height)[:, None], BAR, axis=1)
     legend.paste(Image.fromarray(blend(np.full((height, BAR, 3), 96, np.uint8), evidence)), (0, 0))
     draw = ImageDraw.Draw(legend)
-    draw.text((BAR + 4, 0), f">= {scale:.2g}", fill=INK, font=font, anchor="lt")
+    draw.text((BAR + 4, 0), top, fill=INK, font=font, anchor="lt")
     draw.text((BAR + 4, height), "0", fill=INK, font=font, anchor="lb")
     return legend
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray.errors import UsageError
-from xray.network.builder import backbone_of
+from xray.network.builder import backbone_of, feature_map_outputs
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
@@ -34,7 +34,8 @@ class BackboneLayer:
     name : str
         The layer's name in Keras.
     kind : LayerKind
-        ``FEATURE_MAP`` for the last layer of the backbone, whatever it does: its output goes to the head.
+        ``FEATURE_MAP``, whatever the layer does, where its output goes to the head: the backbone's last layer, and
+        the one that a finer map begins with.
     height, width, channels : int
         The output is float32 ``(N, height, width, channels)``.
     """
@@ -52,9 +53,9 @@ class BackboneLayer:
 
 
 def drawable_layers(network: keras.Model) -> tuple[BackboneLayer, ...]:
-    """Return the backbone's convolutions and activations, and its feature map, from input to output.
+    """Return the backbone's convolutions and activations, and its feature maps, from input to output.
 
-    Layers coarser than the feature map are left out: they weight channels (squeeze and excitation) and have no
+    Layers coarser than the last feature map are left out: they weight channels (squeeze and excitation) and have no
     positions.
 
     Parameters
@@ -64,10 +65,11 @@ def drawable_layers(network: keras.Model) -> tuple[BackboneLayer, ...]:
     """
     backbone = backbone_of(network)
     coarsest = _positions(backbone.output.shape)
+    feature_maps = set(map(id, feature_map_outputs(network)))
     layers = []
     for layer in backbone.layers:
         shape = tuple(layer.output.shape)
-        kind = LayerKind.FEATURE_MAP if layer.output is backbone.output else _kind(layer)
+        kind = LayerKind.FEATURE_MAP if id(layer.output) in feature_maps else _kind(layer)
         if kind is not None and len(shape) == 4 and _positions(shape) >= coarsest:
             layers.append(BackboneLayer(layer.name, kind, *shape[1:]))
     return tuple(layers)
@@ -76,7 +78,7 @@ def drawable_layers(network: keras.Model) -> tuple[BackboneLayer, ...]:
 def default_layers(layers: Sequence[BackboneLayer]) -> tuple[BackboneLayer, ...]:
     """Return one layer for each resolution: its last activation, or its last convolution where it has none.
 
-    At the resolution of the feature map it is the feature map.
+    At the resolution of a feature map it is the feature map.
 
     Parameters
     ----------

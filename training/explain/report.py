@@ -10,15 +10,22 @@ from typing import Any
 
 from PIL import Image
 
-from training.explain.drawing import deletion_insertion_figure, draw_layer, draw_map_rows, randomisation_figure
+from training.explain.drawing import (
+    deletion_insertion_figure,
+    draw_layer,
+    draw_map,
+    draw_map_rows,
+    randomisation_figure,
+)
 from training.explain.grad_cam import ImageExplanation, LayerExplanation, grad_cam_scale, has_fixed_scale
 from training.explain.map_check import MapCheck
 from training.progress import Progress
 from training.report_page import encode_image, figure_png, render_page, write_report
 from xray.images.preprocessing import Preprocessing
 from xray.network.card import Card
+from xray.network.heatmap import scale_note
 from xray.network.package import ModelPackage
-from xray.thresholds import label_of
+from xray.thresholds import is_positive, label_of
 from xray.vocabulary import RESEARCH_NOTICE
 
 PAGE_FILE, JSON_FILE = "layers.html", "layers.json"
@@ -66,7 +73,7 @@ class ExplainReport:
         StorageOutage
             If a file cannot be written.
         """
-        pictures = _layer_pictures(self, progress) | _check_pictures(self)
+        pictures = _image_pictures(self, progress) | _check_pictures(self)
         numbers = json.dumps(report_numbers(self), indent=2) + "\n"
         write_report(folder, {**pictures, JSON_FILE: numbers, PAGE_FILE: report_page(self, pictures)})
         return folder / PAGE_FILE
@@ -97,10 +104,37 @@ def scale_text(explained: LayerExplanation, card: Card) -> str:
     )
 
 
+def map_title(explanation: ImageExplanation) -> str:
+    """Return what the model's own map is called, with its cells."""
+    height, width = explanation.cam.shape
+    return f"the model's map, {height} x {width} cells"
+
+
+def map_text(explanation: ImageExplanation, card: Card) -> str:
+    """Say what the picture of the model's own map shows."""
+    positive = is_positive(explanation.probability, card.image_threshold.value)
+    note = scale_note(explanation.cam, card.heat_map_scale, positive=positive, own_scale=False)
+    meaning = (
+        "This is the heat map that screening shows, on the same fixed scale. Coloured areas raised the score; areas "
+        "that lowered it are not coloured. The logit is the mean of all cells, plus a term that has no place in the "
+        "image."
+    )
+    return f"{meaning} {note}" if note else meaning
+
+
+def map_file(number: int, explanation: ImageExplanation) -> str:
+    """Return the file name of the picture of the model's own map, as of :func:`picture_file`."""
+    return _file_name(number, explanation, "map")
+
+
 def picture_file(number: int, explanation: ImageExplanation, explained: LayerExplanation) -> str:
     """Return the file name of a picture: the image's number among the readable ones, its name and the layer's."""
+    return _file_name(number, explanation, explained.layer.name)
+
+
+def _file_name(number: int, explanation: ImageExplanation, part: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", explanation.image.name)[-LONGEST_STEM:]
-    return f"{number:03d}-{stem}.{explained.layer.name}.png"
+    return f"{number:03d}-{stem}.{part}.png"
 
 
 def report_numbers(report: ExplainReport) -> dict[str, Any]:
@@ -135,6 +169,13 @@ def _image_numbers(number: int, explanation: ImageExplanation, report: ExplainRe
         "image": explanation.image.name,
         "logit": explanation.logit,
         "probability": explanation.probability,
+        "map": {
+            "shape": list(explanation.cam.shape),
+            "picture": map_file(number, explanation),
+            "least": float(explanation.cam.min()),
+            "greatest": float(explanation.cam.max()),
+            "scale": report.package.card.heat_map_scale,
+        },
         "layers": layers,
     }
 
@@ -184,13 +225,20 @@ def report_page(report: ExplainReport, pictures: Mapping[str, bytes]) -> str:
         {
             "name": explanation.image.name,
             "prediction": prediction_text(explanation, report),
-            "layers": [
+            "pictures": [
                 {
-                    "title": layer_title(explained),
-                    "scales": scale_text(explained, report.package.card),
-                    "picture": _webp(pictures[picture_file(number, explanation, explained)]),
-                }
-                for explained in explanation.layers
+                    "title": map_title(explanation).capitalize(),
+                    "text": map_text(explanation, report.package.card),
+                    "picture": _webp(pictures[map_file(number, explanation)]),
+                },
+                *(
+                    {
+                        "title": layer_title(explained),
+                        "text": scale_text(explained, report.package.card),
+                        "picture": _webp(pictures[picture_file(number, explanation, explained)]),
+                    }
+                    for explained in explanation.layers
+                ),
             ],
         }
         for number, explanation in enumerate(report.explanations, start=1)
@@ -215,26 +263,34 @@ def _webp(png: bytes) -> bytes:
     return encode_image(Image.open(BytesIO(png)).convert("RGB"), "WEBP", quality=_WEBP_QUALITY)
 
 
-def _layer_pictures(report: ExplainReport, progress: Progress) -> dict[str, bytes]:
+def _image_pictures(report: ExplainReport, progress: Progress) -> dict[str, bytes]:
     card = report.package.card
     preprocessing = Preprocessing.from_id(card.preprocessing)
     pictures = {}
-    drawn_layers = [
-        (number, explanation, explained)
-        for number, explanation in enumerate(report.explanations, start=1)
-        for explained in explanation.layers
-    ]
-    with progress.bar("drawing", len(drawn_layers), unit="picture") as advance:
-        for number, explanation, explained in drawn_layers:
-            scale = grad_cam_scale(explained.layer, report.explanations, card)
+    total = sum(1 + len(explanation.layers) for explanation in report.explanations)
+    with progress.bar("drawing", total, unit="picture") as advance:
+        for number, explanation in enumerate(report.explanations, start=1):
+            prediction = f"{explanation.image.name}: {prediction_text(explanation, report)}"
             caption = [
-                f"{explanation.image.name}: {prediction_text(explanation, report)}",
-                f"{layer_title(explained)} of {card.name} {card.version}. {scale_text(explained, card)}",
+                prediction,
+                f"{card.name} {card.version}: {map_title(explanation)}. {map_text(explanation, card)}",
                 RESEARCH_NOTICE,
             ]
-            drawn = draw_layer(explanation.image, explained.grad_cam, scale, explained.channels, preprocessing, caption)
-            pictures[picture_file(number, explanation, explained)] = encode_image(drawn, "PNG")
+            drawn = draw_map(explanation.image, explanation.cam, card.heat_map_scale, preprocessing, caption)
+            pictures[map_file(number, explanation)] = encode_image(drawn, "PNG")
             advance(1)
+            for explained in explanation.layers:
+                scale = grad_cam_scale(explained.layer, report.explanations, card)
+                caption = [
+                    prediction,
+                    f"{layer_title(explained)} of {card.name} {card.version}. {scale_text(explained, card)}",
+                    RESEARCH_NOTICE,
+                ]
+                drawn = draw_layer(
+                    explanation.image, explained.grad_cam, scale, explained.channels, preprocessing, caption
+                )
+                pictures[picture_file(number, explanation, explained)] = encode_image(drawn, "PNG")
+                advance(1)
     return pictures
 
 

@@ -53,13 +53,14 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.bool_], compo
     mean = weights @ features
     scale = 1 / np.maximum(np.sqrt(weights @ (features - mean) ** 2), MIN_DEVIATION)
     standardised = (features - mean) * scale
-    variances, vectors = np.linalg.eigh((standardised * weights[:, None]).T @ standardised)
-    # The largest first; what is no more than rounding would be noise, amplified.
-    variances, vectors = variances[::-1], vectors[:, ::-1]
+    # Not by the covariance matrix: of few images with many features, its decomposition takes far longer.
+    _, deviations, components_by_row = np.linalg.svd(standardised * np.sqrt(weights)[:, None], full_matrices=False)
+    variances = deviations**2
+    # What is no more than rounding would be noise, amplified.
     used = variances > LEAST_SHARE * max(1.0, variances.sum())
     found = min(components, int(used.sum()))
     basis, basis_scale = np.zeros((features.shape[1], components)), np.zeros(components)
-    basis[:, :found], basis_scale[:found] = vectors[:, :found], 1 / np.sqrt(variances[:found])
+    basis[:, :found], basis_scale[:found] = components_by_row[:found].T, 1 / deviations[:found]
     left = variances[found:][used[found:]].sum()
     rest_scale = np.array([1 / np.sqrt(left) if left > 0 else 0.0])
     return FittedDistance(*(np.asarray(each, np.float32) for each in (mean, scale, basis, basis_scale, rest_scale)))

@@ -26,6 +26,10 @@ class OpenedImage(Protocol):
         """How many pixels decoding holds in memory."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width by the header of the image as it is shown, pixels."""
+
+    @property
     def repairs(self) -> tuple[Repair, ...]:
         """What the file says wrongly about its pixels, which were read otherwise; known once `gray` was called."""
 

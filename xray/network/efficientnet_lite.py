@@ -55,7 +55,10 @@ def EfficientNetLite2(  # noqa: N802
     if include_top:
         raise ValueError("EfficientNetLite2 has no classifier")
     if weights == "imagenet":
-        raise ValueError("Keras has no ImageNet weights of EfficientNetLite2: give a file")
+        raise ValueError(
+            "Keras has no ImageNet weights of EfficientNetLite2: give a file with --weights (docs/training.md says "
+            "where to get it)"
+        )
     images = layers.Input(input_shape)
     x = layers.Conv2D(_STEM_CHANNELS, 3, 2, "same", use_bias=False, name="stem_conv")(images)
     x = _normalise(x, "stem_bn", activate=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.dicoms import dicom, phantom
 from training.data.annotations import Annotation, cell_targets, mask
 from training.data.images import load_images
 from training.data.read_dataset import read_dataset
@@ -116,6 +117,24 @@ def test_annotations_that_contradict_the_data_are_left_out_and_named(fracatlas: 
         ("not in the data, or without a label", "elsewhere.png"),
     ):
         assert f"left out the annotations of images that are {why}: 1 ({image})" in notes
+
+
+@pytest.mark.parametrize(("spacing", "size"), [([0.1, 0.1], (96, 64)), ([0.2, 0.1], (96, 32))])
+def test_annotations_of_a_dicom_image_must_have_its_proportions_with_square_pixels(
+    tmp_path: Path, spacing: list[float], size: tuple[int, int]
+) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom(phantom()[:96, :64], ImagerPixelSpacing=spacing))
+    (tmp_path / "manifest.csv").write_text("study,image,label\ns1,a.dcm,positive\n")
+    height, width = size
+    for factor, left_out in ((1, False), (2, True)):
+        listed = coco([("a.dcm", 4 * width * factor, 4 * height)], marked(0, [width, height, width, height]))
+        (tmp_path / "annotations.json").write_text(listed)
+        dataset = read_dataset(tmp_path)
+        assert bool(dataset.examples[0].annotations) is not left_out
+        named = "left out the annotations of images that are of other proportions than the file says: 1 (a.dcm)"
+        assert (named in " ".join(dataset.notes)) is left_out
+        readable, _, _ = load_images(dataset, Preprocessing(64, "pad"), tmp_path / "cache", Progress())
+        assert readable.examples[0].size == size
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,13 @@ def test_a_finer_map_has_the_same_tolerance() -> None:
     assert hits == [11, 12, 13, 14, 15, 16]
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0, 3.0])
+def test_a_map_that_is_the_same_everywhere_points_nowhere(value: float) -> None:
+    corner = example(Annotation((0.0, 0.0, 0.2, 0.2)))
+    assert not is_hit(np.full((28, 28), value), corner)
+    assert is_hit(map_of(0, 0, 28), corner)
+
+
 def test_padding_is_no_part_of_the_image() -> None:
     # 224 pixels high and 112 wide in the square: 0.25 to 0.75 across.
     left_edge = example(Annotation((0.0, 0.4, 0.1, 0.2)), size=(400, 200))

@@ -55,6 +55,8 @@ def test_pictures_of_a_folder_are_read_as_in_screening_each_once_and_others_are_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rows).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
+    # Root may read any file, but nobody this one from its beginning.
+    (tmp_path / "unreadable.png").symlink_to("/proc/self/mem")
     found = read_pictures(tmp_path, PREPROCESSING)
     assert found.shape == (2, 64, 64)
     np.testing.assert_array_equal(found[0], PREPROCESSING.apply(gray))

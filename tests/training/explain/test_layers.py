@@ -1,15 +1,19 @@
 """Layers that can be drawn, and their most active channels."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
+from bonescreen.commands.layers import layers
 from training.explain.layers import LayerKind, default_layers, drawable_layers, find_layers, most_active_channels
 from training.explain.randomisation import (
     network_stages,
 )
 from xray.errors import UsageError
 from xray.network.builder import build_network
+from xray.network.package import load_package
 
 
 def test_one_layer_is_drawn_for_each_resolution_and_the_feature_map_last(network: keras.Model) -> None:
@@ -26,6 +30,16 @@ def test_any_keras_application_has_layers_to_draw_down_to_its_feature_map(backbo
     assert [layer.height for layer in chosen] == sorted({layer.height for layer in chosen}, reverse=True)
     assert chosen[-1].kind is LayerKind.FEATURE_MAP
     assert next(iter(network_stages(built))) == "head"
+
+
+def test_the_layers_in_the_help_are_drawn_by_default_as_they_are_what_the_shipped_map_is_computed_from() -> None:
+    card = load_package("fracture-5").card
+    assert card.pyramid is not None
+    drawable = drawable_layers(build_network(card.backbone, 64, card.head, card.pyramid))
+    named = re.findall(r"--layer (\S+)", layers.__doc__ or "")
+    assert [layer.name for layer in find_layers(drawable, named)] == [card.pyramid.layer, "top_bn_relu6"]
+    maps = [layer for layer in default_layers(drawable) if layer.kind is LayerKind.FEATURE_MAP]
+    assert [layer.name for layer in maps] == named
 
 
 def test_an_unknown_layer_is_refused_with_similar_names(network: keras.Model) -> None:

@@ -191,8 +191,10 @@ def test_a_network_that_was_trained_on_locations_attends_to_them_in_images_that_
 def test_new_layers_learn_faster_by_their_factor(backbone_weights: Path) -> None:
     changes = {}
     for factor in (1.0, 100.0):
-        stage = dataclasses.replace(LOCATED.stages[0], learning_rate=1e-4, new_layers_factor=factor)
-        learner = Learner(dataclasses.replace(LOCATED, stages=(stage,), cosine=False, dropout=0.0), backbone_weights)
+        stage = Stage(trainable_layers=12, epochs=1, learning_rate=1e-4, new_layers_factor=factor)
+        late = FeaturePyramid("conv_pw_11_relu", 16)
+        recipe = dataclasses.replace(LOCATED, pyramid=late, stages=(stage,), cosine=False, dropout=0.0)
+        learner = Learner(recipe, backbone_weights)
         classifier = learner.classifier(stage)
         before = [np.array(variable.numpy()) for variable in learner.trainable_variables()]
         classifier.compile(make_optimizer(learner, stage, 3), loss=["mse", LocationLoss()])

@@ -124,7 +124,7 @@ def test_a_layer_that_gives_no_map_is_refused() -> None:
 
 
 def test_efficientnet_lite_has_no_weights_to_download(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give a file"):
+    with pytest.raises(UsageError, match="give a file with --weights"):
         build_network("EfficientNetLite2", 64, (8, 4), backbone_weights="imagenet")
 
 

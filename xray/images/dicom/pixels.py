@@ -114,6 +114,12 @@ class DicomImage:
             self._description = _describe(self._file)
         self.pixel_count = self._description.rows * self._description.columns
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width by the header, with square pixels."""
+        with _faults():
+            return _square_size(self._description.rows, self._description.columns, self._file.data_set)
+
     def gray(self, max_pixels: int) -> NDArray[np.uint8]:
         """Decode the image; once.
 
@@ -463,16 +469,20 @@ def _colour_to_gray(stored: _Stored, photometric: str) -> NDArray[np.uint8]:
 
 
 def _make_square(gray: NDArray[np.uint8], data_set: DataSet) -> NDArray[np.uint8]:
-    """Resize an image to square pixels, by reducing the direction of the finer sampling."""
+    height, width = _square_size(gray.shape[0], gray.shape[1], data_set)
+    if (height, width) == gray.shape:
+        return gray
+    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _square_size(height: int, width: int, data_set: DataSet) -> tuple[int, int]:
+    """Return the size of an image with square pixels: the direction of the finer sampling is reduced."""
     aspect = _aspect_ratio(data_set)
     if not LEAST_ASPECT <= max(aspect, 1 / aspect) <= MAX_ASPECT:
-        return gray
-    height, width = gray.shape
+        return height, width
     if aspect > 1:
-        width = max(1, round(width / aspect))
-    else:
-        height = max(1, round(height * aspect))
-    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+        return height, max(1, round(width / aspect))
+    return max(1, round(height * aspect)), width
 
 
 def _aspect_ratio(data_set: DataSet) -> float:
