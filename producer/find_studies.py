@@ -65,7 +65,7 @@ def modalities_of(study: Metadata) -> set[str]:
     """Return Modalities in Study (0008,0061), upper case; empty if the service does not tell."""
     element = study.get(MODALITIES_IN_STUDY)
     values = element.get("Value") if isinstance(element, dict) else None
-    texts = (value for value in values or () if isinstance(value, str))
+    texts = (value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
     # Some services join them, as in a DICOM file.
     return {one.strip().upper() for value in texts for one in value.split("\\")} - {""}
 

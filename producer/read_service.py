@@ -182,7 +182,8 @@ def _instances(service: DicomWebService, key: str, modalities: set[str]) -> tupl
 
 def _number(metadata: Metadata, tag: str) -> int:
     text = first_text(metadata, tag)
-    return int(text) if text.isdecimal() else 0
+    # An Integer String has 12 characters at most (PS3.5 6.2).
+    return int(text) if text.isdecimal() and len(text) <= 12 else 0
 
 
 def _read_instance(source: Source, study: str, metadata: Metadata) -> Found:

@@ -20,7 +20,7 @@ from producer.scan_summary import ScanReport
 from producer.selection import ALL, Selection
 from producer.source import Source
 from tests.dicomweb import instance, path, service_of
-from tests.faulty_proxy import FaultyProxy, cut, status
+from tests.faulty_proxy import FaultyProxy, cut, edited, status
 from tests.faulty_proxy import Kind as Asked
 from tests.orthanc import Orthanc
 from tests.seeding import MODEL
@@ -195,6 +195,21 @@ def test_a_cut_connection_is_tried_again_and_an_outage_leaves_the_scan_open(
     assert len(scans.open_scans(database)) == 1
     orthanc.start()
     assert (scan().found, scans.open_scans(database)) == (2, [])
+
+
+def test_what_a_service_says_in_wrong_types_ends_no_scan(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database
+) -> None:
+    orthanc.upload([instance(1), instance(2)])
+
+    def edit(found: Any) -> None:
+        found[0] |= {"00080061": {"vr": "CS", "Value": 5}, "00201208": {"vr": "IS", "Value": ["9" * 5000]}}
+        found[1] |= {"00080061": "DX", "00201208": {"vr": "IS", "Value": [None]}}
+
+    faulty_proxy.inject(edited(edit), Asked.QIDO, uid="studies", times=1)
+    assert scan().found == 2
+    assert faulty_proxy.count(Asked.QIDO, "series") == 2
+    assert current(database) == {path(1), path(2)}
 
 
 def test_a_dry_run_counts_what_a_scan_would_find_and_reads_nothing_twice(
