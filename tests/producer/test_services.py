@@ -1,6 +1,7 @@
 """Scans of a DICOMweb service: an Orthanc, through a proxy that counts what it is asked."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from db import scans
+from db import ledger, scans
 from db.forget import Kind, find_targets, forget
 from db.run_queries import run_progress
 from db.session import Database, Now
+from db.store import ImageOutcome
 from db.tables import images, read_studies, studies
 from db.tables import scans as scans_table
 from producer.dry_run import dry_run
@@ -19,13 +21,14 @@ from producer.scan import finish_abandoned_scan, scan_archive
 from producer.scan_summary import ScanReport
 from producer.selection import ALL, Selection
 from producer.source import Source
+from tests.awaiting import await_that
 from tests.dicomweb import instance, path, service_of
-from tests.faulty_proxy import FaultyProxy, cut, edited, status
+from tests.faulty_proxy import FaultyProxy, cut, edited, silence, status
 from tests.faulty_proxy import Kind as Asked
 from tests.orthanc import Orthanc
-from tests.seeding import MODEL
+from tests.seeding import MODEL, claim_next
 from xray.errors import ArchiveOutage, UsageError
-from xray.vocabulary import Layout, SkipReason
+from xray.vocabulary import Layout, Reason, SkipReason
 
 ScanService = Callable[..., ScanReport]
 
@@ -210,6 +213,33 @@ def test_what_a_service_says_in_wrong_types_ends_no_scan(
     assert scan().found == 2
     assert faulty_proxy.count(Asked.QIDO, "series") == 2
     assert current(database) == {path(1), path(2)}
+
+
+def test_a_scan_keeps_its_lease_while_the_service_is_asked_for_what_has_failed(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orthanc.upload([instance(1)])
+    scan()
+    claim = claim_next(database)
+    (image,) = ledger.unprocessed_images(database, claim)
+    assert ledger.finish(database, claim, [ImageOutcome(image.image_id, reason=Reason.UNREADABLE)])
+    monkeypatch.setattr("producer.scan.RENEW_SECONDS", 0.05)
+    faulty_proxy.inject(silence(), Asked.WADO)
+
+    seen: set[float] = set()
+
+    def renewed() -> bool:
+        seen.update(found.lease_expires_at for found in scans.open_scans(database))
+        return len(seen) > 3
+
+    with ThreadPoolExecutor(1) as thread:
+        scanning = thread.submit(scan)
+        try:
+            await_that(lambda: faulty_proxy.count(Asked.WADO), 20, "it is asked for the image")
+            await_that(renewed, 3, "the lease is renewed")
+        finally:
+            faulty_proxy.heal()
+    assert scanning.result().batches == 1
 
 
 def test_a_dry_run_counts_what_a_scan_would_find_and_reads_nothing_twice(
