@@ -5,6 +5,7 @@ an order. So each page begins within the one before, and a search ends with a pa
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 
 from producer.selection import Selection
 from xray.archives.dicomweb import Metadata, first_text
@@ -43,12 +44,12 @@ def find_studies(search: Search, selection: Selection) -> Iterator[list[Metadata
     ArchiveOutage
         The service does not answer, or not in pages: the studies yielded are not all.
     """
-    date = [("StudyDate", f"{selection.since:%Y%m%d}-")] if selection.since else []
+    since = [("StudyDate", f"{_as_dicom(selection.since)}-")] if selection.since else []
     earlier: set[str] = set()
     # One modality at a time, as the standard knows no search for one of several.
     for modality in selection.modalities or ("",):
         of_modality = [("ModalitiesInStudy", modality)] if modality else []
-        for page in _pages(search, [*date, *of_modality]):
+        for page in _pages(search, [*since, *of_modality]):
             selected = (study for study in page if _is_selected(study, selection))
             yield [study for study in selected if earlier.isdisjoint(modalities_of(study))]
         earlier.add(modality)
@@ -56,9 +57,15 @@ def find_studies(search: Search, selection: Selection) -> Iterator[list[Metadata
 
 def _is_selected(study: Metadata, selection: Selection) -> bool:
     """Tell whether a study was looked for, as far as it is described: some services ignore what they do not know."""
-    date, modalities = first_text(study, STUDY_DATE), modalities_of(study)
-    is_early = selection.since is not None and date.isdecimal() and date < f"{selection.since:%Y%m%d}"
+    text, modalities = first_text(study, STUDY_DATE), modalities_of(study)
+    is_date = len(text) == 8 and text.isdecimal()
+    is_early = selection.since is not None and is_date and text < _as_dicom(selection.since)
     return not is_early and not (modalities and selection.modalities and modalities.isdisjoint(selection.modalities))
+
+
+def _as_dicom(day: date) -> str:
+    """Return a day as YYYYMMDD (PS3.5 6.2); `strftime` leaves out a year's zeros."""
+    return day.isoformat().replace("-", "")
 
 
 def modalities_of(study: Metadata) -> set[str]:

@@ -117,3 +117,12 @@ def test_a_service_that_ignores_what_is_looked_for_gives_no_other_studies() -> N
     late: Any = {**study(2), "00080020": {"Value": ["20260115"]}}
     service = Ignores([early, late, study(3, "CT"), study(4)])
     assert keys(service, Selection(date(2026, 1, 15), ("DX",))) == ["1.2", "1.4"]
+
+
+def test_a_day_of_long_ago_leaves_out_nothing_and_only_a_whole_date_is_early() -> None:
+    partial: Any = {**study(1), "00080020": {"Value": ["2025"]}}
+    late: Any = {**study(2), "00080020": {"Value": ["20260115"]}}
+    service = Service([partial, late])
+    assert keys(service, Selection(date(999, 1, 1))) == ["1.1", "1.2"]
+    assert {query["StudyDate"] for query in service.queries} == {"09990101-"}
+    assert keys(service, Selection(date(2026, 1, 15))) == ["1.1", "1.2"]
