@@ -215,6 +215,23 @@ def test_what_a_service_says_in_wrong_types_ends_no_scan(
     assert current(database) == {path(1), path(2)}
 
 
+def test_a_uid_that_is_none_is_skipped_and_named_in_what_can_be_printed(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database
+) -> None:
+    orthanc.upload([instance(1), instance(2), instance(2, 2)])
+
+    def damage(tag: str) -> Callable[[Any], None]:
+        return lambda found: found[0][tag].update(Value=["1.2\0\ud800\x1b[31m" + "x" * 5000])
+
+    faulty_proxy.inject(edited(damage("00080018")), Asked.METADATA, uid="1.2.2")
+    assert scan().skipped == {SkipReason.IMPOSSIBLE_NAME: 1}
+    faulty_proxy.inject(edited(damage("0020000D")), Asked.QIDO, uid="studies")
+    report = scan()
+    assert report.skipped[SkipReason.IMPOSSIBLE_NAME] >= 1
+    assert all(warning.isascii() and warning.isprintable() for warning in report.warnings)
+    assert len(report.warnings) >= 1
+
+
 def test_a_scan_keeps_its_lease_while_the_service_is_asked_for_what_has_failed(
     orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
