@@ -81,8 +81,12 @@ def _pages(search: Search, query: Query) -> Iterator[list[Metadata]]:
     asked = [*query, ("includefield", MODALITIES_IN_STUDY), ("includefield", INSTANCES_IN_STUDY)]
     offset = overlap = steps_back = 0
     last: list[str] = []
+
+    def search_from(place: int) -> list[Metadata]:
+        return search([*asked, ("limit", str(PAGE_STUDIES)), ("offset", str(place))])
+
     while True:
-        page = search([*asked, ("limit", str(PAGE_STUDIES)), ("offset", str(offset))])
+        page = search_from(offset)
         keys = [first_text(study, STUDY_UID) for study in page]
         if overlap and set(last).isdisjoint(keys):
             steps_back += 1
@@ -91,11 +95,13 @@ def _pages(search: Search, query: Query) -> Iterator[list[Metadata]]:
             offset = max(0, offset - PAGE_STUDIES)
             overlap = overlap if offset else 0
             continue
-        if offset and len(last) > overlap and keys[:1] == last[:1]:
+        # Either the service ignores the offset, then another one gives this page too, or new studies are listed before.
+        repeats = bool(offset and len(last) > overlap and keys[:1] == last[:1])
+        if repeats and [first_text(study, STUDY_UID) for study in search_from(offset + 1)[:1]] == keys[:1]:
             _require_whole(search, query, len(keys))
             return
         new = [study for study, key in zip(page, keys, strict=True) if not overlap or key not in last]
-        if not new:
+        if not new and not repeats:
             return
         yield new
         overlap = min(OVERLAP, len(page) // 2)
