@@ -225,7 +225,7 @@ def test_a_uid_that_is_none_is_skipped_and_named_in_what_can_be_printed(
 
     faulty_proxy.inject(edited(damage("00080018")), Asked.METADATA, uid="1.2.2")
     assert scan().skipped == {SkipReason.IMPOSSIBLE_NAME: 1}
-    faulty_proxy.inject(edited(damage("0020000D")), Asked.QIDO, uid="studies")
+    faulty_proxy.inject(edited(damage("0020000D")), Asked.QIDO, uid="studies", times=1)
     report = scan()
     assert report.skipped[SkipReason.IMPOSSIBLE_NAME] >= 1
     assert all(warning.isascii() and warning.isprintable() for warning in report.warnings)
