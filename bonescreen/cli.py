@@ -144,7 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (BonescreenError, OSError) as error:
         print_error(_text_of(error))
-        sys.exit(2 if isinstance(error, UsageError | PackageError) else 1)
+        # A wrong setting of a service is an outage to what runs, such as a worker, and wrong usage to who reads this.
+        wrong = isinstance(error, UsageError | PackageError) or isinstance(error.__cause__, UsageError)
+        sys.exit(2 if wrong else 1)
     sys.exit(code)
 
 

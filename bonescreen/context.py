@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from db import migrate
 from db.runs import archive_roots
 from db.session import Database
 from xray.archive_root import Root, parse_root
-from xray.dicomweb import DicomWebService
+from xray.dicomweb import DicomWebService, read_access
 from xray.errors import MissingExtra, UsageError
 from xray.settings import Settings, read_settings
 
@@ -88,6 +88,19 @@ def roots_here(settings: Settings, database: Database, *, patience: float = PATI
         name: replace(root, patience=patience) if isinstance(root, DicomWebService) else root
         for name, root in {**roots, **settings.archives}.items()
     }
+
+
+def require_access(roots: Iterable[Root]) -> None:
+    """Check what BONESCREEN_DICOMWEB says of those archives that are services, before anything is asked.
+
+    Raises
+    ------
+    UsageError
+        It cannot be used (`xray.dicomweb.read_access`); for a process that runs already, that is an outage.
+    """
+    for root in roots:
+        if isinstance(root, DicomWebService):
+            read_access(root)
 
 
 def _upgrade_if_needed(database: Database, *, embedded: bool) -> None:

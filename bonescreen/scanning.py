@@ -180,7 +180,8 @@ def print_plans(
         plans, errors = scan_each(
             archives, settings.hours, partial(_plan, settings, database, layout, selection, package, for_workers)
         )
-    print_line("Nothing was changed: this was a dry run.")
+    if plans:
+        print_line("Nothing was changed: this was a dry run.")
     raise_last(errors)
     raise_if_partial(plans)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bonescreen.broker import broker_service, broker_url
+from bonescreen.context import require_access
 from bonescreen.supervisor import Service
 from db.migrate import check, upgrade
 from db.session import Database
@@ -74,11 +75,18 @@ def open_database(settings: Settings) -> Database:
 
 
 def name_archives(settings: Settings, known: Mapping[str, str], paths: Sequence[str]) -> dict[str, Root]:
-    """Return distinct names of the archives at several paths, with their roots; raise as `name_archive` does."""
+    """Return distinct names of the archives at several paths, with their roots.
+
+    Raises
+    ------
+    UsageError, ArchiveOutage
+        As `name_archive`, or as `require_access`.
+    """
     named: dict[str, Root] = {}
     for path in paths:
         name, root = name_archive(settings, {**known, **{name: str(root) for name, root in named.items()}}, path)
         named[name] = root
+    require_access(named.values())
     return named
 
 

@@ -5,6 +5,7 @@ an order. So each page begins within the one before, and a search ends with a pa
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 
 from producer.selection import Selection
 from xray.archives.dicomweb import Metadata, first_text
@@ -43,12 +44,12 @@ def find_studies(search: Search, selection: Selection) -> Iterator[list[Metadata
     ArchiveOutage
         The service does not answer, or not in pages: the studies yielded are not all.
     """
-    date = [("StudyDate", f"{selection.since:%Y%m%d}-")] if selection.since else []
+    since = [("StudyDate", f"{_as_dicom(selection.since)}-")] if selection.since else []
     earlier: set[str] = set()
     # One modality at a time, as the standard knows no search for one of several.
     for modality in selection.modalities or ("",):
         of_modality = [("ModalitiesInStudy", modality)] if modality else []
-        for page in _pages(search, [*date, *of_modality]):
+        for page in _pages(search, [*since, *of_modality]):
             selected = (study for study in page if _is_selected(study, selection))
             yield [study for study in selected if earlier.isdisjoint(modalities_of(study))]
         earlier.add(modality)
@@ -56,16 +57,22 @@ def find_studies(search: Search, selection: Selection) -> Iterator[list[Metadata
 
 def _is_selected(study: Metadata, selection: Selection) -> bool:
     """Tell whether a study was looked for, as far as it is described: some services ignore what they do not know."""
-    date, modalities = first_text(study, STUDY_DATE), modalities_of(study)
-    is_early = selection.since is not None and date.isdecimal() and date < f"{selection.since:%Y%m%d}"
+    text, modalities = first_text(study, STUDY_DATE), modalities_of(study)
+    is_date = len(text) == 8 and text.isdecimal()
+    is_early = selection.since is not None and is_date and text < _as_dicom(selection.since)
     return not is_early and not (modalities and selection.modalities and modalities.isdisjoint(selection.modalities))
+
+
+def _as_dicom(day: date) -> str:
+    """Return a day as YYYYMMDD (PS3.5 6.2); `strftime` leaves out a year's zeros."""
+    return day.isoformat().replace("-", "")
 
 
 def modalities_of(study: Metadata) -> set[str]:
     """Return Modalities in Study (0008,0061), upper case; empty if the service does not tell."""
     element = study.get(MODALITIES_IN_STUDY)
     values = element.get("Value") if isinstance(element, dict) else None
-    texts = (value for value in values or () if isinstance(value, str))
+    texts = (value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
     # Some services join them, as in a DICOM file.
     return {one.strip().upper() for value in texts for one in value.split("\\")} - {""}
 
@@ -74,8 +81,12 @@ def _pages(search: Search, query: Query) -> Iterator[list[Metadata]]:
     asked = [*query, ("includefield", MODALITIES_IN_STUDY), ("includefield", INSTANCES_IN_STUDY)]
     offset = overlap = steps_back = 0
     last: list[str] = []
+
+    def search_from(place: int) -> list[Metadata]:
+        return search([*asked, ("limit", str(PAGE_STUDIES)), ("offset", str(place))])
+
     while True:
-        page = search([*asked, ("limit", str(PAGE_STUDIES)), ("offset", str(offset))])
+        page = search_from(offset)
         keys = [first_text(study, STUDY_UID) for study in page]
         if overlap and set(last).isdisjoint(keys):
             steps_back += 1
@@ -84,11 +95,13 @@ def _pages(search: Search, query: Query) -> Iterator[list[Metadata]]:
             offset = max(0, offset - PAGE_STUDIES)
             overlap = overlap if offset else 0
             continue
-        if offset and len(last) > overlap and keys[:1] == last[:1]:
+        # Either the service ignores the offset, then another one gives this page too, or new studies are listed before.
+        repeats = bool(offset and len(last) > overlap and keys[:1] == last[:1])
+        if repeats and [first_text(study, STUDY_UID) for study in search_from(offset + 1)[:1]] == keys[:1]:
             _require_whole(search, query, len(keys))
             return
         new = [study for study, key in zip(page, keys, strict=True) if not overlap or key not in last]
-        if not new:
+        if not new and not repeats:
             return
         yield new
         overlap = min(OVERLAP, len(page) // 2)

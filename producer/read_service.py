@@ -93,7 +93,7 @@ def _read_page(
     studies = {first_text(study, STUDY_UID): study for study in page}
     for key in [key for key in studies if not is_uid(key)]:
         del studies[key]
-        yield [Skipped(key or "a study without a UID", SkipReason.IMPOSSIBLE_NAME)], None
+        yield [Skipped(_ascii(key) or "a study without a UID", SkipReason.IMPOSSIBLE_NAME)], None
     for key in sink.staged_studies(list(studies)):
         del studies[key]
     for key, study in list(studies.items()):
@@ -180,9 +180,15 @@ def _instances(service: DicomWebService, key: str, modalities: set[str]) -> tupl
     return instances, skipped, count
 
 
+def _ascii(text: str) -> str:
+    """Write what is no UID so that it can be printed: JSON may have half of a character, which no encoding has."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _number(metadata: Metadata, tag: str) -> int:
     text = first_text(metadata, tag)
-    return int(text) if text.isdecimal() else 0
+    # An Integer String has 12 characters at most (PS3.5 6.2).
+    return int(text) if text.isdecimal() and len(text) <= 12 else 0
 
 
 def _read_instance(source: Source, study: str, metadata: Metadata) -> Found:
@@ -192,5 +198,5 @@ def _read_instance(source: Source, study: str, metadata: Metadata) -> Found:
     uids = first_text(metadata, SERIES_UID), first_text(metadata, INSTANCE_UID)
     path = "/".join((study, *uids))
     if not all(map(is_uid, uids)):
-        return Skipped(path, SkipReason.IMPOSSIBLE_NAME)
+        return Skipped(_ascii(path), SkipReason.IMPOSSIBLE_NAME)
     return group_instance(source, ArchiveFile(path, *VERSION), header_file(metadata), study)

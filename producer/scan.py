@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -32,12 +33,13 @@ from producer.read_archive import read_archive
 from producer.scan_summary import MAX_WARNINGS, ScanReport
 from producer.selection import ALL, Selection
 from producer.source import Source
+from xray.archive_root import Root
 from xray.archives.archive_file import ArchiveFile, Skipped
 from xray.archives.files import file_digest, is_readable
 from xray.archives.layouts import MANIFEST_NAME
 from xray.archives.storage_errors import require_root
 from xray.errors import ArchiveOutage, TakenOver, UsageError
-from xray.message import queue_name
+from xray.message import RENEW_SECONDS, queue_name
 from xray.network.package import ModelPackage
 from xray.pseudonym import key_mark
 from xray.vocabulary import SKIP_REMEDY, UNSEEN, Layout, Precision, SkipReason, count, describe_skipped
@@ -271,7 +273,7 @@ def _read_and_merge(
         scans.abandon_scan(database, scan)
         raise
     added = merge.merge(database, scan, partial(file_digest, source.root))
-    forget_passing_failures(database, scan, partial(is_readable, source.root))
+    _forget_passing_failures(database, scan, source.root)
     emptied = emptied_folders(database, scan, source.root)
     report.add(Skipped(folder, SkipReason.EMPTIED_FOLDER) for folder in sorted(emptied))
     report.gone = merge.mark_gone(database, scan, report.unread)
@@ -285,6 +287,22 @@ def _read_and_merge(
     decided = not detected or HIDING.isdisjoint(report.skipped)
     report.batches = scans.close_scan(database, scan, report.skipped, decided=decided, emptied=emptied)
     return report
+
+
+def _forget_passing_failures(database: Database, scan: Scan, root: Root) -> None:
+    """Forget what can be read again; a service may take longer to answer than a lease lasts, so it is renewed."""
+    renewed = time.monotonic()
+
+    def readable(path: str, version: tuple[int, int]) -> bool:
+        nonlocal renewed
+        reading = reader.submit(is_readable, root, path, version)
+        while wait([reading], RENEW_SECONDS).not_done or time.monotonic() - renewed > RENEW_SECONDS:
+            scans.renew_scan(database, scan)
+            renewed = time.monotonic()
+        return reading.result()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="readable") as reader:
+        forget_passing_failures(database, scan, readable)
 
 
 def _add_several_patients(database: Database, scan: Scan, report: ScanReport) -> None:

@@ -1,9 +1,11 @@
 """A real broker for tests, which they can stop, kill and freeze."""
 
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -15,11 +17,19 @@ from tests.awaiting import PATIENCE, await_that
 
 
 def free_port() -> int:
-    """Return a free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port of the loopback interface, which stays free while its server is away.
+
+    None of those that the kernel gives to connections: one of another test may get it before the server starts, and
+    one that a client makes to the server while it is away may even end at itself.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [*range(10_000, first), *range(last + 1, 65_536)] or range(10_000, 65_536)
+    while True:
+        # Not of a generator that tests seed, so that no two processes choose alike.
+        port = secrets.choice(ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class TcpBroker:

@@ -1,14 +1,17 @@
 """An HTTP proxy before a DICOMweb service, which counts what is asked and answers some of it wrongly."""
 
+import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.awaiting import PATIENCE
@@ -55,8 +58,8 @@ Fault = Callable[["Handler"], None]
 """Answers a request in place of the proxy."""
 
 
-def status(code: int, *, retry_after: int | None = None) -> Fault:
-    """Answer with an error, which asks for a pause of so many seconds."""
+def status(code: int, *, retry_after: int | str | None = None) -> Fault:
+    """Answer with an error, which asks for a pause of so many seconds, or until a time."""
 
     def answer(handler: "Handler") -> None:
         pause = {} if retry_after is None else {"Retry-After": str(retry_after)}
@@ -72,6 +75,20 @@ def cut() -> Fault:
         right = handler.forward()
         handler.answer(Answer(right.status, right.headers, right.body), sent=len(right.body) // 2)
         handler.reset()
+
+    return answer
+
+
+def edited(edit: Callable[[Any], object]) -> Fault:
+    """Send the right answer in JSON after a change."""
+
+    def answer(handler: "Handler") -> None:
+        # Compressed, it could not be changed.
+        del handler.headers["Accept-Encoding"]
+        right = handler.forward()
+        found = json.loads(right.body)
+        edit(found)
+        handler.answer(Answer(right.status, right.headers, json.dumps(found).encode()))
 
     return answer
 
@@ -99,6 +116,19 @@ def oversized(size: int) -> Fault:
             for _ in range(size // len(block) + 1):
                 handler.wfile.write(block)
             handler.wfile.write(b"\r\n--b--\r\n")
+
+    return answer
+
+
+def trickle(seconds: float) -> Fault:
+    """Send an answer byte by byte, and break the connection after so many seconds."""
+
+    def answer(handler: "Handler") -> None:
+        handler.start(200, {"Content-Type": "application/dicom", "Content-Length": "1000000"})
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not handler.proxy.healed.wait(0.05):
+            handler.wfile.write(b"0")
+        handler.reset()
 
     return answer
 

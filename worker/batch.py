@@ -15,9 +15,11 @@ from db.store import ImageOutcome
 from worker.watchdog import in_work
 from xray.archive_root import Root
 from xray.archives.archive_file import path_as_text
+from xray.archives.dicomweb import is_deleted
 from xray.archives.empty_folders import empty_folder_above
 from xray.archives.files import read_image_file
 from xray.archives.storage_errors import require_root
+from xray.dicomweb import DicomWebService
 from xray.errors import ArchiveOutage, BonescreenError, FileFault, UsageError
 from xray.settings import Settings
 from xray.vocabulary import Reason
@@ -195,9 +197,14 @@ class ClaimedBatch:
         """Return what is unavailable, if the failures of a folder's images are not those of their files.
 
         It is the folder or its device, if it is empty and held more than one image, or if none of the nearest images
-        that were read before can be read now. If none was read yet, a batch of one image says too little.
+        that were read before can be read now. If none was read yet, a batch of one image says too little. What a
+        service has deleted is gone, however much of its study was read before.
         """
         image, reason = self.images[group[0].image_id], group[0].reason
+        if reason is Reason.VANISHED and isinstance(self.root, DicomWebService):
+            with in_work(image):
+                if is_deleted(self.root, image.path):
+                    return None
         why = f"{reason} ({group[0].detail})" if group[0].detail else f"{reason}"
         archive = self.claim.archive
         with in_work(image):

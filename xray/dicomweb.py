@@ -7,6 +7,7 @@ in `xray.archives.dicomweb`.
 import logging
 import os
 import re
+import ssl
 import threading
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -174,9 +175,16 @@ def read_access(service: DicomWebService) -> Access:
     for url, table in tables.items():
         if not isinstance(table, dict):
             raise UsageError(f'{wrong} has {url!r} outside a table; write it below a line ["https://host/path"]')
-        if url.removeprefix(PREFIX).rstrip("/") == service.url:
+        if _same_url(url, service.url):
             return _checked(table, f"{wrong}, {url}")
     return Access()
+
+
+def _same_url(text: str, url: str) -> bool:
+    """Tell whether a table's name is a service's URL, however its host is written."""
+    scheme, slashes, rest = text.removeprefix(PREFIX).partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host}".lower() + f"{slash}{path}".rstrip("/") == url
 
 
 def _checked(table: dict[str, Any], where: str) -> Access:
@@ -197,9 +205,27 @@ def _checked(table: dict[str, Any], where: str) -> Access:
     if access.user is not None and access.token_file is not None:
         raise UsageError(f"{where}: it has both a password and a token_file; remove one of them")
     for path in filter(None, (access.token_file, access.ca_file, access.certificate_file)):
-        if not os.access(path, os.R_OK):
+        if not os.path.isfile(path) or not os.access(path, os.R_OK):
             raise UsageError(f"{where}: {path} cannot be read")
+    _require_certificates(access, where)
     return access
+
+
+def _require_certificates(access: Access, where: str) -> None:
+    # The library tells no such file from a service that is not trusted, and asks a terminal for a key's password.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if access.ca_file is not None:
+            context.load_verify_locations(access.ca_file)
+    except ssl.SSLError:
+        raise UsageError(f"{where}: {access.ca_file} holds no certificates (PEM)") from None
+    try:
+        if access.certificate_file is not None:
+            context.load_cert_chain(access.certificate_file, password="")
+    except ssl.SSLError:
+        raise UsageError(
+            f"{where}: {access.certificate_file} does not hold a certificate with its key (PEM, not encrypted)"
+        ) from None
 
 
 def _is_plain(text: str) -> bool:
@@ -213,7 +239,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_sessions: dict[tuple[str, Path | None, int], tuple[float | None, "Session"]] = {}
+_sessions: dict[tuple[str, Path | None, int], tuple[tuple[int, ...], "Session"]] = {}
 _sessions_lock = threading.Lock()
 
 
@@ -221,13 +247,15 @@ def _session(service: DicomWebService) -> "Session":
     # By process, as two that share a connection after a fork would mix up their answers.
     key = service.url, service.access, os.getpid()
     try:
-        changed_at = None if service.access is None else service.access.stat().st_mtime
+        status = None if service.access is None else service.access.stat()
     except OSError as error:
         raise UsageError(f"BONESCREEN_DICOMWEB: {service.access} cannot be read ({error.strerror})") from error
+    # With its size, as a file may be written twice within what its time tells apart.
+    version = () if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
     with _sessions_lock:
         known = _sessions.get(key)
-        if known is None or known[0] != changed_at:
-            known = _sessions[key] = changed_at, _new_session(service)
+        if known is None or known[0] != version:
+            known = _sessions[key] = version, _new_session(service)
         return known[1]
 
 

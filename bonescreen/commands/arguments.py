@@ -10,6 +10,7 @@ import typer
 from db import queries
 from producer.selection import Selection
 from xray.errors import UsageError
+from xray.images.dicom.header import DEFINED_MODALITIES, MODALITIES
 from xray.vocabulary import Layout
 
 Number = TypeVar("Number", int, float)
@@ -132,13 +133,17 @@ def as_modalities(text: str | None) -> str | None:
     Raises
     ------
     typer.BadParameter
-        One cannot be such a term: a code string of at most 16 characters (PS3.5 6.2).
+        One is not defined by DICOM (PS3.3 C.7.3.1.1.1): no study would be found, and nobody would know why.
     """
     if text is None:
         return None
     terms = text.replace(" ", "").upper()
     if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", term) for term in terms.split(",")):
         raise typer.BadParameter("must be DICOM's terms, joined by commas, such as CR,DX")
+    if unknown := [term for term in terms.split(",") if term not in DEFINED_MODALITIES]:
+        raise typer.BadParameter(
+            f"{unknown[0]} is no modality that DICOM defines; those of radiographs are {', '.join(sorted(MODALITIES))}"
+        )
     return terms
 
 

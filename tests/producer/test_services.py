@@ -1,6 +1,7 @@
 """Scans of a DICOMweb service: an Orthanc, through a proxy that counts what it is asked."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from db import scans
+from db import ledger, scans
 from db.forget import Kind, find_targets, forget
 from db.run_queries import run_progress
 from db.session import Database, Now
+from db.store import ImageOutcome
 from db.tables import images, read_studies, studies
 from db.tables import scans as scans_table
 from producer.dry_run import dry_run
@@ -19,13 +21,14 @@ from producer.scan import finish_abandoned_scan, scan_archive
 from producer.scan_summary import ScanReport
 from producer.selection import ALL, Selection
 from producer.source import Source
+from tests.awaiting import await_that
 from tests.dicomweb import instance, path, service_of
-from tests.faulty_proxy import FaultyProxy, cut, status
+from tests.faulty_proxy import FaultyProxy, cut, edited, silence, status
 from tests.faulty_proxy import Kind as Asked
 from tests.orthanc import Orthanc
-from tests.seeding import MODEL
+from tests.seeding import MODEL, claim_next
 from xray.errors import ArchiveOutage, UsageError
-from xray.vocabulary import Layout, SkipReason
+from xray.vocabulary import Layout, Reason, SkipReason
 
 ScanService = Callable[..., ScanReport]
 
@@ -195,6 +198,65 @@ def test_a_cut_connection_is_tried_again_and_an_outage_leaves_the_scan_open(
     assert len(scans.open_scans(database)) == 1
     orthanc.start()
     assert (scan().found, scans.open_scans(database)) == (2, [])
+
+
+def test_what_a_service_says_in_wrong_types_ends_no_scan(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database
+) -> None:
+    orthanc.upload([instance(1), instance(2)])
+
+    def edit(found: Any) -> None:
+        found[0] |= {"00080061": {"vr": "CS", "Value": 5}, "00201208": {"vr": "IS", "Value": ["9" * 5000]}}
+        found[1] |= {"00080061": "DX", "00201208": {"vr": "IS", "Value": [None]}}
+
+    faulty_proxy.inject(edited(edit), Asked.QIDO, uid="studies", times=1)
+    assert scan().found == 2
+    assert faulty_proxy.count(Asked.QIDO, "series") == 2
+    assert current(database) == {path(1), path(2)}
+
+
+def test_a_uid_that_is_none_is_skipped_and_named_in_what_can_be_printed(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database
+) -> None:
+    orthanc.upload([instance(1), instance(2), instance(2, 2)])
+
+    def damage(tag: str) -> Callable[[Any], None]:
+        return lambda found: found[0][tag].update(Value=["1.2\0\ud800\x1b[31m" + "x" * 5000])
+
+    faulty_proxy.inject(edited(damage("00080018")), Asked.METADATA, uid="1.2.2")
+    assert scan().skipped == {SkipReason.IMPOSSIBLE_NAME: 1}
+    faulty_proxy.inject(edited(damage("0020000D")), Asked.QIDO, uid="studies", times=1)
+    report = scan()
+    assert report.skipped[SkipReason.IMPOSSIBLE_NAME] >= 1
+    assert all(warning.isascii() and warning.isprintable() for warning in report.warnings)
+    assert len(report.warnings) >= 1
+
+
+def test_a_scan_keeps_its_lease_while_the_service_is_asked_for_what_has_failed(
+    orthanc: Orthanc, faulty_proxy: FaultyProxy, scan: ScanService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orthanc.upload([instance(1)])
+    scan()
+    claim = claim_next(database)
+    (image,) = ledger.unprocessed_images(database, claim)
+    assert ledger.finish(database, claim, [ImageOutcome(image.image_id, reason=Reason.UNREADABLE)])
+    monkeypatch.setattr("producer.scan.RENEW_SECONDS", 0.05)
+    faulty_proxy.inject(silence(), Asked.WADO)
+
+    seen: set[float] = set()
+
+    def renewed() -> bool:
+        seen.update(found.lease_expires_at for found in scans.open_scans(database))
+        return len(seen) > 3
+
+    with ThreadPoolExecutor(1) as thread:
+        scanning = thread.submit(scan)
+        try:
+            await_that(lambda: faulty_proxy.count(Asked.WADO), 20, "it is asked for the image")
+            await_that(renewed, 3, "the lease is renewed")
+        finally:
+            faulty_proxy.heal()
+    assert scanning.result().batches == 1
 
 
 def test_a_dry_run_counts_what_a_scan_would_find_and_reads_nothing_twice(

@@ -92,14 +92,17 @@ def test_patients_data_cross_no_network_in_the_clear_unless_that_is_allowed(tmp_
         ("[URL]\nuser = 'me'\npassword = 's3cret'\npassword_variable = 'X'", "both a password and a password_variable"),
         ("[URL]\nuser = 'me'\npassword_variable = 'NO_SUCH'", "the environment has no NO_SUCH"),
         ("[URL]\nca_file = '/no/such.pem'", "/no/such.pem cannot be read"),
+        ("[URL]\nca_file = 'FOLDER'", "FOLDER cannot be read"),
+        ("[URL]\nca_file = 'FOLDER/dicomweb.toml'", "dicomweb.toml holds no certificates (PEM)"),
+        ("[URL]\ncertificate_file = 'FOLDER/dicomweb.toml'", "does not hold a certificate with its key"),
     ],
 )
 def test_a_wrong_file_of_credentials_is_said_without_any_of_them(tmp_path: Path, text: str, said: str) -> None:
     access = tmp_path / "dicomweb.toml"
-    access.write_text(text.replace("URL", '"https://host/x"'))
+    access.write_text(text.replace("URL", '"https://host/x"').replace("FOLDER", str(tmp_path)))
     with pytest.raises(ArchiveOutage, match="BONESCREEN_DICOMWEB") as caught:
         parse_service("dicomweb+https://host/x", access).session()
-    assert said in str(caught.value)
+    assert said.replace("FOLDER", str(tmp_path)) in str(caught.value)
     assert "s3cret" not in repr(caught.value) + repr(caught.value.__cause__)
 
 
@@ -110,6 +113,14 @@ def test_the_password_is_sent_to_its_own_service_only(tmp_path: Path, asked: tup
     parse_service(f"dicomweb+{url}", access).session().get(url)
     parse_service(f"dicomweb+{url}-other", access).session().get(f"{url}-other")
     assert headers == ["Basic bWU6cMO2", None]
+
+
+def test_the_table_of_a_service_is_found_however_its_host_is_written(tmp_path: Path) -> None:
+    access = tmp_path / "dicomweb.toml"
+    access.write_text('["https://Pacs.Example/DICOM-web/"]\ntoken_file = "/no/such"\n')
+    with pytest.raises(ArchiveOutage, match="/no/such cannot be read"):
+        parse_service("dicomweb+https://Pacs.Example/DICOM-web/", access).session()
+    parse_service("dicomweb+https://pacs.example/dicom-web", access).session()
 
 
 def test_a_password_may_be_in_the_variable_that_the_file_names(

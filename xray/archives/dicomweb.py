@@ -6,6 +6,7 @@ URL of a study: it names the patient's study, and errors are logged.
 """
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,6 @@ _ACCEPTED = {
     JSON: {"Accept": f"{JSON}, application/json;q=0.5"},
 }
 _GONE = (404, 410)
-_GATEWAY = (502, 504)
 
 
 class _Failed(Exception):
@@ -161,6 +161,17 @@ def search(service: DicomWebService, resource: str, query: Sequence[tuple[str, s
         As `read_instance`.
     """
     return _persistently(service, lambda deadline: _ask_json(service, resource, query, deadline))
+
+
+def is_deleted(service: DicomWebService, path: str) -> bool:
+    """Tell whether a service knows no more of an instance that it does not find; raise as `read_instance`."""
+    study, series, instance = split_path(path)
+    resource = f"studies/{quote(study)}/series/{quote(series)}/instances"
+    try:
+        return not search(service, resource, [("SOPInstanceUID", instance), ("limit", "1")])
+    except FileFault as fault:
+        # Some answer so for a series that they do not have.
+        return fault.reason is Reason.VANISHED
 
 
 def require_service(service: DicomWebService) -> None:
@@ -284,12 +295,13 @@ def _body(response: "Response", max_bytes: int, deadline: float) -> tuple[bytes,
     stated = response.headers.get("Content-Length", "")
     chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
     plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
-    length = int(stated) if stated.isdecimal() and not chunked else None
+    length = int(stated) if re.fullmatch(r"[0-9]{1,18}", stated) and not chunked else None
     too_large = _Failed(Reason.TOO_LARGE, f"more than the cap of {max_bytes:,} bytes", again=False)
     if length is not None and length > max_bytes:
         raise too_large
     body = bytearray()
-    for chunk in response.iter_content(CHUNK_BYTES):
+    # Whatever has come, as a full chunk of a service that sends little at a time may take longer than there is time.
+    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
         body += chunk
         if len(body) > max_bytes:
             raise too_large
@@ -314,8 +326,6 @@ def _check(service: DicomWebService, status: int) -> None:
             f"the archive at {service} is elsewhere (HTTP {status}), and no redirection is followed: write the "
             "service's own URL in BONESCREEN_ARCHIVES"
         )
-    if status in _GATEWAY:
-        raise ArchiveOutage(f"the archive at {service} does not answer: HTTP {status}")
     if status in _GONE:
         raise _Failed(Reason.VANISHED, "", again=False)
     if status == 403:

@@ -86,6 +86,15 @@ def test_a_service_that_wants_a_clients_certificate_gets_it(
     ask(url, tmp_path / "with.toml", authority, f'certificate_file = "{tmp_path / "client.pem"}"')
 
 
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_one(tmp_path: Path, serve: Serve) -> None:
+    command = ["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", tmp_path / "key.pem", "-out", "locked.pem"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    (tmp_path / "both.pem").write_bytes((tmp_path / "locked.pem").read_bytes() + (tmp_path / "own.pem").read_bytes())
+    url, authority = serve(), f'ca_file = "{tmp_path / "own.pem"}"'
+    with pytest.raises(ArchiveOutage, match=r"both.pem does not hold .*its key \(PEM, not encrypted\)"):
+        ask(url, tmp_path / "with.toml", authority, f'certificate_file = "{tmp_path / "both.pem"}"')
+
+
 def test_a_connection_that_ends_in_the_handshake_is_broken_and_says_nothing_of_trust(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=end_without_a_word, args=[server], daemon=True).start()

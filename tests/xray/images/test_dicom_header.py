@@ -9,12 +9,13 @@ import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.sr.codedict import codes
 
 from tests.archives import jpeg, png
 from tests.dicoms import NATIVE, bare, data_set, dicom, written
 from xray.errors import FileFault
 from xray.images.decode import decode, open_image
-from xray.images.dicom.header import Header, is_dicom, read_header
+from xray.images.dicom.header import DEFINED_MODALITIES, Header, is_dicom, read_header
 from xray.pseudonym import count_patients, pseudonym
 from xray.vocabulary import REASON_TEXT, Reason
 
@@ -498,3 +499,10 @@ class Counted(io.BytesIO):
         part = super().read(size)
         self.taken += len(part)
         return part
+
+
+def test_every_modality_of_the_standards_context_groups_is_known() -> None:
+    # Acquisition Modality and Modality (PS3.16), as pydicom has them.
+    terms = {code.value for group in (codes.cid29, codes.cid33) for code in group.concepts.values()}
+    assert "DX" in terms
+    assert terms <= DEFINED_MODALITIES

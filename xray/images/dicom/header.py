@@ -63,7 +63,11 @@ OTHER_MODALITIES = frozenset({
     "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XAPROTOCOL", "XC",
 })  # fmt: skip
 """Modality terms of what is no projection radiograph: the others of PS3.3 C.7.3.1.1.1. Left out are ``OT``,
-``OPT`` (which some write for orthopantomograms) and what the standard does not know: these may be radiographs."""
+``OPT`` (which some write for orthopantomograms), three new terms and what the standard does not know: these may be
+radiographs."""
+
+DEFINED_MODALITIES = MODALITIES | OTHER_MODALITIES | {"CF", "CFM", "DF", "DG", "DS", "OPT", "OT", "PA"}
+"""Modality terms that PS3.3 C.7.3.1.1.1 defines; of those that it has retired, the radiographs' (CF, DF, DS)."""
 
 _MODALITY_SYNONYMS = {
     **dict.fromkeys(("DR", "XR", "RX", "X-RAY", "XRAY"), "DX"), **dict.fromkeys(("DF", "CF"), "RF"), "DS": "XA",
