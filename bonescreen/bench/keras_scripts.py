@@ -25,8 +25,10 @@ def notebook(network: Any, size: int, paths: Sequence[Path], name: str) -> Calla
     from keras import Model
     from PIL import Image
 
-    pooled = next(layer for layer in network.layers if layer.name == "head").input
-    with_features = Model(network.inputs, [pooled, network.outputs[0]])
+    taken = network.get_layer("head").input
+    # The head of a finer map takes that too: tutorials draw the backbone's last map.
+    last_map = taken[0] if isinstance(taken, list) else taken
+    with_features = Model(network.inputs, [last_map, network.outputs[0]])
 
     def act() -> None:
         for path in paths:

@@ -11,6 +11,7 @@ import pytest
 from bonescreen.bench.report import performance_page, sections
 from tests.archives import png
 from tests.bonescreen.conftest import Bonescreen
+from tests.tiny import write_tiny_package
 from xray.network.package import ModelPackage
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,8 +33,11 @@ def _measure(bonescreen: Bonescreen, tmp_path: Path, *arguments: object) -> dict
 
 
 def test_screening_is_measured_beside_the_bare_engine_and_two_keras_scripts(
-    bonescreen: Bonescreen, tiny: ModelPackage, tmp_path: Path
+    bonescreen: Bonescreen, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The model that comes with bonescreen has a finer map too.
+    tiny = write_tiny_package(tmp_path / "finer", graph=True, finer_map=True)
+    monkeypatch.setenv("BONESCREEN_MODEL", str(tiny.path))
     report = _measure(bonescreen, tmp_path, "--only", "end-to-end", "--only", "engine", "--only", "first-result")
     found = report["end_to_end"]
     ways = found["ways"]
