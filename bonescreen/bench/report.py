@@ -262,7 +262,7 @@ bonescreen bench --json bench.json
 - **core-milliseconds** (core-ms): CPU time, which is what one core would need, however many work.
 
 Not measured: processors with AMX (bfloat16 in hardware), and GPUs; none was at hand. Reported earlier, on two cores
-with AMX and before today's pipeline: the channels-first graph alone 37 images/s in `fp32` and 147 in `bf16`,
+with AMX, of an earlier model and pipeline: the channels-first graph alone 37 images/s in `fp32` and 147 in `bf16`,
 `tf.data` + `predict` 23.6, the notebook way 0.63. The numbers of one machine are no promise for another: run the
 command on yours.
 """
