@@ -232,7 +232,9 @@ class Export:
     def _sent(self) -> str:
         if self.service is None:
             return ""
-        return f"; would send them to {self.service}" if self.dry_run else f"; {self.service} has {self.stored:,}"
+        if self.dry_run:
+            return f"; would send them to {self.service}"
+        return f"; {self.service} has {count(self.stored, 'object')}"
 
 
 def _folder(study: str) -> str:
